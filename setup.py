@@ -1,0 +1,17 @@
+"""Layout only: the device code lives in ``kernels/`` and is imported as ``pad_fast.kernels``; all else is in pyproject.toml.
+
+``kernels/`` itself has no ``__init__.py`` on purpose: Hugging Face publishes a package named ``kernels``, transformers
+probes for it, and a folder of that name on ``sys.path`` must not be mistaken for it.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+KERNEL_PACKAGES = sorted(init.parent.name for init in (ROOT / "kernels").glob("*/__init__.py"))
+
+setup(
+    packages=find_packages(include=["pad_fast", "pad_fast.*"]) + [f"pad_fast.kernels.{name}" for name in KERNEL_PACKAGES],
+    package_dir={"pad_fast": "pad_fast"} | {f"pad_fast.kernels.{name}": f"kernels/{name}" for name in KERNEL_PACKAGES},
+)
