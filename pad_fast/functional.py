@@ -1,0 +1,166 @@
+"""Rewards as functions of tensors: check the arguments, call the operation.
+
+z = softcap * tanh(logit_scale * logits / softcap) are a model's logits as it defines them (Gemma-2 caps, Cohere scales), and
+the log-probability of a label is log softmax(z / temperature)[label]. A reward is the mean of a response's token
+log-probabilities (PAD, arXiv 2502.14272, section 3.1), in nats per token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pad_fast import ops, shapes
+from pad_fast.dispatch import check_impl
+
+NORMALIZATIONS = ("mean", "sum")
+
+
+def token_logprobs(
+    logits: Tensor,  # (..., V)
+    labels: Tensor,  # (...)
+    *,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    ignore_index: int = -100,
+    impl: str = "auto",
+) -> Tensor:  # (...)
+    """Log-probability of each label, in nats, without a softmax over the vocabulary in memory.
+
+    Equals ``(softcap(logit_scale * logits) / temperature).log_softmax(-1).gather(-1, labels[..., None])[..., 0]``, and 0 where
+    the label is ``ignore_index``; such rows are not read, so NaN there does no harm. Labels stand beside the logits that predict
+    them: there is no shift.
+
+    float16, bfloat16 and float32 logits give float32, float64 gives float64; sums are taken in the result's dtype and the gradient
+    comes back in the dtype of the logits. ``impl`` is "auto", "torch" or "triton", see :mod:`pad_fast.dispatch`.
+
+    Raises ValueError for unfit shapes, dtypes or options, and on a CPU for a label outside 0..V-1.
+    """
+    shapes.check_logits(logits, labels)
+    shapes.check_token_options(temperature, softcap, logit_scale)
+    check_impl(impl)
+    options = (float(temperature), float(softcap or 0.0), float(logit_scale), ignore_index, impl)
+    rows = labels.shape[-1] if labels.ndim else 1
+    # Three dimensions, since a slice along T, such as logits[:, :-1], has no view in two and would be copied.
+    logps, _ = ops.token_logprobs(logits.reshape(-1, rows, logits.shape[-1]), labels.reshape(-1, rows), *options)
+    return logps.view(labels.shape)
+
+
+def linear_token_logprobs(
+    hidden: Tensor,  # (..., D)
+    weight: Tensor,  # (V, D)
+    labels: Tensor,  # (...)
+    *,
+    bias: Tensor | None = None,  # (V,)
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    ignore_index: int = -100,
+    impl: str = "auto",
+) -> Tensor:  # (...)
+    """:func:`token_logprobs` of ``hidden @ weight.T + bias``, whose logits never exist whole, forward or backward.
+
+    The products are accumulated in float32 or wider and not rounded to the inputs' dtype before the softmax. Under autocast,
+    hidden, weight and bias are cast as ``F.linear`` would cast them; gradients come back in each argument's own dtype.
+
+    Raises ValueError for unfit shapes, dtypes or options, and on a CPU for a label outside 0..V-1.
+    """
+    hidden, weight, bias = _autocast(hidden, weight, bias)
+    _, width = shapes.check_linear(hidden, weight, bias, labels)
+    shapes.check_token_options(temperature, softcap, logit_scale)
+    check_impl(impl)
+    options = (float(temperature), float(softcap or 0.0), float(logit_scale), ignore_index, impl)
+    logps, _ = ops.linear_token_logprobs(hidden.reshape(-1, width), weight, bias, labels.reshape(-1), *options)
+    return logps.view(labels.shape)
+
+
+def _autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    device = hidden.device.type
+    if not torch.is_autocast_enabled(device) or hidden.dtype == torch.float64:
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def response_rewards(
+    logits: Tensor,  # (R, T, V) or (M, V)
+    labels: Tensor,  # (R, T) or (M,)
+    *,
+    normalize: str = "mean",
+    response_ids: Tensor | None = None,  # (M,)
+    num_responses: int | None = None,
+    ignore_index: int = -100,
+    **token_options,
+) -> Tensor:  # (R,)
+    """Reward of each response, r(y|x) = 1/|y| * sum_t log pi(y_t | x, y_<t), in nats per token (PAD, section 3.1).
+
+    Padded: one response a row. Packed: the rows of all responses in one dimension, ``response_ids`` naming the response of each
+    row, -1 for none; without ``num_responses`` it is one more than the largest id, which waits for the device. Rows whose label is
+    ``ignore_index`` are no part of |y|. ``normalize="sum"`` leaves the division out, and the reward is in nats. A response without
+    tokens has reward 0: the best there is, so mask it in a loss. ``token_options`` are those of :func:`token_logprobs`.
+    """
+    _check_rewards(labels, response_ids, num_responses, normalize)
+    labels = _label_own_rows(labels, response_ids, ignore_index)
+    logps = token_logprobs(logits, labels, ignore_index=ignore_index, **token_options)
+    return _reduce(logps, labels, normalize, response_ids, num_responses, ignore_index)
+
+
+def linear_response_rewards(
+    hidden: Tensor,  # (R, T, D) or (M, D)
+    weight: Tensor,  # (V, D)
+    labels: Tensor,  # (R, T) or (M,)
+    *,
+    normalize: str = "mean",
+    response_ids: Tensor | None = None,  # (M,)
+    num_responses: int | None = None,
+    ignore_index: int = -100,
+    **token_options,
+) -> Tensor:  # (R,)
+    """:func:`response_rewards` from hidden states and the output head; ``token_options`` are those of :func:`linear_token_logprobs`."""
+    _check_rewards(labels, response_ids, num_responses, normalize)
+    labels = _label_own_rows(labels, response_ids, ignore_index)
+    logps = linear_token_logprobs(hidden, weight, labels, ignore_index=ignore_index, **token_options)
+    return _reduce(logps, labels, normalize, response_ids, num_responses, ignore_index)
+
+
+def response_lengths(
+    labels: Tensor,  # (R, T) or (M,)
+    *,
+    response_ids: Tensor | None = None,  # (M,)
+    num_responses: int | None = None,
+    ignore_index: int = -100,
+) -> Tensor:  # (R,) int64
+    """Number of live tokens, |y|, of each response, padded or packed as for :func:`response_rewards`."""
+    _check_rewards(labels, response_ids, num_responses, "mean")
+    live = (labels != ignore_index).long()
+    return live.sum(-1) if response_ids is None else _segment_sum(live, response_ids, num_responses)
+
+
+def _check_rewards(labels: Tensor, response_ids: Tensor | None, num_responses: int | None, normalize: str) -> None:
+    if normalize not in NORMALIZATIONS:
+        raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
+    shapes.check_responses(labels, response_ids, num_responses)
+
+
+def _label_own_rows(labels: Tensor, response_ids: Tensor | None, ignore_index: int) -> Tensor:
+    """Rows that belong to no response are not read."""
+    return labels if response_ids is None else labels.masked_fill(response_ids < 0, ignore_index)
+
+
+def _reduce(
+    logps: Tensor, labels: Tensor, normalize: str, response_ids: Tensor | None, num_responses: int | None, ignore_index: int
+) -> Tensor:
+    sums = logps.sum(-1) if response_ids is None else _segment_sum(logps, response_ids, num_responses)
+    if normalize == "sum":
+        return sums
+    lengths = response_lengths(labels, response_ids=response_ids, num_responses=len(sums), ignore_index=ignore_index)
+    return sums / lengths.clamp(min=1)
+
+
+def _segment_sum(values: Tensor, response_ids: Tensor, num_responses: int | None) -> Tensor:
+    """Sum of the values (M,) of each response; rows without one go to a last place that is cut off."""
+    if num_responses is None:
+        num_responses = int(response_ids.max()) + 1 if response_ids.numel() else 0
+    places = response_ids.long().where(response_ids >= 0, num_responses)
+    return values.new_zeros(num_responses + 1).index_add(0, places, values)[:-1]

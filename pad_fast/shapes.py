@@ -1,0 +1,81 @@
+"""The checks of tensor arguments. Each returns the dimensions that it proved; none reads a tensor's values."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int32, torch.int64)
+
+
+def shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def check_floating(name: str, tensor: torch.Tensor) -> None:
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+
+
+def check_labels(labels: torch.Tensor, rows: tuple[int, ...], beside: str, device: torch.device) -> None:
+    """``labels`` has one integer for each row of ``beside``, on its device."""
+    if labels.dtype not in INTEGERS:
+        raise ValueError(f"labels must be int32 or int64, got {labels.dtype}")
+    if shape(labels) != rows:
+        raise ValueError(f"labels must have the shape of {beside} without its last dimension, {rows}, got {shape(labels)}")
+    if labels.device != device:
+        raise ValueError(f"labels must be on the device of {beside}, {device}, got {labels.device}")
+
+
+def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> int:
+    """(..., V) logits with (...) labels; returns V."""
+    check_floating("logits", logits)
+    if logits.ndim < 1 or logits.shape[-1] < 1:
+        raise ValueError(f"logits must have a last dimension of at least one column, the vocabulary, got shape {shape(logits)}")
+    check_labels(labels, shape(logits)[:-1], "logits", logits.device)
+    return logits.shape[-1]
+
+
+def check_linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor) -> tuple[int, int]:
+    """(..., D) hidden, (V, D) weight, (V,) bias, (...) labels; returns V and D."""
+    check_floating("hidden", hidden)
+    check_floating("weight", weight)
+    if hidden.ndim < 1 or hidden.shape[-1] < 1:
+        raise ValueError(f"hidden must have a last dimension of at least one column, got shape {shape(hidden)}")
+    if weight.ndim != 2 or weight.shape[0] < 1 or weight.shape[1] != hidden.shape[-1]:
+        hint = "; an empty weight is what ZeRO-3 leaves outside of its gather context" if weight.numel() == 0 else ""
+        raise ValueError(f"weight must be (V, D) with D of hidden, {hidden.shape[-1]}, got {shape(weight)}{hint}")
+    if bias is not None and shape(bias) != (weight.shape[0],):
+        raise ValueError(f"bias must be (V,) = ({weight.shape[0]},), got {shape(bias)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (tensor.dtype != hidden.dtype or tensor.device != hidden.device):
+            given = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name} must have the dtype and device of hidden, {hidden.dtype} on {hidden.device}, got {given}")
+    check_labels(labels, shape(hidden)[:-1], "hidden", hidden.device)
+    return weight.shape[0], weight.shape[1]
+
+
+def check_token_options(temperature: float, softcap: float | None, logit_scale: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a positive finite number, got {temperature}")
+    if softcap is not None and not 0 < softcap < float("inf"):
+        raise ValueError(f"softcap must be None or a positive finite number, got {softcap}")
+    if not -float("inf") < logit_scale < float("inf"):
+        raise ValueError(f"logit_scale must be a finite number, got {logit_scale}")
+
+
+def check_responses(labels: torch.Tensor, response_ids: torch.Tensor | None, num_responses: int | None) -> None:
+    """Padded (R, T) labels alone, or packed (M,) labels with (M,) response ids."""
+    if response_ids is None:
+        if labels.ndim != 2:
+            raise ValueError(f"labels must be (R, T), one response a row, unless response_ids are given; got {shape(labels)}")
+        if num_responses is not None and num_responses != labels.shape[0]:
+            raise ValueError(f"num_responses must be R of the padded labels, {labels.shape[0]}, or be left out; got {num_responses}")
+        return
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be (M,), packed, when response_ids are given; got {shape(labels)}")
+    if response_ids.dtype not in INTEGERS or shape(response_ids) != shape(labels) or response_ids.device != labels.device:
+        given = f"{response_ids.dtype} {shape(response_ids)} on {response_ids.device}"
+        raise ValueError(f"response_ids must be integers of shape {shape(labels)} on {labels.device}, got {given}")
+    if num_responses is not None and num_responses < 0:
+        raise ValueError(f"num_responses must not be negative, got {num_responses}")
