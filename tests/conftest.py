@@ -1,0 +1,11 @@
+"""What must be set before anything is imported: Triton's interpreter where no GPU is, and no network."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a tokenizer that was used warns in each later fork
+os.environ.setdefault("MPLBACKEND", "Agg")
