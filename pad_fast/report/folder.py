@@ -1,0 +1,161 @@
+"""What the report takes from a run folder; parts that are not there (yet) are empty."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+
+GROUP_COLUMNS = ("prompt_id", "prompt", "answer", "skill", "completions", "finish_reasons", "teacher_rewards", "student_rewards")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A held-out prompt with the fixed responses to it; rewards (N,) in nats per token, NaN where the response is masked."""
+
+    prompt: str
+    answer: str | None
+    completions: list[str]
+    finish_reasons: list[str]
+    teacher: Floats
+    before: Floats
+    after: Floats | None  # None before the first round is evaluated
+    loss_before: float  # NaN where unknown
+    loss_after: float
+    greedy: dict[str, str]  # the evaluated model's name -> its greedy response
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the page shows. Evaluations are the rows of ``evaluation/NAME.json``."""
+
+    name: str
+    manifest: Row
+    config: Row  # flat: option -> value
+    metrics: list[Row]  # of metrics.jsonl, each (phase, round, step) once, in order
+    teacher: Row | None
+    students: list[Row]  # by round; the first is the base student
+    baselines: list[Row]
+    groups: list[Group]
+    lengths: dict[int, NDArray[np.int64]]  # round -> tokens of each sampled response
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ValueError: there is no ``run.json``, ``metrics.jsonl`` or ``evaluation/`` in ``run_dir``.
+    """
+    if not any((run_dir / part).exists() for part in ("run.json", "metrics.jsonl", "evaluation")):
+        raise ValueError(f"run_dir must be a run folder (with run.json, metrics.jsonl or evaluation/), given {str(run_dir)!r}")
+    manifest = _read_json(run_dir / "run.json")
+    evaluations = [_read_json(path) for path in sorted((run_dir / "evaluation").glob("*.json"))]
+    students = sorted((row for row in evaluations if row["name"].startswith("student-")), key=lambda row: row["round"])
+    return Run(
+        name=run_dir.resolve().name,
+        manifest=manifest,
+        config=dict(_leaves(manifest.get("config", {}))),
+        metrics=_read_metrics(run_dir / "metrics.jsonl"),
+        teacher=next((row for row in evaluations if row["name"] == "teacher"), None),
+        students=students,
+        baselines=[row for row in evaluations if row["name"] != "teacher" and row not in students],
+        groups=_read_groups(run_dir, [row["name"] for row in students]),
+        lengths=_read_lengths(run_dir),
+    )
+
+
+def finite(value: float | None) -> TypeGuard[float]:
+    """Whether a metric was measured: null and NaN both mean that it does not apply."""
+    return value is not None and math.isfinite(value)
+
+
+def _read_json(path: Path) -> Row:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value)
+        else:
+            yield key, value
+
+
+def _read_metrics(path: Path) -> list[Row]:
+    """A run that was killed logs some steps again when it goes on, and may have broken a line: the last whole one counts."""
+    rows: dict[tuple[str, int, int], Row] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        key = (row["phase"], row.get("round") or 0, row.get("step") or 0)
+        rows[key] = rows.get(key, {}) | row
+    return [rows[key] for key in sorted(rows)]
+
+
+def _read_rows(path: Path, columns: tuple[str, ...]) -> list[Row]:
+    with pq.ParquetFile(path) as file:
+        return file.read([name for name in columns if name in file.schema_arrow.names]).to_pylist()
+
+
+def _read_groups(run_dir: Path, students: list[str]) -> list[Group]:
+    shards = sorted((run_dir / "heldout" / "groups").glob("part-*.parquet"))
+    measured: dict[str, dict[str, Row]] = defaultdict(dict)  # prompt_id -> name -> row
+    for path in sorted((run_dir / "evaluation").glob("*.parquet")):
+        for row in _read_rows(path, ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")):
+            measured[row["prompt_id"]][path.stem] = row
+    base = students[0] if students else ""
+    last = students[-1] if len(students) > 1 else ""
+    return [_group(row, measured[row["prompt_id"]], base, last) for path in shards for row in _read_rows(path, GROUP_COLUMNS)]
+
+
+def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> Group:
+    before, after = measured.get(base, {}), measured.get(last, {})
+    return Group(
+        prompt=_prompt_text(row["prompt"]),
+        answer=row.get("answer"),
+        completions=row["completions"],
+        finish_reasons=row.get("finish_reasons") or [""] * len(row["completions"]),
+        teacher=_floats(row["teacher_rewards"]),
+        before=_floats(before.get("student_rewards") or row["student_rewards"]),
+        after=_floats(after["student_rewards"]) if after.get("student_rewards") else None,
+        loss_before=_float(before.get("ppd_loss")),
+        loss_after=_float(after.get("ppd_loss")),
+        greedy={name: measured[name]["greedy_text"] for name in measured if measured[name].get("greedy_text") is not None},
+    )
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _floats(values: list[float | None]) -> Floats:
+    return np.array([_float(value) for value in values], dtype=np.float64)
+
+
+def _prompt_text(prompt: str | list[Row]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return str(prompt[0]["content"])
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def _read_lengths(run_dir: Path) -> dict[int, NDArray[np.int64]]:
+    lengths: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
+    for path in sorted(run_dir.glob("round-*/samples/part-*.parquet")):
+        ids = pq.read_table(path, columns=["completion_ids"])["completion_ids"]  # (rows) of lists of lists of token ids
+        number = int(path.parts[-3].removeprefix("round-"))
+        lengths[number].append(pc.list_value_length(pc.list_flatten(ids)).to_numpy().astype(np.int64))
+    return {number: np.concatenate(parts) for number, parts in lengths.items()}

@@ -1,0 +1,157 @@
+"""The pictures, as PNG bytes. No text from users or models is drawn: fonts lack glyphs, and ``$`` would start a formula."""
+
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from itertools import groupby
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pad_fast.report.folder import Floats, Row, finite
+
+# Okabe and Ito's palette, told apart with any colour vision; line styles, markers and hatches differ too
+TEACHER, BEFORE, AFTER, BASELINE, SECOND = "#3a3a3a", "#E69F00", "#0072B2", "#009E73", "#CC79A7"
+LINES = ((AFTER, "-", "o"), (BEFORE, "--", "s"), (SECOND, "-.", "^"), (BASELINE, ":", "D"))
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "axes.edgecolor": "#888888",
+    "legend.frameon": False,
+    "hatch.linewidth": 0.8,
+}
+
+
+def draw(paint: Callable[[Axes], Any], *, xlabel: str, ylabel: str, legend: bool = True) -> bytes:
+    """One picture of one panel: 2.4 inches at a phone's width stay readable."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        axes = figure.subplots()
+        paint(axes)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if legend:
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)), fontsize=9, handlelength=2.6)
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})  # the same run gives the same bytes
+        return buffer.getvalue()
+
+
+def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) -> bytes:
+    """``lines`` maps a metric to its label; x are the optimizer's steps over all rounds."""
+    steps, starts = _global_steps(rows)
+
+    def paint(axes: Axes) -> None:
+        for (key, label), (color, style, _) in zip(lines.items(), LINES, strict=False):
+            kept = [(x, row[key]) for x, row in zip(steps, rows, strict=True) if finite(row.get(key))]
+            x, y = (np.array(values, dtype=float) for values in zip(*kept, strict=True))
+            window = max(1, len(y) // 20)
+            if window > 1:
+                axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+            axes.plot(x, _running_mean(y, window), style, color=color, label=label, linewidth=1.8)
+        for start in starts[1:]:
+            axes.axvline(start, color="#bbbbbb", linewidth=0.8, zorder=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return draw(paint, xlabel="optimizer step" + (" (vertical lines: a new round)" if len(starts) > 1 else ""), ylabel=ylabel)
+
+
+def round_curves(
+    students: Sequence[Row], lines: Mapping[str, str], ylabel: str, *, levels: Mapping[str, tuple[float, str]], percent: bool = False
+) -> bytes:
+    """``lines`` maps a metric to its label; ``levels`` maps the label of a level (the teacher) to its height and colour."""
+    scale = 100.0 if percent else 1.0
+
+    def paint(axes: Axes) -> None:
+        for (key, label), (color, style, marker) in zip(lines.items(), LINES, strict=False):
+            kept = [(row["round"], scale * row[key]) for row in students if finite(row.get(key))]
+            axes.plot(*zip(*kept, strict=True), linestyle=style, marker=marker, color=color, label=label, linewidth=1.8)
+        for label, (level, color) in levels.items():
+            axes.axhline(scale * level, color=color, linewidth=1.4, linestyle=(0, (6, 2)) if color == TEACHER else ":", label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(y=0.12)
+
+    return draw(paint, xlabel="round (0: the base student)", ylabel=ylabel)
+
+
+def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float | None) -> bytes:
+    """The loss of each held-out prompt before and after; ``bound`` is the highest value there is."""
+    high = bound if bound is not None else float(np.quantile(np.concatenate([before, after]), 0.99))
+    bins = np.linspace(0.0, max(high, 1e-6), 31).tolist()
+
+    def paint(axes: Axes) -> None:
+        clipped = {"before": np.clip(before, 0, bins[-1]), "after": np.clip(after, 0, bins[-1])}
+        axes.hist(clipped["before"], bins, color=BEFORE, alpha=0.55, hatch="///", edgecolor="#9a6a00", linewidth=0.3, label="before")
+        axes.hist(clipped["after"], bins, histtype="step", color=AFTER, linewidth=2.0, label="after")
+        if bound is not None:
+            axes.axvline(bound, color=TEACHER, linewidth=1.2, linestyle="--", label="ln 2, the highest value")
+
+    return draw(paint, xlabel=ylabel + ("" if bound is not None else " (the highest 1% are in the last bar)"), ylabel="held-out prompts")
+
+
+def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
+    """Response lengths of each round's samples: the box holds the middle half, the whiskers 90%."""
+
+    def paint(axes: Axes) -> None:
+        axes.boxplot(
+            list(lengths.values()),
+            positions=list(lengths),
+            whis=(5, 95),
+            showfliers=False,
+            widths=0.5,
+            patch_artist=True,
+            boxprops={"facecolor": "#cfe3f1", "edgecolor": AFTER},
+            medianprops={"color": "#000000", "linewidth": 1.6},
+        )
+        axes.grid(axis="x", visible=False)
+        axes.set_ylim(bottom=0)
+
+    return draw(paint, xlabel="round", ylabel="tokens of a sampled response", legend=False)
+
+
+def first_places(probabilities: Mapping[str, Floats]) -> bytes:
+    """Bars of P(ranked first), one group a response; keys among teacher, before, after."""
+    looks = {"teacher": (TEACHER, ""), "before": (BEFORE, "///"), "after": (AFTER, "")}
+
+    def paint(axes: Axes) -> None:
+        width = 0.8 / len(probabilities)
+        for position, (name, values) in enumerate(probabilities.items()):
+            color, hatch = looks[name]
+            x = np.arange(1, len(values) + 1) + (position - (len(probabilities) - 1) / 2) * width
+            axes.bar(x, values, width, color=color, hatch=hatch, edgecolor="white", linewidth=0.5, label=name)
+        axes.set_ylim(0, 1)
+        axes.set_xticks(range(1, len(values) + 1))
+        axes.grid(axis="x", visible=False)
+
+    return draw(paint, xlabel="response, in the teacher's order", ylabel="probability of first place")
+
+
+def _global_steps(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+    """Steps counted on through the rounds, and the step after which each round starts."""
+    steps: list[int] = []
+    starts: list[int] = []
+    offset = 0
+    for _, members in groupby(rows, key=lambda row: row.get("round")):
+        own = [row["step"] for row in members]
+        if steps and own[0] <= steps[-1] - offset:  # this round's trainer counts from 1 again
+            offset = steps[-1]
+        starts.append(steps[-1] if steps else 0)
+        steps += [offset + step for step in own]
+    return steps, starts
+
+
+def _running_mean(y: Floats, window: int) -> Floats:
+    """The mean of the last ``window`` values, of fewer at the start."""
+    total = np.cumsum(np.insert(y, 0, 0.0))
+    high = np.arange(1, len(y) + 1)
+    low = np.maximum(high - window, 0)
+    return (total[high] - total[low]) / (high - low)
