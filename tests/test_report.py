@@ -50,6 +50,7 @@ def make_evaluation(run: Path, name: str, skill: float, rng: np.random.Generator
     }
     write_json(run / "evaluation" / f"{name}.json", row)
     rewards = teacher if is_teacher else teacher * (0.1 + 0.9 * skill) + rng.normal(0, 0.3 * (1.1 - skill), teacher.shape)
+    rewards = np.minimum(rewards, -0.01)
     rows = [
         {
             "prompt_id": f"p{p}",
@@ -95,6 +96,12 @@ def train_row(number: int, step: int, rng: np.random.Generator) -> dict[str, Any
     }
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a finished run, for tests that only read it."""
+    return write_report(make_run(tmp_path_factory.mktemp("runs") / "made-up"))
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A finished run with answers, three rounds and a SeqKD baseline."""
@@ -134,10 +141,9 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_a_finished_run_has_every_part(run_dir: Path) -> None:
-    path = write_report(run_dir)
-    page = read(path)
-    assert path == run_dir / "report" / "index.html"
+def test_a_finished_run_has_every_part(finished: Path) -> None:
+    page = read(finished)
+    assert finished.parts[-3:] == ("made-up", "report", "index.html")
     for words in (
         "Before and after",
         "By skill",
@@ -151,23 +157,22 @@ def test_a_finished_run_has_every_part(run_dir: Path) -> None:
         assert words in page
     names = {"accuracy", "agreement", "heldout-loss", "loss-histogram", "train-loss", "train-agreement", "train-margins", "train-rewards"}
     names |= {"lengths", "shares"} | {f"preferences-{i}" for i in range(1, 7)}
-    assert {picture.stem for picture in path.parent.glob("*.png")} == names
+    assert {picture.stem for picture in finished.parent.glob("*.png")} == names
     assert "not finished" not in page
-    assert not list(path.parent.glob(".*"))  # no temporary file is left
+    assert not list(finished.parent.glob(".*"))  # no temporary file is left
 
 
-def test_the_page_is_self_contained_and_its_pictures_are_the_files(run_dir: Path) -> None:
-    path = write_report(run_dir)
-    page = read(path)
+def test_the_page_is_self_contained_and_its_pictures_are_the_files(finished: Path) -> None:
+    page = read(finished)
     assert not re.search(r"https?://|<link|<script|url\(|@import", page.replace(NASTY, ""))
     inside = {base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^\"]+)", page)}
-    beside = {picture.read_bytes() for picture in path.parent.glob("*.png")}
+    beside = {picture.read_bytes() for picture in finished.parent.glob("*.png")}
     assert inside == beside
     assert all(png.startswith(b"\x89PNG") for png in inside)
 
 
-def test_texts_are_escaped(run_dir: Path) -> None:
-    page = read(write_report(run_dir))
+def test_texts_are_escaped(finished: Path) -> None:
+    page = read(finished)
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;quotes&#34; 日本語" in page
     assert "<script" not in page
 
@@ -178,8 +183,8 @@ def cells(page: str, label: str) -> list[str]:
     return re.findall(r"<td>(.*?)</td>", row[1])
 
 
-def test_differences_are_to_the_base_student(run_dir: Path) -> None:
-    page = read(write_report(run_dir))
+def test_differences_are_to_the_base_student(finished: Path) -> None:
+    page = read(finished)
     assert cells(page, "Base student")[:3] == ["40.0%", "25.0%", "0.600"]
     assert cells(page, "Teacher")[:3] == ["90.0%", "80.0%", "–"]
     last = cells(page, "After round 3")
@@ -213,17 +218,17 @@ def test_a_group_shows_ranks_before_and_after(tmp_path: Path) -> None:
 
 def test_without_answers_and_baseline(tmp_path: Path) -> None:
     page = read(write_report(make_run(tmp_path / "run", answers=False, baseline=False)))
-    assert "Greedy accuracy ↑" not in page
+    assert "<th>Greedy accuracy" not in page
     assert "By skill" not in page
     assert "SeqKD is" not in page
-    assert "Kendall τ ↑" in page
+    assert "<th>Kendall τ" in page
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_an_unfinished_run_says_so(tmp_path: Path, rounds: int) -> None:
     page = read(write_report(make_run(tmp_path / "run", rounds=rounds, baseline=False)))
     assert f"{rounds} of 3 rounds are evaluated" in page
-    assert ("before → after" in page) == (rounds > 0)
+    assert ('class="tile"' in page) == (rounds > 0)
 
 
 @pytest.mark.parametrize("part", ["run.json", "metrics.jsonl", "evaluation", "heldout", "round-01", "round-02", "round-03"])
@@ -237,8 +242,8 @@ def test_only_a_manifest(tmp_path: Path) -> None:
     assert "Nothing is evaluated yet" in read(write_report(tmp_path))
 
 
-def test_steps_logged_twice_and_broken_lines(run_dir: Path) -> None:
-    before = read(write_report(run_dir))
+def test_steps_logged_twice_and_broken_lines(run_dir: Path, finished: Path) -> None:
+    before = read(finished)
     metrics = run_dir / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines()
     # killed in the middle of a line; the run then goes on from an earlier step
@@ -257,15 +262,15 @@ def test_a_saturated_divergence_is_pointed_out(tmp_path: Path, config: dict[str,
     assert ("The loss is saturated: 100% of the held-out prompts" in read(write_report(run))) is noted
 
 
-def test_no_token_is_passed_on(run_dir: Path) -> None:
-    page = read(write_report(run_dir))
+def test_no_token_is_passed_on(finished: Path) -> None:
+    page = read(finished)
     assert "hf_secret" not in page
     assert "(not shown)" in page
 
 
-def test_the_same_run_gives_the_same_bytes(run_dir: Path) -> None:
-    first = write_report(run_dir).read_bytes()
-    assert write_report(str(run_dir)).read_bytes() == first
+def test_the_same_run_gives_the_same_bytes(finished: Path) -> None:
+    first = finished.read_bytes()
+    assert write_report(str(finished.parents[1])).read_bytes() == first
 
 
 def test_steps_go_on_through_the_rounds() -> None:
@@ -277,6 +282,15 @@ def test_steps_go_on_through_the_rounds() -> None:
     assert _global_steps(on) == ([10, 20, 30], [0, 20])
 
 
+def test_the_running_mean_is_centred_and_keeps_a_line() -> None:
+    from pad_fast.report.plots import _running_mean
+
+    line = np.arange(9.0)
+    np.testing.assert_allclose(_running_mean(line, 3)[1:-1], line[1:-1])
+    np.testing.assert_allclose(_running_mean(line, 1), line)
+    np.testing.assert_allclose(_running_mean(line, 4)[0], line[:3].mean())
+
+
 def test_first_place_is_plackett_luces() -> None:
     from pad_fast.report.page import _first_place
 
@@ -284,6 +298,11 @@ def test_first_place_is_plackett_luces() -> None:
     found = _first_place(10.0 * reward)
     assert found.sum() == pytest.approx(1.0)
     assert found[1] / found[0] == pytest.approx(math.exp(-10.0))
+
+
+def test_sums_are_not_called_per_token(tmp_path: Path) -> None:
+    page = read(write_report(make_run(tmp_path / "run", rounds=1, normalize="sum")))
+    assert "Rewards in nats (the" in page
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:

@@ -60,15 +60,16 @@ def read_run(run_dir: Path) -> Run:
         raise ValueError(f"run_dir must be a run folder (with run.json, metrics.jsonl or evaluation/), given {str(run_dir)!r}")
     manifest = _read_json(run_dir / "run.json")
     evaluations = [_read_json(path) for path in sorted((run_dir / "evaluation").glob("*.json"))]
+    teacher = [row for row in evaluations if row["name"] == "teacher"]
     students = sorted((row for row in evaluations if row["name"].startswith("student-")), key=lambda row: row["round"])
     return Run(
         name=run_dir.resolve().name,
         manifest=manifest,
         config=dict(_leaves(manifest.get("config", {}))),
         metrics=_read_metrics(run_dir / "metrics.jsonl"),
-        teacher=next((row for row in evaluations if row["name"] == "teacher"), None),
+        teacher=teacher[0] if teacher else None,
         students=students,
-        baselines=[row for row in evaluations if row["name"] != "teacher" and row not in students],
+        baselines=[row for row in evaluations if row not in teacher + students],
         groups=_read_groups(run_dir, [row["name"] for row in students]),
         lengths=_read_lengths(run_dir),
     )
@@ -112,9 +113,10 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> list[Row]:
 def _read_groups(run_dir: Path, students: list[str]) -> list[Group]:
     shards = sorted((run_dir / "heldout" / "groups").glob("part-*.parquet"))
     measured: dict[str, dict[str, Row]] = defaultdict(dict)  # prompt_id -> name -> row
-    for path in sorted((run_dir / "evaluation").glob("*.parquet")):
-        for row in _read_rows(path, ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")):
-            measured[row["prompt_id"]][path.stem] = row
+    files = {path.stem: path for path in sorted((run_dir / "evaluation").glob("*.parquet"))}
+    for name in sorted(files, key=lambda name: (name != "teacher", name not in students)):
+        for row in _read_rows(files[name], ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")):
+            measured[row["prompt_id"]][name] = row
     base = students[0] if students else ""
     last = students[-1] if len(students) > 1 else ""
     return [_group(row, measured[row["prompt_id"]], base, last) for path in shards for row in _read_rows(path, GROUP_COLUMNS)]

@@ -93,6 +93,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "has_baseline": any(row["name"] == "seqkd" for row in run.baselines),
         "num_groups": len(run.groups),
         "by_loss": bool(len(_losses(run)[0])),
+        "unit": _unit(run),
         "beta": run.config.get("beta", 10.0),
         "teacher_beta": _teacher_beta(run),
     }
@@ -101,6 +102,10 @@ def _facts(run: Run) -> dict[str, Any]:
 def _teacher_beta(run: Run) -> float:
     beta = run.config.get("teacher_beta")
     return float(run.config.get("beta", 10.0) if beta is None else beta)
+
+
+def _unit(run: Run) -> str:
+    return "nats" if run.config.get("normalize") == "sum" else "nats per token"
 
 
 def _bound(run: Run) -> float | None:
@@ -168,14 +173,14 @@ def _training_pictures(run: Run) -> Iterator[Picture]:
         (
             "train-margins",
             {"rewards/margins": "margin"},
-            "nats per token",
+            _unit(run),
             "The student's reward of the teacher's best response minus that of its worst.",
         ),
         (
             "train-rewards",
             {"rewards/chosen": "teacher's best", "rewards/rejected": "teacher's worst", "logps/mean": "all"},
-            "student's reward, nats per token",
-            "The student's mean log-probability per token. See below for what it means when it falls.",
+            f"student's reward, {_unit(run)}",
+            "The student's log-probability of the responses. See below for what it means when it falls.",
         ),
     )
     for name, lines, ylabel, caption in panels:

@@ -40,7 +40,8 @@ def draw(paint: Callable[[Axes], Any], *, xlabel: str, ylabel: str, legend: bool
         axes.set_ylabel(ylabel)
         if legend:
             handles, labels = axes.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)), fontsize=9, handlelength=2.6)
+            columns = 3 if sum(map(len, labels[:3])) < 40 else 2  # three long labels would run out of the picture
+            figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=2.6)
         buffer = BytesIO()
         figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})  # the same run gives the same bytes
         return buffer.getvalue()
@@ -59,10 +60,11 @@ def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) 
                 axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
             axes.plot(x, _running_mean(y, window), style, color=color, label=label, linewidth=1.8)
         for start in starts[1:]:
-            axes.axvline(start, color="#bbbbbb", linewidth=0.8, zorder=0)
+            axes.axvline(start, color="#777777", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
+        axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return draw(paint, xlabel="optimizer step" + (" (vertical lines: a new round)" if len(starts) > 1 else ""), ylabel=ylabel)
+    return draw(paint, xlabel="optimizer step" + (" (vertical line: a new round)" if len(starts) > 1 else ""), ylabel=ylabel)
 
 
 def round_curves(
@@ -150,8 +152,8 @@ def _global_steps(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
 
 
 def _running_mean(y: Floats, window: int) -> Floats:
-    """The mean of the last ``window`` values, of fewer at the start."""
+    """The mean of the values within half a window of each, of fewer at the ends."""
     total = np.cumsum(np.insert(y, 0, 0.0))
-    high = np.arange(1, len(y) + 1)
-    low = np.maximum(high - window, 0)
+    place = np.arange(len(y))
+    low, high = np.maximum(place - window // 2, 0), np.minimum(place + window // 2 + 1, len(y))
     return (total[high] - total[low]) / (high - low)
