@@ -1,0 +1,47 @@
+"""Plackett-Luce losses by enumeration of all n! rankings under plain autograd: the definition, and nothing that the library uses."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+
+def log_probabilities(rewards: Tensor, beta: float) -> Tensor:
+    """(n,) -> (n!,) the log-probability of each ranking, in the order of itertools.permutations."""
+    ranked = beta * rewards[torch.tensor(list(permutations(range(len(rewards)))))]  # (n!, n)
+    return sum(ranked[:, k] - ranked[:, k:].logsumexp(1) for k in range(len(rewards)))
+
+
+def divergence(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float, kind: str) -> Tensor:
+    """One prompt, (n,), (n,) -> (): the divergence of the two distributions over rankings."""
+    s, t = log_probabilities(student, beta), log_probabilities(teacher, teacher_beta)
+    if kind == "kl":
+        return (t.exp() * (t - s)).sum()
+    if kind == "reverse_kl":
+        return (s.exp() * (s - t)).sum()
+    m = torch.logaddexp(s, t) - torch.log(torch.tensor(2.0, dtype=s.dtype))
+    return ((t.exp() * (t - m)).sum() + (s.exp() * (s - m)).sum()) / 2
+
+
+def listmle(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """One prompt: -log P_s of the teacher's ranking, ties by index."""
+    order = sorted(range(len(teacher)), key=lambda i: -teacher[i].item())
+    x = beta * student[order]
+    return -sum(x[k] - x[k:].logsumexp(0) for k in range(len(order)))
+
+
+def preference_loss(student: Tensor, teacher: Tensor, kind: str, beta: float = 10.0, teacher_beta: float | None = None) -> Tensor:
+    """(P, n), (P, n) -> (P,): any of the losses, prompt by prompt."""
+    if kind == "vpd":
+        return torch.stack([listmle(s, t, beta) for s, t in zip(student, teacher, strict=True)])
+    scale = beta if teacher_beta is None else teacher_beta
+    return torch.stack([divergence(s, t, beta, scale, kind) for s, t in zip(student, teacher, strict=True)])
+
+
+def value_and_gradient(student: Tensor, teacher: Tensor, kind: str, beta: float = 10.0, teacher_beta: float | None = None):
+    """The loss (P,) and the gradient of its sum in the student's rewards (P, n)."""
+    leaf = student.detach().clone().requires_grad_()
+    loss = preference_loss(leaf, teacher, kind, beta, teacher_beta)
+    return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
