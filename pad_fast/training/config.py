@@ -1,0 +1,106 @@
+"""PADConfig: what a training run is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+
+from pad_fast.dispatch import check_impl
+
+CHOICES = {
+    "loss": ("ppd", "vpd"),
+    "divergence": ("jsd", "kl", "reverse_kl"),
+    "method": ("auto", "exact", "sampled"),
+    "group_reduction": ("mean", "sum"),
+    "normalize": ("mean", "sum"),
+}
+
+
+@dataclass
+class PADConfig(TrainingArguments):
+    """Arguments of :class:`pad_fast.PADTrainer`: those of transformers.TrainingArguments, and these.
+
+    Where the paper or its released scripts speak (PAD, arXiv 2502.14272) their value is the default: learning rate 8e-7 on a
+    cosine with a warm-up of a tenth, one epoch, no weight decay, beta 10, sequences of 2,048 tokens, checkpointed activations, no
+    dropout, bf16 (here: where the device is a GPU that has it). Its 128 prompts a step are per_device_train_batch_size *
+    gradient_accumulation_steps * ranks, which is yours to split. A batch is counted in prompts, each with all of its responses.
+
+    Raises ValueError for a value outside of its range, naming it.
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "chat_template_kwargs"]  # noqa: RUF012
+
+    learning_rate: float = field(default=8e-7, metadata={"help": "Initial learning rate of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warm-up; below 1, their share of all steps."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of metrics; below 1, a share of all steps."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast; weights stay as they are. By default on GPUs that have it, unless fp16."}
+    )  # type: ignore[assignment]
+    gradient_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "Recompute activations in the backward pass, for memory; on by default. New name: activation_checkpointing."},
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Nothing to remove: the trainer keeps the columns that it reads."})
+
+    loss: str = field(
+        default="ppd",
+        metadata={"help": "ppd: match the distribution over rankings; vpd: maximise the likelihood of the teacher's ranking."},
+    )
+    beta: float = field(default=10.0, metadata={"help": "Scale of the student's rewards in the Plackett-Luce distribution."})
+    teacher_beta: float | None = field(default=None, metadata={"help": "Scale of the teacher's rewards, ppd only; beta if not given."})
+    divergence: str = field(default="jsd", metadata={"help": "ppd: jsd, kl (teacher to student) or reverse_kl."})
+    method: str = field(default="auto", metadata={"help": "ppd: exact, sampled rankings, or auto: exact as far as it goes."})
+    num_samples: int = field(default=256, metadata={"help": "Rankings that the sampled method draws for each prompt."})
+    group_size: int | None = field(default=None, metadata={"help": "Preference decomposing: responses are ranked in groups of this many."})
+    group_reduction: str = field(default="mean", metadata={"help": "Losses of a prompt's groups: mean or sum."})
+    normalize: str = field(default="mean", metadata={"help": "Reward of a response: mean or sum of its token log-probabilities."})
+    temperature: float = field(default=1.0, metadata={"help": "The student's log-probabilities are taken at this temperature."})
+    impl: str = field(default="auto", metadata={"help": "auto, torch or triton."})
+
+    max_length: int | None = field(
+        default=2048, metadata={"help": "Most tokens of prompt and response; a response beyond is cut by itself. None: the model's window."}
+    )
+    max_completion_length: int | None = field(default=None, metadata={"help": "Most tokens of a response."})
+    mask_truncated_completions: bool = field(
+        default=False, metadata={"help": "Leave responses out that do not end by themselves (finish reason length, or cut)."}
+    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Set every dropout probability of the student to zero."})
+    chat_template_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "More arguments for the chat template of conversational prompts."}
+    )
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
+    model_init_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Arguments of from_pretrained for a model given by name; its dtype is float32 if not given."}
+    )
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
+        # transformers 5.23 renamed it, and warns at the old name
+        checkpointing = "activation_checkpointing"
+        if checkpointing not in {f.name for f in dataclasses.fields(TrainingArguments)}:
+            checkpointing = "gradient_checkpointing"
+        if self.gradient_checkpointing is None and getattr(self, checkpointing) is None:
+            setattr(self, checkpointing, True)
+        self._check_options()
+        super().__post_init__()
+
+    def _check_options(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        check_impl(self.impl)
+        for name in ("beta", "teacher_beta", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive finite number, got {value}")
+        least = {"num_samples": 2, "group_size": 2, "max_length": 2, "max_completion_length": 1, "dataset_num_proc": 1}
+        for name, limit in least.items():
+            value = getattr(self, name)
+            if value is not None and value < limit:
+                raise ValueError(f"{name} must be at least {limit}, got {value}")

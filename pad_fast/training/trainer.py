@@ -1,0 +1,256 @@
+"""PADTrainer: transformers' Trainer on preference distributions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+from pad_fast.models.heads import causal_lm, input_embedding
+from pad_fast.models.rewards import PackedRows, attach_rewards_forward
+from pad_fast.models.scoring import model_window
+from pad_fast.training.config import PADConfig
+from pad_fast.training.data import PADCollator, RowReader, prepare_dataset
+from pad_fast.training.metrics import prompt_metrics, summarize
+
+logger = logging.getLogger("pad_fast")
+
+SATURATED = "loss/saturated"
+SATURATION_HINT = (
+    "%.0f%% of the prompts have a JSD above 0.95 ln 2, where it has next to no gradient: the teacher's and the student's preferences "
+    'hardly overlap. A smaller teacher_beta, divergence="kl", or (where rewards are calibrated by multiple choice) a larger floor helps.'
+)
+
+
+class PADTrainer(Trainer):
+    """Train a student so that its distribution over the rankings of given responses matches the teacher's (PAD, arXiv 2502.14272).
+
+    The datasets have a row for each prompt: ``prompt`` or ``prompt_ids``, ``completions`` or ``completion_ids``,
+    ``teacher_rewards``, optional ``finish_reasons``, see :class:`pad_fast.training.data.RowReader`. A batch is counted in prompts,
+    and the loss is the mean over the live prompts of the global batch, however it is split into micro-batches and ranks.
+
+    The rewards are computed inside of the model's forward from the hidden states, without whole logits, so that DDP, FSDP,
+    autocast and gradient checkpointing work as they do for any model. Checkpoints are ordinary ones.
+
+    Args:
+        model: a transformers causal language model, or the name or folder of one (loaded in float32, see model_init_kwargs).
+        processing_class: the student's tokenizer; needed for texts, saved with checkpoints. By default that of a named model.
+        peft_config: wraps the model in an adapter by PEFT; not on the output head.
+
+    Raises:
+        ValueError: unfit arguments; rows that cannot be read, by number; torch.nn.DataParallel.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | str,
+        args: PADConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        data_collator: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        peft_config: Any = None,
+    ):
+        args = PADConfig() if args is None else args
+        if not isinstance(args, PADConfig):
+            raise ValueError(f"args must be a PADConfig, got {type(args).__name__}")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"PADTrainer does not run under torch.nn.DataParallel, got {args.n_gpu} GPUs in one process; "
+                "start it with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one of them"
+            )
+        if isinstance(model, str):
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+        student = _student(model, args, peft_config)
+        reader, use_cache = _reader(student, args, processing_class), student.config.use_cache
+        super().__init__(
+            model=student,
+            args=args,
+            data_collator=data_collator or PADCollator(),
+            train_dataset=None if train_dataset is None else _prepared(train_dataset, reader, args, "train"),
+            eval_dataset=None if eval_dataset is None else _prepared(eval_dataset, reader, args, "eval"),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        if self.get_cp_size() * self.get_sp_size() > 1:
+            raise ValueError("PADTrainer cannot split sequences over devices (context or sequence parallelism)")
+        student.config.use_cache = use_cache  # Trainer's False would go into the checkpoints; our forwards ask for no cache
+        self.model_accepts_loss_kwargs = True  # what releases without loss_is_scaled_for_ga look at
+        self._loss_of = preference_loss(args)
+        self._normalize = args.normalize
+        self._saturates = args.loss == "ppd" and args.divergence == "jsd" and (args.group_size is None or args.group_reduction == "mean")
+        self._saturation_told = False
+        self._eval_tables: list[Tensor] = []
+        self._batch_number = 0
+        self._start_window()
+
+    # the loss
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        """Live prompts of the global batch: Trainer would count tokens."""
+        self._batch_number = 0
+        count = sum((live_prompts(batch["mask"]) for batch in batch_samples), torch.zeros((), dtype=torch.long)).to(device)
+        return self.accelerator.gather(count).sum().clamp(min=1)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+    ) -> Any:
+        losses, rewards = self._losses(model, inputs)
+        if num_items_in_batch is None:
+            loss = losses.sum() / live_prompts(inputs["mask"]).clamp(min=1)
+        else:  # DDP and FSDP take the mean over the ranks, where we want the sum
+            loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        if model.training:
+            self._tables.append(self._metrics_of(losses, rewards, inputs))
+            self._num_tokens += inputs["num_tokens"]
+        return (loss, rewards) if return_outputs else loss
+
+    def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """(P,) losses, 0 for a prompt without a ranking, and (P, N) rewards of the student."""
+        teacher = inputs["teacher_rewards"]
+        packed = {name: inputs[name] for name in PackedRows._fields}
+        rewards = model(**packed, num_responses=teacher.numel()).view(teacher.shape)
+        return self._loss_of(rewards, teacher, mask=inputs["mask"], seed=self._sampling_seed(model.training)), rewards
+
+    def _sampling_seed(self, training: bool) -> int:
+        """Of this very micro-batch: a resumed run draws what the uninterrupted one would have drawn."""
+        step = self.state.global_step if training else 0
+        words = (self.args.seed, int(training), step, self._batch_number, self.args.process_index)
+        self._batch_number += 1
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+    # metrics
+
+    def _metrics_of(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> Tensor:
+        fields = (inputs[name] for name in ("teacher_rewards", "mask", "lengths", "clipped"))
+        return prompt_metrics(losses, rewards, *fields, normalize=self._normalize, saturates=self._saturates)
+
+    def _start_window(self) -> None:
+        self._tables: list[Tensor] = []
+        self._num_tokens = 0
+        self._window_start = time.perf_counter()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._start_window()
+        return super().train(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._tables:  # Trainer's own line, which every rank writes at the same step
+            logs.update(self._window_metrics())
+        super().log(logs, start_time)
+
+    def _window_metrics(self) -> dict[str, float]:
+        table = self.accelerator.pad_across_processes(torch.cat(self._tables), dim=0, pad_index=torch.nan)
+        found = summarize(self.accelerator.gather(table))
+        del found["loss"]  # Trainer has its own, of the same prompts
+        tokens = self.accelerator.gather(torch.tensor([self._num_tokens], device=self.args.device)).sum().item()
+        found["perf/tokens_per_second"] = tokens / (time.perf_counter() - self._window_start)
+        if found.get(SATURATED, 0.0) > 0.5 and not self._saturation_told:
+            self._saturation_told = True
+            logger.warning(SATURATION_HINT, 100 * found[SATURATED])
+        self._start_window()
+        return found
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses, rewards = self._losses(model, inputs)
+        table = self._metrics_of(losses, rewards, inputs)
+        self._eval_tables.append(self.accelerator.gather_for_metrics(table).cpu())  # leaves out what pads the last batch
+        return losses.mean(), None, None
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        started, self._eval_tables, self._batch_number = time.perf_counter(), [], 0
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        self._window_start += time.perf_counter() - started
+        # Trainer's loss is a mean over batches, which weighs the prompts of a short last one more
+        found = summarize(torch.cat(self._eval_tables))
+        return output._replace(metrics={**(output.metrics or {}), **{f"{prefix}_{name}": value for name, value in found.items()}})
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns: Any = ["prompt_ids", "completion_ids", "teacher_rewards", "clipped"]
+
+
+def preference_loss(args: PADConfig) -> Callable[..., Tensor]:
+    """The configured loss of each prompt, as a function (student (P, N), teacher (P, N), *, mask, seed) -> (P,)."""
+    options: dict[str, Any] = {"beta": args.beta, "group_size": args.group_size, "group_reduction": args.group_reduction}
+    if args.loss == "vpd":
+
+        def vpd(student: Tensor, teacher: Tensor, *, mask: Tensor, seed: int) -> Tensor:
+            return vanilla_preference_loss(student, teacher, mask=mask, reduction="none", **options)
+
+        return vpd
+    options |= {name: getattr(args, name) for name in ("teacher_beta", "divergence", "method", "num_samples")}
+    return partial(probabilistic_preference_loss, reduction="none", **options)
+
+
+def live_prompts(mask: Tensor) -> Tensor:
+    """Number of prompts of ``mask`` (P, N) with at least two live responses."""
+    return (mask.sum(1) >= 2).sum()
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability in ``model`` to zero, those that attention keeps as plain numbers included."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
+    """The model, with its adapter, as it is trained."""
+    if isinstance(model, str):
+        model = AutoModelForCausalLM.from_pretrained(model, **{"dtype": torch.float32, **_as_dict(args.model_init_kwargs)})
+    if peft_config is not None:
+        try:
+            from peft import get_peft_model
+        except ImportError as error:
+            raise ImportError('peft_config needs PEFT, which is not installed: pip install "pad-fast[peft]"') from error
+        model = get_peft_model(model, peft_config)
+    if args.disable_dropout:
+        disable_dropout(model)
+    attach_rewards_forward(model, normalize=args.normalize, temperature=args.temperature, impl=args.impl)
+    return model
+
+
+def _as_dict(options: dict | str | None) -> dict:
+    return dict(options) if isinstance(options, dict) else {}
+
+
+def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | None) -> RowReader:
+    lm = causal_lm(model)
+    limits = [limit for limit in (args.max_length, model_window(lm)) if limit is not None]
+    return RowReader(
+        tokenizer=tokenizer,
+        vocabulary=input_embedding(lm).shape[0],
+        max_length=min(limits) if limits else None,
+        max_completion_length=args.max_completion_length,
+        mask_truncated=args.mask_truncated_completions,
+        template_options=_as_dict(args.chat_template_kwargs),
+    )
+
+
+def _prepared(dataset: Any, reader: RowReader, args: PADConfig, name: str) -> Dataset | dict[str, Dataset]:
+    if isinstance(dataset, dict):
+        return {key: prepare_dataset(part, reader, name=f"{name} {key}", num_proc=args.dataset_num_proc) for key, part in dataset.items()}
+    with args.main_process_first(desc=f"{name} data"):
+        return prepare_dataset(dataset, reader, name=name, num_proc=args.dataset_num_proc)
