@@ -13,6 +13,8 @@ from pad_fast.functional import (
     response_rewards,
     token_logprobs,
 )
+from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
 
 if TYPE_CHECKING:
     from pad_fast.models.scoring import score_responses
