@@ -102,8 +102,8 @@ def _(dloss, dstudent):
 
 
 def _setup_context(ctx, inputs, output) -> None:
+    # The gradient stays in the graph: were it marked as not differentiable, a second derivative would be 0 and no error.
     ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 

@@ -54,28 +54,27 @@ class Level(NamedTuple):
 
     members: Tensor  # (m, C) the set's j-th response
     children: Tensor  # (m, C) the set that remains, as a column of the level below
-    arrivals: Tensor  # (n - m, C) the transitions of the level above that lead to this set
+    arrivals: Tensor  # (n - m, C) the transitions of the level above that lead to this set; (1, 1) for the full set
     by_response: Tensor  # (n, C(n-1, m-1)) the transitions that rank each response
 
 
 @lru_cache(maxsize=64)
 def lattice(n: int, device: torch.device) -> list[Level]:
     """The levels m = n, n-1, ..., 2: sets of one response add nothing to a divergence."""
-    sets = torch.arange(1 << n)
-    contains = (sets[:, None] >> torch.arange(n)) & 1  # (2^n, n)
+    sets = torch.arange(1 << n, device=device)
+    contains = (sets[:, None] >> sets[:n]) & 1  # (2^n, n)
     size = contains.sum(1)
     column = torch.empty_like(sets)
+    for m in range(n + 1):
+        column[size == m] = sets[: math.comb(n, m)]
     levels: list[Level] = []
-    arrivals = torch.empty(0, 1, dtype=torch.long)
-    column[size == 1] = torch.arange(n)
-    for m in range(2, n + 1):
-        column[size == m] = torch.arange(math.comb(n, m))
+    arrivals = sets[:1, None]
     for m in range(n, 1, -1):
         of_size = sets[size == m]
         members = contains[of_size].nonzero()[:, 1].view(-1, m).T
         children = column[of_size ^ (1 << members)]
         tables = (members, children, arrivals, members.flatten().argsort(stable=True).view(n, -1))
-        levels.append(Level(*(table.contiguous().to(device) for table in tables)))
+        levels.append(Level(*(table.contiguous() for table in tables)))
         arrivals = children.flatten().argsort(stable=True).view(-1, n - m + 1).T
     return levels
 
@@ -88,7 +87,7 @@ def exact_kl(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float)
     def core(s: Tensor, t: Tensor) -> Result:
         loss, grad, flow = torch.zeros_like(s[0]), torch.zeros_like(s), torch.ones_like(s[:1])
         for level in levels:
-            weight = _rows(flow, level.arrivals).sum(0) if len(level.arrivals) else flow  # (C, B)
+            weight = _rows(flow, level.arrivals).sum(0)  # (C, B)
             logp, logq = _rows(t, level.members).log_softmax(0), _rows(s, level.members).log_softmax(0)
             p = logp.exp()
             flow = (weight * p).flatten(0, 1)
@@ -112,7 +111,7 @@ def exact_reverse_kl(student: Tensor, teacher: Tensor, beta: float, teacher_beta
         grad, flow = torch.zeros_like(s), torch.ones_like(s[:1])
         steps = []
         for level in levels:
-            weight = _rows(flow, level.arrivals).sum(0) if len(level.arrivals) else flow
+            weight = _rows(flow, level.arrivals).sum(0)
             logp = _rows(s, level.members).log_softmax(0)
             p = logp.exp()
             flow = (weight * p).flatten(0, 1)
@@ -138,15 +137,14 @@ class Tree(NamedTuple):
     leaves: Tensor  # (leaves,) the set that is left, as a bit mask
 
 
-def _grow(roots: Tensor, depth: int, n: int) -> Tree:
-    members, by_response, left = [], [], roots.cpu()
-    for _ in range(depth):
-        width = int(left[0].item()).bit_count()
-        chosen = ((left[:, None] >> torch.arange(n)) & 1).nonzero()[:, 1].view(-1, width).T
-        members.append(chosen.contiguous().to(roots.device))
-        by_response.append(chosen.flatten().argsort(stable=True).view(n, -1).to(roots.device))
-        left = (left ^ (1 << chosen)).flatten()
-    return Tree(members, by_response, left.to(roots.device))
+def _grow(roots: Tensor, widths: range, n: int) -> Tree:
+    tree = Tree([], [], roots)
+    for width in widths:
+        chosen = ((tree.leaves[:, None] >> torch.arange(n, device=roots.device)) & 1).nonzero()[:, 1].view(-1, width).T
+        tree.members.append(chosen.contiguous())
+        tree.by_response.append(chosen.flatten().argsort(stable=True).view(n, -1))
+        tree = tree._replace(leaves=(tree.leaves ^ (1 << chosen)).flatten())
+    return tree
 
 
 def _descend(x: Tensor, tree: Tree, roots: int) -> tuple[Tensor, list[Tensor]]:
@@ -174,11 +172,10 @@ class Halves(NamedTuple):
 
 @lru_cache(maxsize=64)
 def halves(n: int, device: torch.device) -> Halves:
-    top = _grow(torch.tensor([(1 << n) - 1], device=device), n // 2, n)
-    count = math.comb(n, n // 2)
-    by_set = top.leaves.argsort(stable=True).view(count, -1).T.contiguous()
-    bottom = _grow(top.leaves[by_set[0]], n - n // 2 - 1, n)
-    return Halves(top, by_set, bottom)
+    rest = n - n // 2
+    top = _grow(torch.tensor([(1 << n) - 1], device=device), range(n, rest, -1), n)
+    by_set = top.leaves.argsort(stable=True).view(math.comb(n, rest), -1).T.contiguous()
+    return Halves(top, by_set, bottom=_grow(top.leaves[by_set[0]], range(rest, 1, -1), n))
 
 
 def _probabilities(logp: Tensor) -> Tensor:
@@ -204,13 +201,11 @@ def exact_jsd(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float
         a_s, b_s, a_steps, b_steps = split(s)
         a_t, b_t, _, _ = split(t)
         d = (a_s - a_t) + (b_s - b_t)  # log P_s / P_t
-        log_u = logsigmoid(d).add_(LN2)  # log P_s / M
-        c = (_probabilities(a_s) * _probabilities(b_s)).mul_(log_u)
-        log_v = log_u.sub_(d)  # log P_t / M
+        c = (_probabilities(a_s) * _probabilities(b_s)).mul_(logsigmoid(d).add_(LN2))
+        log_v = logsigmoid(d.neg_()).add_(LN2)  # log P_t / M; by a subtraction of d it would lose its digits where d is large
         loss = torch.addcmul(c, _probabilities(a_t) * _probabilities(b_t), log_v).sum((0, 1, 2)) / 2
-        grad = torch.zeros_like(s)
-        weight = torch.empty_like(s[:1]).expand(by_set.numel(), -1).index_copy(0, by_set.flatten(), c.sum(1).flatten(0, 1))
-        _ascend(weight, top, a_steps, grad)
+        grad, by_top = torch.zeros_like(s), c.sum(1).flatten(0, 1)
+        _ascend(torch.empty_like(by_top).index_copy_(0, by_set.flatten(), by_top), top, a_steps, grad)
         _ascend(c.sum(0).flatten(0, 1), bottom, b_steps, grad)
         return loss.clamp_(0, LN2), grad / 2
 
