@@ -1,0 +1,102 @@
+"""From the command line to Settings: one YAML file of flat keys, flags that override it, and no key that is not known."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
+from pad_fast.training.config import PADConfig
+
+PATHS = ("student", "teacher", "prompts", "heldout", "output_dir")
+
+
+class Parser(HfArgumentParser):
+    """HfArgumentParser that raises ValueError in place of printing two hundred flags and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
+    """Settings from `CONFIG.yaml [--option value ...]`; the folder of a run may stand in the place of the YAML file.
+
+    ValueError names the key or flag that is wrong, and the nearest known name where it is unknown.
+    """
+    flags = training_flags()
+    parser = Parser([RunConfig, flags], prog=f"pad-fast {command}", allow_abbrev=False)
+    parser.add_argument("config", metavar="CONFIG.yaml", help="the run's YAML file, or the folder of a run that was started before")
+    names = [field.name for kind in (RunConfig, flags) for field in dataclasses.fields(kind)]
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        raise ValueError(f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}")
+    values = read_config(Path(namespace.config))
+    for key in values:
+        if key not in names:
+            raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), names)}")
+    # The YAML values pass through the parser like flags, so that both are converted and checked alike.
+    words = [word for key, value in values.items() if value is not None for word in _as_flag(key, value)]
+    defaults = vars(parser.parse_args([namespace.config]))
+    from_yaml = vars(parser.parse_args([namespace.config, *words]))
+    parser.set_defaults(**from_yaml | {key: None for key, value in values.items() if value is None})
+    run, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    return Settings(run, {name: value for name, value in vars(training).items() if value != defaults[name]})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The flat mapping of a YAML file, or of a run's manifest; paths in the YAML that start with ./ or ../ become absolute."""
+    if path.is_dir():
+        manifest = path / "run.json"
+        if not manifest.is_file():
+            raise ValueError(f"config: {path} is a folder without a run.json, so no run was started in it")
+        return json.loads(manifest.read_text(encoding="utf-8"))["config"] | {"output_dir": str(path)}
+    if not path.is_file():
+        raise ValueError(f"config: no such file, {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} must hold keys and values, got {type(values).__name__}")
+    for key in PATHS:
+        if str(values.get(key)).startswith(("./", "../")):
+            values[key] = str((path.parent / values[key]).resolve())
+    return {"output_dir": f"runs/{path.stem}"} | values
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean X?`, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def training_flags() -> type:
+    """PADConfig's fields less those that a run owns, as a bare dataclass: PADConfig's own constructor looks for devices."""
+    hints = get_type_hints(PADConfig)
+    own = MANAGED | {field.name for field in dataclasses.fields(RunConfig)}
+    fields = [
+        (
+            field.name,
+            hints[field.name],
+            dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata),  # type: ignore[call-overload]
+        )
+        for field in dataclasses.fields(PADConfig)
+        if field.init and field.name not in own
+    ]
+    flags = dataclasses.make_dataclass("TrainingFlags", fields)
+    flags._argument_group_name = "training"  # type: ignore[attr-defined]
+    return flags
+
+
+def _as_flag(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"]

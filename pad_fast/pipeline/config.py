@@ -1,0 +1,149 @@
+"""What a run is told: RunConfig, beside which every PADConfig field stands in the same YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pad_fast.pipeline.calibration import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
+
+if TYPE_CHECKING:
+    from pad_fast.training.config import PADConfig
+
+# A run sets these itself; they are no keys of the YAML file.
+MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
+# What may change between two calls on one run folder: none of these changes a result.
+FREE = frozenset({"output_dir", "logging_dir", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit"})
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with the help text that `pad-fast run --help` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RunConfig:
+    """Settings of a distillation run; the defaults are the paper's where it states one (arXiv 2502.14272).
+
+    Every field is checked on construction: ValueError names the field, its rule and what was given.
+    """
+
+    student: str | None = option(None, "Folder or hub name of the student, a transformers causal LM with a chat template.")
+    teacher: str | None = option(None, "Folder or hub name of the teacher; its tokenizer may differ from the student's.")
+    prompts: str | None = option(None, "Training prompts: a .jsonl or .parquet file, or the name of a dataset.")
+    heldout: str | None = option(None, "Held-out prompts, as `prompts`; without it some of `prompts` are held out.")
+    output_dir: str | None = option(None, "The run folder; runs/ and the YAML file's name when not given.")
+    prompts_split: str = option("train", "Split of `prompts` when that is a dataset.")
+    heldout_split: str = option("test", "Split of `heldout` when that is a dataset.")
+    prompts_subset: str | None = option(None, "Configuration name of the dataset.")
+    heldout_size: int | None = option(None, "Prompts to evaluate on; default: all of `heldout`, or a tenth of `prompts` but at most 256.")
+    student_revision: str | None = option(None, "Hub revision of the student.")
+    teacher_revision: str | None = option(None, "Hub revision of the teacher.")
+    dtype: str = option("auto", "Data type to sample and score in: auto (the checkpoint's), float32, bfloat16, float16.")
+    train_dtype: str = option("float32", "Data type of the trained weights; with bfloat16 a small learning rate rounds to nothing.")
+    attn_implementation: str | None = option(None, "Attention of both models, as transformers names it, such as sdpa.")
+    chat_template_kwargs: dict | str | None = field(
+        default=None, metadata={"help": 'JSON passed to both chat templates, such as {"enable_thinking": false}.'}
+    )
+    rounds: int = option(1, "Rounds; each samples from the latest student.")
+    prompts_per_round: int | None = option(None, "Prompts of a round; default: all of them.")
+    shard_size: int = option(256, "Prompts a shard; a killed run loses at most the shard it was at.")
+    seed: int = option(42, "Seed of the run; that of every shard and round is derived from it.")
+    num_generations: int = option(4, "Responses a prompt, n.")
+    temperature: float = option(0.8, "Sampling temperature.")
+    top_p: float = option(1.0, "Nucleus sampling; 1 is off.")
+    top_k: int = option(0, "Top-k sampling; 0 is off.")
+    max_new_tokens: int = option(512, "Longest response, in the student's tokens.")
+    max_prompt_length: int | None = option(None, "Longest prompt, in the student's tokens; default: the window less max_new_tokens.")
+    long_prompts: Literal["error", "drop"] = option("error", "What to do with a prompt that is longer.")
+    sample_batch_tokens: int = option(65536, "Tokens of one generation batch, prompt and response.")
+    score_batch_tokens: int = option(16384, "Tokens of one scoring batch.")
+    reward_temperature: float = option(1.0, "Temperature of the log-probabilities that the rewards are made of, on both sides.")
+    mcq_preset: Literal["debiased", "released"] = option("debiased", "Defaults of the mcq options below; released: as the authors' code.")
+    mcq_style: Literal["pairwise", "listwise", "none"] = option("pairwise", "Multiple-choice questions of two, of all n, or none at all.")
+    mcq_weight: float | None = option(None, "Weight of the log choice probability in the teacher's reward (debiased: 0.5, released: 1).")
+    mcq_floor: float | None = option(None, "Smallest choice probability (debiased: 1e-4, released: 1e-8).")
+    mcq_both_orders: bool | None = option(None, "Ask in both orders and average (debiased: true, released: false).")
+    mcq_renormalize: bool | None = option(None, "Renormalise over the offered letters (debiased: true, released: false).")
+    mcq_template: str = option(DEFAULT_TEMPLATE, "The question, with the fields {query} and {options}.")
+    heldout_num_generations: int | None = option(None, "Responses a held-out prompt; default: num_generations.")
+    disable_tqdm: bool = option(False, "No progress bars.")
+    baseline: Literal["none", "seqkd"] = option("none", "seqkd: also train on one greedy teacher answer a prompt, for as many steps.")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.chat_template_kwargs, str):
+            self.chat_template_kwargs = _json_object("chat_template_kwargs", self.chat_template_kwargs)
+        for name, value in PRESETS[self.mcq_preset].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.heldout_num_generations is None:
+            self.heldout_num_generations = self.num_generations
+        for name in ("student", "teacher", "prompts", "output_dir"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: needed, and not given")
+        self._check_numbers()
+        choice_question("", ["", ""], self.mcq_template)
+
+    def _check_numbers(self) -> None:
+        rules: dict[str, tuple[str, Any]] = {
+            "num_generations": ("at least 2, a ranking needs two", lambda n: n >= 2),
+            "heldout_num_generations": ("at least 2, a ranking needs two", lambda n: n >= 2),
+            "temperature": ("above 0; greedy responses would all be the same", lambda t: t > 0),
+            "reward_temperature": ("above 0", lambda t: t > 0),
+            "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1),
+            "top_k": ("0 or more", lambda k: k >= 0),
+            "mcq_weight": ("between 0 and 1", lambda w: 0 <= w <= 1),
+            "mcq_floor": ("above 0 and below 1", lambda p: 0 < p < 1),
+            "heldout_size": ("0 or more", lambda n: n is None or n >= 0),
+        }
+        counts = "rounds shard_size max_new_tokens prompts_per_round max_prompt_length sample_batch_tokens score_batch_tokens"
+        rules.update({name: ("1 or more", lambda n: n is None or n >= 1) for name in counts.split()})
+        for name, (rule, holds) in rules.items():
+            if not holds(getattr(self, name)):
+                raise ValueError(f"{name}: must be {rule}, got {getattr(self, name)}")
+        most = max(self.num_generations, self.heldout_num_generations or 0)
+        if self.mcq_style == "listwise" and most > len(LETTERS):
+            raise ValueError(f"mcq_style: one listwise question holds at most {len(LETTERS)} responses, got {most} generations")
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}: must be JSON ({error}), got {text!r}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: must be a JSON object, got {text!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The two halves of one YAML file: the run's own fields, and those PADConfig fields that differ from their defaults."""
+
+    run: RunConfig
+    training: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.pad_config(Path("unused"))  # a wrong learning rate must not show only after hours of sampling
+
+    def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
+        """The PADConfig of one training, writing to `output_dir`; creates no folder."""
+        from pad_fast.training.config import PADConfig
+
+        # Checkpoints serve only to go on after a kill, for which the last is enough.
+        values = {"save_total_limit": 1, **self.training, **changes}
+        owned = {"temperature": self.run.reward_temperature, "disable_tqdm": self.run.disable_tqdm}
+        return PADConfig(**values, **owned, output_dir=str(output_dir), seed=self.run.seed if seed is None else seed)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings as one JSON-ready mapping, as the manifest keeps it."""
+        return {**dataclasses.asdict(self.run), **self.training}
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The settings that differ and would change the results of a run; raising `rounds` only adds to it."""
+    free = FREE | ({"rounds"} if before["baseline"] == "none" and now["rounds"] >= before["rounds"] else set())
+    return sorted(name for name in before.keys() | now.keys() if name not in free and before.get(name) != now.get(name))

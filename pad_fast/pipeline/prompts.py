@@ -1,0 +1,147 @@
+"""Prompts: read from a file or a dataset, checked row by row, and split into training and held-out ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pad_fast.pipeline.store import Row
+
+logger = logging.getLogger("pad_fast")
+
+ALIASES = ("prompt", "instruction", "question")
+MOST_HELD_OUT = 256
+Message = dict[str, str]
+
+
+def read_prompts(source: str, split: str = "train", subset: str | None = None) -> list[Row]:
+    """Rows of `prompt_id`, `prompt` (messages), `answer` and `skill` (str or None) from a JSONL or Parquet file or a dataset.
+
+    The prompt's column is `prompt`, `instruction` or `question`: a string, which becomes one user message, or chat messages.
+    A prompt that stands there twice is kept once. ValueError names the file and the line or row of what is wrong.
+    """
+    rows: dict[str, Row] = {}  # by the prompt's hash
+    ids: set[str] = set()
+    repeated = 0
+    for place, raw in _raw_rows(source, split, subset):
+        row = _checked(raw, place)
+        digest = prompt_digest(row["prompt"])
+        if digest in rows:
+            repeated += 1
+            continue
+        row["prompt_id"] = row["prompt_id"] or digest[:16]
+        if row["prompt_id"] in ids:
+            raise ValueError(f"{place}: prompt_id {row['prompt_id']!r} is taken by another prompt")
+        ids.add(row["prompt_id"])
+        rows[digest] = row
+    if not rows:
+        raise ValueError(f"{source}: holds no prompts")
+    if repeated:
+        logger.warning("%s: %d prompts stand there more than once and are taken once", source, repeated)
+    return list(rows.values())
+
+
+def prompt_digest(messages: Sequence[Message]) -> str:
+    """A hash of the conversation, the same in every run."""
+    return hashlib.sha256(json.dumps(list(messages), sort_keys=True).encode()).hexdigest()
+
+
+def split_heldout(rows: Sequence[Row], size: int | None) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows): `size` prompts, by default a tenth up to 256, chosen by their hash and not their place."""
+    if size is None:
+        size = min(MOST_HELD_OUT, -(-len(rows) // 10)) if len(rows) > 1 else 0
+    if size >= len(rows):
+        raise ValueError(f"heldout_size: must be less than the {len(rows)} prompts there are, got {size}")
+    chosen = {row["prompt_id"] for row in sorted(rows, key=lambda row: prompt_digest(row["prompt"]))[:size]}
+    return [row for row in rows if row["prompt_id"] not in chosen], [row for row in rows if row["prompt_id"] in chosen]
+
+
+def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
+    """`rows` less the prompts that are held out, which nothing may be trained on."""
+    digests = {prompt_digest(row["prompt"]) for row in heldout}
+    kept = [row for row in rows if prompt_digest(row["prompt"]) not in digests]
+    if len(kept) < len(rows):
+        logger.warning("prompts: %d of them are held out too and are not trained on", len(rows) - len(kept))
+    if not kept:
+        raise ValueError("prompts: every one of them is held out too, which leaves none to train on")
+    return kept
+
+
+def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str, Any]]:
+    path = Path(source)
+    if path.suffix in (".jsonl", ".json", ".parquet") and not path.is_file():
+        raise ValueError(f"prompts: no such file, {source}")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{source}: the file is empty")
+    if path.suffix == ".jsonl" and path.is_file():
+        return _json_lines(path)
+    if path.suffix == ".parquet" and path.is_file():
+        return _numbered(source, _parquet(path))
+    return _numbered(source, _dataset(source, split, subset))
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield f"{path}: line {number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: line {number} is not JSON: {error.msg} at column {error.colno}") from None
+
+
+def _parquet(path: Path) -> list[Row]:
+    try:
+        return pq.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: is no Parquet file: {error}") from None
+
+
+def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
+    import datasets
+
+    try:
+        if (Path(source) / "dataset_info.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(source)
+            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        return datasets.load_dataset(source, name=subset, split=split)
+    except (FileNotFoundError, KeyError, ConnectionError) as error:
+        raise ValueError(f"prompts: {source} is no .jsonl or .parquet file and no dataset with a split {split!r}: {error}") from None
+
+
+def _numbered(source: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
+    return ((f"{source}: row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _checked(raw: Any, place: str) -> Row:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{place}: must be an object with a prompt, got {type(raw).__name__}")
+    column = next((name for name in ALIASES if raw.get(name) is not None), None)
+    if column is None:
+        raise ValueError(f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only {', '.join(map(str, raw)) or 'none'}")
+    texts = {name: None if raw.get(name) is None else str(raw[name]) for name in ("prompt_id", "answer", "skill")}
+    return {**texts, "prompt": _messages(raw[column], f"{place}: {column}")}
+
+
+def _messages(prompt: Any, place: str) -> list[Message]:
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list) or not prompt or not all(isinstance(message, dict) for message in prompt):
+        raise ValueError(f"{place} must be a string or a list of chat messages, got {prompt!r:.80}")
+    messages = [{key: value for key, value in message.items() if value is not None} for message in prompt]
+    for message in messages:
+        if set(message) != {"role", "content"} or not isinstance(message["content"], str):
+            raise ValueError(f"{place}: a message holds a role and a content, both strings, got {message!r:.80}")
+    if messages[-1]["role"] == "assistant":
+        raise ValueError(f"{place}: the last message must not be the assistant's, whose answer is what gets sampled")
+    if not any(message["content"].strip() for message in messages):
+        raise ValueError(f"{place}: the prompt is empty")
+    return messages

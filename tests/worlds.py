@@ -1,0 +1,75 @@
+"""Small worlds for the pipeline's tests: random models with real tokenizers and chat templates, and prompts for them."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHARACTERS = [*string.ascii_letters, *string.digits, *" .?:+=\n'"]
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}<end>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ROLES = ["<|user|>", "<|assistant|>", "<|system|>"]
+
+
+def character_tokenizer(characters: list[str] = CHARACTERS, template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
+    """One token a character, in the order given; <pad>, <end> and the roles are special."""
+    special = ["<pad>", "<end>", "<unk>", *ROLES]
+    vocabulary = {token: index for index, token in enumerate([*special, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", additional_special_tokens=ROLES
+    )
+    fast.chat_template = template
+    return fast
+
+
+def save_model(folder: Path, seed: int, *, tokenizer: PreTrainedTokenizerFast | None = None, window: int = 256, width: int = 16) -> Path:
+    """A random Llama with sharp predictions, so that rankings have an order and responses end."""
+    tokenizer = tokenizer or character_tokenizer()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=window, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+        initializer_range=0.5,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_prompts(path: Path, count: int, start: int = 0) -> Path:
+    """Sums with their answers, as JSON lines."""
+    rows = [{"prompt": f"{n}+1=?", "answer": str(n + 1), "skill": "odd" if n % 2 else "even"} for n in range(start, start + count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    """A run of seconds on `folder`/student and `folder`/teacher, made if missing."""
+    for seed, role in enumerate(("student", "teacher")):
+        if not (folder / role).exists():
+            save_model(folder / role, seed)
+    for name, count, start in (("train", 8, 0), ("heldout", 4, 20)):
+        if not (folder / f"{name}.jsonl").exists():
+            write_prompts(folder / f"{name}.jsonl", count, start)
+    values = {
+        "student": "./student", "teacher": "./teacher", "prompts": "./train.jsonl", "heldout": "./heldout.jsonl",
+        "output_dir": "./run", "num_generations": 3, "max_new_tokens": 6, "temperature": 1.0, "shard_size": 2, "seed": 7,
+        "learning_rate": 0.01, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1,
+        "disable_tqdm": True, "use_cpu": True, **changes,
+    }  # fmt: skip
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not ...}))
+    return path
