@@ -114,6 +114,9 @@ def test_dtypes_and_infinite_rewards() -> None:
     assert found["kendall_tau"].item() == pytest.approx(2 / math.sqrt(3 * 2))
     assert found["top1"].item() == found["pair_accuracy"].item() == 1.0
     assert all(value.dtype == torch.float32 for value in found.values())
+    # a student that rules out all: both live responses are its best, the dead one is not
+    mask = torch.tensor([[False, True, True]])
+    assert ranking_agreement(torch.full((1, 3), -torch.inf), teacher, mask)["top1"].item() == 0.5
 
 
 @pytest.mark.parametrize(

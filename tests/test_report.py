@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pad_fast.report import write_report
+from pad_fast.report.folder import read_run
+from pad_fast.report.page import _choose, _first_place, _saturation
+from pad_fast.report.plots import _global_steps, _running_mean
 
 PROMPTS, RESPONSES, ROUNDS, STEPS = 40, 4, 3, 20
 SKILLS = ("addition", "sorting", "word problems")
@@ -128,8 +131,8 @@ def make_run(run: Path, *, rounds: int = ROUNDS, answers: bool = True, baseline:
         make_evaluation(run, "seqkd", 0.7, rng, teacher, answers=answers)
     rows: list[dict[str, Any]] = []
     for number in range(1, rounds + 1):
-        rows.append({"round": number, "step": 0, "phase": "sample", "completions/mean_length": 6.5})
-        rows.append({"round": number, "step": 0, "phase": "score", "calibration/position_bias": 0.03})
+        rows += [{"round": number, "step": shard, "phase": "sample", "completions/mean_length": 6.0 + shard} for shard in range(2)]
+        rows.append({"round": number, "step": 0, "phase": "score", "calibration/position_bias": -0.03})
         rows += [train_row(number, step, rng) for step in range(1, STEPS + 1)]
         ids = [[[1] * int(n) for n in rng.integers(3, 12, RESPONSES)] for _ in range(30)]
         write_rows(run / f"round-{number:02d}" / "samples" / "part-00000.parquet", [{"completion_ids": group} for group in ids])
@@ -194,6 +197,16 @@ def test_differences_are_to_the_base_student(finished: Path) -> None:
     assert last[7] == '7.4<small class="">+0.2</small>'  # length is neither
 
 
+def test_shards_are_averaged_and_a_baselines_training_is_not_the_students(run_dir: Path, finished: Path) -> None:
+    with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"round": 3, "step": STEPS, "phase": "train", "name": "seqkd", "loss": 9.0}) + "\n")
+        file.write(json.dumps({"round": 3, "step": STEPS, "phase": "train", "train_runtime": 3.0}) + "\n")  # adds to the step's row
+    page = read(write_report(run_dir))
+    assert page == read(finished)
+    assert cells(page, "completions/mean_length") == ["6.5"] * ROUNDS
+    assert cells(page, "calibration/position_bias") == ["−0.03"] * ROUNDS
+
+
 def test_a_group_shows_ranks_before_and_after(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", rounds=1)
     row = {"prompt_id": "p0", "prompt": "Plain text prompt", "completions": ["good", "bad", "masked"], "finish_reasons": ["stop"] * 3}
@@ -212,8 +225,20 @@ def test_a_group_shows_ranks_before_and_after(tmp_path: Path) -> None:
     assert shown["good"] == [("−0.100", "1"), ("−1.500", "2"), ("−0.200", "1")]
     assert shown["bad"] == [("−2.000", "2"), ("−1.000", "1"), ("−1.750", "2")]
     assert [rank for _, rank in shown["masked"]] == ["–", "–", "–"]
+    assert list(shown) == ["good", "bad", "masked"]  # the teacher's order, masked ones last
     assert "Prompt 1, loss 0.600 → 0.125." in page
     assert "Plain text prompt" in page
+
+
+def test_shown_prompts_run_from_the_largest_fall_to_the_largest_rise(run_dir: Path) -> None:
+    groups = read_run(run_dir).groups
+    changes = [group.loss_after - group.loss_before for group in groups]
+    shown = [group.loss_after - group.loss_before for group in _choose(groups)]
+    assert len(shown) == 6
+    assert shown == sorted(shown)
+    assert (shown[0], shown[-1]) == (min(changes), max(changes))
+    assert len(_choose(groups[:2])) == 2
+    assert _choose([]) == []
 
 
 def test_without_answers_and_baseline(tmp_path: Path) -> None:
@@ -228,7 +253,7 @@ def test_without_answers_and_baseline(tmp_path: Path) -> None:
 def test_an_unfinished_run_says_so(tmp_path: Path, rounds: int) -> None:
     page = read(write_report(make_run(tmp_path / "run", rounds=rounds, baseline=False)))
     assert f"{rounds} of 3 rounds are evaluated" in page
-    assert ('class="tile"' in page) == (rounds > 0)
+    assert ('class="tile"' in page) == ("Student after" in page) == (rounds > 0)
 
 
 @pytest.mark.parametrize("part", ["run.json", "metrics.jsonl", "evaluation", "heldout", "round-01", "round-02", "round-03"])
@@ -259,7 +284,9 @@ def test_a_saturated_divergence_is_pointed_out(tmp_path: Path, config: dict[str,
     for name, loss in (("student-00", 0.69), ("student-03", 0.3)):
         path = run / "evaluation" / f"{name}.parquet"
         write_rows(path, [row | {"ppd_loss": loss} for row in pq.read_table(path).to_pylist()])
-    assert ("The loss is saturated: 100% of the held-out prompts" in read(write_report(run))) is noted
+    assert _saturation(read_run(run)) == ({"before": 100.0, "after": 0.0} if noted else None)
+    if noted:
+        assert "The loss is saturated: 100% of the held-out prompts" in read(write_report(run))
 
 
 def test_no_token_is_passed_on(finished: Path) -> None:
@@ -274,8 +301,6 @@ def test_the_same_run_gives_the_same_bytes(finished: Path) -> None:
 
 
 def test_steps_go_on_through_the_rounds() -> None:
-    from pad_fast.report.plots import _global_steps
-
     again = [{"round": r, "step": s} for r in (1, 2, 3) for s in (10, 20)]
     assert _global_steps(again) == ([10, 20, 30, 40, 50, 60], [0, 20, 40])
     on = [{"round": 1, "step": 10}, {"round": 1, "step": 20}, {"round": 2, "step": 30}]
@@ -283,8 +308,6 @@ def test_steps_go_on_through_the_rounds() -> None:
 
 
 def test_the_running_mean_is_centred_and_keeps_a_line() -> None:
-    from pad_fast.report.plots import _running_mean
-
     line = np.arange(9.0)
     np.testing.assert_allclose(_running_mean(line, 3)[1:-1], line[1:-1])
     np.testing.assert_allclose(_running_mean(line, 1), line)
@@ -292,12 +315,11 @@ def test_the_running_mean_is_centred_and_keeps_a_line() -> None:
 
 
 def test_first_place_is_plackett_luces() -> None:
-    from pad_fast.report.page import _first_place
-
     reward = np.array([-1.0, -2.0, -700.0])
     found = _first_place(10.0 * reward)
     assert found.sum() == pytest.approx(1.0)
     assert found[1] / found[0] == pytest.approx(math.exp(-10.0))
+    np.testing.assert_allclose(_first_place(np.array([-7000.0, -7000.0])), 0.5)  # rewards far below 0 underflow in a plain exp
 
 
 def test_sums_are_not_called_per_token(tmp_path: Path) -> None:

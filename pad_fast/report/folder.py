@@ -42,7 +42,7 @@ class Run:
     name: str
     manifest: Row
     config: Row  # flat: option -> value
-    metrics: list[Row]  # of metrics.jsonl, each (phase, round, step) once, in order
+    metrics: list[Row]  # of metrics.jsonl, each (phase, round, step, name) once, in order
     teacher: Row | None
     students: list[Row]  # by round; the first is the base student
     baselines: list[Row]
@@ -94,13 +94,13 @@ def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:
 
 def _read_metrics(path: Path) -> list[Row]:
     """A run that was killed logs some steps again when it goes on, and may have broken a line: the last whole one counts."""
-    rows: dict[tuple[str, int, int], Row] = {}
+    rows: dict[tuple[str, int, int, str], Row] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        key = (row["phase"], row.get("round") or 0, row.get("step") or 0)
+        key = (row["phase"], row.get("round") or 0, row.get("step") or 0, row.get("name") or "")
         rows[key] = rows.get(key, {}) | row
     return [rows[key] for key in sorted(rows)]
 

@@ -57,6 +57,7 @@ def write(run_dir: Path) -> Path:
         skills=tables.skills(run),
         groups=[tables.group_table(group) for group in shown],
         settings=tables.flat({name: run.config[name] for name in SHOWN_SETTINGS if run.config.get(name) is not None}),
+        phases=tables.phases(run),
         details=tables.details(run),
         **_facts(run),
     )
@@ -161,7 +162,7 @@ def _levels(run: Run, key: str) -> dict[str, tuple[float, str]]:
 
 
 def _training_pictures(run: Run) -> Iterator[Picture]:
-    rows = [row for row in run.metrics if row["phase"] == "train" and row.get("step")]
+    rows = [row for row in run.metrics if row["phase"] == "train" and row.get("step") and not row.get("name")]  # no baseline's
     panels = (
         ("train-loss", {"loss": "training loss"}, "loss", "The training loss, as each round sees its own samples."),
         (

@@ -132,16 +132,24 @@ def group_table(group: Group) -> dict[str, Any]:
     return {"prompt": group.prompt, "answer": group.answer, "rows": rows, "greedy": greedy, "has_after": group.after is not None}
 
 
-def details(run: Run) -> dict[str, dict[str, str]]:
-    """Long tables that stay folded: what each phase reported, the settings, and the rest of the manifest."""
-    tables: dict[str, dict[str, str]] = defaultdict(dict)
+def phases(run: Run) -> dict[str, Any]:
+    """What sampling and scoring reported: a row a metric, a column a round, the mean over the shards."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in run.metrics:
-        if row["phase"] not in ("train", "evaluate"):
-            title = row["phase"].capitalize() + (f", round {row['round']}" if row.get("round") else "")
-            tables[title] |= flat({key: value for key, value in row.items() if key not in ("phase", "round", "step")})
+        for key, value in row.items() if row["phase"] in ("sample", "score") else ():
+            if key not in ("round", "step") and isinstance(value, int | float) and finite(value):
+                found[key][row.get("round") or 0].append(value)
+    rounds = sorted({number for columns in found.values() for number in columns})
+    body = {key: [f"{np.mean(columns[number]):.4g}" if number in columns else "–" for number in rounds] for key, columns in found.items()}
+    return {"rounds": rounds, "rows": body}
+
+
+def details(run: Run) -> dict[str, dict[str, str]]:
+    """The manifest: long tables that stay folded."""
+    tables: dict[str, dict[str, str]] = {"All settings": {}}
     for section, value in run.manifest.items():
         title = "All settings" if section == "config" else section.replace("_", " ").capitalize()
-        tables[title] |= flat(value if isinstance(value, dict) else {section: value})
+        tables[title] = flat(value if isinstance(value, dict) else {section: value})
     return {title: rows for title, rows in tables.items() if rows}
 
 
