@@ -31,9 +31,10 @@ def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
     ValueError names the key or flag that is wrong, and the nearest known name where it is unknown.
     """
     flags = training_flags()
-    parser = Parser([RunConfig, flags], prog=f"pad-fast {command}", allow_abbrev=False)
+    kinds: list[Any] = [RunConfig, flags]
+    parser = Parser(kinds, prog=f"pad-fast {command}", allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG.yaml", help="the run's YAML file, or the folder of a run that was started before")
-    names = [field.name for kind in (RunConfig, flags) for field in dataclasses.fields(kind)]
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         flag = unknown[0].split("=")[0]
@@ -86,7 +87,7 @@ def training_flags() -> type:
         (
             field.name,
             hints[field.name],
-            dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata),  # type: ignore[call-overload]
+            dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata),
         )
         for field in dataclasses.fields(PADConfig)
         if field.init and field.name not in own

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pad_fast.pipeline.prompts import Message
 from pad_fast.pipeline.store import Row
@@ -34,8 +34,12 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> Any:
-        if Path(self.path).is_dir() and not (Path(self.path) / "config.json").is_file():
-            raise ValueError(f"{self.role}: the folder {self.path} holds no config.json, so it is no transformers checkpoint")
+        folder = Path(self.path)
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise ValueError(f"{self.role}: the folder {folder} holds no config.json, so it is no transformers checkpoint")
+            if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+                raise ValueError(f"{self.role}: the folder {folder} holds no weights, neither .safetensors nor .bin")
         try:
             return AutoConfig.from_pretrained(self.path, revision=self.revision)
         except OSError as error:
@@ -56,7 +60,7 @@ class Checkpoint:
     def model(self) -> Any:
         _ = self.tokenizer  # the same weights without their tokenizer would fail only later
         attention = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
-        model = AutoModelForCausalLM.from_pretrained(self.path, revision=self.revision, dtype=self.dtype, **attention)
+        model: Any = AutoModelForCausalLM.from_pretrained(self.path, revision=self.revision, dtype=self.dtype, **attention)
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def free(self) -> None:
@@ -74,10 +78,8 @@ class Checkpoint:
     @cached_property
     def eos_token_ids(self) -> list[int]:
         """Every token that ends a response: those of the generation config, of the config and of the tokenizer."""
-        from transformers import GenerationConfig
-
         try:
-            generation = GenerationConfig.from_pretrained(self.path, revision=self.revision).eos_token_id
+            generation = GenerationConfig.from_pretrained(self.path, revision=self.revision or "main").eos_token_id
         except OSError:  # a checkpoint may do without that file
             generation = None
         found = set()
@@ -107,7 +109,7 @@ class Checkpoint:
         """Whether both turn the same conversation into the same ids: the ids of one may then be given to the other."""
         if self.tokenizer.chat_template != other.tokenizer.chat_template or self.eos_token_ids != other.eos_token_ids:
             return False
-        backends = [getattr(which.tokenizer, "backend_tokenizer", None) for which in (self, other)]
+        backends: list[Any] = [getattr(which.tokenizer, "backend_tokenizer", None) for which in (self, other)]
         if None in backends:  # a tokenizer without a tokenizer.json
             return False
         return backends[0].to_str() == backends[1].to_str()

@@ -42,8 +42,10 @@ class RunConfig:
     heldout_size: int | None = option(None, "Prompts to evaluate on; default: all of `heldout`, or a tenth of `prompts` but at most 256.")
     student_revision: str | None = option(None, "Hub revision of the student.")
     teacher_revision: str | None = option(None, "Hub revision of the teacher.")
-    dtype: str = option("auto", "Data type to sample and score in: auto (the checkpoint's), float32, bfloat16, float16.")
-    train_dtype: str = option("float32", "Data type of the trained weights; with bfloat16 a small learning rate rounds to nothing.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Data type to sample and score in; auto: the checkpoint's.")
+    train_dtype: Literal["float32", "bfloat16"] = option(
+        "float32", "Data type of the trained weights; with bfloat16 a small learning rate rounds to nothing."
+    )
     attn_implementation: str | None = option(None, "Attention of both models, as transformers names it, such as sdpa.")
     chat_template_kwargs: dict | str | None = field(
         default=None, metadata={"help": 'JSON passed to both chat templates, such as {"enable_thinking": false}.'}
@@ -87,6 +89,16 @@ class RunConfig:
         self._check_numbers()
         choice_question("", ["", ""], self.mcq_template)
 
+    @property
+    def asks(self) -> bool:
+        """Whether the teacher is asked any multiple-choice questions."""
+        return self.mcq_style != "none" and self.mcq_weight != 0
+
+    @property
+    def letters(self) -> int:
+        """The most letters that a question offers."""
+        return max(self.num_generations, self.heldout_num_generations or 0) if self.mcq_style == "listwise" else 2
+
     def _check_numbers(self) -> None:
         rules: dict[str, tuple[str, Any]] = {
             "num_generations": ("at least 2, a ranking needs two", lambda n: n >= 2),
@@ -104,9 +116,8 @@ class RunConfig:
         for name, (rule, holds) in rules.items():
             if not holds(getattr(self, name)):
                 raise ValueError(f"{name}: must be {rule}, got {getattr(self, name)}")
-        most = max(self.num_generations, self.heldout_num_generations or 0)
-        if self.mcq_style == "listwise" and most > len(LETTERS):
-            raise ValueError(f"mcq_style: one listwise question holds at most {len(LETTERS)} responses, got {most} generations")
+        if self.letters > len(LETTERS):
+            raise ValueError(f"mcq_style: one listwise question holds at most {len(LETTERS)} responses, got {self.letters} generations")
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:
@@ -134,8 +145,8 @@ class Settings:
         from pad_fast.training.config import PADConfig
 
         # Checkpoints serve only to go on after a kill, for which the last is enough.
-        values = {"save_total_limit": 1, **self.training, **changes}
-        owned = {"temperature": self.run.reward_temperature, "disable_tqdm": self.run.disable_tqdm}
+        values: dict[str, Any] = {"save_total_limit": 1, **self.training, **changes}
+        owned: dict[str, Any] = {"temperature": self.run.reward_temperature, "disable_tqdm": self.run.disable_tqdm}
         return PADConfig(**values, **owned, output_dir=str(output_dir), seed=self.run.seed if seed is None else seed)
 
     def flat(self) -> dict[str, Any]:

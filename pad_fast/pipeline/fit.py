@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import Run, round_seed
 from pad_fast.pipeline.store import replacing
+from pad_fast.training.trainer import PADTrainer
 
 SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")
 
 
-def trained_model(run: Run, student: Checkpoint) -> Any:
+def trainable(run: Run, student: Checkpoint) -> Any:
     """The student's weights in the data type to train in."""
-    dtype = getattr(torch, run.config.train_dtype)
-    attention = {"attn_implementation": run.config.attn_implementation} if run.config.attn_implementation else {}
-    return AutoModelForCausalLM.from_pretrained(student.path, revision=student.revision, dtype=dtype, **attention)
+    return dataclasses.replace(student, dtype=run.config.train_dtype).model
 
 
 def fit(trainer: Trainer, run: Run, round: int, phase: str, target: Path) -> None:
@@ -87,20 +88,15 @@ class MetricsLines(TrainerCallback):
 
 def pad_dataset(path: Path) -> Dataset:
     """The scored shards of a round, with the columns that PADTrainer reads."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = ["prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards"]
     return Dataset(pa.concat_tables(pq.read_table(shard, columns=columns) for shard in sorted(path.glob("part-*.parquet"))))
 
 
 def train_round(run: Run, round: int) -> None:
     """The student of `round` from that of the round before and the scored responses of the round."""
-    from pad_fast.training.trainer import PADTrainer
-
     folder, before = run.folder.round(round), run.student(round - 1)
     args = run.settings.pad_config(folder / "trainer", round_seed(run.config.seed, round, "train"))
     trainer = PADTrainer(
-        model=trained_model(run, before), args=args, train_dataset=pad_dataset(folder / "scores"), processing_class=before.tokenizer
+        model=trainable(run, before), args=args, train_dataset=pad_dataset(folder / "scores"), processing_class=before.tokenizer
     )
     fit(trainer, run, round, "train", run.folder.student(round))

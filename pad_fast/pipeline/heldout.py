@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline import measures
 from pad_fast.pipeline.checkpoint import Checkpoint
@@ -83,21 +85,19 @@ def _sample(run: Run, subject: Subject) -> None:
         sampler = run.sampler(count, rewards=not subject.is_teacher)
         sample_shards(checkpoint, rows, folder / "fresh", sampler, seed=seed, title=f"{title}: sample")
     if _has_own_samples(subject) and not (folder / "fixed.parquet").exists():
-        write_rows(folder / "fixed.parquet", _fixed_rewards(run, checkpoint))
+        write_rows(folder / "fixed.parquet", _fixed_rewards(run, checkpoint, f"{title}: fixed groups"))
     checkpoint.free()
 
 
-def _fixed_rewards(run: Run, student: Checkpoint) -> list[Row]:
+def _fixed_rewards(run: Run, student: Checkpoint, title: str) -> list[Row]:
     """The student's rewards of the fixed groups."""
     groups, config = read_rows(groups_folder(run)), run.config
-    rewards = score_responses(
-        student.model,
-        [row["prompt_ids"] for row in groups],
-        [row["completion_ids"] for row in groups],
-        normalize=run.training.normalize,
-        temperature=config.reward_temperature,
-        max_tokens_per_batch=config.score_batch_tokens,
-    )
+    prompts, responses = [row["prompt_ids"] for row in groups], [row["completion_ids"] for row in groups]
+    options: dict[str, Any] = {"normalize": run.training.normalize, "temperature": config.reward_temperature}
+    with tqdm(total=sum(map(len, responses)), desc=title, unit="response", disable=config.disable_tqdm) as bar:
+        rewards = score_responses(
+            student.model, prompts, responses, max_tokens_per_batch=config.score_batch_tokens, progress=bar.update, **options
+        )
     return [{"prompt_id": row["prompt_id"], "student_rewards": found} for row, found in zip(groups, rewards, strict=True)]
 
 

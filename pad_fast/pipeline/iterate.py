@@ -11,7 +11,8 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.fit import train_round
 from pad_fast.pipeline.heldout import Subject
-from pad_fast.pipeline.run import Run, open_run, round_seed
+from pad_fast.pipeline.prepare import open_run
+from pad_fast.pipeline.run import Run, round_seed
 from pad_fast.pipeline.sampling import sample_shards, unfinished
 from pad_fast.pipeline.seqkd import train_seqkd
 from pad_fast.pipeline.summary import print_table
@@ -29,6 +30,7 @@ def sample(run: Run, round: int) -> None:
         seed, note = round_seed(run.config.seed, round, "sample"), partial(_note, run, round, "sample")
         sample_shards(student, rows, folder, sampler, seed=seed, title=_title(run, round, "sample"), on_shard=note)
         student.free()
+        _tell(run, round, "sample")
 
 
 def score(run: Run, round: int) -> None:
@@ -47,6 +49,7 @@ def score(run: Run, round: int) -> None:
         note = partial(_note, run, round, "score")
         title = _title(run, round, "teacher")
         scorer.score_shards(folder / "samples", folder / "scores", run.config.num_generations, title=title, on_shard=note)
+    _tell(run, round, "score")
 
 
 def train(run: Run, round: int) -> None:
@@ -143,6 +146,11 @@ def _seqkd_student(run: Run) -> Path:
 
 def _title(run: Run, round: int, phase: str) -> str:
     return f"round {round}/{run.config.rounds} · {phase}"
+
+
+def _tell(run: Run, round: int, phase: str) -> None:
+    means = run.metrics.means(round, phase)
+    print(f"{_title(run, round, phase)}: {', '.join(f'{name} {value:.3g}' for name, value in means.items())}")
 
 
 def _note(run: Run, round: int, phase: str, shard: int, values: dict[str, object]) -> None:

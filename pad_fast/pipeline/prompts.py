@@ -22,7 +22,8 @@ Message = dict[str, str]
 
 
 def read_prompts(source: str, split: str = "train", subset: str | None = None) -> list[Row]:
-    """Rows of `prompt_id`, `prompt` (messages), `answer` and `skill` (str or None) from a JSONL or Parquet file or a dataset.
+    """Rows of `prompt_id`, `prompt` (messages), `answer` and `skill` (str or None) from a JSONL or Parquet file or a dataset, and
+    `place`, where each was found.
 
     The prompt's column is `prompt`, `instruction` or `question`: a string, which becomes one user message, or chat messages.
     A prompt that stands there twice is kept once. ValueError names the file and the line or row of what is wrong.
@@ -36,7 +37,7 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
         if digest in rows:
             repeated += 1
             continue
-        row["prompt_id"] = row["prompt_id"] or digest[:16]
+        row.update(prompt_id=row["prompt_id"] or digest[:16], place=place)
         if row["prompt_id"] in ids:
             raise ValueError(f"{place}: prompt_id {row['prompt_id']!r} is taken by another prompt")
         ids.add(row["prompt_id"])

@@ -100,7 +100,7 @@ def _sample(checkpoint: Checkpoint, rows: Sequence[Row], sampler: Sampler, progr
         progress(len(batch) * sampler.per_prompt)
     if sampler.normalize is not None:
         config = sampler.config
-        options = {
+        options: dict[str, Any] = {
             "normalize": sampler.normalize,
             "temperature": config.reward_temperature,
             "max_tokens_per_batch": config.score_batch_tokens,

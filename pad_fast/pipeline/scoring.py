@@ -79,7 +79,6 @@ class Scorer:
     def __init__(self, teacher: Checkpoint, student: Checkpoint, config: RunConfig, normalize: str, cache: ScoreCache) -> None:
         self.teacher, self.config, self.normalize, self.cache = teacher, config, normalize, cache
         self.reuse_ids = teacher.same_tokenizer(student)
-        self.asks = config.mcq_style != "none" and config.mcq_weight != 0
 
     def score_shards(self, samples: Path, folder: Path, num_generations: int, *, title: str, on_shard: OnShard | None = None) -> None:
         """Write every shard of `samples` with the teacher's columns into `folder`, less those that are there.
@@ -94,7 +93,7 @@ class Scorer:
             for source, _ in todo:
                 self._ask_logps([self.view(row) for row in read_rows(source)], bar.update)
         per_prompt = len(self._plan(num_generations))
-        with tqdm(total=prompts * per_prompt, desc=f"{title}: calibrate", unit="question", disable=quiet or not self.asks) as bar:
+        with tqdm(total=prompts * per_prompt, desc=f"{title}: calibrate", unit="question", disable=quiet or not self.config.asks) as bar:
             for source, target in todo:
                 rows = read_rows(source)
                 views = [self.view(row) for row in rows]
@@ -136,11 +135,10 @@ class Scorer:
 
     @cached_property
     def letter_forms(self) -> list[list[int]]:
-        most = max(self.config.num_generations, self.config.heldout_num_generations or 0)
-        return calibration.letter_token_ids(self.teacher.tokenizer, most if self.config.mcq_style == "listwise" else 2)
+        return calibration.letter_token_ids(self.teacher.tokenizer, self.config.letters)
 
     def _plan(self, responses: int) -> list[tuple[int, ...]]:
-        return calibration.question_plan(responses, self.config.mcq_style, bool(self.config.mcq_both_orders)) if self.asks else []
+        return calibration.question_plan(responses, self.config.mcq_style, bool(self.config.mcq_both_orders)) if self.config.asks else []
 
     def _logp_key(self, view: TeacherView, index: int) -> bytes:
         return self.cache.key("logp", view.prompt, view.responses[index])
@@ -206,7 +204,7 @@ class Scorer:
         if rewards:
             metrics["teacher/reward_mean"] = sum(rewards) / len(rewards)
             metrics["teacher/reward_spread"] = sum(max(group) - min(group) for group in groups if group) / sum(map(bool, groups))
-        if self.asks:
+        if self.config.asks:
             metrics["mcq/too_long"] = sum(not quiz.plan for quiz, group in zip(quizzes, groups, strict=True) if len(group) > 1)
             letters = [answer for quiz in quizzes for answer in self._letters(quiz, renormalize=True)]
             if letters:

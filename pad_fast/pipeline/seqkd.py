@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Trainer
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.fit import fit, trained_model
+from pad_fast.pipeline.fit import fit, trainable
 from pad_fast.pipeline.run import Run, round_seed
 from pad_fast.pipeline.sampling import sample_shards, unfinished
 from pad_fast.pipeline.store import Row, read_rows
@@ -31,9 +31,10 @@ def train_seqkd(run: Run) -> None:
         run.teacher.free()
     student = run.student(0)
     examples = [example(student, row) for row in read_rows(folder / "answers")]
-    args = run.settings.pad_config(folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=total_steps(run))
+    steps = sum(run.metrics.last_step(round, "train") for round in range(1, run.config.rounds + 1))
+    args = run.settings.pad_config(folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps)
     trainer = Trainer(
-        model=trained_model(run, student),
+        model=trainable(run, student),
         args=args,
         train_dataset=Dataset.from_list(examples),
         processing_class=student.tokenizer,
@@ -51,14 +52,3 @@ def example(student: Checkpoint, row: Row) -> Row:
         answer = answer[: student.window - len(prompt)]
     ids = prompt + answer
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100] * len(prompt) + answer}
-
-
-def total_steps(run: Run) -> int:
-    """Optimizer steps of all rounds together."""
-    args = run.training
-    if args.max_steps > 0:
-        return args.max_steps * run.config.rounds
-    prompts = len(run.round_rows(1))
-    batches = -(-prompts // args.train_batch_size)
-    per_epoch = max(1, -(-batches // args.gradient_accumulation_steps))
-    return run.config.rounds * max(1, int(-(-args.num_train_epochs * per_epoch // 1)))

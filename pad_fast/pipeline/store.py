@@ -100,7 +100,8 @@ class Metrics:
         if lines and not lines[-1].endswith(b"\n"):  # the process was killed within the line
             os.truncate(path, sum(map(len, lines[:-1])))
             lines.pop()
-        self._known = {self._key(json.loads(line)) for line in lines}
+        self.records: list[Row] = [json.loads(line) for line in lines]
+        self._known = {self._key(record) for record in self.records}
 
     def add(self, round: int, step: int, phase: str, values: Row) -> None:
         """Append a line, unless the one about the same values of the same step is there."""
@@ -108,8 +109,22 @@ class Metrics:
         if self._key(record) in self._known:
             return
         self._known.add(self._key(record))
+        self.records.append(record)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def last_step(self, round: int, phase: str) -> int:
+        """The last step that a phase told of, 0 if none."""
+        return max((record["step"] for record in self.records if (record["round"], record["phase"]) == (round, phase)), default=0)
+
+    def means(self, round: int, phase: str) -> dict[str, float]:
+        """The mean over the steps of each number that a phase told."""
+        found: dict[str, list[float]] = {}
+        for record in self.records:
+            if (record["round"], record["phase"]) == (round, phase):
+                for name in record.keys() - {"round", "step", "phase"}:
+                    found.setdefault(name, []).append(record[name])
+        return {name: sum(values) / len(values) for name, values in sorted(found.items())}
 
     @staticmethod
     def _key(record: Row) -> tuple[Any, ...]:

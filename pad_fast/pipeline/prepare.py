@@ -1,0 +1,141 @@
+"""Opening a run: a new one is checked whole before the first token is sampled, an old one is found where it was left."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pad_fast.pipeline import calibration, prompts
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.config import RunConfig, Settings, differing
+from pad_fast.pipeline.environment import versions
+from pad_fast.pipeline.run import Run, round_seed
+from pad_fast.pipeline.store import Row, write_json, write_rows
+
+logger = logging.getLogger("pad_fast")
+
+FORMAT = 1
+UNLIMITED = 1 << 62
+
+
+@contextlib.contextmanager
+def open_run(settings: Settings) -> Iterator[Run]:
+    """Start the run or find it where it was left, and hold its folder meanwhile.
+
+    Everything that can be checked before the first token is sampled is checked here: ValueError for prompts, models and settings
+    that do not fit, and for a run folder that was started with others.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards")
+    run = Run(settings)
+    if run.training.n_gpu > 1:
+        raise ValueError(f"a run uses one GPU, got {run.training.n_gpu}; set CUDA_VISIBLE_DEVICES to one of them")
+    with run.folder.locked():
+        if run.folder.manifest_path.exists():
+            _check_unchanged(run)
+        else:
+            _prepare(run)
+        yield run
+
+
+def _prepare(run: Run) -> None:
+    config, root = run.config, run.folder.root
+    student, teacher = run.student(0), run.teacher
+    _check_models(config, student, teacher)
+    train, heldout = (_fitting(rows, config, student, teacher) for rows in _read(config))
+    if not train:
+        raise ValueError("prompts: every one of them is too long")
+    write_rows(root / "prompts.parquet", train)
+    if heldout:
+        write_rows(root / "heldout" / "prompts.parquet", heldout)
+    manifest = {
+        "format": FORMAT,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "config": run.settings.flat(),
+        "seeds": {"run": config.seed, **{f"round-{r:02d}": round_seed(config.seed, r, "train") for r in range(1, config.rounds + 1)}},
+        "versions": versions(),
+        "models": {"student": student.fingerprint(), "teacher": teacher.fingerprint()},
+        "prompts": {"train": len(train), "heldout": len(heldout), "files": _file_hashes(config)},
+        "phases": {},
+    }
+    write_json(run.folder.manifest_path, manifest)
+
+
+def _read(config: RunConfig) -> tuple[list[Row], list[Row]]:
+    """(training prompts, held-out prompts)"""
+    train = prompts.read_prompts(str(config.prompts), config.prompts_split, config.prompts_subset)
+    if config.heldout is None:
+        return prompts.split_heldout(train, config.heldout_size)
+    heldout = prompts.read_prompts(config.heldout, config.heldout_split, config.prompts_subset)[: config.heldout_size]
+    return prompts.without(train, heldout), heldout
+
+
+def _check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> None:
+    """What would otherwise fail only after hours of sampling."""
+    for checkpoint in (student, teacher):
+        _ = checkpoint.tokenizer, checkpoint.eos_token_ids
+        if checkpoint.window is not None and checkpoint.window <= config.max_new_tokens:
+            raise ValueError(
+                f"max_new_tokens: must leave room for a prompt in the {checkpoint.role}'s window of {checkpoint.window} tokens, "
+                f"got {config.max_new_tokens}"
+            )
+    if config.asks:
+        calibration.letter_token_ids(teacher.tokenizer, config.letters)
+
+
+def _fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> list[Row]:
+    """The rows whose prompt and longest response fit both models, with the student's `prompt_ids`."""
+    room = {which.role: (which.window or UNLIMITED) - config.max_new_tokens for which in (student, teacher)}
+    room["student"] = min(room["student"], config.max_prompt_length or UNLIMITED)
+    same, kept = teacher.same_tokenizer(student), []
+    for row in rows:
+        place = row.pop("place")
+        try:
+            ids = {"student": student.prompt_ids(row["prompt"])}
+            ids["teacher"] = ids["student"] if same else teacher.prompt_ids(row["prompt"])
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        long = next((role for role in ids if len(ids[role]) > room[role]), None)
+        if long is None:
+            kept.append({**row, "prompt_ids": ids["student"]})
+        elif config.long_prompts == "error":
+            raise ValueError(
+                f"{place}: the prompt has {len(ids[long])} tokens for the {long}, where at most {room[long]} are allowed (its window less "
+                f"max_new_tokens, or max_prompt_length); shorten it or set long_prompts to drop: {row['prompt'][-1]['content']!r:.60}"
+            )
+    if len(kept) < len(rows):
+        logger.warning("%d of %d prompts are too long and are dropped", len(rows) - len(kept), len(rows))
+    return kept
+
+
+def _check_unchanged(run: Run) -> None:
+    manifest = run.folder.manifest()
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"output_dir: {run.folder.root} was written in format {manifest.get('format')}, this is {FORMAT}; take a new folder"
+        )
+    before, now = manifest["config"], run.settings.flat()
+    if changed := differing(before, now):
+        name = changed[0]
+        raise ValueError(
+            f"{name}: {run.folder.root} was started with {before.get(name)!r}, got {now.get(name)!r}; "
+            f"go on with the former or give another output_dir"
+        )
+    for role, checkpoint in (("student", run.student(0)), ("teacher", run.teacher)):
+        if checkpoint.fingerprint() != manifest["models"][role]:
+            raise ValueError(f"{role}: {checkpoint.path} is not the model that {run.folder.root} was started with; give another output_dir")
+    for path, digest in _file_hashes(run.config).items():
+        if manifest["prompts"]["files"].get(path, digest) != digest:
+            raise ValueError(f"prompts: {path} is not the file that {run.folder.root} was started with; give another output_dir")
+    if now != before:  # more rounds, or settings without influence on the results
+        write_json(run.folder.manifest_path, {**manifest, "config": now})
+
+
+def _file_hashes(config: RunConfig) -> dict[str, str]:
+    paths = [Path(source) for source in (config.prompts, config.heldout) if source is not None]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
