@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
@@ -81,12 +81,14 @@ class PADConfig(TrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
-        # transformers 5.23 renamed it, and warns at the old name
-        checkpointing = "activation_checkpointing"
-        if checkpointing not in {f.name for f in dataclasses.fields(TrainingArguments)}:
-            checkpointing = "gradient_checkpointing"
-        if self.gradient_checkpointing is None and getattr(self, checkpointing) is None:
-            setattr(self, checkpointing, True)
+        if self.gradient_checkpointing is None:
+            self.gradient_checkpointing = True
+        if "activation_checkpointing" in self.__dataclass_fields__:  # transformers 5.23 renamed it, and warns at the old name
+            if self.activation_checkpointing is None:
+                self.activation_checkpointing = self.gradient_checkpointing
+            self.gradient_checkpointing = None  # mirrors the new name from here on
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # torch warns that there is nothing to pin memory for
         self._check_options()
         super().__post_init__()
 
