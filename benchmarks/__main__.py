@@ -1,0 +1,74 @@
+"""``python -m benchmarks --suite cpu|gpu``: measure, append the records to benchmarks/results/, rebuild tables and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler would tell of each start; read when torch is imported
+
+import torch
+
+from benchmarks import machine, tables
+from benchmarks.measure import run_case
+from benchmarks.registry import CONTESTANTS, SUITES
+
+MINUTES = {"cpu": 6.0, "gpu": 8.0, "smoke": 1.0}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    if options.suite == "gpu" and not torch.cuda.is_available():
+        print("benchmarks: --suite gpu needs a CUDA device, and torch sees none", file=sys.stderr)
+        return 1
+    device = torch.device("cuda" if options.suite == "gpu" else "cpu")
+    run = {"run": datetime.now(timezone.utc).isoformat(timespec="seconds"), "suite": options.suite, **machine.describe(device)}
+    roofs = machine.roofs(device)
+    print(f"{run['device']}, torch {torch.__version__}: copy {roofs['copy'] / 1e9:.0f} GB/s, product ", end="")
+    print(", ".join(f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in roofs.items() if name != "copy"))
+    for record in _records(options, device, roofs):
+        print(tables.line(record), flush=True)
+        if options.results:
+            with open(options.results / f"{options.suite}.jsonl", "a") as file:
+                file.write(json.dumps(run | {"roofs": roofs} | record) + "\n")
+    if options.results == tables.RESULTS:
+        tables.rebuild()
+    return 0
+
+
+def _records(options: argparse.Namespace, device: torch.device, roofs: dict[str, float]) -> Iterator[dict]:
+    contestants = [contestant for contestant in CONTESTANTS if options.contestant in contestant.name]
+    deadline = time.monotonic() + 60 * options.minutes
+    for case in SUITES[options.suite]:
+        if options.case not in case.label:
+            continue
+        if time.monotonic() > deadline:
+            print(f"\n{case.label}: not run, {options.minutes:g} minutes are over")
+            continue
+        print(f"\n{case.label}", flush=True)
+        yield from run_case(case, contestants, device, roofs)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--suite", choices=SUITES, required=True)
+    parser.add_argument("--case", default="", metavar="TEXT", help="only cases whose label contains TEXT")
+    parser.add_argument("--contestant", default="", metavar="TEXT", help="only contestants whose name contains TEXT")
+    parser.add_argument("--minutes", type=float, default=None, help="start no case after so long")
+    parser.add_argument("--results", type=Path, help="folder to which records are appended; tables are left as they are")
+    options = parser.parse_args(arguments)
+    options.minutes = options.minutes or MINUTES[options.suite]
+    # A part of a suite is shown and not kept: tables are made of whole runs.
+    whole = not (options.case or options.contestant or options.suite == "smoke")
+    options.results = options.results or (tables.RESULTS if whole else None)
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""What a contestant is, and ours, plain PyTorch's and its compiled form.
+
+``build(case, inputs)`` returns the call that is timed. It gives one number a token (``per_token``), in the sign that ``sign`` says, or
+a scalar loss (``scalar``: another job than ours, and marked so). Where a contestant cannot be had ``build`` raises ImportError, where it
+does not do the case Unsupported. Nothing is ever replaced by something else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, TOKEN_JOBS, Case, Inputs
+from benchmarks.truth import ENUMERATED, enumerate_rankings, library_loss
+
+Call = Callable[[], Tensor]
+
+
+class Unsupported(Exception):
+    """The contestant is there but does not do this case."""
+
+
+def no_bytes(case: Case) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """``overwrites``: the call destroys its inputs, which are then restored before each repetition, outside of what is timed."""
+
+    name: str
+    jobs: tuple[str, ...]
+    build: Callable[[Case, Inputs], Call]
+    note: str = ""  # how exact it is, or what else differs
+    package: str = "torch"  # whose version is recorded
+    sign: int = 1  # -1: gives losses
+    scalar: bool = False
+    per_token: bool = True  # False: gives what the job asks for, a number a response or a prompt
+    overwrites: bool = False
+    memory: Callable[[Case], int] = no_bytes  # bytes that it needs at least, where that may be too much
+
+
+def per_response(case: Case, inputs: Inputs, call: Call) -> Call:
+    """Rewards of padded responses from a call's token log-probabilities: what callers of such a function write."""
+
+    def rewards() -> Tensor:
+        live = (inputs.labels != IGNORE_INDEX).view(case["R"], -1)
+        return call().view(case["R"], -1).masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
+
+    return rewards
+
+
+# Ours.
+
+
+def _library(case: Case, inputs: Inputs) -> Call:
+    import pad_fast
+
+    if case.job in LISTWISE_JOBS:
+        return partial(library_loss, case.job, inputs.student, inputs.teacher)
+    if case.job in LINEAR_JOBS:
+        return partial(pad_fast.linear_token_logprobs, inputs.hidden, inputs.weight, inputs.labels, softcap=case.softcap)
+    if case.job == "response_rewards":
+        logits, labels = inputs.logits.view(case["R"], case["T"], -1), inputs.labels.view(case["R"], -1)
+        return lambda: pad_fast.response_rewards(logits, labels, softcap=case.softcap)
+    return partial(pad_fast.token_logprobs, inputs.logits, inputs.labels, softcap=case.softcap)
+
+
+# Plain PyTorch.
+
+
+def _cap(z: Tensor, softcap: float | None) -> Tensor:
+    return (z / softcap).tanh() * softcap if softcap else z
+
+
+def naive_logits(logits: Tensor, rows: Tensor, softcap: float | None) -> Tensor:
+    """What everybody writes; 16-bit logits are widened first."""
+    return _cap(logits.float(), softcap).log_softmax(-1).gather(-1, rows[:, None])[:, 0]
+
+
+def naive_linear(hidden: Tensor, weight: Tensor, rows: Tensor, softcap: float | None) -> Tensor:
+    return naive_logits(hidden @ weight.T, rows, softcap)
+
+
+def _naive(case: Case, inputs: Inputs) -> Call:
+    if case.job in LISTWISE_JOBS:
+        if case.job != "vpd" and case["N"] > ENUMERATED:
+            raise Unsupported(f"enumerates rankings up to {ENUMERATED}!, here {math.factorial(case['N']):,}")
+        return partial(enumerate_rankings, case.job, inputs.student, inputs.teacher)
+    if case.job in LINEAR_JOBS:
+        return partial(naive_linear, inputs.hidden, inputs.weight, inputs.rows, case.softcap)
+    return partial(naive_logits, inputs.logits, inputs.rows, case.softcap)
+
+
+def _naive_memory(case: Case) -> int:
+    if case.job in LISTWISE_JOBS:  # about eight tables of floats: rewards and sums of both sides, kept for the backward
+        return 0 if case.job == "vpd" else 4 * 8 * case["P"] * math.factorial(case["N"]) * case["N"]
+    size = torch.finfo(getattr(torch, case.dtype)).bits // 8
+    wide = 2 if size < 4 else 0  # what .float() adds, forward and backward
+    tables = 4 * (1 + wide // 2 + (1 + wide // 2 if case.backward else 0) + (3 if case.softcap else 0))
+    own = size * (case.job in LINEAR_JOBS) * (2 if case.backward else 1)
+    return case.elements * (tables + own)
+
+
+def _compiled(case: Case, inputs: Inputs) -> Call:
+    compiler = os.environ.get("CXX", "g++")
+    if inputs.labels.device.type == "cpu" and not shutil.which(compiler):
+        raise ImportError(f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}")
+    naive = torch.compile(naive_linear if case.job in LINEAR_JOBS else naive_logits, fullgraph=True, dynamic=False)
+    return partial(naive, *_naive(case, inputs).args)  # type: ignore[attr-defined]
+
+
+def _torch_linear(case: Case, inputs: Inputs) -> Call:
+    from torch.nn.functional import linear_cross_entropy
+
+    if case.softcap:
+        raise Unsupported("no softcap")
+    return lambda: linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, reduction="none", ignore_index=IGNORE_INDEX)
+
+
+OURS = "pad_fast"
+NAIVE = "naive PyTorch"
+ROUNDED = "logits rounded to the input's dtype"
+
+PLAIN = (
+    Contestant(NAIVE, TOKEN_JOBS, _naive, note=ROUNDED, memory=_naive_memory),
+    Contestant(NAIVE, LISTWISE_JOBS, _naive, note="a table of N! rankings, but for vpd", per_token=False, memory=_naive_memory),
+    Contestant(OURS, ("token_logprobs", *LINEAR_JOBS), _library, package="pad_fast"),
+    Contestant(OURS, ("response_rewards", *LISTWISE_JOBS), _library, package="pad_fast", per_token=False),
+    Contestant("torch.compile", TOKEN_JOBS, _compiled, note=ROUNDED, memory=_naive_memory),
+    Contestant("F.linear_cross_entropy", LINEAR_JOBS, _torch_linear, note=ROUNDED, sign=-1),
+)

@@ -1,0 +1,282 @@
+"""Time, peak memory and error of all contestants of a case, in one process, on the same inputs, in turns."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks import machine
+from benchmarks.cases import AXES, LINEAR_JOBS, LISTWISE_JOBS, Case, Inputs, make_inputs
+from benchmarks.contestants import NAIVE, Contestant, Unsupported, per_response
+from benchmarks.truth import Truth, truth_of
+
+SECONDS = {"cpu": 8.0, "cuda": 1.0}  # of one contestant's repetitions in a case, after which it rests
+AT_LEAST = 3  # repetitions
+CACHE = 256 << 20  # bytes written before each repetition on a GPU: more than any second-level cache holds
+ROOM = 0.9  # of the memory that is free, which an estimate may reach
+
+Step = Callable[[], tuple[Tensor, ...]]
+
+
+@dataclass
+class Entry:
+    """A contestant at a case while it is measured."""
+
+    contestant: Contestant
+    status: str = "ok"  # or absent, unsupported, skipped, failed
+    reason: str | None = None
+    step: Step | None = None
+    clock: str = "wall"
+    times: list[float] = field(default_factory=list)  # seconds
+    found: dict = field(default_factory=dict)
+
+    def fail(self, status: str, reason: object) -> None:
+        self.status, self.reason, self.step = status, " ".join(str(reason).split())[:300] or type(reason).__name__, None
+        self.times.clear()
+        self.found.clear()
+
+
+@contextmanager
+def guarded(entry: Entry) -> Iterator[None]:
+    """Whatever a contestant raises is its own affair: it is recorded, and the others go on."""
+    try:
+        yield
+    except ImportError as error:
+        entry.fail("absent", error)
+    except Unsupported as error:
+        entry.fail("unsupported", error)
+    except torch.OutOfMemoryError:
+        entry.fail("failed", "out of memory")
+    except Exception as error:
+        entry.fail("failed", f"{type(error).__name__}: {error}")
+
+
+def run_case(case: Case, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]) -> list[dict]:
+    """One record a contestant, without what is said of the machine."""
+    inputs = make_inputs(case, device)
+    truth = truth_of(case, inputs)
+    entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs]
+    # What overwrites its inputs is given them anew from here.
+    spare = {name: leaf.detach().clone() for name, leaf in inputs.leaves.items()} if any(e.contestant.overwrites for e in entries) else {}
+    for entry in entries:
+        with guarded(entry):
+            _prepare(entry, case, inputs, truth, spare)
+    _time_in_turns(entries, case, inputs, spare)
+    return [_record(case, entry, entries, truth, roofs) for entry in entries]
+
+
+def _prepare(entry: Entry, case: Case, inputs: Inputs, truth: Truth, spare: dict[str, Tensor]) -> None:
+    """Build and warm up a contestant; take its memory and its error."""
+    contestant, device = entry.contestant, inputs.upstream.device
+    needed, free = contestant.memory(case), free_bytes(device)
+    if needed > ROOM * free:
+        return entry.fail("skipped", f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
+    entry.step = make_step(contestant, case, inputs)
+    restore(entry, inputs, spare)
+    entry.step()
+    restore(entry, inputs, spare)
+    peak, outputs = allocated_peak(entry.step, device)
+    entry.found["peak_bytes"] = peak - sum(output.nbytes for output in outputs)
+    results, gradients = outputs[0], outputs[1:]
+    if contestant.scalar:
+        errors = {"loss": truth.scalar_error(contestant.sign * -results)}
+    else:
+        errors = {"results": truth.result_error(contestant.sign * results)}
+    for name, gradient in zip(inputs.leaves, gradients, strict=False):
+        errors[name] = truth.gradient_error(name, gradient, contestant.scalar)
+    entry.found["error"] = errors
+    if device.type == "cuda" and case.job in LISTWISE_JOBS:
+        entry.step, entry.clock = capture(entry.step), "cuda graph"
+    elif device.type == "cuda":
+        entry.clock = "cuda events"
+    return None
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def make_step(contestant: Contestant, case: Case, inputs: Inputs) -> Step:
+    """Result, and gradients of the leaves where the case has a backward. Upstream is 1 for a scalar loss, else random numbers."""
+    call = contestant.build(case, inputs)
+    if case.job == "response_rewards" and contestant.per_token:
+        call = per_response(case, inputs, call)
+    leaves = tuple(inputs.leaves.values())
+    upstream = contestant.sign * inputs.upstream
+    if contestant.scalar:
+        upstream = torch.ones((), device=upstream.device)
+
+    def step() -> tuple[Tensor, ...]:
+        if not case.backward:
+            with torch.no_grad():
+                return (call(),)
+        result = call()
+        return result.detach(), *torch.autograd.grad(result, leaves, upstream.to(result.dtype))
+
+    return step
+
+
+def restore(entry: Entry, inputs: Inputs, spare: dict[str, Tensor]) -> None:
+    if entry.contestant.overwrites:
+        for name, leaf in inputs.leaves.items():
+            leaf.detach().copy_(spare[name])
+
+
+# Memory.
+
+
+def allocated_peak(step: Step, device: torch.device) -> tuple[int, tuple[Tensor, ...]]:
+    """Most bytes that PyTorch's allocator held during a step beyond what it held before, results included; and the results."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        outputs = step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before, outputs
+    # The CPU's allocator keeps no peak, but it tells the profiler of each allocation and release; buffers that the matrix library
+    # holds for itself are not among them, which is why resident memory is recorded beside it.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        outputs = step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "trace.json")
+        profiler.export_chrome_trace(path)
+        with open(path) as file:
+            events = [event for event in json.load(file)["traceEvents"] if event["name"] == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event["ts"]):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak, outputs
+
+
+# Time.
+
+
+def capture(step: Step) -> Step:
+    """The step as a CUDA graph, so that a listwise loss shows the device's time and not that of launching."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = step()
+
+    def replay() -> tuple[Tensor, ...]:
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+def _time_in_turns(entries: list[Entry], case: Case, inputs: Inputs, spare: dict[str, Tensor]) -> None:
+    """A round times each contestant once, each round starting with the next one, so that a slow spell of the machine hits them all."""
+    device = inputs.upstream.device
+    cache = torch.empty(CACHE, dtype=torch.int8, device=device) if device.type == "cuda" else None
+    for turn in range(case.rounds):
+        running = [e for e in entries if e.step and (len(e.times) < AT_LEAST or sum(e.times) < SECONDS[device.type])]
+        if not running:
+            break
+        first = turn % len(running)
+        for entry in running[first:] + running[:first]:
+            restore(entry, inputs, spare)
+            with guarded(entry):
+                entry.times.append(_time_once(entry, device, cache))
+
+
+def _time_once(entry: Entry, device: torch.device, cache: Tensor | None) -> float:
+    assert entry.step is not None
+    if cache is not None:
+        cache.zero_()  # also keeps the device busy while the host runs ahead
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        outputs = entry.step()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end) / 1000
+    before = machine.resident() if machine.forget_peak() else None
+    begin = time.perf_counter()
+    outputs = entry.step()
+    seconds = time.perf_counter() - begin
+    after = machine.resident("VmHWM")
+    if before is not None and after is not None:
+        rss = after - before - sum(output.nbytes for output in outputs)
+        entry.found["rss_bytes"] = max(rss, entry.found.get("rss_bytes", 0))
+    return seconds
+
+
+# Records.
+
+
+def floor_seconds(case: Case, roofs: dict[str, float]) -> float | None:
+    """The least time that the job can take: bytes read and written once, at the rate of a copy, or operations at that of a product.
+
+    Rows that are ignored cost nothing but the zeros of their gradient. The backward of a linear job has two products, or one if the
+    weight is frozen, and none is computed twice. None for listwise losses, which have no such floor.
+    """
+    if case.job in LISTWISE_JOBS:
+        return None
+    size = torch.finfo(getattr(torch, case.dtype)).bits // 8
+    if case.job not in LINEAR_JOBS:
+        moved = case.elements * size * (case.live * 2 + 1 if case.backward else case.live)
+        return moved / roofs["copy"]
+    products = 1 + (2 - case.frozen) * case.backward
+    work = products * 2 * case.live * case.elements * case["D"]
+    moved = (case["M"] + case["V"]) * case["D"] * size * (2 if case.backward else 1)
+    return max(work / roofs.get(case.dtype, roofs["float32"]), moved / roofs["copy"])
+
+
+def _paired_ratio(entry: Entry, naive: Entry | None) -> float | None:
+    """Median over the rounds that both were in."""
+    if naive is None or not naive.times or not entry.times:
+        return None
+    return median(mine / other for mine, other in zip(entry.times, naive.times, strict=False))
+
+
+def _record(case: Case, entry: Entry, entries: list[Entry], truth: Truth, roofs: dict[str, float]) -> dict:
+    naive = next((e for e in entries if e.contestant.name == NAIVE), None)
+    floor, time_found = floor_seconds(case, roofs), median(entry.times) if entry.times else None
+    return {
+        "job": case.job,
+        "shape": dict(zip(AXES[case.job], case.shape, strict=True)),
+        "work": case.work,
+        "dtype": case.dtype,
+        "live": case.live,
+        "softcap": case.softcap,
+        "frozen": case.frozen,
+        "case": case.label,
+        "contestant": entry.contestant.name,
+        "contestant_version": machine.version(entry.contestant.package),
+        "same_job": not entry.contestant.scalar,
+        "note": entry.contestant.note,
+        "status": entry.status,
+        "reason": entry.reason,
+        "clock": entry.clock,
+        "times_ms": [round(1000 * seconds, 4) for seconds in entry.times],
+        "median_ms": time_found and 1000 * time_found,
+        "ratio_to_naive": _paired_ratio(entry, naive),
+        "peak_bytes": None,
+        "rss_bytes": None,
+        "error": None,
+        "error_against": truth.against,
+        "floor_ms": floor and 1000 * floor,
+        "roof_share": floor / time_found if floor and time_found else None,
+        **entry.found,
+    }

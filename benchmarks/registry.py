@@ -1,0 +1,61 @@
+"""The suites, and who takes part: the one list that ``python -m benchmarks`` and ``pytest benchmarks/`` run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.cases import Case
+from benchmarks.contestants import PLAIN, Contestant
+from benchmarks.peers import PEERS
+
+CONTESTANTS: tuple[Contestant, ...] = PLAIN + PEERS
+
+
+def _half_too(case: Case) -> tuple[Case, Case]:
+    return case, replace(case, live=0.5)
+
+
+def _forward_too(case: Case) -> tuple[Case, Case]:
+    return replace(case, backward=False), case
+
+
+_LLAMA = Case("token_logprobs", (16384, 128256), dtype="bfloat16")
+_GEMMA = Case("token_logprobs", (16384, 256000), dtype="bfloat16", softcap=30.0)
+_LLAMA_HEAD = Case("linear_token_logprobs", (16384, 4096, 128256), dtype="bfloat16")
+_GEMMA_HEAD = Case("linear_token_logprobs", (16384, 2304, 256000), dtype="bfloat16", softcap=30.0)
+_GPT2_HEAD = Case("linear_token_logprobs", (2048, 768, 50257), rounds=3)
+
+SUITES: dict[str, tuple[Case, ...]] = {
+    "cpu": (
+        *_forward_too(Case("token_logprobs", (512, 50257))),
+        Case("token_logprobs", (512, 50257), live=0.5),
+        Case("token_logprobs", (512, 50257), softcap=30.0),
+        Case("token_logprobs", (512, 50257), dtype="bfloat16"),
+        Case("response_rewards", (8, 64, 50257), live=0.5),
+        _GPT2_HEAD,
+        *_forward_too(Case("linear_token_logprobs", (512, 512, 32000))),
+        Case("linear_token_logprobs", (512, 512, 32000), live=0.5),
+        *(Case(job, (64, n)) for job, sizes in (("vpd", (4, 8, 12)), ("kl", (4, 6, 8, 12)), ("jsd", (4, 6, 8, 10))) for n in sizes),
+    ),
+    "gpu": (
+        *(half for case in _forward_too(_LLAMA) for half in _half_too(case)),
+        *(half for case in _forward_too(_GEMMA) for half in _half_too(case)),
+        Case("response_rewards", (64, 256, 128256), dtype="bfloat16", live=0.5),
+        replace(_LLAMA_HEAD, backward=False),
+        *_half_too(_LLAMA_HEAD),
+        replace(_LLAMA_HEAD, frozen=True),
+        *_half_too(_GEMMA_HEAD),
+        *(Case(job, (512, n)) for job, sizes in (("vpd", (4, 8, 12)), ("kl", (4, 8, 12)), ("jsd", (4, 8))) for n in sizes),
+    ),
+    "smoke": (  # every job in moments, for tests
+        Case("token_logprobs", (48, 200), live=0.5),
+        Case("token_logprobs", (48, 200), softcap=5.0, backward=False),
+        Case("response_rewards", (4, 12, 200), live=0.5),
+        Case("linear_token_logprobs", (48, 16, 200), live=0.5),
+        Case("linear_token_logprobs", (48, 16, 200), softcap=5.0, frozen=True),
+        Case("vpd", (5, 4)),
+        Case("kl", (5, 4)),
+        Case("jsd", (5, 4)),
+        Case("kl", (3, 9)),
+    ),
+}
