@@ -426,9 +426,10 @@ def test_empty_responses_are_masked() -> None:
     labels[1] = -100
     teacher[0, 1] = NAN
     assert torch.equal(LinearPADLoss()(hidden, weight, labels, teacher), masked)
-    live[1, 0] = False  # and by hand beside it
-    both = LinearPADLoss(reduction="none")(hidden, weight, labels, teacher, mask=live)
-    assert both[1] != LinearPADLoss(reduction="none")(hidden, weight, labels, teacher)[1]
+    by_hand = torch.arange(P * N).view(P, N) != N  # beside it, with the empty response live
+    both = LinearPADLoss()(hidden, weight, labels, teacher, mask=by_hand)
+    assert both != masked
+    assert torch.equal(both, LinearPADLoss()(hidden, weight, labels, teacher, mask=by_hand & live))
 
 
 def test_a_call_can_replace_options() -> None:
