@@ -108,6 +108,13 @@ def test_prompts_without_an_order_count_for_nothing() -> None:
     assert all(value.isnan() for value in ranking_agreement(torch.empty(0, 4), torch.empty(0, 4)).values())
 
 
+def test_copies_of_a_response_are_not_ranked_by_rounding() -> None:
+    teacher = torch.tensor([[-0.3700001, -0.3700003, -1.2]])  # the first two are one text, scored in two batches
+    found = ranking_agreement(torch.tensor([[-0.124, -0.124, -0.325]]), teacher)
+    assert {name: value.item() for name, value in found.items()} == {"kendall_tau": 1.0, "top1": 1.0, "pair_accuracy": 1.0}
+    assert ranking_agreement(teacher[:, :2], teacher[:, :2])["top1"].isnan()  # nothing to rank
+
+
 def test_dtypes_and_infinite_rewards() -> None:
     teacher = torch.tensor([[-torch.inf, -torch.inf, 0.0]], dtype=torch.float64)  # two responses that the teacher rules out
     found = ranking_agreement(torch.tensor([[-3.0, -2.0, -1.0]], dtype=torch.bfloat16), teacher)

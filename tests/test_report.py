@@ -199,7 +199,7 @@ def test_differences_are_to_the_base_student(finished: Path) -> None:
 
 def test_shards_are_averaged_and_a_baselines_training_is_not_the_students(run_dir: Path, finished: Path) -> None:
     with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"round": 3, "step": STEPS, "phase": "train", "name": "seqkd", "loss": 9.0}) + "\n")
+        file.write(json.dumps({"round": 3, "step": STEPS, "phase": "seqkd", "loss": 9.0}) + "\n")
         file.write(json.dumps({"round": 3, "step": STEPS, "phase": "train", "train_runtime": 3.0}) + "\n")  # adds to the step's row
     page = read(write_report(run_dir))
     assert page == read(finished)
@@ -209,12 +209,13 @@ def test_shards_are_averaged_and_a_baselines_training_is_not_the_students(run_di
 
 def test_a_group_shows_ranks_before_and_after(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", rounds=1)
-    row = {"prompt_id": "p0", "prompt": "Plain text prompt", "completions": ["good", "bad", "masked"], "finish_reasons": ["stop"] * 3}
-    row |= {"teacher_rewards": [-0.1, -2.0, None], "student_rewards": [-9.0, -9.0, -9.0]}
+    row = {"prompt_id": "p0", "prompt": "Plain text prompt", "completions": ["good", "bad", "copy", "masked"]}
+    row |= {"finish_reasons": ["stop"] * 4}
+    row |= {"teacher_rewards": [-0.1, -2.0, -2.0000003, None], "student_rewards": [-9.0] * 4}
     for part in (run / "heldout" / "groups").glob("*"):
         part.unlink()
     write_rows(run / "heldout" / "groups" / "part-00000.parquet", [row])
-    for name, rewards, loss in (("student-00", [-1.5, -1.0, -0.1], 0.6), ("student-01", [-0.2, -1.75, -0.1], 0.125)):
+    for name, rewards, loss in (("student-00", [-1.5, -1.0, -1.0, -0.1], 0.6), ("student-01", [-0.2, -1.75, -1.75, -0.1], 0.125)):
         evaluated = {"prompt_id": "p0", "greedy_text": "g", "student_rewards": rewards, "ppd_loss": loss}
         write_rows(run / "evaluation" / f"{name}.parquet", [evaluated])
     page = read(write_report(run))
@@ -222,10 +223,10 @@ def test_a_group_shows_ranks_before_and_after(tmp_path: Path) -> None:
         text: re.findall(r"<td>([^<]*)<small>rank ([^<]*)</small>", rest)
         for text, rest in re.findall(r"<pre[^>]*>(\w+)</pre>(.*?)</tr>", page)
     }
-    assert shown["good"] == [("−0.100", "1"), ("−1.500", "2"), ("−0.200", "1")]
-    assert shown["bad"] == [("−2.000", "2"), ("−1.000", "1"), ("−1.750", "2")]
+    assert shown["good"] == [("−0.100", "1"), ("−1.500", "3"), ("−0.200", "1")]
+    assert shown["bad"] == shown["copy"] == [("−2.000", "2"), ("−1.000", "1"), ("−1.750", "2")]  # tied up to rounding
     assert [rank for _, rank in shown["masked"]] == ["–", "–", "–"]
-    assert list(shown) == ["good", "bad", "masked"]  # the teacher's order, masked ones last
+    assert list(shown) == ["good", "bad", "copy", "masked"]  # the teacher's order, masked ones last
     assert "Prompt 1, loss 0.600 → 0.125." in page
     assert "Plain text prompt" in page
 

@@ -5,6 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+# nats per token: one text scored in two batches differs by about 1e-6 in float32, and copies of a text must not be ranked by that
+TIE = 1e-5
+
 
 def ranking_agreement(
     student_PN: Tensor, teacher_PN: Tensor, mask: Tensor | None = None, *, reduction: Literal["mean", "none"] = "mean"
@@ -17,11 +20,12 @@ def ranking_agreement(
         pair_accuracy  C / n_t                        a pair that the student ties is not ordered as the teacher does
         top1           share of the student's best responses (more than one where it ties) that are the teacher's best
 
+    Rewards within ``1e-5`` of each other are tied: copies of one response differ by as little when batched differently.
     A prompt counts only if the teacher ranks it: with fewer than two live responses, or where the teacher gives all of them
     the same reward, there is no order to agree with, and top-1 would be 1 for nothing.
 
     Args:
-        student_PN, teacher_PN: rewards (P, N) in any float dtype, higher is better; only their order matters.
+        student_PN, teacher_PN: rewards (P, N) in any float dtype, higher is better.
         mask: bool (P, N), True for a live response; None for all. Values that are masked out may be NaN.
         reduction: "mean" over the prompts that count, NaN if there are none; "none" gives (P,), NaN where a prompt does not
             count, so that batches can be pooled with ``nanmean``.
@@ -52,14 +56,14 @@ def ranking_agreement(
 def _pair_order(reward_PN: Tensor, live_PN: Tensor) -> Tensor:
     """+1 where response i beats j, -1 where j beats i, 0 for a tie or a dead response: float32 (P, N, N)."""
     first, second = reward_PN.unsqueeze(2), reward_PN.unsqueeze(1)
-    order = (first > second).float() - (first < second).float()  # no difference is taken: -inf - -inf is NaN
+    order = (first > second + TIE).float() - (second > first + TIE).float()  # no difference is taken: -inf - -inf is NaN
     return order * (live_PN.unsqueeze(2) & live_PN.unsqueeze(1))
 
 
 def _is_best(reward_PN: Tensor, live_PN: Tensor) -> Tensor:
-    """bool (P, N): the live responses whose reward is the highest of their prompt."""
+    """bool (P, N): the live responses whose reward is the highest of their prompt, or tied with it."""
     live_reward = reward_PN.masked_fill(~live_PN, -torch.inf)
-    return live_PN & (live_reward == live_reward.amax(dim=1, keepdim=True))
+    return live_PN & (live_reward + TIE >= live_reward.amax(dim=1, keepdim=True))
 
 
 def _check(student_PN: Tensor, teacher_PN: Tensor, mask: Tensor | None, reduction: str) -> Tensor:

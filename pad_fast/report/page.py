@@ -162,7 +162,7 @@ def _levels(run: Run, key: str) -> dict[str, tuple[float, str]]:
 
 
 def _training_pictures(run: Run) -> Iterator[Picture]:
-    rows = [row for row in run.metrics if row["phase"] == "train" and row.get("step") and not row.get("name")]  # no baseline's
+    rows = [row for row in run.metrics if row["phase"] == "train" and row.get("step")]
     panels = (
         ("train-loss", {"loss": "training loss"}, "loss", "The training loss, as each round sees its own samples."),
         (

@@ -10,6 +10,8 @@ import numpy as np
 
 from pad_fast.report.folder import Floats, Group, Row, Run, finite
 
+TIE = 1e-5  # nats per token, the tolerance of the rankings that the run evaluates
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -115,9 +117,9 @@ def order(group: Group) -> list[int]:
 
 
 def _ranks(reward: Floats, live: Floats) -> list[str]:
-    """1 for the best live response; ties share a rank; a dash for a masked response."""
+    """1 for the best live response; ties, copies of a text up to rounding, share a rank; a dash for a masked response."""
     values = reward[live.astype(bool)]
-    return [str(1 + int((values > value).sum())) if alive else "–" for value, alive in zip(reward, live, strict=True)]
+    return [str(1 + int((values > value + TIE).sum())) if alive else "–" for value, alive in zip(reward, live, strict=True)]
 
 
 def group_table(group: Group) -> dict[str, Any]:
