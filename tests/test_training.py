@@ -16,11 +16,14 @@ import torch
 import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 import pad_fast
 from pad_fast.evaluation import ranking_agreement
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+from pad_fast.models.rewards import PackedRows, attach_rewards_forward
 from pad_fast.models.scoring import score_responses
 from pad_fast.training.config import PADConfig
 from pad_fast.training.data import PADCollator, RowReader, end_of_turn_id, prepare_dataset
@@ -365,9 +368,29 @@ torch.set_num_threads(1)
 from test_training import *
 trainer = trained({out!r}, make_rows(12, seed=3), collator=SomeDead(), **{options!r})
 metrics = PADTrainer(make_model(), make_args({out!r}, per_device_eval_batch_size=2), None, make_rows(7)).evaluate()
+check_sharded_gradients()
 if trainer.args.process_index == 0:
     torch.save((parameters(trainer.model), trainer.state.log_history, metrics), {out!r} + "/found.pt")
+torch.distributed.destroy_process_group()
 """
+
+
+def check_sharded_gradients():
+    """FSDP2 on every rank: the rewards call finds the output head whole, and the gradients are the mean over the ranks."""
+    model = make_model()
+    attach_rewards_forward(model)
+    whole = copy.deepcopy(model)
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    for part in (*model.model.layers, model):
+        fully_shard(part, mesh=mesh)
+    batch = PADCollator()(list(prepare_dataset(make_rows(4, seed=torch.distributed.get_rank()), RowReader())))
+    call = {name: batch[name] for name in PackedRows._fields}
+    for twin in (model, whole):
+        twin(**call, num_responses=batch["mask"].numel()).square().sum().backward()
+    for (name, found), wanted in zip(model.named_parameters(), whole.parameters(), strict=True):
+        torch.distributed.all_reduce(wanted.grad)
+        mean = wanted.grad / torch.distributed.get_world_size()
+        torch.testing.assert_close(found.grad.full_tensor(), mean, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.slow  # two interpreters that import everything
