@@ -11,7 +11,7 @@ from torch import nn
 from pad_fast.functional import response_rewards
 from pad_fast.models import heads
 from pad_fast.models.heads import causal_lm, head_problem, output_head
-from pad_fast.models.rewards import attach_rewards_forward, pack_rows
+from pad_fast.models.rewards import PackedRows, attach_rewards_forward, pack_rows
 from pad_fast.models.scoring import next_token_logprobs, score_responses
 
 VOCABULARY, WINDOW = 61, 48
@@ -201,6 +201,8 @@ def test_heads_that_cannot_be_read_say_why():
     model = make_model("llama")
     model.lm_head.weight.ds_id = 3
     assert "ZeRO-3" in str(head_problem(model))
+    del model.lm_head.weight.ds_id
+    assert head_problem(model) is None
     assert "offloaded" in str(head_problem(make_model("llama").to("meta")))
 
 
@@ -292,6 +294,17 @@ def test_bfloat16_models():
     assert flat(score_responses(model, prompts, responses)) == pytest.approx(
         flat(naive_rewards(model.float(), prompts, responses)), rel=0.05, abs=0.05
     )
+
+
+def test_the_rewards_forward_compiles():
+    """torch.compile, with another number of rows at each call, as in training."""
+    model, (_, packed) = make_model("llama"), make_packed()
+    attach_rewards_forward(model)
+    expected = model(**packed._asdict(), num_responses=5)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(**packed._asdict(), num_responses=5), expected)
+    shorter = PackedRows(packed.input_ids, *(tensor[:5] for tensor in packed[1:]))
+    torch.testing.assert_close(compiled(**shorter._asdict(), num_responses=5), model(**shorter._asdict(), num_responses=5))
 
 
 def test_wrappers_are_looked_through():

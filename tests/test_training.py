@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -614,6 +615,16 @@ def test_checkpoints_are_ordinary(tokenizer, tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
     half = PADTrainer(str(tmp_path / "student"), make_args(tmp_path / "out", model_init_kwargs={"dtype": "bfloat16"}), rows)
     assert half.model.dtype == torch.bfloat16
+
+
+def test_deepspeed_does_not_round_the_teachers_rewards(tmp_path, monkeypatch):
+    """Trainer casts floating inputs under DeepSpeed, which is not installed here: we only say that it runs."""
+    trainer, batch = PADTrainer(make_model(), make_args(tmp_path), make_rows(2)), {"teacher_rewards": torch.tensor([[1.001]])}
+    config = SimpleNamespace(dtype=lambda: torch.bfloat16)
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", SimpleNamespace(hf_ds_config=config), raising=False)
+    found = trainer._prepare_inputs({**batch, "other": batch["teacher_rewards"]})
+    assert (found["other"].dtype, found["teacher_rewards"].dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_an_unread_architecture_trains_on_whole_logits(tmp_path, monkeypatch, caplog):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohe
 DIVISORS = ("logits_scaling",)  # Granite, MiniCPM
 DIVISORS_THAT_MULTIPLY = ("hyperclovax",)  # HyperCLOVA X multiplies by its logits_scaling
 
-_problems: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+_disagreements: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+_told: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ def input_embedding(model: PreTrainedModel) -> Tensor:
     return weight
 
 
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Ids that can be both read and predicted. The modules' own numbers: shards of weights have other shapes."""
+    return min(int(model.get_input_embeddings().num_embeddings), int(model.get_output_embeddings().out_features))  # type: ignore[arg-type]
+
+
 def decode(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     """Last hidden states (R, T, D) of right-padded ids (R, T). Causal attention never looks at what stands to the right, so no
     mask is needed, and without one attention takes its fast causal kernel."""
@@ -112,16 +118,20 @@ def decode(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
 
 
 def head_problem(model: nn.Module) -> str | None:
-    """Why ``decode`` and ``output_head`` cannot stand in for the model's own logits; None if they can. Tried once per model.
+    """Why ``decode`` and ``output_head`` cannot stand in for the model's own logits; None if they can. Tried once per model, and
+    told once.
 
     Raises ValueError where :func:`output_head` does.
     """
     lm = causal_lm(model)
-    if lm not in _problems:
-        _problems[lm] = _unfit_weight(output_head(lm).weight) or _disagreement(lm)
-        if _problems[lm] is not None:
-            logger.warning("%s takes whole logits, which cost memory: %s", type(lm).__name__, _problems[lm])
-    return _problems[lm]
+    problem = _unfit_weight(output_head(lm).weight)  # each time: DeepSpeed takes the weights away after our first look
+    if problem is None and lm not in _disagreements:
+        _disagreements[lm] = _disagreement(lm)
+    problem = problem or _disagreements[lm]
+    if problem is not None and lm not in _told:
+        _told.add(lm)
+        logger.warning("%s takes whole logits, which cost memory: %s", type(lm).__name__, problem)
+    return problem
 
 
 def _unfit_weight(weight: Tensor) -> str | None:
@@ -155,7 +165,7 @@ def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     """The logits of a few tokens, by the model and by :class:`OutputHead`, float32. The hidden states are blown up on their way to
     the head: at a random initialisation logits are so small that a cap, or any other curve, would not show."""
     head, decoder = output_head(model), model.get_decoder()
-    ids = torch.arange(4, device=input_embedding(model).device)[None] % head.weight.shape[0]
+    ids = torch.arange(4, device=input_embedding(model).device)[None] % vocabulary_size(model)
     with evaluating(model):
         hidden = decode(model, ids).to(head.weight)
         gain = 40.0 / (hidden @ head.weight.T).abs().amax().clamp(min=1e-6).item()

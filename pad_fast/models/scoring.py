@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pad_fast.functional import NORMALIZATIONS
-from pad_fast.models.heads import causal_lm, evaluating, input_embedding, output_head
+from pad_fast.models.heads import causal_lm, evaluating, input_embedding, output_head, vocabulary_size
 from pad_fast.models.rewards import PackedRows, pack_rows, packed_logprobs, packed_rewards
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def _check_sequences(lm: PreTrainedModel, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> None:
-    window, vocabulary = model_window(lm), _vocabulary(lm)
+    output_head(lm)  # raises where there is none that we can read
+    window, vocabulary = model_window(lm), vocabulary_size(lm)
     for p, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
         if len(prompt) == 0:
             raise ValueError(f"prompts must not be empty: the first token of a response needs one before it; got prompt {p} with no token")
@@ -137,10 +138,6 @@ def _check_sequences(lm: PreTrainedModel, prompts: Sequence[Ids], responses: Seq
                     f"a prompt and its response must fit into the model's window of {window} tokens (max_position_embeddings), "
                     f"got prompt {p} of {len(prompt)} and response {i} of {len(response)} tokens"
                 )
-
-
-def _vocabulary(lm: PreTrainedModel) -> int:
-    return min(input_embedding(lm).shape[0], output_head(lm).weight.shape[0])
 
 
 def _check_ids(name: str, ids: Ids, vocabulary: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.models.heads import causal_lm, input_embedding
+from pad_fast.models.heads import causal_lm, vocabulary_size
 from pad_fast.models.rewards import PackedRows, attach_rewards_forward
 from pad_fast.models.scoring import model_window
 from pad_fast.training.config import PADConfig
@@ -106,6 +106,10 @@ class PADTrainer(Trainer):
         count = sum((live_prompts(batch["mask"]) for batch in batch_samples), torch.zeros((), dtype=torch.long)).to(device)
         return self.accelerator.gather(count).sum().clamp(min=1)
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Under DeepSpeed, Trainer casts what is floating to bfloat16: not the teacher's rewards, which beta multiplies."""
+        return {**super()._prepare_inputs(inputs), "teacher_rewards": inputs["teacher_rewards"].to(self.args.device)}
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
     ) -> Any:
@@ -156,7 +160,7 @@ class PADTrainer(Trainer):
     def _window_metrics(self) -> dict[str, float]:
         table = self.accelerator.pad_across_processes(torch.cat(self._tables), dim=0, pad_index=torch.nan)
         found = summarize(self.accelerator.gather(table))
-        del found["loss"]  # Trainer has its own, of the same prompts
+        found.pop("loss", None)  # Trainer has its own, of the same prompts
         tokens = self.accelerator.gather(torch.tensor([self._num_tokens], device=self.args.device)).sum().item()
         found["perf/tokens_per_second"] = tokens / (time.perf_counter() - self._window_start)
         if found.get(SATURATED, 0.0) > 0.5 and not self._saturation_told:
@@ -241,7 +245,7 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
     limits = [limit for limit in (args.max_length, model_window(lm)) if limit is not None]
     return RowReader(
         tokenizer=tokenizer,
-        vocabulary=input_embedding(lm).shape[0],
+        vocabulary=vocabulary_size(lm),
         max_length=min(limits) if limits else None,
         max_completion_length=args.max_completion_length,
         mask_truncated=args.mask_truncated_completions,
