@@ -269,6 +269,8 @@ def test_what_was_dropped_and_cut_is_counted(caplog):
     assert found["prompt_ids"] == [[1], [1]]
     assert "2 responses were cut" in caplog.text
     assert "dropped 2 of 4 rows with fewer than 2 live responses" in caplog.text
+    dead = {"prompt_ids": [1], "completion_ids": [[], []], "teacher_rewards": [None, None]}
+    assert len(prepare_dataset([dead] * 1001 + [GOOD], RowReader())) == 1  # a first thousand rows that do not tell their types
     with pytest.raises(ValueError, match="got none in 2 rows"):
         prepare_dataset([one, one], RowReader())
     with pytest.raises(ValueError, match="eval_dataset must not be empty"):

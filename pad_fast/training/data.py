@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from pad_fast.models.rewards import pack_rows
@@ -22,6 +22,17 @@ ALIASES = {  # TRL's PRM data, distilabel, EasyDistill and LLaMA-Factory name th
     "completions": ("responses", "generations", "candidates"),
     "teacher_rewards": ("rewards", "scores", "ratings"),
 }
+FEATURES = Features(  # named, since rows whose rewards or responses are all null or empty would not tell their types
+    {
+        "prompt_ids": [Value("int32")],
+        "completion_ids": [[Value("int32")]],
+        "teacher_rewards": [Value("float64")],
+        "clipped": [Value("bool")],
+        "num_cut": Value("int64"),
+        "num_live": Value("int64"),
+        "length": Value("int64"),
+    }
+)
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -176,8 +187,8 @@ def prepare_dataset(dataset: Any, reader: RowReader, *, name: str = "train", num
         raise ValueError(f"{name}_dataset must not be empty, got 0 rows")
     if not isinstance(dataset, Dataset):
         dataset = Dataset.from_list([dict(dataset[index]) for index in range(len(dataset))])
-    description = f"Preparing {name} rows"
-    rows = dataset.map(reader, with_indices=True, remove_columns=dataset.column_names, num_proc=num_proc, desc=description)
+    options = {"with_indices": True, "remove_columns": dataset.column_names, "features": FEATURES, "num_proc": num_proc}
+    rows = dataset.map(reader, **options, desc=f"Preparing {name} rows")
     live, cut = np.asarray(rows["num_live"]), int(np.sum(rows["num_cut"]))
     kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(["num_live", "num_cut"])
     if cut:
