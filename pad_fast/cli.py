@@ -99,3 +99,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, ValueError):
         return text, BAD_INPUT
     return f"{type(error).__name__}: {text} (pad-fast --traceback COMMAND shows where)", FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,7 +28,7 @@ def trainable(run: Run, student: Checkpoint) -> Any:
 
 
 def fit(trainer: Trainer, run: Run, round: int, phase: str, target: Path) -> None:
-    """Train, save the model with its tokenizer as `target`, and drop the checkpoints, which served to get there."""
+    """Train and save the model with its tokenizer as `target`."""
     folder = Path(str(trainer.args.output_dir))
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
@@ -38,7 +38,6 @@ def fit(trainer: Trainer, run: Run, round: int, phase: str, target: Path) -> Non
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     with replacing(target) as temporary:
         trainer.save_model(str(temporary))
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -90,6 +89,11 @@ def pad_dataset(path: Path) -> Dataset:
     """The scored shards of a round, with the columns that PADTrainer reads."""
     columns = ["prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards"]
     return Dataset(pa.concat_tables(pq.read_table(shard, columns=columns) for shard in sorted(path.glob("part-*.parquet"))))
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove a trainer's folder, which served to get to the student that stands now."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def train_round(run: Run, round: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pad_fast.pipeline import heldout
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
-from pad_fast.pipeline.fit import train_round
+from pad_fast.pipeline.fit import drop_checkpoints, train_round
 from pad_fast.pipeline.heldout import Subject
 from pad_fast.pipeline.prepare import open_run
 from pad_fast.pipeline.run import Run, round_seed
@@ -58,8 +58,11 @@ def train(run: Run, round: int) -> None:
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
     if not run.folder.student(round).exists():
         train_round(run, round)
-    if _with_baseline(run, round) and not _seqkd_student(run).exists():
-        train_seqkd(run)
+    drop_checkpoints(run.folder.round(round) / "trainer")
+    if _with_baseline(run, round):
+        if not _seqkd_student(run).exists():
+            train_seqkd(run)
+        drop_checkpoints(run.folder.root / "seqkd" / "trainer")
 
 
 def evaluate(run: Run, round: int) -> None:

@@ -1,0 +1,69 @@
+"""Run `pad-fast` commands that are killed at given places, in forks of one process that has imported everything once.
+
+    python crash.py CONFIG.yaml PLACE [PLACE ...]
+
+A place is `before:TEXT` or `after:TEXT`: the process kills itself with SIGKILL right before or after it gives a file or folder
+its final name, at the first name that holds TEXT. `to:TEXT` kills it when it opens the file in a trainer's folder for writing.
+After the last place the command runs to its end. The exit code is 0 if every kill happened and the last command succeeded.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import torch
+
+from pad_fast import cli
+from pad_fast.pipeline import iterate  # noqa: F401  imported before the forks
+
+torch.set_num_threads(1)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(place: str) -> None:
+    when, _, text = place.partition(":")
+    own = os.replace
+
+    def replace(source, target):
+        hit = text in str(target)
+        if hit and when == "before":
+            die()
+        own(source, target)
+        if hit and when == "after":
+            die()
+
+    def on_open(event: str, arguments: tuple) -> None:
+        if event == "open" and text in str(arguments[0]) and "w" in str(arguments[1]):
+            die()
+
+    if when == "to":
+        sys.addaudithook(on_open)
+    else:
+        os.replace = replace
+
+
+def run(config: str, place: str | None) -> int:
+    pid = os.fork()
+    if pid == 0:
+        if place is not None:
+            arm(place)
+        os._exit(cli.main(["run", config]))
+    return os.waitpid(pid, 0)[1]
+
+
+def main(config: str, *places: str) -> int:
+    for place in places:
+        status = run(config, place)
+        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+            print(f"the command was not killed at {place}: status {status}")
+            return 1
+    return os.waitstatus_to_exitcode(run(config, None))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
