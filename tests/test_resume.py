@@ -84,15 +84,14 @@ def test_a_killed_command_leaves_finished_shards_alone(uninterrupted, tmp_path):
     """The command itself, killed from outside in the middle of sampling."""
     config = worlds.write_config(tmp_path, rounds=2, baseline="seqkd", shard_size=2)
     command = [sys.executable, "-m", "pad_fast.cli", "run", str(config)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     shard = tmp_path / "run" / "round-01" / "samples" / "part-00000.parquet"
-    deadline = time.monotonic() + 120
-    while not shard.exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline and not shard.exists():
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert shard.exists()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("part-*.parquet")}
     assert not (tmp_path / "run" / "round-01" / "student").exists()
     finish(start("-m", "pad_fast.cli", "run", config))

@@ -56,14 +56,13 @@ def write_prompts(path: Path, count: int, start: int = 0) -> Path:
     return path
 
 
-def write_config(folder: Path, **changes: object) -> Path:
-    """A run of seconds on `folder`/student and `folder`/teacher, made if missing."""
-    for seed, role in enumerate(("student", "teacher")):
-        if not (folder / role).exists():
+def write_config(folder: Path, *, models: bool = True, **changes: object) -> Path:
+    """A run of seconds on the models and prompts in `folder`, which `models` makes. A change to None drops a key."""
+    if models:
+        for seed, role in enumerate(("student", "teacher")):
             save_model(folder / role, seed)
-    for name, count, start in (("train", 8, 0), ("heldout", 4, 20)):
-        if not (folder / f"{name}.jsonl").exists():
-            write_prompts(folder / f"{name}.jsonl", count, start)
+        write_prompts(folder / "train.jsonl", 8)
+        write_prompts(folder / "heldout.jsonl", 4, start=20)
     values = {
         "student": "./student", "teacher": "./teacher", "prompts": "./train.jsonl", "heldout": "./heldout.jsonl",
         "output_dir": "./run", "num_generations": 3, "max_new_tokens": 6, "temperature": 1.0, "shard_size": 2, "seed": 7,
@@ -71,5 +70,5 @@ def write_config(folder: Path, **changes: object) -> Path:
         "disable_tqdm": True, "use_cpu": True, **changes,
     }  # fmt: skip
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not ...}))
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
     return path

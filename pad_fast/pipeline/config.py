@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,6 +139,8 @@ class Settings:
     training: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError("a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards")
         self.pad_config(Path("unused"))  # a wrong learning rate must not show only after hours of sampling
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,8 +29,6 @@ def open_run(settings: Settings) -> Iterator[Run]:
     Everything that can be checked before the first token is sampled is checked here: ValueError for prompts, models and settings
     that do not fit, and for a run folder that was started with others.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards")
     run = Run(settings)
     if run.training.n_gpu > 1:
         raise ValueError(f"a run uses one GPU, got {run.training.n_gpu}; set CUDA_VISIBLE_DEVICES to one of them")
