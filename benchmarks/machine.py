@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import re
 import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -103,24 +101,3 @@ def _seconds(call, device: torch.device, repeats: int = 10) -> float:
         synchronize(device)
         times.append(time.perf_counter() - start)
     return median(times[3:])
-
-
-# Memory of this process as Linux counts it.
-
-
-def resident(field: str = "VmRSS") -> int | None:
-    """Bytes now ("VmRSS"), or at most since :func:`forget_peak` ("VmHWM"); None where there is no /proc."""
-    if sys.platform != "linux":
-        return None
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
-    return int(found[1]) * 1024 if found else None
-
-
-def forget_peak() -> bool:
-    """Give freed memory back to the system and start the peak afresh; False where that cannot be done."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return False
-    return True

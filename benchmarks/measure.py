@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -15,17 +11,16 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import machine, memory
 from benchmarks.cases import AXES, LINEAR_JOBS, LISTWISE_JOBS, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE, Contestant, Unsupported, per_response
+from benchmarks.memory import Step
 from benchmarks.truth import Truth, truth_of
 
-SECONDS = {"cpu": 8.0, "cuda": 1.0}  # of one contestant's repetitions in a case, after which it rests
+SECONDS = {"cpu": 1.0, "cuda": 1.0}  # of one contestant's repetitions in a case, after which it rests
 AT_LEAST = 3  # repetitions
 CACHE = 256 << 20  # bytes written before each repetition on a GPU: more than any second-level cache holds
 ROOM = 0.9  # of the memory that is free, which an estimate may reach
-
-Step = Callable[[], tuple[Tensor, ...]]
 
 
 @dataclass
@@ -63,50 +58,55 @@ def guarded(entry: Entry) -> Iterator[None]:
 
 def run_case(case: Case, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]) -> list[dict]:
     """One record a contestant, without what is said of the machine."""
-    inputs = make_inputs(case, device)
-    truth = truth_of(case, inputs)
     entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs]
-    # What overwrites its inputs is given them anew from here.
-    spare = {name: leaf.detach().clone() for name, leaf in inputs.leaves.items()} if any(e.contestant.overwrites for e in entries) else {}
+    try:
+        inputs = make_inputs(case, device)
+        truth = truth_of(case, inputs)
+    except torch.OutOfMemoryError:
+        for entry in entries:
+            entry.fail("skipped", "out of memory for the inputs or their float64 results")
+        return [_record(case, entry, entries, "float64", roofs) for entry in entries]
+    spare: dict[str, Tensor] = {}
     for entry in entries:
         with guarded(entry):
             _prepare(entry, case, inputs, truth, spare)
     _time_in_turns(entries, case, inputs, spare)
-    return [_record(case, entry, entries, truth, roofs) for entry in entries]
+    return [_record(case, entry, entries, truth.against, roofs) for entry in entries]
 
 
 def _prepare(entry: Entry, case: Case, inputs: Inputs, truth: Truth, spare: dict[str, Tensor]) -> None:
     """Build and warm up a contestant; take its memory and its error."""
     contestant, device = entry.contestant, inputs.upstream.device
-    needed, free = contestant.memory(case), free_bytes(device)
+    needed, free = contestant.memory(case), memory.free_memory(device)
     if needed > ROOM * free:
         return entry.fail("skipped", f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
     entry.step = make_step(contestant, case, inputs)
-    restore(entry, inputs, spare)
-    entry.step()
-    restore(entry, inputs, spare)
-    peak, outputs = allocated_peak(entry.step, device)
+    if device.type == "cuda":  # on a CPU the step whose memory is taken warms up
+        with preserved(entry, inputs, spare):
+            entry.step()
+    with preserved(entry, inputs, spare):
+        peak, outputs = memory.allocated_peak(entry.step, device)
+        entry.found["error"] = _errors(contestant, inputs, truth, outputs)
     entry.found["peak_bytes"] = peak - sum(output.nbytes for output in outputs)
-    results, gradients = outputs[0], outputs[1:]
-    if contestant.scalar:
-        errors = {"loss": truth.scalar_error(contestant.sign * -results)}
-    else:
-        errors = {"results": truth.result_error(contestant.sign * results)}
-    for name, gradient in zip(inputs.leaves, gradients, strict=False):
-        errors[name] = truth.gradient_error(name, gradient, contestant.scalar)
-    entry.found["error"] = errors
-    if device.type == "cuda" and case.job in LISTWISE_JOBS:
-        entry.step, entry.clock = capture(entry.step), "cuda graph"
-    elif device.type == "cuda":
-        entry.clock = "cuda events"
+    if device.type == "cpu":
+        with preserved(entry, inputs, spare):
+            entry.found["rss_bytes"] = memory.resident_peak(entry.step)
+        return None
+    entry.clock = "cuda events"
+    if case.job in LISTWISE_JOBS:
+        try:
+            entry.step, entry.clock = capture(entry.step), "cuda graph"
+        except RuntimeError as error:  # what waits for the device cannot be captured
+            entry.reason = f"timed with its launches, no CUDA graph: {error}".splitlines()[0]
     return None
 
 
-def free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _errors(contestant: Contestant, inputs: Inputs, truth: Truth, outputs: tuple[Tensor, ...]) -> dict[str, float]:
+    results = contestant.sign * outputs[0]
+    errors = {"loss": truth.scalar_error(-results)} if contestant.scalar else {"results": truth.result_error(results)}
+    for name, gradient in zip(inputs.leaves, outputs[1:], strict=False):  # none without a backward
+        errors[name] = truth.gradient_error(name, gradient, contestant.scalar)
+    return errors
 
 
 def make_step(contestant: Contestant, case: Case, inputs: Inputs) -> Step:
@@ -129,39 +129,17 @@ def make_step(contestant: Contestant, case: Case, inputs: Inputs) -> Step:
     return step
 
 
-def restore(entry: Entry, inputs: Inputs, spare: dict[str, Tensor]) -> None:
-    if entry.contestant.overwrites:
-        for name, leaf in inputs.leaves.items():
-            leaf.detach().copy_(spare[name])
-
-
-# Memory.
-
-
-def allocated_peak(step: Step, device: torch.device) -> tuple[int, tuple[Tensor, ...]]:
-    """Most bytes that PyTorch's allocator held during a step beyond what it held before, results included; and the results."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        outputs = step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before, outputs
-    # The CPU's allocator keeps no peak, but it tells the profiler of each allocation and release; buffers that the matrix library
-    # holds for itself are not among them, which is why resident memory is recorded beside it.
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        outputs = step()
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "trace.json")
-        profiler.export_chrome_trace(path)
-        with open(path) as file:
-            events = [event for event in json.load(file)["traceEvents"] if event["name"] == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak, outputs
+@contextmanager
+def preserved(entry: Entry, inputs: Inputs, spare: dict[str, Tensor]) -> Iterator[None]:
+    """Inputs that the contestant overwrites are put back afterwards, from copies that the first such contestant makes."""
+    overwrites = entry.contestant.overwrites
+    if overwrites and not spare:
+        spare.update((name, leaf.detach().clone()) for name, leaf in inputs.leaves.items())
+    try:
+        yield
+    finally:
+        for name, copy in spare.items() if overwrites else ():
+            inputs.leaves[name].detach().copy_(copy)
 
 
 # Time.
@@ -196,8 +174,7 @@ def _time_in_turns(entries: list[Entry], case: Case, inputs: Inputs, spare: dict
             break
         first = turn % len(running)
         for entry in running[first:] + running[:first]:
-            restore(entry, inputs, spare)
-            with guarded(entry):
+            with guarded(entry), preserved(entry, inputs, spare):
                 entry.times.append(_time_once(entry, device, cache))
 
 
@@ -207,19 +184,13 @@ def _time_once(entry: Entry, device: torch.device, cache: Tensor | None) -> floa
         cache.zero_()  # also keeps the device busy while the host runs ahead
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        outputs = entry.step()
+        entry.step()
         end.record()
         torch.cuda.synchronize(device)
         return start.elapsed_time(end) / 1000
-    before = machine.resident() if machine.forget_peak() else None
     begin = time.perf_counter()
-    outputs = entry.step()
-    seconds = time.perf_counter() - begin
-    after = machine.resident("VmHWM")
-    if before is not None and after is not None:
-        rss = after - before - sum(output.nbytes for output in outputs)
-        entry.found["rss_bytes"] = max(rss, entry.found.get("rss_bytes", 0))
-    return seconds
+    entry.step()
+    return time.perf_counter() - begin
 
 
 # Records.
@@ -250,7 +221,7 @@ def _paired_ratio(entry: Entry, naive: Entry | None) -> float | None:
     return median(mine / other for mine, other in zip(entry.times, naive.times, strict=False))
 
 
-def _record(case: Case, entry: Entry, entries: list[Entry], truth: Truth, roofs: dict[str, float]) -> dict:
+def _record(case: Case, entry: Entry, entries: list[Entry], against: str, roofs: dict[str, float]) -> dict:
     naive = next((e for e in entries if e.contestant.name == NAIVE), None)
     floor, time_found = floor_seconds(case, roofs), median(entry.times) if entry.times else None
     return {
@@ -275,7 +246,7 @@ def _record(case: Case, entry: Entry, entries: list[Entry], truth: Truth, roofs:
         "peak_bytes": None,
         "rss_bytes": None,
         "error": None,
-        "error_against": truth.against,
+        "error_against": against,
         "floor_ms": floor and 1000 * floor,
         "roof_share": floor / time_found if floor and time_found else None,
         **entry.found,

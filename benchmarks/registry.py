@@ -27,11 +27,11 @@ _GPT2_HEAD = Case("linear_token_logprobs", (2048, 768, 50257), rounds=3)
 
 SUITES: dict[str, tuple[Case, ...]] = {
     "cpu": (
-        *_forward_too(Case("token_logprobs", (512, 50257))),
-        Case("token_logprobs", (512, 50257), live=0.5),
-        Case("token_logprobs", (512, 50257), softcap=30.0),
-        Case("token_logprobs", (512, 50257), dtype="bfloat16"),
-        Case("response_rewards", (8, 64, 50257), live=0.5),
+        *_forward_too(Case("token_logprobs", (256, 50257))),
+        Case("token_logprobs", (256, 50257), live=0.5),
+        Case("token_logprobs", (256, 50257), softcap=30.0),
+        Case("token_logprobs", (256, 50257), dtype="bfloat16"),
+        Case("response_rewards", (4, 64, 50257), live=0.5),
         _GPT2_HEAD,
         *_forward_too(Case("linear_token_logprobs", (512, 512, 32000))),
         Case("linear_token_logprobs", (512, 512, 32000), live=0.5),

@@ -100,7 +100,7 @@ def full(cases: Cases) -> str:
             if record["status"] != "ok":
                 rows.append([name, *["–"] * 7, "; ".join([*remarks, f"{record['status']}: {_plain(record['reason'])}"])])
                 continue
-            remarks += [record["note"]] if record["note"] else []
+            remarks += [_plain(text) for text in (record["note"], record["reason"]) if text]
             figures = [number(record["median_ms"]), times(record["ratio_to_naive"]), mebibytes(record["peak_bytes"])]
             figures += [mebibytes(record["rss_bytes"]), percent(record["roof_share"]), *errors(record)]
             rows.append([name, *figures, "; ".join(remarks)])

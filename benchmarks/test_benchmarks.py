@@ -1,0 +1,27 @@
+"""``pytest benchmarks/``: the registry through pytest-benchmark, ours and naive PyTorch side by side in a group for each case.
+
+``--suite gpu`` does not exist here: cases are those of the CPU suite, on the CPU. Memory and error are ``python -m benchmarks``'s affair.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.cases import Case, make_inputs
+from benchmarks.contestants import Contestant, Unsupported
+from benchmarks.measure import make_step
+from benchmarks.registry import CONTESTANTS, SUITES
+
+PAIRS = [(case, contestant) for case in SUITES["cpu"] for contestant in CONTESTANTS if case.job in contestant.jobs]
+
+
+@pytest.mark.parametrize(("case", "contestant"), PAIRS, ids=[f"{contestant.name}-{case.label}" for case, contestant in PAIRS])
+def test_step(benchmark, case: Case, contestant: Contestant) -> None:
+    benchmark.group = case.label
+    try:
+        step = make_step(contestant, case, make_inputs(case, torch.device("cpu")))
+        step()
+    except (ImportError, Unsupported) as error:
+        pytest.skip(str(error))
+    benchmark.pedantic(step, rounds=case.rounds if case.rounds < 5 else 5)
