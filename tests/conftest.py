@@ -1,6 +1,11 @@
-"""What must be set before anything is imported: Triton's interpreter where no GPU is, and no network."""
+"""What must be set before anything is imported: Triton's interpreter where no GPU is, no network, and one thread.
+
+The tensors here are so small that a second thread only waits for the first, several times over on a busy machine.
+"""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes that tests start
 
 import torch
 
