@@ -36,15 +36,9 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def live_rows(labels: torch.Tensor, vocabulary: int, ignore_index: int) -> torch.Tensor:
-    """The indices (L,) of the rows of ``labels`` (M,) that count. On a CPU a label that is no column raises ValueError."""
-    live = labels != ignore_index
-    if labels.device.type == "cpu":
-        wrong = live & ((labels < 0) | (labels >= vocabulary))
-        if wrong.any():
-            given = labels[wrong][0].item()
-            raise ValueError(f"labels must be in 0..{vocabulary - 1} or ignore_index ({ignore_index}), got {given}")
-    return live.nonzero().squeeze(-1)
+def live_rows(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """The indices (L,) of the rows of ``labels`` (M,) that count."""
+    return (labels != ignore_index).nonzero().squeeze(-1)
 
 
 def _tiles(size: int, tile: int) -> Iterator[slice]:
@@ -90,23 +84,22 @@ class _OnlineSoftmax:
         self.total[rows] = total + z.sub_(anchor.unsqueeze(1)).exp_().sum(1)
         self.peak[rows] = peak
 
-    def result(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and log-sum-exps (L,)."""
-        lse = self.peak + self.total.log()
-        return self.picked - lse, lse
+    def spread(self, rows: torch.Tensor, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities, peaks and totals at ``rows`` of flat ``shape``, 0 elsewhere. log(total) is not added to the peak
+        first: beside a large peak the rounding would swallow a log-probability near 0."""
+
+        def place(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(shape.numel()).index_copy_(0, rows, values).view(shape)
+
+        return place((self.picked - self.peak) - self.total.log()), place(self.peak), place(self.total)
 
 
-def _score(z: torch.Tensor, lse: torch.Tensor, labels: torch.Tensor, grad: torch.Tensor, column: int) -> torch.Tensor:
+def _score(z: torch.Tensor, peak: torch.Tensor, total: torch.Tensor, labels: torch.Tensor, grad: torch.Tensor, column: int) -> torch.Tensor:
     """grad * (onehot - softmax) of a tile whose first column is ``column``; z is kept."""
-    score = torch.sub(z, lse.unsqueeze(1)).exp_().mul_(grad.neg().unsqueeze(1))
+    score = torch.sub(z, peak.unsqueeze(1)).exp_().mul_((-grad / total).unsqueeze(1))
     local = labels - column
     inside = (local >= 0) & (local < z.shape[1])
     return score.scatter_add_(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1), grad.where(inside, 0).unsqueeze(1))
-
-
-def _spread(values: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
-    """values (L,) at ``rows`` of a vector of zeros (M,)."""
-    return values.new_zeros(size).index_copy_(0, rows, values)
 
 
 # Logits that are given.
@@ -117,34 +110,36 @@ def _place(rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torc
     return rows // labels.shape[1], rows % labels.shape[1]
 
 
-def logits_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOptions) -> tuple[torch.Tensor, torch.Tensor]:
-    """(R, T, V), (R, T) -> log-probabilities and log-sum-exps (R, T)."""
+def logits_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOptions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(R, T, V), (R, T) -> log-probabilities, peaks and totals (R, T)."""
     flat = labels.reshape(-1)
-    rows = live_rows(flat, logits.shape[2], options.ignore_index)
+    rows = live_rows(flat, options.ignore_index)
     softmax = _OnlineSoftmax(flat[rows], accumulator(logits.dtype))
     for tile in _tiles(len(rows), TILE_ROWS):
         r, t = _place(rows[tile], labels)
         for columns in _tiles(logits.shape[2], TILE_COLUMNS):
             softmax.add(tile, columns, _bend(logits[r, t, columns].to(softmax.peak.dtype), options))
-    logp, lse = softmax.result()
-    return _spread(logp, rows, flat.numel()).view(labels.shape), _spread(lse, rows, flat.numel()).view(labels.shape)
+    return softmax.spread(rows, labels.shape)
 
 
 def logits_backward(
     grad: torch.Tensor,  # (R, T)
     logits: torch.Tensor,  # (R, T, V)
     labels: torch.Tensor,  # (R, T)
-    lse: torch.Tensor,  # (R, T)
+    peak: torch.Tensor,  # (R, T)
+    total: torch.Tensor,  # (R, T)
     options: TokenOptions,
-    dlogits: torch.Tensor,  # (R, T, V), written
+    dlogits: torch.Tensor,  # (R, T, V), written; may be logits
 ) -> None:
-    rows = live_rows(labels.reshape(-1), logits.shape[2], options.ignore_index)
-    dlogits[labels == options.ignore_index] = 0
+    """Rows that are ignored or whose upstream gradient is 0 are zeroed without a read."""
+    live = (labels != options.ignore_index) & (grad != 0)
+    dlogits[~live] = 0
+    rows = live.reshape(-1).nonzero().squeeze(-1)
     for tile in _tiles(len(rows), TILE_ROWS):
         r, t = _place(rows[tile], labels)
         for columns in _tiles(logits.shape[2], TILE_COLUMNS):
-            z = _bend(logits[r, t, columns].to(lse.dtype), options)
-            score = _score(z, lse[r, t], labels[r, t], grad[r, t], columns.start)
+            z = _bend(logits[r, t, columns].to(peak.dtype), options)
+            score = _score(z, peak[r, t], total[r, t], labels[r, t], grad[r, t], columns.start)
             dlogits[r, t, columns] = _unbend(score, z, options).to(dlogits.dtype)
 
 
@@ -180,17 +175,16 @@ def linear_forward(
     bias: torch.Tensor | None,  # (V,)
     labels: torch.Tensor,  # (M,)
     options: TokenOptions,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and log-sum-exps (M,)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities, peaks and totals (M,)."""
     dtype = accumulator(hidden.dtype)
-    rows = live_rows(labels, weight.shape[0], options.ignore_index)
+    rows = live_rows(labels, options.ignore_index)
     live = hidden[rows] if hidden.is_cuda else hidden[rows].to(dtype)
     softmax = _OnlineSoftmax(labels[rows], dtype)
     for columns, _, z_of in _products(live, weight, bias, options, dtype):
         for tile in _tiles(len(rows), TILE_ROWS):
             softmax.add(tile, columns, z_of(tile))
-    logp, lse = softmax.result()
-    return _spread(logp, rows, len(labels)), _spread(lse, rows, len(labels))
+    return softmax.spread(rows, labels.shape)
 
 
 def linear_backward(
@@ -199,15 +193,16 @@ def linear_backward(
     weight: torch.Tensor,  # (V, D)
     bias: torch.Tensor | None,  # (V,)
     labels: torch.Tensor,  # (M,)
-    lse: torch.Tensor,  # (M,)
+    peak: torch.Tensor,  # (M,)
+    total: torch.Tensor,  # (M,)
     options: TokenOptions,
     dhidden: torch.Tensor | None,  # (M, D), zeros, written
     dweight: torch.Tensor | None,  # (V, D), written
     dbias: torch.Tensor | None,  # (V,), written
 ) -> None:
     """The gradients that are asked for. Each slice of the weight's is finished in one go, so none is accumulated in low precision."""
-    dtype = lse.dtype
-    rows = live_rows(labels, weight.shape[0], options.ignore_index)
+    dtype = peak.dtype
+    rows = live_rows(labels, options.ignore_index)
     rows = rows[grad[rows] != 0]  # a response whose reward does not matter costs nothing
     live = hidden[rows] if hidden.is_cuda else hidden[rows].to(dtype)
     dlive = torch.zeros_like(live, dtype=dtype) if dhidden is not None else None
@@ -217,7 +212,7 @@ def linear_backward(
         for tile in _tiles(len(rows), TILE_ROWS):
             z = z_of(tile)
             index = rows[tile]
-            score = _unbend(_score(z, lse[index], labels[index], grad[index], columns.start), z, options)
+            score = _unbend(_score(z, peak[index], total[index], labels[index], grad[index], columns.start), z, options)
             del z
             dbias_part += score.sum(0)
             score = score.to(part.dtype)  # on a CUDA device the 16-bit operand of the tensor cores; on a CPU as it is

@@ -24,6 +24,7 @@ def token_logprobs(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     ignore_index: int = -100,
+    inplace_backward: bool = False,
     impl: str = "auto",
 ) -> Tensor:  # (...)
     """Log-probability of each label, in nats, without a softmax over the vocabulary in memory.
@@ -35,15 +36,23 @@ def token_logprobs(
     float16, bfloat16 and float32 logits give float32, float64 gives float64; sums are taken in the result's dtype and the gradient
     comes back in the dtype of the logits. ``impl`` is "auto", "torch" or "triton", see :mod:`pad_fast.dispatch`.
 
-    Raises ValueError for unfit shapes, dtypes or options, and on a CPU for a label outside 0..V-1.
+    With ``inplace_backward`` the gradient is written over the logits, which saves their size in memory: after the backward they
+    hold the gradient. What else saved them for a backward of its own raises then, as after any change in place, and so does a
+    second backward through this call; what was read of them before is not affected.
+
+    Raises ValueError for unfit shapes, dtypes or options, and on a CPU for a label outside 0..V-1. On a GPU such a label gives
+    NaN and reads nothing; with ``PAD_FAST_CHECK_LABELS=1`` in the environment it fails an assertion on the device.
     """
     shapes.check_logits(logits, labels)
+    if inplace_backward:
+        shapes.check_inplace(logits)
     shapes.check_token_options(temperature, softcap, logit_scale)
     check_impl(impl)
     options = (float(temperature), float(softcap or 0.0), float(logit_scale), ignore_index, impl)
     rows = labels.shape[-1] if labels.ndim else 1
     # Three dimensions, since a slice along T, such as logits[:, :-1], has no view in two and would be copied.
-    logps, _ = ops.token_logprobs(logits.reshape(-1, rows, logits.shape[-1]), labels.reshape(-1, rows), *options)
+    rows_of = (logits.reshape(-1, rows, logits.shape[-1]), labels.reshape(-1, rows))
+    logps, _, _ = ops.token_logprobs(*rows_of, *options, inplace_backward)
     return logps.view(labels.shape)
 
 
@@ -71,7 +80,7 @@ def linear_token_logprobs(
     shapes.check_token_options(temperature, softcap, logit_scale)
     check_impl(impl)
     options = (float(temperature), float(softcap or 0.0), float(logit_scale), ignore_index, impl)
-    logps, _ = ops.linear_token_logprobs(hidden.reshape(-1, width), weight, bias, labels.reshape(-1), *options)
+    logps, _, _ = ops.linear_token_logprobs(hidden.reshape(-1, width), weight, bias, labels.reshape(-1), *options)
     return logps.view(labels.shape)
 
 
@@ -98,7 +107,8 @@ def response_rewards(
     Padded: one response a row. Packed: the rows of all responses in one dimension, ``response_ids`` naming the response of each
     row, -1 for none; without ``num_responses`` it is one more than the largest id, which waits for the device. Rows whose label is
     ``ignore_index`` are no part of |y|. ``normalize="sum"`` leaves the division out, and the reward is in nats. A response without
-    tokens has reward 0: the best there is, so mask it in a loss. ``token_options`` are those of :func:`token_logprobs`.
+    tokens has reward 0: the best there is, so mask it in a loss. The same tokens give the same bits in any order, padded or
+    packed among any others. ``token_options`` are those of :func:`token_logprobs`.
     """
     _check_rewards(labels, response_ids, num_responses, normalize)
     labels = _label_own_rows(labels, response_ids, ignore_index)
@@ -134,7 +144,11 @@ def response_lengths(
     """Number of live tokens, |y|, of each response, padded or packed as for :func:`response_rewards`."""
     _check_rewards(labels, response_ids, num_responses, "mean")
     live = (labels != ignore_index).long()
-    return live.sum(-1) if response_ids is None else _segment_sum(live, response_ids, num_responses)
+    if response_ids is None:
+        return live.sum(-1)
+    count = _count_responses(labels, response_ids, num_responses)
+    places = response_ids.long().where(response_ids >= 0, count)
+    return live.new_zeros(count + 1).index_add(0, places, live)[:-1]
 
 
 def _check_rewards(labels: Tensor, response_ids: Tensor | None, num_responses: int | None, normalize: str) -> None:
@@ -151,16 +165,17 @@ def _label_own_rows(labels: Tensor, response_ids: Tensor | None, ignore_index: i
 def _reduce(
     logps: Tensor, labels: Tensor, normalize: str, response_ids: Tensor | None, num_responses: int | None, ignore_index: int
 ) -> Tensor:
-    sums = logps.sum(-1) if response_ids is None else _segment_sum(logps, response_ids, num_responses)
+    count = _count_responses(labels, response_ids, num_responses)
+    sums = ops.response_sums(logps, response_ids, count)
     if normalize == "sum":
         return sums
-    lengths = response_lengths(labels, response_ids=response_ids, num_responses=len(sums), ignore_index=ignore_index)
+    lengths = response_lengths(labels, response_ids=response_ids, num_responses=count, ignore_index=ignore_index)
     return sums / lengths.clamp(min=1)
 
 
-def _segment_sum(values: Tensor, response_ids: Tensor, num_responses: int | None) -> Tensor:
-    """Sum of the values (M,) of each response; rows without one go to a last place that is cut off."""
-    if num_responses is None:
-        num_responses = int(response_ids.max()) + 1 if response_ids.numel() else 0
-    places = response_ids.long().where(response_ids >= 0, num_responses)
-    return values.new_zeros(num_responses + 1).index_add(0, places, values)[:-1]
+def _count_responses(labels: Tensor, response_ids: Tensor | None, num_responses: int | None) -> int:
+    if response_ids is None:
+        return labels.shape[0]
+    if num_responses is not None:
+        return num_responses
+    return int(response_ids.max()) + 1 if response_ids.numel() else 0

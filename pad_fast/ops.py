@@ -7,6 +7,7 @@ opaque operation and asks neither the environment nor the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,17 @@ from torch.library import custom_op
 from pad_fast import chunked
 from pad_fast.chunked import TokenOptions, accumulator
 from pad_fast.dispatch import resolve_impl
+from pad_fast.shapes import check_label_values, check_response_values
 
 
 def _no_autocast(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _rows(like: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty log-probabilities, peaks max z and totals sum exp(z - peak) of the rows of ``labels``."""
+    row = like.new_empty(labels.shape, dtype=accumulator(like.dtype))
+    return row, torch.empty_like(row), torch.empty_like(row)
 
 
 # From logits.
@@ -26,32 +34,47 @@ def _no_autocast(tensor: Tensor) -> torch.autocast:
 
 @custom_op("pad_fast::token_logprobs", mutates_args=())
 def token_logprobs(
-    logits: Tensor, labels: Tensor, temperature: float, softcap: float, logit_scale: float, ignore_index: int, impl: str
-) -> tuple[Tensor, Tensor]:
-    """(R, T, V), (R, T) -> log-probabilities and log-sum-exps (R, T)."""
+    logits: Tensor, labels: Tensor, temperature: float, softcap: float, logit_scale: float, ignore_index: int, impl: str, inplace: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, T, V), (R, T) -> log-probabilities, and what the backward needs of each row: peaks and totals, (R, T).
+
+    ``inplace`` is the backward's business: the gradient overwrites the logits.
+    """
     options = TokenOptions(temperature, softcap, logit_scale, ignore_index)
-    resolve_impl(impl, logits, has_kernel=False)
+    implementation = resolve_impl(impl, logits)
+    check_label_values(labels, logits.shape[2], ignore_index)
+    if implementation == "triton":
+        from pad_fast.kernels.logprob import launch
+
+        return launch.forward(logits, labels, *astuple(options))
     with _no_autocast(logits):
         return chunked.logits_forward(logits, labels, options)
 
 
 @token_logprobs.register_fake
-def _(logits, labels, temperature, softcap, logit_scale, ignore_index, impl):
-    row = logits.new_empty(labels.shape, dtype=accumulator(logits.dtype))
-    return row, torch.empty_like(row)
+def _(logits, labels, temperature, softcap, logit_scale, ignore_index, impl, inplace):
+    return _rows(logits, labels)
+
+
+def _write_gradient(grad: Tensor, logits: Tensor, labels: Tensor, peak: Tensor, total: Tensor, *rest, dlogits: Tensor) -> None:
+    *values, impl = rest
+    if resolve_impl(impl, logits) == "triton":
+        from pad_fast.kernels.logprob import launch
+
+        launch.backward(grad, logits, labels, peak, total, *values, dlogits)
+        return
+    with _no_autocast(logits):
+        chunked.logits_backward(grad, logits, labels, peak, total, TokenOptions(*values), dlogits)
 
 
 @custom_op("pad_fast::token_logprobs_backward", mutates_args=())
 def token_logprobs_backward(
-    grad: Tensor, logits: Tensor, labels: Tensor, lse: Tensor, temperature: float, softcap: float, logit_scale: float,
+    grad: Tensor, logits: Tensor, labels: Tensor, peak: Tensor, total: Tensor, temperature: float, softcap: float, logit_scale: float,
     ignore_index: int, impl: str,
 ) -> Tensor:  # fmt: skip
     """(R, T) upstream gradients -> gradients of the logits (R, T, V)."""
-    options = TokenOptions(temperature, softcap, logit_scale, ignore_index)
-    resolve_impl(impl, logits, has_kernel=False)
     dlogits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    with _no_autocast(logits):
-        chunked.logits_backward(grad, logits, labels, lse, options, dlogits)
+    _write_gradient(grad, logits, labels, peak, total, temperature, softcap, logit_scale, ignore_index, impl, dlogits=dlogits)
     return dlogits
 
 
@@ -60,20 +83,78 @@ def _(grad, logits, *_):
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
+@custom_op("pad_fast::token_logprobs_backward_", mutates_args=("logits",))
+def token_logprobs_backward_(
+    grad: Tensor, logits: Tensor, labels: Tensor, peak: Tensor, total: Tensor, temperature: float, softcap: float, logit_scale: float,
+    ignore_index: int, impl: str,
+) -> None:  # fmt: skip
+    """The same, written over the logits. They count as mutated: autograd refuses whatever else saved them."""
+    _write_gradient(grad, logits, labels, peak, total, temperature, softcap, logit_scale, ignore_index, impl, dlogits=logits)
+
+
 def _save_logits(ctx, inputs, output) -> None:
-    logits, labels, *ctx.options = inputs
-    ctx.save_for_backward(logits, labels, output[1])
-    ctx.mark_non_differentiable(output[1])
+    logits, labels, *ctx.options, ctx.inplace = inputs
+    ctx.save_for_backward(logits, labels, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _logits_gradient(ctx, grad: Tensor | None, _grad_lse: None) -> Sequence[Tensor | None]:
-    logits, labels, lse = ctx.saved_tensors
-    dlogits = None if grad is None else token_logprobs_backward(grad, logits, labels, lse, *ctx.options)
-    return dlogits, None, None, None, None, None, None
+def _logits_gradient(ctx, grad: Tensor | None, *_) -> Sequence[Tensor | None]:
+    logits, *rows = ctx.saved_tensors
+    if grad is None:
+        dlogits = None
+    elif ctx.inplace:
+        dlogits = logits.detach()
+        token_logprobs_backward_(grad, dlogits, *rows, *ctx.options)
+    else:
+        dlogits = token_logprobs_backward(grad, logits, *rows, *ctx.options)
+    return dlogits, *(None,) * 7
 
 
 token_logprobs.register_autograd(_logits_gradient, setup_context=_save_logits)
+
+
+# Sums over responses.
+
+# Log-probabilities are rounded to this grid before they are added in float64: then every sum below 2^53 steps (8.4e6 nats) is
+# exact, so that neither the order of the tokens nor what lies between them changes a bit of it. A step is 9.3e-10 nats.
+STEP = 2.0**-30
+
+
+@custom_op("pad_fast::response_sums", mutates_args=())
+def response_sums(logps: Tensor, response_ids: Tensor | None, num_responses: int) -> Tensor:
+    """(R, T), or (M,) with the response (M,) of each row, -1 for none -> the sum (R,) of each response.
+
+    Exact for float32, see ``STEP``, and so the same for each device, padding and packing; for float64 in the order of the rows.
+    """
+    wide = logps if logps.dtype == torch.float64 or logps.device.type == "mps" else (logps.double() / STEP).round_() * STEP
+    if response_ids is None:
+        return wide.sum(-1).to(logps.dtype)
+    check_response_values(response_ids, num_responses)
+    places = response_ids.long().where(response_ids >= 0, num_responses)
+    return wide.new_zeros(num_responses + 1).index_add_(0, places, wide)[:-1].to(logps.dtype, copy=True)
+
+
+@response_sums.register_fake
+def _(logps, response_ids, num_responses):
+    return logps.new_empty(num_responses)
+
+
+def _save_responses(ctx, inputs, output) -> None:
+    logps, response_ids, _ = inputs
+    ctx.save_for_backward(response_ids)
+    ctx.shape = logps.shape
+
+
+def _sums_gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    (response_ids,) = ctx.saved_tensors
+    if response_ids is None:
+        return grad.unsqueeze(-1).expand(ctx.shape), None, None
+    padded = torch.cat([grad, grad.new_zeros(1)])  # the last is taken by rows of no response
+    return padded[response_ids.long().where(response_ids >= 0, -1)], None, None
+
+
+response_sums.register_autograd(_sums_gradient, setup_context=_save_responses)
 
 
 # From hidden states and the output head.
@@ -83,24 +164,25 @@ token_logprobs.register_autograd(_logits_gradient, setup_context=_save_logits)
 def linear_token_logprobs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float, softcap: float, logit_scale: float,
     ignore_index: int, impl: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(M, D), (V, D), (V,), (M,) -> log-probabilities and log-sum-exps (M,)."""
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(M, D), (V, D), (V,), (M,) -> log-probabilities, peaks and totals (M,)."""
     options = TokenOptions(temperature, softcap, logit_scale, ignore_index)
     resolve_impl(impl, hidden, has_kernel=False)
+    check_label_values(labels, weight.shape[0], ignore_index)
     with _no_autocast(hidden):
         return chunked.linear_forward(hidden, weight, bias, labels, options)
 
 
 @linear_token_logprobs.register_fake
 def _(hidden, weight, bias, labels, temperature, softcap, logit_scale, ignore_index, impl):
-    row = hidden.new_empty(labels.shape, dtype=accumulator(hidden.dtype))
-    return row, torch.empty_like(row)
+    return _rows(hidden, labels)
 
 
 @custom_op("pad_fast::linear_token_logprobs_backward", mutates_args=())
 def linear_token_logprobs_backward(
-    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, lse: Tensor, need_hidden: bool,
-    need_weight: bool, need_bias: bool, temperature: float, softcap: float, logit_scale: float, ignore_index: int, impl: str,
+    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, peak: Tensor, total: Tensor,
+    need_hidden: bool, need_weight: bool, need_bias: bool, temperature: float, softcap: float, logit_scale: float, ignore_index: int,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(M,) upstream gradients -> those of hidden, weight and bias; one that is not needed is empty."""
     options = TokenOptions(temperature, softcap, logit_scale, ignore_index)
@@ -108,7 +190,7 @@ def linear_token_logprobs_backward(
     dhidden, dweight, dbias = _linear_gradients(hidden, weight, need_hidden, need_weight, need_bias)
     with _no_autocast(hidden):
         chunked.linear_backward(
-            grad, hidden, weight, bias, labels, lse, options,
+            grad, hidden, weight, bias, labels, peak, total, options,
             dhidden if need_hidden else None, dweight if need_weight else None, dbias if need_bias else None,
         )  # fmt: skip
     return dhidden, dweight, dbias
@@ -126,18 +208,18 @@ def _linear_gradients(hidden: Tensor, weight: Tensor, *needed: bool) -> tuple[Te
 
 
 @linear_token_logprobs_backward.register_fake
-def _(grad, hidden, weight, bias, labels, lse, need_hidden, need_weight, need_bias, *_):
+def _(grad, hidden, weight, bias, labels, peak, total, need_hidden, need_weight, need_bias, *_):
     return _linear_gradients(hidden, weight, need_hidden, need_weight, need_bias)
 
 
 def _save_linear(ctx, inputs, output) -> None:
     hidden, weight, bias, labels, *ctx.options = inputs
-    ctx.save_for_backward(hidden, weight, bias, labels, output[1])
-    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(hidden, weight, bias, labels, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _linear_gradient(ctx, grad: Tensor | None, _grad_lse: None) -> Sequence[Tensor | None]:
+def _linear_gradient(ctx, grad: Tensor | None, *_) -> Sequence[Tensor | None]:
     if grad is None:
         return (None,) * 9
     needed = ctx.needs_input_grad[:3]

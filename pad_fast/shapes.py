@@ -1,8 +1,16 @@
-"""The checks of tensor arguments. Each returns the dimensions that it proved; none reads a tensor's values."""
+"""The checks of tensor arguments. Those of values stand apart: operations call them in their bodies, where a compiler does not look.
+
+On a CPU values are always checked. On a GPU that would wait for the device, so labels are checked there only where
+``PAD_FAST_CHECK_LABELS=1`` asks for it, by an assertion on the device; without it, a label that is no column gives NaN.
+"""
 
 from __future__ import annotations
 
+import os
+
 import torch
+
+CHECK_VARIABLE = "PAD_FAST_CHECK_LABELS"
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
@@ -79,3 +87,34 @@ def check_responses(labels: torch.Tensor, response_ids: torch.Tensor | None, num
         raise ValueError(f"response_ids must be integers of shape {shape(labels)} on {labels.device}, got {given}")
     if num_responses is not None and num_responses < 0:
         raise ValueError(f"num_responses must not be negative, got {num_responses}")
+
+
+def check_inplace(logits: torch.Tensor) -> None:
+    """A gradient can overwrite logits only where no two entries share memory."""
+    sizes = sorted((stride, size) for stride, size in zip(logits.stride(), logits.shape, strict=True) if size > 1)
+    reach = 0
+    for stride, size in sizes:
+        if stride <= reach:
+            given = f"shape {shape(logits)} with strides {logits.stride()}"
+            raise ValueError(f"logits must not overlap in memory for inplace_backward=True, got {given}")
+        reach += stride * (size - 1)
+
+
+def check_label_values(labels: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
+    """Each label is a column or ``ignore_index``: ValueError on a CPU; on a GPU, if asked for, an assertion that does not wait."""
+    on_cpu = labels.device.type == "cpu"
+    if not on_cpu and os.environ.get(CHECK_VARIABLE) != "1":
+        return
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= vocabulary))
+    rule = f"labels must be in 0..{vocabulary - 1} or ignore_index ({ignore_index})"
+    if not on_cpu:
+        torch._assert_async(~wrong.any(), rule)
+    elif wrong.any():
+        raise ValueError(f"{rule}, got {labels[wrong][0].item()}")
+
+
+def check_response_values(response_ids: torch.Tensor, num_responses: int) -> None:
+    """On a CPU, each id is below the number of responses; a GPU's own assertion in index_add tells there."""
+    if response_ids.device.type == "cpu" and response_ids.numel() and response_ids.max() >= num_responses:
+        given = response_ids.max().item()
+        raise ValueError(f"response_ids must be below num_responses ({num_responses}), -1 for a row of none; got {given}")

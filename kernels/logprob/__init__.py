@@ -1,0 +1,1 @@
+"""Token log-probabilities from logits: one read forward, one read and one write backward."""

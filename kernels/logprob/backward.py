@@ -1,0 +1,84 @@
+"""logprob_bwd: the gradient of the logits in one read and one write; rows without one are zeroed and not read."""
+
+import triton
+import triton.language as tl
+
+from ..common.numerics import scaled_tanh
+
+
+@triton.jit
+def _gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
+    """d logp / d x times the upstream gradient: (own * onehot - rest * exp(w - peak)) * (1 - tanh^2)."""
+    if CAPPED:
+        t = scaled_tanh(x, inner, ACC)
+        d = -rest * tl.exp(outer * t - peak)
+    else:
+        d = -rest * tl.exp(inner * x.to(ACC) - peak)
+    if (place >= 0) & (place < offsets.shape[0] * offsets.shape[1]):  # elsewhere the comparison would only cost registers
+        d = tl.where(offsets == place, own + d, d)
+    if CAPPED:
+        d *= 1.0 - t * t
+    return d
+
+
+@triton.jit(do_not_specialize=["tokens", "vocabulary", "ignore_index"])
+def logprob_bwd(
+    dlogits_ptr,  # (R, T, V); may be logits_ptr
+    logits_ptr,  # (R, T, V)
+    grad_ptr,  # (M,)
+    labels_ptr,  # (M,)
+    peak_ptr,  # (M,)
+    total_ptr,  # (M,)
+    tokens,
+    vocabulary,
+    dstride_r: tl.int64,
+    dstride_t: tl.int64,
+    dstride_v,
+    stride_r: tl.int64,
+    stride_t: tl.int64,
+    stride_v,
+    ignore_index,
+    inner: tl.float64,
+    outer: tl.float64,
+    CAPPED: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    VEC: tl.constexpr,
+    CHUNK: tl.constexpr,  # columns of a program, a multiple of BLOCK_V
+):
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * CHUNK
+    last = tl.minimum(first + CHUNK, vocabulary)
+    whole = first + (last - first) // BLOCK_V * BLOCK_V
+    offsets = tl.arange(0, BLOCK_V // VEC)[:, None] * VEC + tl.arange(0, VEC)[None, :]
+    steps, dsteps = offsets.to(tl.int64) * stride_v, offsets.to(tl.int64) * dstride_v
+    row_r, row_t = row // tokens, row % tokens
+    out_ptr = dlogits_ptr + row_r * dstride_r + row_t * dstride_t + first.to(tl.int64) * dstride_v
+    label = tl.load(labels_ptr + row).to(tl.int64)
+    grad = tl.load(grad_ptr + row).to(ACC)
+
+    if (label == ignore_index) | (grad == 0.0):
+        zeros = tl.zeros(offsets.shape, dlogits_ptr.dtype.element_ty)
+        for start in range(first, last, BLOCK_V):
+            tl.store(out_ptr + dsteps, zeros, mask=start + offsets < last)
+            out_ptr += BLOCK_V * dstride_v
+        return
+
+    inner = tl.full((), inner, ACC)
+    outer = tl.full((), outer, ACC)
+    own = grad * inner * outer if CAPPED else grad * inner
+    rest = own / tl.load(total_ptr + row)
+    peak = tl.load(peak_ptr + row)
+    label = label.to(tl.int32)  # 64-bit comparisons would double the registers
+    tile_ptr = logits_ptr + row_r * stride_r + row_t * stride_t + first.to(tl.int64) * stride_v
+    for start in range(first, whole, BLOCK_V):
+        x = tl.load(tile_ptr + steps)
+        d = _gradient(x, offsets, label - start, own, rest, peak, inner, outer, CAPPED, ACC)
+        tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty))
+        tile_ptr += BLOCK_V * stride_v
+        out_ptr += BLOCK_V * dstride_v
+    if whole < last:
+        live = whole + offsets < last
+        x = tl.load(tile_ptr + steps, mask=live, other=0.0)
+        d = _gradient(x, offsets, label - whole, own, rest, peak, inner, outer, CAPPED, ACC)
+        tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty), mask=live)

@@ -1,0 +1,78 @@
+"""logprob_fwd: log-probability, peak and total of each row of logits, in one read of the live rows."""
+
+import triton
+import triton.language as tl
+
+from ..common.numerics import scaled_tanh, tree_sum
+
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite, so that -inf minus a peak is never NaN
+
+
+@triton.jit
+def score(x, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
+    """w = outer * tanh(inner * x), or inner * x: what the softmax is taken of."""
+    return outer * scaled_tanh(x, inner, ACC) if CAPPED else inner * x.to(ACC)
+
+
+@triton.jit
+def _absorb(peak, total, w):  # (LANES,), (LANES,), (LANES, VEC)
+    """Take a tile into each lane's running maximum and sum of exponentials: VEC + 1 exponentials, no word between threads."""
+    higher = tl.maximum(peak, tl.max(w, 1))
+    return higher, total * tl.exp(peak - higher) + tree_sum(tl.exp(w - higher[:, None]))
+
+
+@triton.jit(do_not_specialize=["tokens", "vocabulary", "ignore_index"])
+def logprob_fwd(
+    logits_ptr,  # (R, T, V)
+    labels_ptr,  # (M,), M = R * T
+    logp_ptr,  # (M,) w[label] - log sum exp w
+    peak_ptr,  # (M,) max w
+    total_ptr,  # (M,) sum exp(w - peak)
+    tokens,
+    vocabulary,
+    stride_r: tl.int64,
+    stride_t: tl.int64,
+    stride_v,
+    ignore_index,
+    inner: tl.float64,
+    outer: tl.float64,
+    CAPPED: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    VEC: tl.constexpr,  # columns of a lane: 16 bytes
+):
+    row = tl.program_id(0).to(tl.int64)
+    label = tl.load(labels_ptr + row).to(tl.int64)
+    if label == ignore_index:
+        tl.store(logp_ptr + row, 0.0)
+        tl.store(peak_ptr + row, 0.0)
+        tl.store(total_ptr + row, 0.0)
+        return
+    inner = tl.full((), inner, ACC)
+    outer = tl.full((), outer, ACC)
+    row_ptr = logits_ptr + (row // tokens) * stride_r + (row % tokens) * stride_t
+    LANES: tl.constexpr = BLOCK_V // VEC
+    offsets = tl.arange(0, LANES)[:, None] * VEC + tl.arange(0, VEC)[None, :]
+    steps = offsets.to(tl.int64) * stride_v
+    tile_ptr = row_ptr  # a scalar that moves on: a tile of pointers would live in registers
+    peak = tl.full((LANES,), LOWEST, ACC)
+    total = tl.zeros((LANES,), ACC)
+
+    whole = vocabulary // BLOCK_V * BLOCK_V
+    for _ in range(0, whole, BLOCK_V):
+        w = score(tl.load(tile_ptr + steps), inner, outer, CAPPED, ACC)
+        peak, total = _absorb(peak, total, w)
+        tile_ptr += BLOCK_V * stride_v
+    if whole < vocabulary:
+        live = whole + offsets < vocabulary
+        w = score(tl.load(tile_ptr + steps, mask=live, other=0.0), inner, outer, CAPPED, ACC)
+        peak, total = _absorb(peak, total, tl.where(live, w, float("-inf")))
+
+    top = tl.max(peak, 0)
+    sums = tl.max(tree_sum(tl.reshape(total * tl.exp(peak - top), (1, LANES))), 0)
+    place = tl.zeros((1, 1), tl.int64) + label  # no column is not read, and NaN
+    own = tl.load(row_ptr + place * stride_v, mask=(place >= 0) & (place < vocabulary), other=float("nan"))
+    own = tl.sum(tl.sum(score(own, inner, outer, CAPPED, ACC), 1), 0)
+    tl.store(logp_ptr + row, (own - top) - tl.log(sums))
+    tl.store(peak_ptr + row, top)
+    tl.store(total_ptr + row, sums)

@@ -1,0 +1,49 @@
+"""How much of a row a program takes at once, per architecture: reasoned, fixed, and never measured at run time (same bits).
+
+Memory is kept busy by the bytes in flight, bandwidth times latency: about 11 KB per multiprocessor on an A100 (2 TB/s, 600 ns,
+108 of them), 25 KB on an H200 (4.8 TB/s, 700 ns, 132), 43 KB on a B200 (8 TB/s, 800 ns, 148), 17 KB on an MI300X (5.3 TB/s,
+1 us, 304). A thread reads 32 bytes of a tile, two 16-byte loads; with the registers that the compiler reports for sm_90 (16-bit
+logits: 31 forward, 48 backward, 64 and 80 with a softcap) 64, 40, 32 and 24 KB can be in flight, the last beside as much that
+is written. 64 bytes a thread put the same bytes in flight with half the warps, for the registers double, and leave fewer to
+compute while others wait. Small programs, since a program's threads meet once a tile where there is a softcap. None of this
+was timed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tiling:
+    tile_bytes: int  # of logits, a power of two
+    num_warps: int
+    chunk: int  # tiles of a row that one program of the backward takes
+
+    def block(self, itemsize: int) -> int:
+        return self.tile_bytes // itemsize
+
+
+TILINGS = {
+    "sm_80": Tiling(tile_bytes=4096, num_warps=4, chunk=16),
+    "sm_90": Tiling(tile_bytes=4096, num_warps=4, chunk=16),
+    "sm_100": Tiling(tile_bytes=4096, num_warps=4, chunk=16),
+    "gfx942": Tiling(tile_bytes=8192, num_warps=4, chunk=8),  # warps of 64 threads
+}
+OTHERS = TILINGS["sm_90"]
+
+
+def architecture(device: torch.device) -> str:
+    """The name of a device in the tables: "sm_90", "gfx942", or "" where there is no GPU."""
+    if device.type != "cuda":
+        return ""
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    major, _ = torch.cuda.get_device_capability(device)
+    return f"sm_{major}0"
+
+
+def tiling_of(device: torch.device) -> Tiling:
+    return TILINGS.get(architecture(device), OTHERS)
