@@ -104,6 +104,12 @@ def test_flags_override_the_yaml(world, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_flags_alone_are_enough(world, tmp_path):
+    given = {"student": world / "student", "teacher": world / "teacher", "prompts": world / "train.jsonl", "output_dir": tmp_path / "run"}
+    settings = parse_settings("run", [word for key, value in given.items() for word in (f"--{key}", str(value))])
+    assert {key: str(value) for key, value in given.items()}.items() <= settings.flat().items()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -150,7 +156,7 @@ def test_bad_commands(tmp_path, capsys):
     assert "did you mean evaluate?" in failing(capsys, "evalute")
     assert "no such file" in failing(capsys, "run", tmp_path / "none.yaml")
     assert "without a run.json" in failing(capsys, "report", tmp_path)
-    assert "CONFIG.yaml" in failing(capsys, "run")
+    assert "student: needed, and not given" in failing(capsys, "run")
     assert suggestion("zzz", ["rounds"]) == ""
 
 

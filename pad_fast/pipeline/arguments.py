@@ -26,27 +26,28 @@ class Parser(HfArgumentParser):
 
 
 def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
-    """Settings from `CONFIG.yaml [--option value ...]`; the folder of a run may stand in the place of the YAML file.
+    """Settings from `[CONFIG.yaml] [--option value ...]`; the folder of a run may stand in the place of the YAML file.
 
     ValueError names the key or flag that is wrong, and the nearest known name where it is unknown.
     """
     flags = training_flags()
     kinds: list[Any] = [RunConfig, flags]
     parser = Parser(kinds, prog=f"pad-fast {command}", allow_abbrev=False)
-    parser.add_argument("config", metavar="CONFIG.yaml", help="the run's YAML file, or the folder of a run that was started before")
+    where = "the run's YAML file, or the folder of a run that was started before; not needed where flags say all"
+    parser.add_argument("config", metavar="CONFIG.yaml", nargs="?", default="", help=where)
     names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         flag = unknown[0].split("=")[0]
         raise ValueError(f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}")
-    values = read_config(Path(namespace.config))
+    values = read_config(Path(namespace.config)) if namespace.config else {}
     for key in values:
         if key not in names:
             raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), names)}")
     # The YAML values pass through the parser like flags, so that both are converted and checked alike.
     words = [word for key, value in values.items() if value is not None for word in _as_flag(key, value)]
-    defaults = vars(parser.parse_args([namespace.config]))
-    from_yaml = vars(parser.parse_args([namespace.config, *words]))
+    defaults = vars(parser.parse_args([]))
+    from_yaml = vars(parser.parse_args(words))
     parser.set_defaults(**from_yaml | {key: None for key, value in values.items() if value is None})
     run, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
     return Settings(run, {name: value for name, value in vars(training).items() if value != defaults[name]})
