@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 import random
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -511,6 +513,12 @@ def test_rounds_pass_over_all_prompts_before_any_returns(world):
     drawn = [row["prompt_id"] for round in range(1, 9) for row in run.round_rows(round)]
     assert len(set(drawn[:8])) == len(set(drawn[8:16])) == 8
     assert drawn[:8] != drawn[8:16]
+
+
+def test_every_setting_is_read_by_something():
+    source = "".join(path.read_text() for path in (ROOT / "pad_fast" / "pipeline").glob("*.py"))
+    unread = [field.name for field in dataclasses.fields(RunConfig) if not re.search(rf"\b(config|run|self)\.{field.name}\b", source)]
+    assert unread == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 # A run sets these itself; they are no keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
 # What may change between two calls on one run folder: none of these changes a result.
-FREE = frozenset({"output_dir", "logging_dir", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit"})
+FREE = frozenset(
+    {"output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit"}
+)
 
 
 def option(default: Any, help: str) -> Any:
