@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for record in _records(options, device, roofs):
         print(tables.line(record), flush=True)
         if options.results:
+            options.results.mkdir(parents=True, exist_ok=True)
             with open(options.results / f"{options.suite}.jsonl", "a") as file:
                 file.write(json.dumps(run | {"roofs": roofs} | record) + "\n")
     if options.results == tables.RESULTS:

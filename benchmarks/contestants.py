@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.cases import IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, TOKEN_JOBS, Case, Inputs
+from benchmarks.cases import IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, LOGITS_JOBS, Case, Inputs
 from benchmarks.truth import ENUMERATED, enumerate_rankings, library_loss
 
 Call = Callable[[], Tensor]
@@ -130,10 +130,12 @@ NAIVE = "naive PyTorch"
 ROUNDED = "logits rounded to the input's dtype"
 
 PLAIN = (
-    Contestant(NAIVE, TOKEN_JOBS, _naive, note=ROUNDED, memory=_naive_memory),
+    Contestant(NAIVE, LOGITS_JOBS, _naive, memory=_naive_memory),
+    Contestant(NAIVE, LINEAR_JOBS, _naive, note=ROUNDED, memory=_naive_memory),
     Contestant(NAIVE, LISTWISE_JOBS, _naive, note="a table of N! rankings, but for vpd", per_token=False, memory=_naive_memory),
     Contestant(OURS, ("token_logprobs", *LINEAR_JOBS), _library, package="pad_fast"),
     Contestant(OURS, ("response_rewards", *LISTWISE_JOBS), _library, package="pad_fast", per_token=False),
-    Contestant("torch.compile", TOKEN_JOBS, _compiled, note=ROUNDED),
+    Contestant("torch.compile", LOGITS_JOBS, _compiled),
+    Contestant("torch.compile", LINEAR_JOBS, _compiled, note=ROUNDED),
     Contestant("F.linear_cross_entropy", LINEAR_JOBS, _torch_linear, note=ROUNDED, sign=-1),
 )

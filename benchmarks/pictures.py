@@ -9,14 +9,16 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.cases import LISTWISE_JOBS
 from benchmarks.contestants import NAIVE, OURS
+from benchmarks.demo import stages
 from benchmarks.tables import Cases
 
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
 OTHERS = ("#2f6f9f", "#5b9f6b", "#b58a2a", "#7d5ba6", "#3f9d9b", "#a05a7a", "#6b6b2a", "#446688")
+WIDEST = 3.0  # times naive
 JOB_COLOURS = {"vpd": "#5b9f6b", "kl": "#c8442b", "jsd": "#2f6f9f"}
 
 
@@ -39,6 +41,32 @@ def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
     return written
 
 
+DEMO_PANELS = {"greedy_accuracy": "right, greedy", "sampled_accuracy": "right, sampled", "kendall_tau": "Kendall's tau", "top1": "top-1"}
+
+
+def draw_demo(records: list[dict], folder: Path) -> Path:
+    """A panel a measure, a line a run: the student before and after, and the teacher where it has the measure."""
+    figure, axes = plt.subplots(1, len(DEMO_PANELS), figsize=(11, 3.2), layout="constrained")
+    for axis, (key, title) in zip(axes, DEMO_PANELS.items(), strict=True):
+        for record in records:
+            found = stages(record)
+            axis.plot(
+                ("before", "after"), [found[f"student {when}"][key] for when in ("before", "after")], "-o", color=COLOURS[OURS], alpha=0.6
+            )
+        teacher = stages(records[0])["teacher"][key]
+        if teacher is not None:
+            axis.axhline(teacher, color=COLOURS[NAIVE], linestyle="--", linewidth=1)
+            axis.annotate("teacher", (0.02, teacher), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="#555555")
+        axis.set_title(title, fontsize=10)
+        axis.margins(x=0.25, y=0.15)
+        axis.grid(axis="y", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    path = folder / "demo.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
 def _tokens(cases: Cases) -> plt.Figure:
     """A group of bars a case, a bar a contestant: time and memory as multiples of naive's."""
     names = list(dict.fromkeys(r["contestant"] for records in cases.values() for r in records if r["status"] == "ok"))
@@ -57,9 +85,9 @@ def _tokens(cases: Cases) -> plt.Figure:
             bar = {"height": 0.9, "color": colours[record["contestant"]], "label": record["contestant"]}
             bar["hatch"] = None if record["same_job"] else "///"
             if record["ratio_to_naive"]:
-                axes[0].barh(place, record["ratio_to_naive"], **bar)
+                _bar(axes[0], place, record["ratio_to_naive"], bar)
             if naive and naive["peak_bytes"]:
-                axes[1].barh(place, record["peak_bytes"] / naive["peak_bytes"], **bar)
+                _bar(axes[1], place, record["peak_bytes"] / naive["peak_bytes"], bar)
             place += 1
         ticks.append(((start + place - 1) / 2, _wrap(label)))
         place += 1
@@ -72,11 +100,16 @@ def _tokens(cases: Cases) -> plt.Figure:
     return figure
 
 
+def _bar(axis: Axes, place: float, ratio: float, style: dict) -> None:
+    """A bar with its number, cut off at WIDEST, so that one slow contestant does not flatten the others."""
+    axis.barh(place, min(ratio, WIDEST), **style)
+    axis.annotate(f"{ratio:.2g}", (min(ratio, WIDEST), place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+
+
 def _ratio_axis(axis: Axes, title: str) -> None:
-    axis.set_xscale("log")
+    axis.set_xlim(left=0)
     axis.axvline(1, color="#444444", linewidth=0.8)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_title(title, fontsize=10)
     axis.grid(axis="x", alpha=0.3)
     axis.tick_params(axis="y", length=0)

@@ -1,7 +1,7 @@
 """Tables and pictures out of the records: ``python -m benchmarks.tables``. No figure is ever typed.
 
 Between ``<!-- table:cpu -->`` and ``<!-- /table:cpu -->`` of README.md and benchmarks/README.md stands what :func:`full` makes of the
-suite's records; the mark ``summary:cpu`` asks for :func:`summary`.
+suite's records; the mark ``summary:cpu`` asks for :func:`summary`, and ``table:demo`` for :func:`demo_table`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks import demo
 from benchmarks.contestants import NAIVE, OURS
 from benchmarks.machine import ROOT
 
@@ -63,7 +64,8 @@ def percent(value: float | None) -> str:
 
 
 def times(value: float | None) -> str:
-    return "–" if value is None else f"{number(value)}×"
+    """A ratio; a small one as a fraction."""
+    return "–" if value is None else f"{number(value)}×" if value > 0.1 else f"1/{1 / value:,.0f}"
 
 
 def errors(record: Record) -> tuple[str, str]:
@@ -143,8 +145,28 @@ def source(record: Record, roofs: dict[str, float]) -> str:
     )
 
 
+def newest_demo(results: Path) -> list[Record]:
+    """The runs that the last ``python -m benchmarks.demo`` added."""
+    records = load(results, "demo")
+    last = max((record["run"] for record in records), default=None)
+    return [record for record in records if record["run"] == last]
+
+
+def demo_table(records: list[Record]) -> str:
+    """The demo before and after, over its seeds."""
+    first, count = records[0], len(records)
+    students = len({record["student"] for record in records})
+    seconds = sorted(record["seconds"] for record in records)
+    told = f"{count} runs ({students} base students), {seconds[0]} to {seconds[-1]} s each; of these rose: {demo.rises(records)}."
+    machine = f"{first['device']}, {first['threads']} threads; commit {first['commit']}; {first['run']}."
+    return f"{_markdown(demo.table(records))}\n\n{told} {machine}"
+
+
 def render(kind: str, suite: str, results: Path) -> str:
-    """The text for a mark: "table" or "summary" of a suite."""
+    """The text for a mark: "table" or "summary" of a suite, or the demo's."""
+    if suite == "demo":
+        records = newest_demo(results)
+        return demo_table(records) if records else NOT_RUN["cpu"]
     make = full if kind == "table" else summary
     parts = []
     for cases in newest(load(results, suite)).values():
@@ -159,7 +181,7 @@ def fill(text: str, results: Path) -> str:
     def block(found: re.Match) -> str:
         return f"<!-- {found['mark']} -->\n{render(found['kind'], found['suite'], results)}\n<!-- /{found['mark']} -->"
 
-    return re.sub(r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu)) -->.*?<!-- /(?P=mark) -->", block, text, flags=re.S)
+    return re.sub(r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu|demo)) -->.*?<!-- /(?P=mark) -->", block, text, flags=re.S)
 
 
 def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> None:
@@ -171,9 +193,11 @@ def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> N
     except ImportError as error:
         print(f"benchmarks: tables are rebuilt, pictures are not: {error}")
         return
-    for suite in NOT_RUN:
-        for path in pictures.draw(suite, newest(load(results, suite)), results):
-            print(f"benchmarks: wrote {path}")
+    written = [path for suite in NOT_RUN for path in pictures.draw(suite, newest(load(results, suite)), results)]
+    if records := newest_demo(results):
+        written.append(pictures.draw_demo(records, results))
+    for path in written:
+        print(f"benchmarks: wrote {path}")
 
 
 if __name__ == "__main__":

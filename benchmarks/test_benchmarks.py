@@ -1,6 +1,6 @@
-"""``pytest benchmarks/``: the registry through pytest-benchmark, ours and naive PyTorch side by side in a group for each case.
+"""``pytest benchmarks/``: the CPU suite through pytest-benchmark, a group for each case.
 
-``--suite gpu`` does not exist here: cases are those of the CPU suite, on the CPU. Memory and error are ``python -m benchmarks``'s affair.
+Times alone: memory, error and a GPU's figures are ``python -m benchmarks``'s affair.
 """
 
 from __future__ import annotations
@@ -24,4 +24,4 @@ def test_step(benchmark, case: Case, contestant: Contestant) -> None:
         step()
     except (ImportError, Unsupported) as error:
         pytest.skip(str(error))
-    benchmark.pedantic(step, rounds=case.rounds if case.rounds < 5 else 5)
+    benchmark.pedantic(step, rounds=min(case.rounds, 5))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import __main__, memory, tables
+from benchmarks import __main__, demo, memory, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE, OURS, Contestant, Unsupported
 from benchmarks.measure import floor_seconds, run_case
@@ -213,6 +213,23 @@ def test_tables_are_made_of_the_newest_records_between_the_marks(results, tmp_pa
     assert readme.read_text() == once
 
 
+def test_the_demo_is_tabled_and_drawn(tmp_path, capsys):
+    def evaluation(value):
+        return dict.fromkeys(demo.COLUMNS, value)
+
+    evaluations = {
+        name: evaluation(value) for name, value in (("teacher", 0.9), ("student-00", 0.25), ("student-02", 0.5), ("seqkd", 0.75))
+    }
+    said = {"device": "An Example CPU", "threads": 2, "commit": "abc", "student": "student", "seconds": 60, "evaluations": evaluations}
+    (tmp_path / "demo.jsonl").write_text("".join(json.dumps(said | {"run": run, "seed": 1}) + "\n" for run in ("2025", "2026", "2026")))
+    text = tables.fill("<!-- table:demo -->\nstale\n<!-- /table:demo -->", tmp_path)
+    assert "| student after | 50.0% |" in text
+    assert "2 runs (1 base students)" in text
+    assert "right, greedy in 2" in text
+    tables.rebuild(tmp_path, [])
+    assert (tmp_path / "demo.png").exists()
+
+
 def test_pictures_are_drawn(results, capsys):
     tables.rebuild(results, [])
     assert {path.name for path in results.glob("*.png")} == {"cpu-tokens.png", "cpu-listwise.png"}
@@ -233,6 +250,10 @@ def test_the_gpu_suite_needs_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert __main__.main(["--suite", "gpu"]) == 1
     assert "CUDA" in capsys.readouterr().err
+
+
+def test_small_ratios_are_fractions():
+    assert (tables.times(None), tables.times(1.234), tables.times(0.00025)) == ("–", "1.23×", "1/4,000")
 
 
 @pytest.mark.parametrize(
