@@ -51,8 +51,9 @@ def token_logprobs(
     options = (float(temperature), float(softcap or 0.0), float(logit_scale), ignore_index, impl)
     rows = labels.shape[-1] if labels.ndim else 1
     # Three dimensions, since a slice along T, such as logits[:, :-1], has no view in two and would be copied.
-    rows_of = (logits.reshape(-1, rows, logits.shape[-1]), labels.reshape(-1, rows))
-    logps, _, _ = ops.token_logprobs(*rows_of, *options, inplace_backward)
+    responses = labels.shape[:-1].numel()
+    logits, flat = logits.reshape(responses, rows, logits.shape[-1]), labels.reshape(responses, rows)
+    logps, _, _ = ops.token_logprobs(logits, flat, *options, inplace_backward)
     return logps.view(labels.shape)
 
 
