@@ -4,8 +4,8 @@
 
 The launchers run on CPU tensors with a driver that names a target and never launches, so that what is compiled is what would
 be launched: the same blocks, the same specialisation on strides and alignment. ``--triton DIR`` takes another version, put
-there by ``pip install --no-deps --target DIR triton==3.6.0``; no other torch is needed. ``--write`` records the table
-that the tests compare with.
+there by ``pip install --no-deps --target DIR triton==3.6.0``; no other torch is needed. ``--write`` records the version's
+table, which the tests compare with.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ class OnlyCompile:
         from triton.backends.compiler import GPUTarget
 
         self.target = GPUTarget(*TARGETS[name])
+        self.device = list(TARGETS).index(name)  # compiled kernels are kept by device
 
     def get_current_target(self):
         return self.target
 
     def get_current_device(self) -> int:
-        return 0
+        return self.device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -134,6 +135,20 @@ def table(targets: list[str]) -> dict[str, dict[str, int]]:
     return rows
 
 
+def read() -> dict[str, dict[str, dict[str, int]]]:
+    """The recorded tables, by minor version of triton."""
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+
+
+def write(tables: dict[str, dict[str, dict[str, int]]]) -> None:
+    """One line a kernel, so that a change shows as one."""
+    blocks = (
+        f' "{version}": {{\n' + ",\n".join(f'  "{name}": {json.dumps(row)}' for name, row in tables[version].items()) + "\n }"
+        for version in sorted(tables)
+    )
+    TABLE.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--triton", type=Path, metavar="DIR", help="folder of another version of triton")
@@ -144,10 +159,11 @@ def main() -> None:
     sys.path[:0] = [str(arguments.triton)] * bool(arguments.triton) + [str(ROOT)]
     import triton
 
-    answer = {"triton": triton.__version__, "kernels": table(arguments.targets)}
+    minor = ".".join(triton.__version__.split(".")[:2])
+    answer = {minor: table(arguments.targets)}
     print(json.dumps(answer, indent=1))
     if arguments.write:
-        TABLE.write_text(json.dumps(answer, indent=1) + "\n")
+        write({**read(), **answer})
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ def notes(surroundings: dict[str, str], sizes: dict[str, int]) -> list[str]:
     counts = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
     error = percent(0.5 / sizes["heldout"] ** 0.5)
     return [
-        f"Prompts: {counts}. A prompt's split is a hash of its text, so that none is in two, and neither model was trained on a",
-        f"validation or held-out prompt. All figures are on the held-out ones: the standard error of a share is {error} or less,",
-        f"and {percent(0.5 / (sizes['heldout'] / len(SKILLS)) ** 0.5)} or less for a single skill.",
+        f"Prompts: {counts}. A prompt's split is a hash of its text, so that none is in two, and neither",
+        "model was trained on a validation or held-out prompt. All figures are on the held-out ones: the standard error of a share is",
+        f"{error} or less, and {percent(0.5 / (sizes['heldout'] / len(SKILLS)) ** 0.5)} or less for a single skill.",
         f"Made on {surroundings['machine']}, with torch {surroundings['torch']} and transformers {surroundings['transformers']}.",
     ]
 
@@ -58,7 +58,7 @@ def example_lines() -> list[str]:
 def model_lines(models: dict[str, Any]) -> list[str]:
     rows = [
         ("parameters", lambda m: f"{m['parameters']:,}"),
-        ("training", lambda m: f"{m['steps']:,} steps, {m['train_cpu_seconds']:,} s of one core"),
+        ("training", lambda m: f"{m['steps']:,} steps, {m['train_seconds']:,} s"),
         ("seed", lambda m: str(m["seed"])),
         ("right, greedy", lambda m: percent(m["greedy_accuracy"]["all"])),
         ("right, sampled at temperature 1", lambda m: percent(m["sampled_accuracy"]["all"])),
@@ -90,5 +90,4 @@ def choice_lines(choices: dict[str, Any]) -> list[str]:
         shares = [percent(found[key]) for key in ("accuracy_one_order", "accuracy_both_orders")]
         rest = [f"{found['position_bias']:+.3f}", percent(found["letter_mass"]), percent(found["accuracy_of_reward"])]
         lines.append(f"| {LABELS[name]} | {found['pairs']} | {' | '.join(shares + rest)} |")
-    note = "Position bias is the mean probability of A less one half, each pair asked in both orders."
-    return [*lines, "", note + " The teacher's own log-probability is the better judge here."]
+    return [*lines, "", "Position bias is the mean probability of A less one half, each pair asked in both orders."]

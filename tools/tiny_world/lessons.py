@@ -13,7 +13,7 @@ from tiny_world.tasks import LETTERS, SKILLS, Task, draw, draw_distinct
 from tiny_world.train import IGNORED, Row
 
 CHOICE_FROM = 300  # steps of plain questions first: choosing builds on answering
-PROBE_EVERY = 50
+PROBE_EVERY = 25
 
 
 def misprint(rng: random.Random, task: Task) -> str:
