@@ -36,6 +36,7 @@ def world(tmp_path_factory) -> Path:
 
 def failing(capsys, *arguments: object) -> str:
     """The one line of a command that must be bad input."""
+    capsys.readouterr()
     assert cli.main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("pad-fast: ")
@@ -66,6 +67,13 @@ def test_phases_in_a_row_equal_run(world, tmp_path, capsys):
     assert "rounds: " in failing(capsys, "run", config, "--rounds", "2")
 
 
+@pytest.fixture
+def no_report(monkeypatch):
+    """Its pictures take longer than all else; another test has them."""
+    monkeypatch.setattr("pad_fast.report.write_report", lambda root: root / "report" / "index.html")
+
+
+@pytest.mark.usefixtures("no_report")
 def test_rounds_can_be_added(world, tmp_path, capsys):
     config = changed(world, tmp_path, num_generations=2)
     assert cli.main(["run", str(config)]) == 0
@@ -79,6 +87,7 @@ def test_rounds_can_be_added(world, tmp_path, capsys):
     assert "got 5" in failing(capsys, "run", config, "--rounds", "2", "--seed", "5")
 
 
+@pytest.mark.usefixtures("no_report")
 def test_prompts_without_answers_and_without_heldout(world, tmp_path, capsys):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=?"}\n{"prompt": "2+2=?"}\n{"prompt": "3+3=?"}\n')
     config = changed(world, tmp_path, prompts="./mine.jsonl", heldout=None, num_generations=2)
