@@ -3,20 +3,19 @@
 import triton
 import triton.language as tl
 
-from ..common.numerics import scaled_tanh
+from ..common.numerics import LN_2
+from .forward import power, score
 
 
 @triton.jit
 def _gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
-    """d logp / d x times the upstream gradient: (own * onehot - rest * exp(w - peak)) * (1 - tanh^2)."""
-    if CAPPED:
-        t = scaled_tanh(x, inner, ACC)
-        d = -rest * tl.exp(outer * t - peak)
-    else:
-        d = -rest * tl.exp(inner * x.to(ACC) - peak)
+    """d logp / d x times the upstream gradient: (own * onehot - rest * power(w - peak)) * (1 - tanh^2)."""
+    w = score(x, inner, outer, CAPPED, ACC)
+    d = -rest * power(w - peak, CAPPED)
     if (place >= 0) & (place < offsets.shape[0] * offsets.shape[1]):  # elsewhere the comparison would only cost registers
         d = tl.where(offsets == place, own + d, d)
     if CAPPED:
+        t = w * (1.0 / outer)
         d *= 1.0 - t * t
     return d
 
@@ -59,14 +58,16 @@ def logprob_bwd(
 
     if (label == ignore_index) | (grad == 0.0):
         zeros = tl.zeros(offsets.shape, dlogits_ptr.dtype.element_ty)
-        for start in range(first, last, BLOCK_V):
-            tl.store(out_ptr + dsteps, zeros, mask=start + offsets < last)
+        for _ in range(first, whole, BLOCK_V):
+            tl.store(out_ptr + dsteps, zeros)
             out_ptr += BLOCK_V * dstride_v
+        if whole < last:
+            tl.store(out_ptr + dsteps, zeros, mask=whole + offsets < last)
         return
 
     inner = tl.full((), inner, ACC)
     outer = tl.full((), outer, ACC)
-    own = grad * inner * outer if CAPPED else grad * inner
+    own = grad * inner * (outer * LN_2) if CAPPED else grad * inner
     rest = own / tl.load(total_ptr + row)
     peak = tl.load(peak_ptr + row)
     label = label.to(tl.int32)  # 64-bit comparisons would double the registers

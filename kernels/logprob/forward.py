@@ -3,22 +3,31 @@
 import triton
 import triton.language as tl
 
-from ..common.numerics import scaled_tanh, tree_sum
+from ..common.numerics import LN_2, exp, scaled_tanh, tree_sum
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite, so that -inf minus a peak is never NaN
 
 
 @triton.jit
 def score(x, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
-    """w = outer * tanh(inner * x), or inner * x: what the softmax is taken of."""
-    return outer * scaled_tanh(x, inner, ACC) if CAPPED else inner * x.to(ACC)
+    """What the softmax is taken of: w = inner * x in nats, or with a softcap w = outer * tanh(inner * x) in bits.
+
+    In bits one multiplication an entry less is left, and the polynomial takes the unit on. Without a softcap nats keep w exact.
+    """
+    return scaled_tanh(x, inner, outer, ACC) if CAPPED else inner * x.to(ACC)
 
 
 @triton.jit
-def _absorb(peak, total, w):  # (LANES,), (LANES,), (LANES, VEC)
+def power(w, CAPPED: tl.constexpr):
+    """The exponential of a score."""
+    return tl.exp2(w) if CAPPED else exp(w)
+
+
+@triton.jit
+def _absorb(peak, total, w, CAPPED: tl.constexpr):  # (LANES,), (LANES,), (LANES, VEC)
     """Take a tile into each lane's running maximum and sum of exponentials: VEC + 1 exponentials, no word between threads."""
     higher = tl.maximum(peak, tl.max(w, 1))
-    return higher, total * tl.exp(peak - higher) + tree_sum(tl.exp(w - higher[:, None]))
+    return higher, total * power(peak - higher, CAPPED) + tree_sum(power(w - higher[:, None], CAPPED))
 
 
 @triton.jit(do_not_specialize=["tokens", "vocabulary", "ignore_index"])
@@ -26,8 +35,8 @@ def logprob_fwd(
     logits_ptr,  # (R, T, V)
     labels_ptr,  # (M,), M = R * T
     logp_ptr,  # (M,) w[label] - log sum exp w
-    peak_ptr,  # (M,) max w
-    total_ptr,  # (M,) sum exp(w - peak)
+    peak_ptr,  # (M,) max w, in w's unit
+    total_ptr,  # (M,) sum power(w - peak)
     tokens,
     vocabulary,
     stride_r: tl.int64,
@@ -61,18 +70,19 @@ def logprob_fwd(
     whole = vocabulary // BLOCK_V * BLOCK_V
     for _ in range(0, whole, BLOCK_V):
         w = score(tl.load(tile_ptr + steps), inner, outer, CAPPED, ACC)
-        peak, total = _absorb(peak, total, w)
+        peak, total = _absorb(peak, total, w, CAPPED)
         tile_ptr += BLOCK_V * stride_v
     if whole < vocabulary:
         live = whole + offsets < vocabulary
         w = score(tl.load(tile_ptr + steps, mask=live, other=0.0), inner, outer, CAPPED, ACC)
-        peak, total = _absorb(peak, total, tl.where(live, w, float("-inf")))
+        peak, total = _absorb(peak, total, tl.where(live, w, float("-inf")), CAPPED)
 
     top = tl.max(peak, 0)
-    sums = tl.max(tree_sum(tl.reshape(total * tl.exp(peak - top), (1, LANES))), 0)
+    sums = tl.max(tree_sum(tl.reshape(total * power(peak - top, CAPPED), (1, LANES))), 0)
     place = tl.zeros((1, 1), tl.int64) + label  # no column is not read, and NaN
     own = tl.load(row_ptr + place * stride_v, mask=(place >= 0) & (place < vocabulary), other=float("nan"))
     own = tl.sum(tl.sum(score(own, inner, outer, CAPPED, ACC), 1), 0)
-    tl.store(logp_ptr + row, (own - top) - tl.log(sums))
+    below = own - top
+    tl.store(logp_ptr + row, (below * LN_2 if CAPPED else below) - tl.log(sums))
     tl.store(peak_ptr + row, top)
     tl.store(total_ptr + row, sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import torch
 import triton
@@ -17,9 +18,9 @@ ACCUMULATORS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def constants(temperature: float, softcap: float, logit_scale: float) -> tuple[float, float]:
-    """(inner, outer) of w = outer * tanh(inner * x), or of w = inner * x where ``softcap`` is 0."""
+    """(inner, outer) of w = outer * tanh(inner * x), in bits, or of w = inner * x, in nats, where ``softcap`` is 0."""
     if softcap:
-        return logit_scale / softcap, softcap / temperature
+        return logit_scale / softcap, softcap / temperature / math.log(2)
     return logit_scale / temperature, 1.0
 
 
