@@ -77,6 +77,13 @@ def test_large_groups_ask_a_balanced_part(n):
     assert all(a < b for a, b in plan)
 
 
+@pytest.mark.parametrize(("n", "opponents"), [(4, 2), (5, 2), (8, 2), (8, 6), (9, 4), (3, 2), (4, 6)])
+def test_opponents_choose_a_balanced_part(n, opponents):
+    plan = calibration.question_plan(n, "pairwise", both_orders=False, opponents=opponents)
+    assert len(plan) == len(set(plan))
+    assert [sum(i in pair for pair in plan) for i in range(n)] == [min(opponents, n - 1)] * n
+
+
 def test_listwise_plan_and_too_few():
     assert calibration.question_plan(4, "listwise", both_orders=True) == [(0, 1, 2, 3), (3, 2, 1, 0)]
     assert calibration.question_plan(1, "pairwise", both_orders=True) == []

@@ -17,7 +17,7 @@ from typing import Any
 DEFAULT_TEMPLATE = "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter."
 LETTERS = string.ascii_uppercase
 ALL_PAIRS_UP_TO = 8  # responses; n = 64 would be 4,032 questions a prompt
-PAIR_OFFSETS = 4  # above that each response meets its 4 neighbours on either side: 8 partners
+OPPONENTS = 8  # above that each response meets so many others
 PRESETS: dict[str, dict[str, Any]] = {
     "debiased": {"mcq_weight": 0.5, "mcq_floor": 1e-4, "mcq_both_orders": True, "mcq_renormalize": True},
     "released": {"mcq_weight": 1.0, "mcq_floor": 1e-8, "mcq_both_orders": False, "mcq_renormalize": False},
@@ -63,21 +63,23 @@ def letter_token_ids(tokenizer: Any, count: int) -> list[list[int]]:
     return forms
 
 
-def question_plan(n: int, style: str, both_orders: bool) -> list[tuple[int, ...]]:
+def question_plan(n: int, style: str, both_orders: bool, opponents: int | None = None) -> list[tuple[int, ...]]:
     """Which responses each question shows, in letter order, for `n` responses.
 
-    `pairwise` gives all pairs up to 8 responses and above that a balanced part of them, in which each response meets 8 others;
-    `listwise` gives one question about all. With `both_orders` each comes a second time, reversed, directly after the first.
+    `pairwise` gives a balanced part of all pairs, in which each response meets `opponents` others, an even number; without it all
+    pairs up to 8 responses, and above that 8 opponents. `listwise` gives one question about all. With `both_orders` each comes a
+    second time, reversed, directly after the first.
     """
     if n < 2:
         return []
     if style == "listwise":
         plan: list[tuple[int, ...]] = [tuple(range(n))]
-    elif n <= ALL_PAIRS_UP_TO:
+    elif n <= (ALL_PAIRS_UP_TO if opponents is None else opponents + 1):
         plan = list(itertools.combinations(range(n), 2))
     else:
         # Neighbours on a circle: the responses are exchangeable draws, so which ones are neighbours carries no meaning.
-        plan = [tuple(sorted((i, (i + step) % n))) for step in range(1, PAIR_OFFSETS + 1) for i in range(n)]
+        neighbours = (opponents or OPPONENTS) // 2  # on either side
+        plan = [tuple(sorted((i, (i + step) % n))) for step in range(1, neighbours + 1) for i in range(n)]
     return [order for shown in plan for order in ((shown, shown[::-1]) if both_orders else (shown,))]
 
 

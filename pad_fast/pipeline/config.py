@@ -69,6 +69,9 @@ class RunConfig:
     reward_temperature: float = option(1.0, "Temperature of the log-probabilities that the rewards are made of, on both sides.")
     mcq_preset: Literal["debiased", "released"] = option("debiased", "Defaults of the mcq options below; released: as the authors' code.")
     mcq_style: Literal["pairwise", "listwise", "none"] = option("pairwise", "Multiple-choice questions of two, of all n, or none at all.")
+    mcq_opponents: int | None = option(
+        None, "Pairwise: other responses that each is asked against, an even number; default: all, but 8 where n is above 8."
+    )
     mcq_weight: float | None = option(None, "Weight of the log choice probability in the teacher's reward (debiased: 0.5, released: 1).")
     mcq_floor: float | None = option(None, "Smallest choice probability (debiased: 1e-4, released: 1e-8).")
     mcq_both_orders: bool | None = option(None, "Ask in both orders and average (debiased: true, released: false).")
@@ -112,6 +115,7 @@ class RunConfig:
             "top_k": ("0 or more", lambda k: k >= 0),
             "mcq_weight": ("between 0 and 1", lambda w: 0 <= w <= 1),
             "mcq_floor": ("above 0 and below 1", lambda p: 0 < p < 1),
+            "mcq_opponents": ("an even number, 2 or more", lambda n: n is None or (n >= 2 and n % 2 == 0)),
             "heldout_size": ("0 or more", lambda n: n is None or n >= 0),
         }
         counts = "rounds shard_size max_new_tokens prompts_per_round max_prompt_length sample_batch_tokens score_batch_tokens"

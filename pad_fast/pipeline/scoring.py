@@ -138,7 +138,10 @@ class Scorer:
         return calibration.letter_token_ids(self.teacher.tokenizer, self.config.letters)
 
     def _plan(self, responses: int) -> list[tuple[int, ...]]:
-        return calibration.question_plan(responses, self.config.mcq_style, bool(self.config.mcq_both_orders)) if self.config.asks else []
+        config = self.config
+        if not config.asks:
+            return []
+        return calibration.question_plan(responses, config.mcq_style, bool(config.mcq_both_orders), config.mcq_opponents)
 
     def _logp_key(self, view: TeacherView, index: int) -> bytes:
         return self.cache.key("logp", view.prompt, view.responses[index])

@@ -23,6 +23,8 @@ pytestmark = [
     # NumPy tells of lanes that are computed and dropped: beyond the vocabulary, in the branch not taken, or NaN on purpose.
     pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning"),
+    # On a GPU, of the eager reference under the fixture that poisons memory.
+    pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning"),
 ]
 
 
@@ -64,7 +66,7 @@ def check(logits, labels, grad, **options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("options", [OPTIONS, CAPPED, {**OPTIONS, "logit_scale": -0.5}], ids=["plain", "capped", "negative scale"])
+@pytest.mark.parametrize("options", [OPTIONS, CAPPED, {**OPTIONS, "logit_scale": -0.5}], ids=["plain", "capped", "negative"])
 def test_values_and_gradients(small_tiles, dtype, options):
     check(*draw(2, 5, 1000, dtype=dtype), **options)
 
@@ -277,8 +279,8 @@ def test_response_rewards(small_tiles, normalize):
     exact = reference.response_rewards(reference.token_logprobs(exact_leaf, labels, **CAPPED), labels, normalize=normalize)
     torch.testing.assert_close(rewards.double(), exact, rtol=1e-6, atol=1e-6)
     assert rewards[1] == 0
-    (rewards @ weights).backward()
-    (exact @ weights.double()).backward()
+    (rewards * weights).sum().backward()
+    (exact * weights.double()).sum().backward()
     torch.testing.assert_close(leaf.grad.double(), exact_leaf.grad, rtol=1e-5, atol=1e-6)
 
 

@@ -1,0 +1,478 @@
+"""The public operations on the PyTorch path against the float64 reference: values, gradients, memory, bad input."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import pad_fast
+from pad_fast import chunked, functional, ops, reference
+
+CAPPED = {"temperature": 0.7, "softcap": 30.0, "logit_scale": 1.3}
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Every loop over rows and columns turns several times, and ends in a rest."""
+    monkeypatch.setattr(chunked, "TILE_ROWS", 3)
+    monkeypatch.setattr(chunked, "TILE_COLUMNS", 16)
+
+
+def draw(dtype=torch.float32, rows=(2, 4), width=12, vocabulary=45, scale=3.0):
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(*rows, width, generator=g).to(dtype)
+    weight = (torch.randn(vocabulary, width, generator=g) * scale).to(dtype)
+    bias = torch.randn(vocabulary, generator=g).to(dtype)
+    labels = torch.randint(vocabulary, rows, generator=g)
+    labels.view(-1)[2::5] = -100
+    return hidden, weight, bias, labels, torch.randn(rows, generator=g)
+
+
+def gradients(function, leaves, labels, grad, **options):
+    """Values and gradients of ``function(*leaves, labels)``, each leaf in its own dtype."""
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    values = function(*leaves, labels, **options)
+    return values.detach(), torch.autograd.grad(values, leaves, grad.to(values.dtype))
+
+
+def close(got, want, dtype):
+    size = want.abs().max().item() + 1e-30
+    torch.testing.assert_close(got.double() / size, want.double() / size, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+
+
+# Values and gradients.
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
+@pytest.mark.parametrize("options", [{}, CAPPED], ids=["plain", "capped"])
+def test_from_logits(small_tiles, dtype, options):
+    hidden, weight, _, labels, grad = draw()
+    logits = (hidden @ weight.T).to(dtype)
+    logps, (dlogits,) = gradients(functional.token_logprobs, [logits], labels, grad, impl="torch", **options)
+    exact, (dexact,) = gradients(reference.token_logprobs, [logits.double()], labels, grad, **options)
+    assert logps.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert dlogits.dtype == dtype
+    close(logps, exact, torch.promote_types(dtype, torch.float32))
+    close(dlogits, dexact, dtype)
+
+
+def linear(hidden, weight, bias, labels, **options):
+    return functional.linear_token_logprobs(hidden, weight, labels, bias=bias, impl="torch", **options)
+
+
+def linear_reference(hidden, weight, bias, labels, **options):
+    return reference.linear_token_logprobs(hidden, weight, labels, bias=bias, **options)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
+@pytest.mark.parametrize("options", [{}, CAPPED], ids=["plain", "capped"])
+def test_from_hidden_states(small_tiles, dtype, options):
+    hidden, weight, bias, labels, grad = draw(dtype)
+    logps, got = gradients(linear, [hidden, weight, bias], labels, grad, **options)
+    exact, want = gradients(linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad, **options)
+    close(logps, exact, torch.promote_types(dtype, torch.float32))  # the product is not rounded to the inputs' dtype
+    for g, w in zip(got, want, strict=True):
+        assert g.dtype == dtype
+        close(g, w, dtype)
+
+
+@pytest.mark.parametrize("needed", list(itertools.product([False, True], repeat=3))[1:])
+def test_only_the_gradients_that_are_needed(small_tiles, needed):
+    hidden, weight, bias, labels, grad = draw()
+    leaves = [leaf.clone().requires_grad_(need) for leaf, need in zip((hidden, weight, bias), needed, strict=True)]
+    linear(*leaves, labels).backward(grad)
+    _, want = gradients(linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad)
+    for leaf, w, need in zip(leaves, want, needed, strict=True):
+        assert (leaf.grad is not None) == need
+        if need:
+            close(leaf.grad, w, torch.float32)
+
+
+def test_gradcheck(small_tiles):
+    hidden, weight, bias, labels, _ = draw(torch.float64, rows=(1, 3), width=4, vocabulary=20)
+    leaves = [leaf.requires_grad_() for leaf in (hidden, weight, bias)]
+    assert torch.autograd.gradcheck(lambda *x: linear(*x, labels, **CAPPED), leaves)
+    logits = (hidden @ weight.T).detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: functional.token_logprobs(x, labels, impl="torch", **CAPPED), logits)
+    assert torch.autograd.gradcheck(lambda x: functional.response_rewards(x, labels, impl="torch"), logits)
+
+
+@pytest.mark.parametrize("tiles", [(1, 7), (3, 16), (8, 45)])
+def test_number_of_tiles_does_not_matter(monkeypatch, tiles):
+    """The weight's gradient is not accumulated in 16 bits over tiles: its error does not grow with their number."""
+    hidden, weight, bias, labels, grad = draw(torch.bfloat16, rows=(4, 64))
+    exact, want = gradients(linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad)
+    monkeypatch.setattr(chunked, "TILE_ROWS", tiles[0])
+    monkeypatch.setattr(chunked, "TILE_COLUMNS", tiles[1])
+    logps, got = gradients(linear, [hidden, weight, bias], labels, grad)
+    close(logps, exact, torch.float32)
+    for g, w in zip(got, want, strict=True):
+        error = (g.double() - w).norm() / w.norm()
+        assert error < 2.5e-3  # one rounding to bfloat16 costs 1.7e-3 in this norm
+
+
+@pytest.mark.parametrize("level", [-500.0, 500.0])
+def test_levels_and_infinities(small_tiles, level):
+    _, _, _, labels, grad = draw()
+    logits = torch.randn(2, 4, 45, generator=torch.Generator().manual_seed(1)) + level
+    logits[0, 0, :20] = -torch.inf  # more than a tile
+    labels[0, 0] = 30
+    logps, (dlogits,) = gradients(functional.token_logprobs, [logits], labels, grad, impl="torch")
+    exact, (dexact,) = gradients(reference.token_logprobs, [logits.double()], labels, grad)
+    close(logps, exact, torch.float32)
+    close(dlogits, dexact, torch.float32)
+
+
+def test_confident_label_keeps_its_gradient(small_tiles):
+    logits = torch.full((1, 1, 45), 400.0)
+    logits[..., 3] = 415.0
+    labels, grad = torch.tensor([[3]]), torch.ones(1, 1)
+    logps, (dlogits,) = gradients(functional.token_logprobs, [logits], labels, grad, impl="torch")
+    exact, (dexact,) = gradients(reference.token_logprobs, [logits.double()], labels, grad)
+    torch.testing.assert_close(logps.double(), exact, rtol=0.02, atol=0)
+    torch.testing.assert_close(dlogits.double(), dexact, rtol=0.02, atol=0)
+
+
+# Shapes and strides.
+
+
+def test_any_leading_shape(small_tiles):
+    hidden, weight, bias, labels, _ = draw(rows=(2, 3, 4))
+    logps = functional.token_logprobs(hidden @ weight.T, labels)
+    assert logps.shape == (2, 3, 4)
+    flat = functional.token_logprobs((hidden @ weight.T).view(24, -1), labels.view(24))
+    assert torch.equal(logps.view(24), flat)
+    one = functional.token_logprobs((hidden @ weight.T)[0, 0, 0], labels[0, 0, 0])
+    assert one.shape == ()
+    assert linear(hidden, weight, bias, labels).shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+def test_no_rows(shape):
+    labels = torch.zeros(shape, dtype=torch.int64)
+    logits = torch.zeros(*shape, 7, requires_grad=True)
+    functional.token_logprobs(logits, labels).sum().backward()
+    assert logits.grad.shape == (*shape, 7)
+    hidden, weight = torch.zeros(*shape, 3, requires_grad=True), torch.ones(7, 3, requires_grad=True)
+    functional.linear_token_logprobs(hidden, weight, labels).sum().backward()
+    assert not weight.grad.any()
+    if len(shape) == 2:
+        assert functional.response_rewards(logits, labels).tolist() == [0.0] * shape[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_strided_arguments(small_tiles, dtype):
+    hidden, weight, bias, labels, grad = draw(rows=(2, 5))
+    labels = labels.to(dtype)
+    sliced = (hidden[:, :-1], weight.T.contiguous().T, bias.repeat_interleave(2)[::2])
+    _, got = gradients(linear, sliced, labels[:, :-1], grad[:, :-1])
+    _, want = gradients(linear_reference, [x.double() for x in sliced], labels[:, :-1], grad[:, :-1])
+    for g, w in zip(got, want, strict=True):
+        close(g, w, torch.float32)
+    expanded = torch.full((1, 1), 3).expand(2, 5)
+    torch.testing.assert_close(
+        linear(hidden, weight, bias, expanded, ignore_index=-1), linear_reference(hidden, weight, bias, expanded, ignore_index=-1)
+    )
+
+
+class Largest(TorchDispatchMode):
+    """The size in bytes of the largest tensor that an operation of PyTorch made, not counting views of what was there."""
+
+    def __init__(self, *known: torch.Tensor):
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.numel() and leaf.untyped_storage().data_ptr() not in self.known:
+                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
+        return result
+
+
+def test_slice_along_tokens_is_not_copied():
+    logits = torch.randn(4, 33, 8192)
+    labels = torch.zeros(4, 32, dtype=torch.int64)
+    with Largest(logits) as largest:
+        functional.token_logprobs(logits[:, :-1], labels, impl="torch")
+    assert largest.bytes <= logits.nbytes / 1.9  # a tile of all 128 rows by 4,096 of 8,192 columns
+
+
+def test_linear_path_holds_tiles_only(monkeypatch):
+    """No tensor of the size of the logits exists, forward or backward; the largest are a tile and the weight's gradient."""
+    monkeypatch.setattr(chunked, "TILE_ROWS", 64)
+    monkeypatch.setattr(chunked, "TILE_COLUMNS", 256)
+    rows, width, vocabulary = 512, 16, 4096
+    hidden, weight, _, labels, grad = draw(rows=(rows,), width=width, vocabulary=vocabulary)
+    labels = labels.clamp(min=0)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    with Largest(hidden, weight) as largest:
+        linear(hidden, weight, None, labels).backward(grad)
+    tile = 64 * 256 * 4
+    assert largest.bytes <= max(tile, weight.nbytes, hidden.nbytes)
+    assert largest.bytes < rows * vocabulary * 4 / 25
+
+
+# What is ignored.
+
+
+@pytest.mark.parametrize("filling", [torch.nan, torch.inf])
+def test_ignored_rows_are_not_read(small_tiles, filling):
+    hidden, weight, bias, labels, grad = draw()
+    dead = labels == -100
+    _, want = gradients(linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad)
+    hidden[dead], grad[dead] = filling, filling
+    logps, got = gradients(linear, [hidden, weight, bias], labels, grad)
+    assert (logps[dead] == 0).all()
+    assert (got[0][dead] == 0).all()
+    for g, w in zip(got, want, strict=True):
+        close(g, w, torch.float32)
+    logits = torch.randn(2, 4, 45)
+    logits[dead] = filling
+    logps, (dlogits,) = gradients(functional.token_logprobs, [logits], labels, grad, impl="torch")
+    assert logps.isfinite().all()
+    assert (dlogits[dead] == 0).all()
+    assert dlogits.isfinite().all()
+
+
+def test_everything_ignored():
+    hidden, weight, bias, labels, grad = draw()
+    labels[:] = -100
+    logps, got = gradients(linear, [hidden, weight, bias], labels, grad)
+    assert not logps.any()
+    assert not any(g.any() for g in got)
+    assert functional.response_rewards(hidden @ weight.T, labels).tolist() == [0.0, 0.0]
+
+
+# Rewards.
+
+
+@pytest.mark.parametrize("normalize", ["mean", "sum"])
+@pytest.mark.parametrize("head", [False, True])
+def test_rewards_padded_and_packed(small_tiles, normalize, head):
+    hidden, weight, _, labels, _ = draw(rows=(3, 5))
+    labels[1] = -100  # a response without tokens
+    ids = torch.arange(3).repeat_interleave(5)
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    ids[order[0]], labels.view(-1)[order[0]] = -1, 7  # a row of no response
+    weights = torch.tensor([1.0, 2.0, -0.5])
+
+    def rewards(function, h, w, y, **packing):
+        logits = (h, w) if head else (h @ w.T,)
+        return function(*logits, y, normalize=normalize, **packing, **CAPPED)
+
+    ours = functional.linear_response_rewards if head else functional.response_rewards
+    flat_h, flat_y = hidden.view(15, -1), labels.view(-1)
+    leaves = [x.clone().requires_grad_() for x in (flat_h, weight)]
+    packed = rewards(ours, leaves[0][order], leaves[1], flat_y[order], response_ids=ids[order], num_responses=3)
+    (packed * weights).sum().backward()
+
+    exact_leaves = [x.detach().double().requires_grad_() for x in (flat_h, weight)]
+    own = flat_y.where(ids >= 0, -100)
+    logps = reference.linear_token_logprobs(*exact_leaves, own, **CAPPED)
+    exact = reference.response_rewards(logps.view(3, 5), own.view(3, 5), normalize=normalize)
+    (exact * weights).sum().backward()
+    torch.testing.assert_close(packed.double(), exact, rtol=1e-6, atol=1e-6)
+    assert packed[1] == 0
+    for leaf, exact_leaf in zip(leaves, exact_leaves, strict=True):
+        close(leaf.grad, exact_leaf.grad, torch.float32)
+
+    padded = rewards(ours, hidden, weight, own.view(3, 5))
+    counted = rewards(ours, flat_h, weight, flat_y, response_ids=ids)  # the number of responses out of the ids
+    torch.testing.assert_close(padded, packed)
+    torch.testing.assert_close(counted, packed)
+
+
+def test_lengths():
+    labels = torch.tensor([[1, -100, 3], [-100, -100, -100]])
+    assert functional.response_lengths(labels).tolist() == [2, 0]
+    ids = torch.tensor([0, 0, 2, 2, -1, 2])
+    assert functional.response_lengths(labels.view(-1), response_ids=ids, num_responses=4).tolist() == [1, 0, 1, 0]
+    assert functional.response_lengths(labels.view(-1), response_ids=ids).tolist() == [1, 0, 1]
+
+
+def test_sums_are_exact_in_any_order():
+    """float32 sums of these values depend on the order in their last bits; ours do not, and are the rounded true sum."""
+    values = -torch.rand(4096, generator=torch.Generator().manual_seed(0)) * 20
+    ids = torch.zeros(4096, dtype=torch.int64)
+    exact = values.double().sum().float()
+    assert len({values[torch.randperm(4096)].cumsum(0)[-1].item() for _ in range(20)}) > 1
+    for _ in range(20):
+        order = torch.randperm(4096)
+        assert ops.response_sums(values[order], ids, 1)[0] == exact
+        assert ops.response_sums(values[order].view(1, -1), None, 1)[0] == exact
+
+
+def test_sums_keep_what_is_not_finite():
+    values = torch.tensor([[0.0, -torch.inf], [torch.nan, -1.0], [-1e30, -1e30]])
+    sums = ops.response_sums(values, None, 3)
+    assert sums[0] == -torch.inf
+    assert sums[1].isnan()
+    assert sums[2] == pytest.approx(-2e30)
+
+
+# Autocast, torch.library, torch.compile.
+
+
+def test_autocast_casts_like_a_linear_layer(small_tiles):
+    hidden, weight, bias, labels, grad = draw()
+    leaves = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        logps = linear(*leaves, labels)
+    logps.backward(grad)
+    assert logps.dtype == torch.float32
+    lows = [x.bfloat16() for x in (hidden, weight, bias)]
+    assert torch.equal(logps.detach(), linear(*lows, labels))
+    assert [leaf.grad.dtype for leaf in leaves] == [torch.float32] * 3
+    _, want = gradients(linear_reference, [x.double() for x in lows], labels, grad)
+    for leaf, w in zip(leaves, want, strict=True):
+        close(leaf.grad, w, torch.bfloat16)
+
+
+def test_opcheck(small_tiles):
+    hidden, weight, bias, labels, grad = draw(rows=(6,), width=4, vocabulary=20)
+    options = (0.7, 30.0, 1.3, -100, "torch")
+    leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
+    torch.library.opcheck(ops.linear_token_logprobs, (*leaves, labels, *options))
+    torch.library.opcheck(ops.linear_token_logprobs, (hidden, weight, None, labels, *options))
+    with torch.no_grad():
+        _, peak, total = ops.linear_token_logprobs(hidden, weight, bias, labels, *options)
+        for needed in ((True, True, True), (True, False, False)):
+            arguments = (grad, hidden.detach(), weight.detach(), bias.detach(), labels, peak, total, *needed, *options)
+            torch.library.opcheck(ops.linear_token_logprobs_backward, arguments)
+    logits, rows = torch.randn(1, 6, 20, requires_grad=True), labels.view(1, 6)
+    torch.library.opcheck(ops.token_logprobs, (logits, rows, *options, False))
+    ids = torch.tensor([0, 2, -1, 2, 0, 1])
+    torch.library.opcheck(ops.response_sums, (torch.randn(6, requires_grad=True), ids, 4))
+    torch.library.opcheck(ops.response_sums, (torch.randn(2, 3, requires_grad=True), None, 2))
+
+
+def test_compiles_whole(small_tiles):
+    hidden, weight, bias, labels, _ = draw()
+    ids = torch.arange(8) // 4
+
+    def loss(h, w):
+        padded = functional.response_rewards(h @ w.T, labels, softcap=30.0)
+        packed = functional.linear_response_rewards(
+            h.view(8, -1), w, labels.view(-1), bias=bias, response_ids=ids, num_responses=2, temperature=0.7
+        )
+        return (padded * packed).sum()
+
+    results = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaves = [x.clone().requires_grad_() for x in (hidden, weight)]
+        value = function(*leaves)
+        value.backward()
+        results.append((value.detach(), *(leaf.grad for leaf in leaves)))
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager)
+
+
+# Bad input.
+
+
+def good():
+    hidden, weight, bias, labels, _ = draw()
+    return {"logits": hidden @ weight.T, "hidden": hidden, "weight": weight, "bias": bias, "labels": labels}
+
+
+LOGITS_ERRORS = {
+    "labels must have the shape of logits": {"labels": torch.zeros(2, 5, dtype=torch.int64)},
+    "labels must be int32 or int64, got torch.float32": {"labels": torch.zeros(2, 4)},
+    "logits must be float16, bfloat16, float32 or float64, got torch.float8_e4m3fn": {"logits": torch.zeros(2, 4, 45).to(torch.float8_e4m3fn)},
+    "logits must be float16, bfloat16, float32 or float64, got torch.int64": {"logits": torch.zeros(2, 4, 45, dtype=torch.int64)},
+    "logits must have a last dimension": {"logits": torch.zeros(2, 4, 0)},
+    "labels must be on the device of logits, cpu, got meta": {"labels": torch.zeros(2, 4, dtype=torch.int64, device="meta")},
+    "labels must be in 0..44 or ignore_index (-100), got 45": {"labels": torch.full((2, 4), 45)},
+    "labels must be in 0..44 or ignore_index (-100), got -1": {"labels": torch.full((2, 4), -1)},
+    "temperature must be a positive finite number, got 0": {"temperature": 0},
+    "softcap must be None or a positive finite number, got -3.0": {"softcap": -3.0},
+    "logit_scale must be a finite number, got inf": {"logit_scale": float("inf")},
+    "impl must be one of auto, torch, triton, got 'cuda'": {"impl": "cuda"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", LOGITS_ERRORS)
+def test_unfit_logits(message):
+    arguments = {key: value for key, value in good().items() if key in ("logits", "labels")} | LOGITS_ERRORS[message]
+    with pytest.raises(ValueError, match=".*") as error:
+        functional.token_logprobs(**arguments)
+    assert message in str(error.value)
+
+
+LINEAR_ERRORS = {
+    "weight must be (V, D) with D of hidden, 12, got (45, 11)": {"weight": torch.zeros(45, 11)},
+    "an empty weight is what ZeRO-3 leaves": {"weight": torch.zeros(0)},
+    "weight must have the dtype and device of hidden": {"weight": torch.zeros(45, 12, dtype=torch.float16)},
+    "bias must be (V,) = (45,), got (44,)": {"bias": torch.zeros(44)},
+    "labels must have the shape of hidden": {"labels": torch.zeros(8, dtype=torch.int64)},
+    "labels must be in 0..44": {"labels": torch.full((2, 4), 99)},
+    "this operation has no Triton kernel": {"impl": "triton"},
+}
+
+
+@pytest.mark.parametrize("message", LINEAR_ERRORS)
+def test_unfit_hidden_states(message):
+    arguments = {key: value for key, value in good().items() if key != "logits"} | LINEAR_ERRORS[message]
+    with pytest.raises(ValueError, match=".*") as error:
+        functional.linear_token_logprobs(**arguments)
+    assert message in str(error.value)
+
+
+IDS = torch.zeros(8, dtype=torch.int64)
+REWARD_ERRORS = {
+    "normalize must be one of mean, sum, got 'max'": {"normalize": "max"},
+    "labels must be (M,), packed, when response_ids are given": {"response_ids": IDS},
+    "num_responses must be R of the padded labels, 2": {"num_responses": 3},
+}
+PACKED_ERRORS = {
+    "response_ids must be integers of shape (8,)": {"response_ids": IDS.float()},
+    "num_responses must not be negative, got -1": {"response_ids": IDS, "num_responses": -1},
+    "response_ids must be below num_responses (2), -1 for a row of none; got 5": {"response_ids": IDS + 5, "num_responses": 2},
+    "labels must be (R, T), one response a row, unless response_ids are given": {},
+}
+
+
+@pytest.mark.parametrize("message", [*REWARD_ERRORS, *PACKED_ERRORS])
+def test_unfit_responses(message):
+    logits, labels = good()["logits"], good()["labels"]
+    packed = message in PACKED_ERRORS
+    arguments = PACKED_ERRORS[message] if packed else REWARD_ERRORS[message]
+    with pytest.raises(ValueError, match=".*") as error:
+        functional.response_rewards(*((logits.view(8, -1), labels.view(8)) if packed else (logits, labels)), **arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("message", ["labels must have the shape of logits", "labels must be in 0..44 or ignore_index (-100), got 45"])
+def test_the_same_errors_under_compile(message):
+    arguments = {key: value for key, value in good().items() if key in ("logits", "labels")} | LOGITS_ERRORS[message]
+    function = torch.compile(lambda logits, labels: functional.token_logprobs(logits, labels), backend="aot_eager")
+    with pytest.raises(Exception, match=".*") as error:
+        function(**arguments)
+    assert message in str(error.value)
+
+
+def test_environment_chooses_and_does_not_fall_back(monkeypatch):
+    arguments = {key: value for key, value in good().items() if key in ("logits", "labels")}
+    monkeypatch.setenv("PAD_FAST_IMPL", "fast")
+    with pytest.raises(ValueError, match="PAD_FAST_IMPL must be one of auto, torch, triton, got 'fast'"):
+        functional.token_logprobs(**arguments)
+    monkeypatch.setenv("PAD_FAST_IMPL", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a CUDA tensor"):
+        functional.token_logprobs(**arguments)
+    functional.token_logprobs(**arguments, impl="torch")  # by hand comes first
+
+
+def test_import_loads_torch_alone():
+    code = "import sys, pad_fast; print([m for m in ('triton', 'transformers', 'datasets', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert pad_fast.token_logprobs is functional.token_logprobs
