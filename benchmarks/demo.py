@@ -8,12 +8,15 @@ The tables are made by ``python -m benchmarks.tables``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -34,15 +37,22 @@ COLUMNS = {  # key: heading, in percent
 }
 
 
-def run_demo(student: Path, seed: int, folder: Path, options: list[str]) -> dict:
+def run_demo(student: Path, seed: int, folder: Path, options: list[str], threads: int) -> dict:
     """One run of the command, from nothing, and what its evaluations say."""
     command = [sys.executable, "-m", "pad_fast.cli", "demo", "--student", str(student), "--seed", str(seed), "--output_dir", str(folder)]
     start = time.perf_counter()
-    subprocess.run([*command, *options], check=True)
+    subprocess.run([*command, *options], check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     seconds = time.perf_counter() - start
     evaluations = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "evaluation").glob("*.json"))}
     config = json.loads((folder / "run.json").read_text())["config"]
-    return {"student": student.name, "seed": seed, "seconds": round(seconds), "evaluations": evaluations, "config": config}
+    return {
+        "student": student.name,
+        "seed": seed,
+        "seconds": round(seconds),
+        "threads": threads,
+        "evaluations": evaluations,
+        "config": config,
+    }
 
 
 def stages(record: dict) -> dict[str, dict]:
@@ -81,17 +91,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--students", nargs="+", type=Path, default=[EMBEDDED], help="folders of base students")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds of the run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out among them")
     parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="where the runs are written")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "demo.jsonl", help="records are added here")
     parser.add_argument("options", nargs="*", help="more options of pad-fast demo, after --")
     given = parser.parse_args(arguments)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    for student in given.students:
-        for seed in given.seeds:
-            folder = given.folder / f"{student.resolve().parent.name}-{student.name}-{seed}"
-            record = run_demo(student.resolve(), seed, folder, given.options)
-            with given.results.open("a") as file:
-                file.write(json.dumps({"run": started, **describe(torch.device("cpu")), **record}) + "\n")
+    threads = max(1, torch.get_num_threads() // given.jobs)
+
+    def run(pair: tuple[Path, int]) -> dict:
+        student, seed = pair[0].resolve(), pair[1]
+        return run_demo(student, seed, given.folder / f"{student.parent.name}-{student.name}-{seed}", given.options, threads)
+
+    with ThreadPoolExecutor(given.jobs) as pool, given.results.open("a") as file:
+        for record in pool.map(run, itertools.product(given.students, given.seeds)):
+            file.write(json.dumps({"run": started, **describe(torch.device("cpu")), **record}) + "\n")
+            file.flush()
 
 
 if __name__ == "__main__":
