@@ -10,7 +10,7 @@ Picking the live rows waits for the device once; on a CPU that is free.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ import torch
 # ones starve the matrix product, and larger ones fall out of the cache in the exponentials.
 TILE_ROWS = 1024
 TILE_COLUMNS = 4096
+LOGITS_ROWS = 64  # where logits are given there is no product to feed: a tile of 1 MB stays in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -105,20 +106,38 @@ def _score(z: torch.Tensor, peak: torch.Tensor, total: torch.Tensor, labels: tor
 # Logits that are given.
 
 
-def _place(rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the flat indices ``rows`` lie in (R, T)."""
-    return rows // labels.shape[1], rows % labels.shape[1]
+def _planes(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """(R, T, V) as views in two dimensions, (M, V): one if the strides allow it, else R of them."""
+    try:
+        return [tensor.view(-1, tensor.shape[2])]
+    except RuntimeError:
+        return tensor.unbind()
+
+
+def _neighbours(rows: torch.Tensor) -> slice | torch.Tensor:
+    """Ascending ``rows``, as a slice where none is left out: on a CPU, picking rows one by one costs more than what is done to them."""
+    first, last = (0, -1) if rows.is_cuda else (int(rows[0]), int(rows[-1]))
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
 
 
 def logits_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOptions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(R, T, V), (R, T) -> log-probabilities, peaks and totals (R, T)."""
-    flat = labels.reshape(-1)
-    rows = live_rows(flat, options.ignore_index)
-    softmax = _OnlineSoftmax(flat[rows], accumulator(logits.dtype))
-    for tile in _tiles(len(rows), TILE_ROWS):
-        r, t = _place(rows[tile], labels)
-        for columns in _tiles(logits.shape[2], TILE_COLUMNS):
-            softmax.add(tile, columns, _bend(logits[r, t, columns].to(softmax.peak.dtype), options))
+    planes = _planes(logits)
+    parts = zip(planes, labels.reshape(len(planes), -1), strict=True)
+    found = [_plane_forward(plane, part, options) for plane, part in parts]
+    log_p, peak, total = (torch.stack(rows).view(labels.shape) for rows in zip(*found, strict=True))
+    return log_p, peak, total
+
+
+def _plane_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOptions) -> tuple[torch.Tensor, ...]:
+    """(M, V), (M,) -> log-probabilities, peaks and totals (M,)."""
+    rows = live_rows(labels, options.ignore_index)
+    softmax = _OnlineSoftmax(labels[rows], accumulator(logits.dtype))
+    for tile in _tiles(len(rows), LOGITS_ROWS):
+        picked = _neighbours(rows[tile])
+        for columns in _tiles(logits.shape[1], TILE_COLUMNS):
+            u = logits[:, columns][picked].to(softmax.peak.dtype, copy=True)
+            softmax.add(tile, columns, _bend(u, options))
     return softmax.spread(rows, labels.shape)
 
 
@@ -134,13 +153,30 @@ def logits_backward(
     """Rows that are ignored or whose upstream gradient is 0 are zeroed without a read."""
     live = (labels != options.ignore_index) & (grad != 0)
     dlogits[~live] = 0
-    rows = live.reshape(-1).nonzero().squeeze(-1)
-    for tile in _tiles(len(rows), TILE_ROWS):
-        r, t = _place(rows[tile], labels)
-        for columns in _tiles(logits.shape[2], TILE_COLUMNS):
-            z = _bend(logits[r, t, columns].to(peak.dtype), options)
-            score = _score(z, peak[r, t], total[r, t], labels[r, t], grad[r, t], columns.start)
-            dlogits[r, t, columns] = _unbend(score, z, options).to(dlogits.dtype)
+    planes = _planes(logits)
+    targets = _planes(dlogits) if len(planes) == 1 else dlogits.unbind()
+    rows = (part.reshape(len(planes), -1) for part in (live, labels, grad, peak, total))
+    for plane, target, *parts in zip(planes, targets, *rows, strict=True):
+        _plane_backward(plane, target, options, *parts)
+
+
+def _plane_backward(
+    logits: torch.Tensor,  # (M, V)
+    dlogits: torch.Tensor,  # (M, V)
+    options: TokenOptions,
+    live: torch.Tensor,  # (M,) as the four below
+    labels: torch.Tensor,
+    grad: torch.Tensor,
+    peak: torch.Tensor,
+    total: torch.Tensor,
+) -> None:
+    rows = live.nonzero().squeeze(-1)
+    for index in (rows[tile] for tile in _tiles(len(rows), LOGITS_ROWS)):
+        picked = _neighbours(index)
+        for columns in _tiles(logits.shape[1], TILE_COLUMNS):
+            z = _bend(logits[:, columns][picked].to(peak.dtype, copy=True), options)
+            score = _score(z, peak[picked], total[picked], labels[picked], grad[picked], columns.start)
+            dlogits[:, columns][picked] = _unbend(score, z, options).to(dlogits.dtype)
 
 
 # Logits that are the product of hidden states and the output head.
