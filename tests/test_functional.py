@@ -1,9 +1,11 @@
 """The public operations on the PyTorch path against the float64 reference: values, gradients, memory, bad input."""
 
 import itertools
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -303,7 +305,7 @@ def test_sums_are_exact_in_any_order():
     values = -torch.rand(4096, generator=torch.Generator().manual_seed(0)) * 20
     ids = torch.zeros(4096, dtype=torch.int64)
     exact = values.double().sum().float()
-    assert len({values[torch.randperm(4096)].cumsum(0)[-1].item() for _ in range(20)}) > 1
+    assert len({np.add.accumulate(values[torch.randperm(4096)].numpy())[-1] for _ in range(20)}) > 1
     for _ in range(20):
         order = torch.randperm(4096)
         assert ops.response_sums(values[order], ids, 1)[0] == exact
@@ -386,7 +388,7 @@ def good():
 LOGITS_ERRORS = {
     "labels must have the shape of logits": {"labels": torch.zeros(2, 5, dtype=torch.int64)},
     "labels must be int32 or int64, got torch.float32": {"labels": torch.zeros(2, 4)},
-    "logits must be float16, bfloat16, float32 or float64, got torch.float8_e4m3fn": {"logits": torch.zeros(2, 4, 45).to(torch.float8_e4m3fn)},
+    "float32 or float64, got torch.float8_e4m3fn": {"logits": torch.zeros(2, 4, 45, dtype=torch.float8_e4m3fn)},
     "logits must be float16, bfloat16, float32 or float64, got torch.int64": {"logits": torch.zeros(2, 4, 45, dtype=torch.int64)},
     "logits must have a last dimension": {"logits": torch.zeros(2, 4, 0)},
     "labels must be on the device of logits, cpu, got meta": {"labels": torch.zeros(2, 4, dtype=torch.int64, device="meta")},
@@ -396,15 +398,14 @@ LOGITS_ERRORS = {
     "softcap must be None or a positive finite number, got -3.0": {"softcap": -3.0},
     "logit_scale must be a finite number, got inf": {"logit_scale": float("inf")},
     "impl must be one of auto, torch, triton, got 'cuda'": {"impl": "cuda"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", LOGITS_ERRORS)
 def test_unfit_logits(message):
     arguments = {key: value for key, value in good().items() if key in ("logits", "labels")} | LOGITS_ERRORS[message]
-    with pytest.raises(ValueError, match=".*") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         functional.token_logprobs(**arguments)
-    assert message in str(error.value)
 
 
 LINEAR_ERRORS = {
@@ -421,9 +422,8 @@ LINEAR_ERRORS = {
 @pytest.mark.parametrize("message", LINEAR_ERRORS)
 def test_unfit_hidden_states(message):
     arguments = {key: value for key, value in good().items() if key != "logits"} | LINEAR_ERRORS[message]
-    with pytest.raises(ValueError, match=".*") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         functional.linear_token_logprobs(**arguments)
-    assert message in str(error.value)
 
 
 IDS = torch.zeros(8, dtype=torch.int64)
@@ -445,18 +445,16 @@ def test_unfit_responses(message):
     logits, labels = good()["logits"], good()["labels"]
     packed = message in PACKED_ERRORS
     arguments = PACKED_ERRORS[message] if packed else REWARD_ERRORS[message]
-    with pytest.raises(ValueError, match=".*") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         functional.response_rewards(*((logits.view(8, -1), labels.view(8)) if packed else (logits, labels)), **arguments)
-    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("message", ["labels must have the shape of logits", "labels must be in 0..44 or ignore_index (-100), got 45"])
 def test_the_same_errors_under_compile(message):
     arguments = {key: value for key, value in good().items() if key in ("logits", "labels")} | LOGITS_ERRORS[message]
-    function = torch.compile(lambda logits, labels: functional.token_logprobs(logits, labels), backend="aot_eager")
-    with pytest.raises(Exception, match=".*") as error:
+    function = torch.compile(lambda logits, labels: functional.token_logprobs(logits, labels), backend="aot_eager", fullgraph=True)
+    with pytest.raises(ValueError, match=re.escape(message)):
         function(**arguments)
-    assert message in str(error.value)
 
 
 def test_environment_chooses_and_does_not_fall_back(monkeypatch):

@@ -1,0 +1,26 @@
+"""The tests can fail: broken kernels are caught. All mutants were run by tools/mutate_kernels.py; here two of them are again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import mutate_kernels
+
+
+def test_every_mutant_was_caught():
+    record = json.loads(Path(mutate_kernels.RECORD).read_text())
+    assert record.keys() == mutate_kernels.MUTANTS.keys(), "run tools/mutate_kernels.py --write"
+    assert all(record.values())
+
+
+@pytest.mark.parametrize("name", mutate_kernels.MUTANTS)
+def test_mutants_still_apply(name):
+    file, old, new = mutate_kernels.MUTANTS[name]
+    assert (mutate_kernels.ROOT / file).read_text().count(old) == 1
+    assert old != new
+
+
+@pytest.mark.parametrize("name", ["forward: an unread tail", "backward: wrong scale"])
+def test_broken_kernels_are_caught(name):
+    assert mutate_kernels.run(name).startswith("test_values_and_gradients")

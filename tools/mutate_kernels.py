@@ -1,0 +1,121 @@
+"""Break the kernels on purpose and record which test sees it.
+
+    python tools/mutate_kernels.py [--only NAME ...] [--write]
+
+Each mutant is one replacement in a copy of the sources, against which the interpreter's tests run until one fails. ``--write``
+records the answers in tests/kernels/mutants.json. A mutant that survives is a test that is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "tests" / "kernels" / "mutants.json"
+SUITE = "tests/kernels/test_logprob.py"
+
+
+class Mutant(NamedTuple):
+    file: str
+    old: str
+    new: str
+
+
+FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
+NUMERICS, OPS = "kernels/common/numerics.py", "pad_fast/ops.py"
+MUTANTS = {
+    "forward: a dropped mask": Mutant(FORWARD, 'tl.where(live, w, float("-inf"))', "w"),
+    "forward: off by one tile": Mutant(FORWARD, "range(0, whole, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"),
+    "forward: wrong scale": Mutant(FORWARD, "below * LN_2 if CAPPED else below", "below"),
+    "forward: an unread tail": Mutant(FORWARD, "if whole < vocabulary:", "if whole > vocabulary:"),
+    "forward: bfloat16 accumulation": Mutant(
+        FORWARD,
+        "return higher, total * power(peak - higher, CAPPED)",
+        "return higher, total.to(tl.bfloat16).to(tl.float32) * power(peak - higher, CAPPED)",
+    ),
+    "forward: no rescaling": Mutant(FORWARD, "total * power(peak - higher, CAPPED)", "total"),
+    "forward: ignored rows are read": Mutant(FORWARD, "if label == ignore_index:", "if label == ignore_index - 1:"),
+    "forward: nothing written for ignored rows": Mutant(
+        FORWARD, "tl.store(logp_ptr + row, 0.0)", "tl.store(logp_ptr + row, 0.0, mask=row < 0)"
+    ),
+    "forward: 32-bit row": Mutant(
+        FORWARD, "(row // tokens) * stride_r", "((row // tokens).to(tl.int32) * stride_r.to(tl.int32)).to(tl.int64)"
+    ),
+    "forward: label not masked": Mutant(FORWARD, "mask=(place >= 0) & (place < vocabulary)", "mask=place >= -1"),
+    "backward: a dropped mask": Mutant(
+        BACKWARD, "d.to(dlogits_ptr.dtype.element_ty), mask=live)", "d.to(dlogits_ptr.dtype.element_ty), mask=live | (offsets < 8))"
+    ),
+    "backward: off by one tile": Mutant(BACKWARD, "x = tl.load(tile_ptr + steps)", "x = tl.load(tile_ptr + steps + stride_v)"),
+    "backward: wrong scale": Mutant(BACKWARD, "grad * inner * (outer * LN_2) if CAPPED", "grad * inner * outer if CAPPED"),
+    "backward: an unwritten tail": Mutant(BACKWARD, "    if whole < last:\n        live", "    if whole > last:\n        live"),
+    "backward: bfloat16 accumulation": Mutant(
+        BACKWARD, "rest = own / tl.load(total_ptr + row)", "rest = (own / tl.load(total_ptr + row)).to(tl.bfloat16).to(ACC)"
+    ),
+    "backward: no slope of the softcap": Mutant(BACKWARD, "d *= 1.0 - t * t", "d *= 1.0"),
+    "backward: zero rows are not written": Mutant(
+        BACKWARD, "tl.store(out_ptr + dsteps, zeros)", "tl.store(out_ptr + dsteps, zeros, mask=offsets < 0)"
+    ),
+    "backward: zero rows lack their tail": Mutant(
+        BACKWARD, "mask=whole + offsets < last)\n        return", "mask=offsets < 0)\n        return"
+    ),
+    "backward: zero gradients are read": Mutant(BACKWARD, "(label == ignore_index) | (grad == 0.0)", "label == ignore_index"),
+    "backward: no onehot": Mutant(BACKWARD, "tl.where(offsets == place, own + d, d)", "d"),
+    "tanh: polynomial beyond its range": Mutant(NUMERICS, "tl.where(tl.abs(q) > 1.0,", "tl.where(tl.abs(q) > 1.2,"),
+    "tanh: tile takes the wrong branch": Mutant(NUMERICS, "if reach > 1.0:", "if reach > 4.0:"),
+    "tanh: a coefficient": Mutant(NUMERICS, "0.13325204075825553", "0.1332420407582555"),
+    "sums: in the order of the layout": Mutant(
+        NUMERICS, "(x.shape[0], 2, x.shape[1] // 2)), axis=1", "(x.shape[0], x.shape[1] // 2, 2)), axis=1"
+    ),
+    "responses: not on the grid": Mutant(OPS, "(logps.double() / STEP).round_() * STEP", "logps"),
+}
+
+
+def run(name: str) -> str:
+    """The test that fails on the mutant, "" if none does."""
+    mutant = MUTANTS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("kernels", "pad_fast", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("tiny_world", "__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        source = copy / mutant.file
+        text = source.read_text()
+        if text.count(mutant.old) != 1:
+            raise ValueError(f"{name}: {mutant.old!r} must occur once in {mutant.file}, occurs {text.count(mutant.old)} times")
+        source.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", SUITE, "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": folder}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) \S+::(\S+)", done.stdout, re.MULTILINE)
+    if failed is None and done.returncode > 0:
+        raise RuntimeError(f"{name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failed[1] if failed else f"the process died ({done.returncode})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=MUTANTS, default=list(MUTANTS), metavar="NAME")
+    parser.add_argument("--write", action="store_true", help=f"record the answers in {RECORD.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    answers = {}
+    for name in arguments.only:
+        answers[name] = run(name)
+        print(f"{name:44} {answers[name] or 'SURVIVED'}", flush=True)
+    if arguments.write:
+        RECORD.write_text(json.dumps(answers, indent=1) + "\n")
+    sys.exit("" in answers.values())
+
+
+if __name__ == "__main__":
+    main()
