@@ -92,15 +92,15 @@ def run(name: str) -> str:
         if text.count(mutant.old) != 1:
             raise ValueError(f"{name}: {mutant.old!r} must occur once in {mutant.file}, occurs {text.count(mutant.old)} times")
         source.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", SUITE, "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": folder}
+        command = [sys.executable, "-m", "pytest", SUITE, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": folder}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
-    failed = re.search(r"^(?:FAILED|ERROR) \S+::(\S+)", done.stdout, re.MULTILINE)
-    if failed is None and done.returncode > 0:
+    started = re.findall(rf"^{SUITE}::(\S+)", done.stdout, re.MULTILINE)  # the last of them failed, or took the process along
+    if not started:
         raise RuntimeError(f"{name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return failed[1] if failed else f"the process died ({done.returncode})"
+    return started[-1] + (f" (died of signal {-done.returncode})" if done.returncode < 0 else "")
 
 
 def main() -> None:
@@ -113,7 +113,8 @@ def main() -> None:
         answers[name] = run(name)
         print(f"{name:44} {answers[name] or 'SURVIVED'}", flush=True)
     if arguments.write:
-        RECORD.write_text(json.dumps(answers, indent=1) + "\n")
+        known = json.loads(RECORD.read_text()) | answers if RECORD.exists() else answers
+        RECORD.write_text(json.dumps({name: known[name] for name in MUTANTS if name in known}, indent=1) + "\n")
     sys.exit("" in answers.values())
 
 

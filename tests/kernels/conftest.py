@@ -1,12 +1,21 @@
 """The workshop: poisoned memory, small tiles, and a count of the bytes that kernels move, all under Triton's interpreter."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
+
+
+def pytest_collection_modifyitems(items):
+    """Where a GPU is, the interpreter's tests run on it, and so belong to ``make gpu``."""
+    if torch.cuda.is_available():
+        for item in items:
+            if item.path.parent == Path(__file__).parent and item.path.name == "test_logprob.py":
+                item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(autouse=True)
