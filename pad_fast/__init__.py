@@ -1,33 +1,42 @@
 """pad-fast: preference-aligned distillation of language models (PAD, arXiv 2502.14272).
 
-Importing this package loads torch alone. The names that need transformers are loaded when they are first used.
+Every name is loaded when it is first used: importing the package loads nothing, and the losses load torch alone.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pad_fast.functional import (
-    linear_response_rewards,
-    linear_token_logprobs,
-    response_lengths,
-    response_rewards,
-    token_logprobs,
-)
-from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
-
 if TYPE_CHECKING:
+    from pad_fast.functional import (
+        linear_response_rewards,
+        linear_token_logprobs,
+        response_lengths,
+        response_rewards,
+        token_logprobs,
+    )
+    from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
     from pad_fast.models.scoring import score_responses
+    from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
     from pad_fast.training.config import PADConfig
     from pad_fast.training.trainer import PADTrainer
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "PADConfig": "pad_fast.training.config",
-    "PADTrainer": "pad_fast.training.trainer",
-    "score_responses": "pad_fast.models.scoring",
+_HOMES = {
+    "functional": (
+        "linear_response_rewards",
+        "linear_token_logprobs",
+        "response_lengths",
+        "response_rewards",
+        "token_logprobs",
+    ),
+    "losses": ("probabilistic_preference_loss", "vanilla_preference_loss"),
+    "models.scoring": ("score_responses",),
+    "modules": ("LinearPADLoss", "PADLoss", "linear_preference_loss"),
+    "training.config": ("PADConfig",),
+    "training.trainer": ("PADTrainer",),
 }
+_HOME = {name: f"pad_fast.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LinearPADLoss",
@@ -47,6 +56,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
