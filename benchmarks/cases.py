@@ -33,6 +33,7 @@ class Case:
     softcap: float | None = None
     frozen: bool = False
     rounds: int = 30  # repetitions at most; SECONDS in measure.py may end them earlier
+    target_ms: float | None = None  # what we set out to reach on an H200
 
     def __getitem__(self, axis: str) -> int:
         if axis == "M" and self.job == "response_rewards":

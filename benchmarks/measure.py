@@ -248,6 +248,7 @@ def _record(case: Case, entry: Entry, entries: list[Entry], against: str, roofs:
         "error": None,
         "error_against": against,
         "floor_ms": floor and 1000 * floor,
+        "target_ms": case.target_ms,
         "roof_share": floor / time_found if floor and time_found else None,
         **entry.found,
     }

@@ -1,5 +1,6 @@
 """The benchmarks: every contestant that can be had gives right numbers, the others say why not, and tables hold what records say."""
 
+import importlib.util
 import json
 from dataclasses import replace
 
@@ -10,17 +11,19 @@ from benchmarks import __main__, demo, memory, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE, OURS, Contestant, Unsupported
 from benchmarks.measure import floor_seconds, run_case
+from benchmarks.peers import PEERS
 from benchmarks.registry import CONTESTANTS, SUITES
 from benchmarks.truth import truth_of
 
 CPU = torch.device("cpu")
 ROOFS = {"copy": 1e10, "float32": 1e11}
 SMOKE = [replace(case, rounds=2) for case in SUITES["smoke"]]
+PEER_MODULES = {"trl", "liger_kernel", "cut_cross_entropy", "quack", "verl", "flash_attn"}
 COMPILED = "torch.compile"  # seconds a case: tried once
 FIELDS = {
     "job", "shape", "work", "dtype", "live", "softcap", "frozen", "case", "contestant", "contestant_version", "same_job", "note",
     "status", "reason", "clock", "times_ms", "median_ms", "ratio_to_naive", "peak_bytes", "rss_bytes", "error", "error_against",
-    "floor_ms", "roof_share",
+    "floor_ms", "roof_share", "target_ms",
 }  # fmt: skip
 
 
@@ -78,6 +81,21 @@ def test_an_absent_peer_is_reported_and_the_others_go_on():
     assert "no_such_package" in records[0]["reason"]
     assert "IndexError" in records[1]["reason"]
     assert "no_such_package" in tables.line(records[0])
+
+
+def test_what_is_not_installed_is_absent_whatever_it_could_not_do(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in PEER_MODULES else real(name, *rest))
+    for case in (SMOKE[1], replace(SMOKE[4], backward=False)):  # with softcaps, on a CPU
+        records = run_case(case, [c for c in PEERS if c.package != "trl" or case.job == "token_logprobs"], CPU, ROOFS)
+        assert {record["status"] for record in records} == {"absent"}
+
+
+def test_a_target_is_met_or_missed_by_so_much():
+    record = {"contestant": OURS, "median_ms": 1.5, "target_ms": 1.0}
+    assert tables._target(record) == "target 1.00 ms missed by 50%"
+    assert tables._target(record | {"median_ms": 0.9}) == "target 1.00 ms met"
+    assert tables._target(record | {"contestant": NAIVE}) is None
 
 
 def test_wrong_numbers_show_in_the_error():
@@ -207,7 +225,7 @@ def test_tables_are_made_of_the_newest_records_between_the_marks(results, tmp_pa
     assert "Not yet run on a GPU" in text
     record = next(json.loads(line) for line in (results / "cpu.jsonl").read_text().splitlines()[::-1] if OURS in line)
     assert f"| **{OURS}** | {tables.number(record['median_ms'])} |" in text
-    assert "unsupported: its kernels need a GPU" in text
+    assert "absent: No module named 'quack'" in text or "unsupported: its kernels need a GPU" in text
     once = text
     tables.rebuild(results, [readme])
     assert readme.read_text() == once
