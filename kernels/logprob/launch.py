@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from ..common.launching import ACCUMULATORS, on
 from .backward import logprob_bwd
 from .forward import logprob_fwd
 from .tuning import Tiling, tiling_of
-
-ACCUMULATORS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def constants(temperature: float, softcap: float, logit_scale: float) -> tuple[float, float]:
@@ -22,10 +19,6 @@ def constants(temperature: float, softcap: float, logit_scale: float) -> tuple[f
     if softcap:
         return logit_scale / softcap, softcap / temperature / math.log(2)
     return logit_scale / temperature, 1.0
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _specialization(logits: Tensor, softcap: float, acc: torch.dtype, tiling: Tiling) -> dict:
@@ -54,7 +47,7 @@ def forward(
     if labels.numel() == 0:
         return logp, peak, total
     tiling = tiling or tiling_of(logits.device)
-    with _on(logits.device):
+    with on(logits.device):
         logprob_fwd[(labels.numel(),)](
             logits, labels.contiguous(), logp, peak, total, labels.shape[1], logits.shape[2], *logits.stride(), ignore_index,
             *constants(temperature, softcap, logit_scale), **_specialization(logits, softcap, acc, tiling),
@@ -80,7 +73,7 @@ def backward(
         return
     tiling = tiling or tiling_of(logits.device)
     chunk = tiling.chunk * tiling.block(logits.element_size())
-    with _on(logits.device):
+    with on(logits.device):
         logprob_bwd[(labels.numel(), triton.cdiv(logits.shape[2], chunk))](
             dlogits, logits, grad.contiguous(), labels.contiguous(), peak, total, labels.shape[1], logits.shape[2],
             *dlogits.stride(), *logits.stride(), ignore_index, *constants(temperature, softcap, logit_scale),
