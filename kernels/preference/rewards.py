@@ -7,7 +7,7 @@ every reward that the losses take.
 import triton
 import triton.language as tl
 
-from ..common.numerics import exp
+from ..common.numerics import LN_2, exp
 
 LOWEST = tl.constexpr(-1e30)
 
@@ -53,3 +53,10 @@ def log_add(a, b):
     """log(e^a + e^b)."""
     high = tl.maximum(a, b)
     return high + tl.log(1.0 + exp(tl.minimum(a, b) - high))
+
+
+@triton.jit
+def log_shares(d):
+    """log P_s / M and log P_t / M of d = log P_s / P_t; the one less d would have lost its digits where d is large."""
+    tail = tl.log(1.0 + exp(-tl.abs(d)))
+    return tl.minimum(d, 0.0) - tail + LN_2, tl.minimum(-d, 0.0) - tail + LN_2
