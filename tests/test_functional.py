@@ -310,13 +310,13 @@ def test_sums_are_exact_in_any_order():
     assert len({np.add.accumulate(values[torch.randperm(4096)].numpy())[-1] for _ in range(20)}) > 1
     for _ in range(20):
         order = torch.randperm(4096)
-        assert ops.response_sums(values[order], ids, 1)[0] == exact
-        assert ops.response_sums(values[order].view(1, -1), None, 1)[0] == exact
+        assert ops.response_sums(values[order], ids, ids, 1, -100, False, "torch")[0] == exact
+        assert ops.response_sums(values[order].view(1, -1), ids.view(1, -1), None, 1, -100, False, "torch")[0] == exact
 
 
 def test_sums_keep_what_is_not_finite():
     values = torch.tensor([[0.0, -torch.inf], [torch.nan, -1.0], [-1e30, -1e30]])
-    sums = ops.response_sums(values, None, 3)
+    sums, _ = ops.response_sums(values, values, None, 3, -100, False, "torch")
     assert sums[0] == -torch.inf
     assert sums[1].isnan()
     assert sums[2] == pytest.approx(-2e30)
@@ -354,8 +354,10 @@ def test_opcheck(small_tiles):
     logits, rows = torch.randn(1, 6, 20, requires_grad=True), labels.view(1, 6)
     torch.library.opcheck(ops.token_logprobs, (logits, rows, *options, False))
     ids = torch.tensor([0, 2, -1, 2, 0, 1])
-    torch.library.opcheck(ops.response_sums, (torch.randn(6, requires_grad=True), ids, 4))
-    torch.library.opcheck(ops.response_sums, (torch.randn(2, 3, requires_grad=True), None, 2))
+    for mean in (False, True):
+        torch.library.opcheck(ops.response_sums, (torch.randn(6, requires_grad=True), labels, ids, 4, -100, mean, "torch"))
+        padded = labels.view(2, 3)
+        torch.library.opcheck(ops.response_sums, (torch.randn(2, 3, requires_grad=True), padded, None, 2, -100, mean, "torch"))
 
 
 def test_compiles_whole(small_tiles):
