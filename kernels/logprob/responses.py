@@ -17,10 +17,11 @@ SHIFT = tl.constexpr(1.5 * 2.0**52)  # added and taken away, it rounds to whole 
 @triton.jit
 def _on_grid(logps):
     """(BLOCK,) -> float64. float32 of 2^24 steps and more has no fraction of one, so far ones pass as they are, infinities too."""
+    wide = logps.to(tl.float64)
     if logps.dtype == tl.float32:
-        steps = logps.to(tl.float64) * (1.0 / STEP)
-        return tl.where(tl.abs(steps) < 2.0**51, (steps + SHIFT) - SHIFT, steps) * STEP
-    return logps
+        steps = wide * (1.0 / STEP)
+        wide = tl.where(tl.abs(steps) < 2.0**51, (steps + SHIFT) - SHIFT, steps) * STEP
+    return wide
 
 
 @triton.jit
