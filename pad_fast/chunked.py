@@ -126,7 +126,8 @@ def logits_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOpt
     parts = zip(planes, labels.reshape(len(planes), -1), strict=True)
     found = [_plane_forward(plane, part, options) for plane, part in parts]
     log_p, peak, total = (torch.stack(rows).view(labels.shape) for rows in zip(*found, strict=True))
-    return log_p, peak, total
+    wrong = (labels != options.ignore_index) & ((labels < 0) | (labels >= logits.shape[2]))
+    return log_p, peak, total.masked_fill_(wrong, torch.nan)  # of no column: makes the gradient NaN too
 
 
 def _plane_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOptions) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pad_fast import ops, shapes
-from pad_fast.dispatch import check_impl
+from pad_fast.dispatch import check_impl, resolve_impl
 
 NORMALIZATIONS = ("mean", "sum")
 
@@ -38,17 +38,24 @@ def token_logprobs(
 
     With ``inplace_backward`` the gradient is written over the logits, which saves their size in memory: after the backward they
     hold the gradient. What else saved them for a backward of its own raises then, as after any change in place, and so does a
-    second backward through this call; what was read of them before is not affected.
+    second backward through this call; what was read of them before is not affected. Logits that overlap in memory, or that have
+    no view as (-1, T, V), are refused.
 
     Raises ValueError for unfit shapes, dtypes or options, and on a CPU for a label outside 0..V-1. On a GPU such a label gives
-    NaN and reads nothing; with ``PAD_FAST_CHECK_LABELS=1`` in the environment it fails an assertion on the device.
+    NaN, in the gradient too, and reads nothing; with ``PAD_FAST_CHECK_LABELS=1`` in the environment it fails an assertion on the
+    device.
+
+    Under torch.compile the options and the implementation are constants of the graph: another temperature compiles again, and with
+    fullgraph=True the compiler refuses after ``torch._dynamo.config.recompile_limit`` of them, so scale the logits where it varies.
+    With fullgraph=True what is raised here while the compiler traces comes as its own ``Unsupported``, which quotes the message;
+    what is about values, such as labels out of range, stays a ValueError.
     """
     shapes.check_logits(logits, labels)
     if inplace_backward:
         shapes.check_inplace(logits)
-    shapes.check_token_options(temperature, softcap, logit_scale)
-    check_impl(impl)
-    options = (float(temperature), float(softcap or 0.0), float(logit_scale), ignore_index, impl)
+    shapes.check_token_options(temperature, softcap, logit_scale, ignore_index)
+    impl = resolve_impl(impl, logits)  # here and once: forward and backward have to be of the same
+    options = (float(temperature), float(softcap or 0.0), float(logit_scale), int(ignore_index), impl)
     rows = labels.shape[-1] if labels.ndim else 1
     # Three dimensions, since a slice along T, such as logits[:, :-1], has no view in two and would be copied.
     responses = labels.shape[:-1].numel()
@@ -114,7 +121,8 @@ def response_rewards(
     _check_rewards(labels, response_ids, num_responses, normalize)
     labels = _label_own_rows(labels, response_ids, ignore_index)
     logps = token_logprobs(logits, labels, ignore_index=ignore_index, **token_options)
-    return _reduce(logps, labels, normalize, response_ids, num_responses, ignore_index)
+    impl = token_options.get("impl", "auto")
+    return _reduce(logps, labels, normalize, response_ids, num_responses, ignore_index, impl)
 
 
 def linear_response_rewards(
@@ -132,7 +140,8 @@ def linear_response_rewards(
     _check_rewards(labels, response_ids, num_responses, normalize)
     labels = _label_own_rows(labels, response_ids, ignore_index)
     logps = linear_token_logprobs(hidden, weight, labels, ignore_index=ignore_index, **token_options)
-    return _reduce(logps, labels, normalize, response_ids, num_responses, ignore_index)
+    impl = token_options.get("impl", "auto")
+    return _reduce(logps, labels, normalize, response_ids, num_responses, ignore_index, impl)
 
 
 def response_lengths(
@@ -144,12 +153,8 @@ def response_lengths(
 ) -> Tensor:  # (R,) int64
     """Number of live tokens, |y|, of each response, padded or packed as for :func:`response_rewards`."""
     _check_rewards(labels, response_ids, num_responses, "mean")
-    live = (labels != ignore_index).long()
-    if response_ids is None:
-        return live.sum(-1)
     count = _count_responses(labels, response_ids, num_responses)
-    places = response_ids.long().where(response_ids >= 0, count)
-    return live.new_zeros(count + 1).index_add(0, places, live)[:-1]
+    return ops.sum_by_response((labels != ignore_index).long(), response_ids, count)
 
 
 def _check_rewards(labels: Tensor, response_ids: Tensor | None, num_responses: int | None, normalize: str) -> None:
@@ -164,14 +169,11 @@ def _label_own_rows(labels: Tensor, response_ids: Tensor | None, ignore_index: i
 
 
 def _reduce(
-    logps: Tensor, labels: Tensor, normalize: str, response_ids: Tensor | None, num_responses: int | None, ignore_index: int
+    logps: Tensor, labels: Tensor, normalize: str, response_ids: Tensor | None, num_responses: int | None, ignore_index: int, impl: str
 ) -> Tensor:
     count = _count_responses(labels, response_ids, num_responses)
-    sums = ops.response_sums(logps, response_ids, count)
-    if normalize == "sum":
-        return sums
-    lengths = response_lengths(labels, response_ids=response_ids, num_responses=count, ignore_index=ignore_index)
-    return sums / lengths.clamp(min=1)
+    rewards, _ = ops.response_sums(logps, labels, response_ids, count, ignore_index, normalize == "mean", resolve_impl(impl, logps))
+    return rewards
 
 
 def _count_responses(labels: Tensor, response_ids: Tensor | None, num_responses: int | None) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pad_fast import paths, rankings
 from pad_fast.dispatch import resolve_impl
+from pad_fast.kernels.preference.limits import most_responses
 
 KINDS = ("vpd", "jsd", "kl", "reverse_kl")
 AUTO_EXACT = {"jsd": 8, "kl": 16, "reverse_kl": 16}  # the largest n that method="auto" enumerates
@@ -47,6 +48,12 @@ def _dense(student: Tensor, teacher: Tensor, kind: str, method: str, scales: tup
     return _SAMPLED[kind](student, teacher, *scales, *draws)
 
 
+def _implementation(impl: str, student: Tensor, kind: str, method: str) -> str:
+    most, n = most_responses(kind, method), student.shape[1]
+    why_not = f"the kernel of {method} {kind} takes at most {most} responses a group, and there are {n}"
+    return resolve_impl(impl, student, has_kernel=most is None or n <= most, why_not=why_not)
+
+
 @torch.library.custom_op("pad_fast::preference_loss", mutates_args=())
 def preference_loss(
     student: Tensor,  # (G, n) float32 or float64
@@ -62,15 +69,19 @@ def preference_loss(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     """The loss of each group (G,), 0 with fewer than two live responses, and its gradient in ``student`` (G, n), 0 where not live."""
-    resolve_impl(impl, student, has_kernel=False)
-    if check_finite:
-        _check_finite("student_rewards", student, live)
-        _check_finite("teacher_rewards", teacher, live)
     n = student.shape[1]
     if kind != "vpd" and method == "auto":
         method = "exact" if n <= AUTO_EXACT[kind] else "sampled"
         if method == "sampled":
             _tell_sampled(kind, n, num_samples)
+    implementation = _implementation(impl, student, kind, method)
+    if check_finite:
+        _check_finite("student_rewards", student, live)
+        _check_finite("teacher_rewards", teacher, live)
+    if implementation == "triton":
+        from pad_fast.kernels.preference import launch
+
+        return launch.forward(student, teacher, live, kind, method, beta, teacher_beta, num_samples, seed)
     draws = (num_samples, torch.Generator(student.device).manual_seed(seed)) if method == "sampled" else ()
     loss, grad = student.new_zeros(len(student)), torch.zeros_like(student, memory_format=torch.contiguous_format)
     if live is None:

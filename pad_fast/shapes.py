@@ -6,6 +6,8 @@ On a CPU values are always checked. On a GPU that would wait for the device, so 
 
 from __future__ import annotations
 
+import itertools
+import numbers
 import os
 
 import torch
@@ -20,13 +22,20 @@ def shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
+def check_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+
+
 def check_floating(name: str, tensor: torch.Tensor) -> None:
+    check_tensor(name, tensor)
     if tensor.dtype not in DTYPES:
         raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
 
 
 def check_labels(labels: torch.Tensor, rows: tuple[int, ...], beside: str, device: torch.device) -> None:
     """``labels`` has one integer for each row of ``beside``, on its device."""
+    check_tensor("labels", labels)
     if labels.dtype not in INTEGERS:
         raise ValueError(f"labels must be int32 or int64, got {labels.dtype}")
     if shape(labels) != rows:
@@ -63,13 +72,29 @@ def check_linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     return weight.shape[0], weight.shape[1]
 
 
-def check_token_options(temperature: float, softcap: float | None, logit_scale: float) -> None:
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a positive finite number, got {temperature}")
-    if softcap is not None and not 0 < softcap < float("inf"):
-        raise ValueError(f"softcap must be None or a positive finite number, got {softcap}")
-    if not -float("inf") < logit_scale < float("inf"):
-        raise ValueError(f"logit_scale must be a finite number, got {logit_scale}")
+# What logits are multiplied with is computed in float32, whose range ends at 1.2e-38 and 3.4e38: eight digits are left to the logits.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def check_token_options(temperature: float, softcap: float | None, logit_scale: float, ignore_index: int = -100) -> None:
+    if not _is_number(temperature) or not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a positive finite number, got {temperature!r}")
+    if softcap is not None and not (_is_number(softcap) and 0 < softcap < float("inf")):
+        raise ValueError(f"softcap must be None or a positive finite number, got {softcap!r}")
+    if not _is_number(logit_scale) or not -float("inf") < logit_scale < float("inf"):
+        raise ValueError(f"logit_scale must be a finite number, got {logit_scale!r}")
+    if not isinstance(ignore_index, (int, numbers.Integral)):
+        raise ValueError(f"ignore_index must be an int, got {ignore_index!r}")
+    factors = {"logit_scale / temperature": logit_scale / temperature}
+    if softcap is not None:
+        factors |= {"softcap / temperature": softcap / temperature, "logit_scale / softcap": logit_scale / softcap}
+    for name, factor in factors.items():
+        if factor != 0 and not SMALLEST <= abs(factor) <= LARGEST:
+            raise ValueError(f"{name} must lie within {SMALLEST} and {LARGEST}, which float32 can hold, got {factor}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, numbers.Real))  # numpy's are of the last
 
 
 def check_responses(labels: torch.Tensor, response_ids: torch.Tensor | None, num_responses: int | None) -> None:
@@ -90,6 +115,15 @@ def check_responses(labels: torch.Tensor, response_ids: torch.Tensor | None, num
 
 
 def check_inplace(logits: torch.Tensor) -> None:
+    """A gradient overwrites the logits as (R, T, V), of which they must have a view: a copy would be overwritten instead."""
+    steps = [(size, stride) for size, stride in zip(logits.shape[:-2], logits.stride()[:-2], strict=True) if size != 1]
+    for (_, outer), (size, inner) in itertools.pairwise(steps):
+        if outer != size * inner and logits.numel():
+            given = f"shape {shape(logits)} with strides {logits.stride()}"
+            raise ValueError(f"logits must have a view in three dimensions, (-1, T, V), for inplace_backward=True, got {given}")
+
+
+def check_no_overlap(logits: torch.Tensor) -> None:
     """A gradient can overwrite logits only where no two entries share memory."""
     sizes = sorted((stride, size) for stride, size in zip(logits.stride(), logits.shape, strict=True) if size > 1)
     reach = 0

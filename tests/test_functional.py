@@ -310,13 +310,13 @@ def test_sums_are_exact_in_any_order():
     assert len({np.add.accumulate(values[torch.randperm(4096)].numpy())[-1] for _ in range(20)}) > 1
     for _ in range(20):
         order = torch.randperm(4096)
-        assert ops.response_sums(values[order], ids, 1)[0] == exact
-        assert ops.response_sums(values[order].view(1, -1), None, 1)[0] == exact
+        assert ops.response_sums(values[order], ids, ids, 1, -100, False, "torch")[0] == exact
+        assert ops.response_sums(values[order].view(1, -1), ids.view(1, -1), None, 1, -100, False, "torch")[0] == exact
 
 
 def test_sums_keep_what_is_not_finite():
     values = torch.tensor([[0.0, -torch.inf], [torch.nan, -1.0], [-1e30, -1e30]])
-    sums = ops.response_sums(values, None, 3)
+    sums, _ = ops.response_sums(values, values, None, 3, -100, False, "torch")
     assert sums[0] == -torch.inf
     assert sums[1].isnan()
     assert sums[2] == pytest.approx(-2e30)
@@ -354,8 +354,10 @@ def test_opcheck(small_tiles):
     logits, rows = torch.randn(1, 6, 20, requires_grad=True), labels.view(1, 6)
     torch.library.opcheck(ops.token_logprobs, (logits, rows, *options, False))
     ids = torch.tensor([0, 2, -1, 2, 0, 1])
-    torch.library.opcheck(ops.response_sums, (torch.randn(6, requires_grad=True), ids, 4))
-    torch.library.opcheck(ops.response_sums, (torch.randn(2, 3, requires_grad=True), None, 2))
+    for mean in (False, True):
+        torch.library.opcheck(ops.response_sums, (torch.randn(6, requires_grad=True), labels, ids, 4, -100, mean, "torch"))
+        padded = labels.view(2, 3)
+        torch.library.opcheck(ops.response_sums, (torch.randn(2, 3, requires_grad=True), padded, None, 2, -100, mean, "torch"))
 
 
 def test_compiles_whole(small_tiles):
@@ -400,6 +402,15 @@ LOGITS_ERRORS = {
     "softcap must be None or a positive finite number, got -3.0": {"softcap": -3.0},
     "logit_scale must be a finite number, got inf": {"logit_scale": float("inf")},
     "impl must be one of auto, torch, triton, got 'cuda'": {"impl": "cuda"},
+    "temperature must be a positive finite number, got '1'": {"temperature": "1"},
+    "softcap must be None or a positive finite number, got [30]": {"softcap": [30]},
+    "logit_scale must be a finite number, got None": {"logit_scale": None},
+    "ignore_index must be an int, got 1.5": {"ignore_index": 1.5},
+    "labels must be a torch.Tensor, got list": {"labels": [[1, 2, 3, 4]] * 2},
+    "logits must be a torch.Tensor, got NoneType": {"logits": None},
+    "logit_scale / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 1e-300": {"temperature": 1e300},
+    "softcap / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 3e+38": {"softcap": 3e38},
+    "logit_scale / softcap must lie within 1e-30 and 1e+30": {"softcap": 1e31, "temperature": 1e5, "logit_scale": -1.0},
 }
 
 
@@ -472,6 +483,16 @@ def test_environment_chooses_and_does_not_fall_back(monkeypatch):
     with pytest.raises(ValueError, match="needs a CUDA tensor"):
         functional.token_logprobs(**arguments)
     functional.token_logprobs(**arguments, impl="torch")  # by hand comes first
+    monkeypatch.setenv("PAD_FAST_IMPL", "")  # as good as unset
+    functional.token_logprobs(**arguments)
+
+
+def test_numbers_of_numpy_are_numbers():
+    arguments = {key: value for key, value in good().items() if key in ("logits", "labels")}
+    options = {"temperature": np.float32(0.5), "softcap": np.int64(30), "ignore_index": np.int64(-100)}
+    got = functional.token_logprobs(**arguments, **options)
+    assert torch.equal(got, functional.token_logprobs(**arguments, temperature=0.5, softcap=30.0))
+    functional.token_logprobs(**arguments, logit_scale=0)  # is in range
 
 
 def test_import_loads_torch_alone():

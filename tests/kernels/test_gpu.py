@@ -31,6 +31,7 @@ def inputs(r, t, v, dtype=torch.bfloat16, seed=0):
     return logits, labels, torch.randn(r, t, generator=g, device="cuda")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")  # PyTorch says so once
 @pytest.mark.parametrize("inplace", [False, True])
 def test_the_host_never_waits(inplace):
     logits, labels, grad = inputs(4, 8, 32001)
