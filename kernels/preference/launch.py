@@ -20,7 +20,7 @@ from .ranking import preference_vpd
 from .sampled import preference_sampled
 from .tables import halves
 
-PAIRS = 2048  # entries of a tile (draws, responses, responses)
+PAIRS = 1024  # entries of a tile (draws, responses, responses)
 MOST_DRAWS = 64  # of a tile
 
 
@@ -39,17 +39,17 @@ def lattice_options(n: int, wide: bool) -> dict[str, int]:
 
 def halves_options(n: int, wide: bool) -> dict[str, int]:
     first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
-    threads = {8: 128, 9: 128, 10: 256}.get(n, 64 if n == 7 else 32)
+    threads = {8: 128, 9: 256, 10: 256}.get(n, 64 if n == 7 else 32)
     return {
         "N": n, "K": n // 2, "SETS": math.comb(n, n // 2), "FIRST": first, "REST": rest,
-        "BLOCK_F": min(8 if n > 8 else 32, triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
+        "BLOCK_F": min({9: 8, 10: 4}.get(n, 32), triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
         "BLOCK_N": triton.next_power_of_2(n), "num_warps": _warps(threads, wide),
     }  # fmt: skip
 
 
 def ranking_options(n: int, wide: bool) -> dict[str, int]:
     block = min(128, triton.next_power_of_2(n))
-    step = min(16, block)
+    step = min(8, block)
     return {"BLOCK": block, "STEP": step, "num_warps": _warps(max(32, block * step // 8), wide)}
 
 
