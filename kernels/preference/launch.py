@@ -29,10 +29,6 @@ def _warps(threads: int, wide: bool) -> int:
     return max(1, threads // (64 if wide else 32))
 
 
-def _wide(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is not None
-
-
 def lattice_options(n: int, wide: bool) -> dict[str, int]:
     return {"N": n, "num_warps": _warps((1 << n) // (4 if n < 10 else 8), wide)}
 
@@ -69,6 +65,7 @@ def forward(
     teacher_beta: float,
     num_samples: int,
     seed: int,
+    wide: bool | None = None,  # warps of 64 threads; None: as the device has them
 ) -> tuple[Tensor, Tensor]:  # (G,), (G, N)
     """Loss of each group, 0 with fewer than two live responses, and its gradient in the student's rewards, 0 where not live.
 
@@ -77,11 +74,11 @@ def forward(
     """
     groups, n = student.shape
     loss, grad = student.new_empty(groups), torch.empty_like(student, memory_format=torch.contiguous_format)
-    if groups == 0 or n == 0:
-        return loss.zero_(), grad
+    if groups == 0 or n < 2:
+        return loss.zero_(), grad.zero_()
     tensors = (loss, grad, student.contiguous(), teacher.contiguous(), None if live is None else live.contiguous())
     common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}  # whatever the version's default is
-    wide = _wide(student.device)
+    wide = torch.version.hip is not None if wide is None else wide
     with on(student.device):
         if kind == "vpd":
             options = ranking_options(n, wide)
