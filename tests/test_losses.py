@@ -254,7 +254,6 @@ def test_sampled_takes_masks_and_groups(kind: str) -> None:
         ({"group_reduction": "max"}, "group_reduction must be one of mean, sum, got 'max'"),
         ({"reduction": "batchmean"}, "reduction must be one of mean, sum, none, got 'batchmean'"),
         ({"impl": "cuda"}, "impl must be one of auto, torch, triton, got 'cuda'"),
-        ({"impl": "triton"}, "has no Triton kernel"),
         ({"mask": torch.ones(2, 11)}, "mask must be bool"),
         ({"mask": torch.ones(2, 3, dtype=torch.bool)}, r"mask must have the shape of student_rewards, \(2, 11\), got \(2, 3\)"),
         ({"method": "exact"}, "at most 10 responses a group for divergence='jsd', got 11"),
@@ -298,11 +297,18 @@ def test_live_rewards_must_be_finite(kind: str, bad: float) -> None:
         compiled(kind, student, wrong)
 
 
-def test_environment_asks_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAD_FAST_IMPL", "triton")
-    with pytest.raises(ValueError, match="has no Triton kernel"):
-        vanilla_preference_loss(*rewards(2, 3))
-    vanilla_preference_loss(*rewards(2, 3), impl="torch")
+def test_a_kernel_by_name_takes_what_fits_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = rewards(1, 33)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the kernel of sampled jsd takes at most 32 responses a group, and there are 33"):
+            probabilistic_preference_loss(student, teacher, impl="triton")
+        with pytest.raises(ValueError, match="the kernel of exact kl takes at most 12 responses a group, and there are 13"):
+            probabilistic_preference_loss(student[:, :13], teacher[:, :13], divergence="kl", impl="triton")
+        monkeypatch.setenv("PAD_FAST_IMPL", "triton")
+    vanilla_preference_loss(student, teacher, impl="torch")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a CUDA tensor"):
+        vanilla_preference_loss(student, teacher)
 
 
 # The ops

@@ -86,6 +86,22 @@ def logprob_cases() -> list[Case]:
     return [(f"{short}{' softcap' if softcap else ''}", case(dtype, softcap)) for short, dtype in dtypes.items() for softcap in (0.0, 30.0)]
 
 
+def preference_cases() -> list[Case]:
+    import torch
+    from pad_fast.kernels.preference import launch
+
+    def case(kind: str, method: str, n: int, masked: bool) -> Callable[[str], None]:
+        def go(name: str) -> None:
+            live = torch.ones(2, n, dtype=torch.bool) if masked else None
+            launch.forward(torch.zeros(2, n), torch.zeros(2, n), live, kind, method, 10.0, 10.0, 256, 0, wide=name.startswith("gfx"))
+
+        return go
+
+    jobs = (("kl", "exact", 8), ("reverse_kl", "exact", 8), ("jsd", "exact", 8), ("vpd", "exact", 200), ("kl", "sampled", 16),
+            ("jsd", "sampled", 16))  # fmt: skip
+    return [(f"{kind} {method} {n}", case(kind, method, n, masked=method == "exact")) for kind, method, n in jobs]
+
+
 def resources(kernel) -> dict[str, int]:
     """Registers and spills of a thread, shared memory of a program, and the widest global load and store in bytes."""
     if "cubin" in kernel.asm:
@@ -128,7 +144,7 @@ def table(targets: list[str]) -> dict[str, dict[str, int]]:
     """{"sm_90 logprob_fwd bf16": resources}."""
     rows = {}
     for target in targets:
-        for name, go in logprob_cases():
+        for name, go in logprob_cases() + preference_cases():
             with only_compile(target) as kernels:
                 go(target)
             rows |= {f"{target} {kernel.name} {name}": resources(kernel) for kernel in kernels}

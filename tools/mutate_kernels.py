@@ -22,12 +22,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "kernels" / "mutants.json"
 SUITE = "tests/kernels/test_logprob.py"
+LISTWISE = "tests/kernels/test_preference.py"
 
 
 class Mutant(NamedTuple):
     file: str
     old: str
     new: str
+    suite: str = SUITE
 
 
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
@@ -78,6 +80,59 @@ MUTANTS = {
     "responses: not on the grid": Mutant(OPS, "(logps.double() / STEP).round_() * STEP", "logps"),
 }
 
+LATTICE, HALVES = "kernels/preference/lattice.py", "kernels/preference/halves.py"
+RANKING, SAMPLED, REWARDS = "kernels/preference/ranking.py", "kernels/preference/sampled.py", "kernels/preference/rewards.py"
+MUTANTS |= {
+    "kl: starts from all responses": Mutant(
+        LATTICE, "tl.where(sets == alive, 1.0, 0.0)", "tl.where(sets == (1 << N) - 1, 1.0, 0.0)", LISTWISE
+    ),
+    "kl: a pass too few": Mutant(LATTICE, "for _ in range(N - 1):", "for _ in range(N - 2):", LISTWISE),
+    "kl: a pass too few for what is to go": Mutant(LATTICE, "for _ in range(N - 2):", "for _ in range(N - 3):", LISTWISE),
+    "kl: neighbours along the next bit": Mutant(
+        LATTICE, "values.shape[0] >> (i + 1), 2, 1 << i)", "1 << i, 2, values.shape[0] >> (i + 1))", LISTWISE
+    ),
+    "kl: sets without the response count": Mutant(
+        LATTICE, "slope = tl.where((sets >> i) & 1 == 1, reached * slope, 0.0)", "slope = reached * slope", LISTWISE
+    ),
+    "kl: wrong scale": Mutant(LATTICE, "beta * tl.sum(slope, 0)", "tl.sum(slope, 0)", LISTWISE),
+    "kl: bfloat16 accumulation": Mutant(LATTICE, "reached += arriving", "reached += arriving.to(tl.bfloat16).to(ACC)", LISTWISE),
+    "kl: the score forgets what was to go": Mutant(LATTICE, "FROM=0) - left)", "FROM=0))", LISTWISE),
+    "jsd: an order that is not there": Mutant(
+        HALVES, "likely = _possible(order, alive, seats, first < FIRST,", "likely = _possible(order, alive, seats, first >= 0,", LISTWISE
+    ),
+    "jsd: responses that are not live sit anywhere": Mutant(HALVES, "| (seat == FIRST + k))", "| (seat >= 0))", LISTWISE),
+    "jsd: a set too few": Mutant(HALVES, "for index in range(SETS):", "for index in range(SETS - 1):", LISTWISE),
+    "jsd: the first half does not pull at the rest": Mutant(
+        HALVES, "slopes -= tl.where(unranked", "slopes -= 0.0 * tl.where(unranked", LISTWISE
+    ),
+    "jsd: wrong scale": Mutant(HALVES, "beta / 2 * slopes", "beta * slopes", LISTWISE),
+    "jsd: bfloat16 accumulation": Mutant(HALVES, "weight_r += tl.sum(c, 0)", "weight_r += tl.sum(c, 0).to(tl.bfloat16).to(ACC)", LISTWISE),
+    "jsd: a step that is not live flows": Mutant(HALVES, "flow += tl.where(live, 1.0, 0.0)", "flow += 1.0", LISTWISE),
+    "vpd: ties the other way": Mutant(RANKING, "(other_place >= place)", "(other_place <= place)", LISTWISE),
+    "vpd: off by one tile": Mutant(
+        RANKING, "for first in range(0, responses, STEP):", "for first in range(0, responses - STEP, STEP):", LISTWISE
+    ),
+    "vpd: keys in bfloat16": Mutant(RANKING, "keys = keys.to(tl.float32)", "keys = keys.to(tl.bfloat16).to(tl.float32)", LISTWISE),
+    "vpd: wrong scale": Mutant(RANKING, "beta * (grad - 1.0)", "grad - 1.0", LISTWISE),
+    "vpd: every program adds the loss of its own": Mutant(RANKING, "if tl.program_id(1) == 0:", "if tl.program_id(1) == 1:", LISTWISE),
+    "vpd: no rescaling": Mutant(RANKING, "total = total * exp(peak - higher)", "total = total", LISTWISE),
+    "sampled: draws beyond the last": Mutant(
+        SAMPLED, "here = counted[:, None] & live[None, :]", "here = (counted | True)[:, None] & live[None, :]", LISTWISE
+    ),
+    "sampled: the same noise for each group": Mutant(SAMPLED, "shape * 0 + row.to(tl.int32)", "shape * 0", LISTWISE),
+    "sampled: one noise for both sides": Mutant(SAMPLED, "shape * 0 + side)", "shape * 0)", LISTWISE),
+    "sampled: uniform noise": Mutant(SAMPLED, "-tl.log(1.0 - v)).to(ACC)", "v).to(ACC)", LISTWISE),
+    "sampled: the baseline is the draw's own": Mutant(SAMPLED, "share = own / (pairs - 1.0)", "share = own / pairs", LISTWISE),
+    "sampled: no correction for its own part of the mean": Mutant(
+        SAMPLED, "(rest - mean) * (samples / (samples - 1.0))", "(rest - mean)", LISTWISE
+    ),
+    "sampled: no baseline": Mutant(SAMPLED, "grad -= tl.sum(both, 0)", "grad -= 0.0 * tl.sum(both, 0)", LISTWISE),
+    "rewards: masked ones are read": Mutant(REWARDS, "there = there & tl.load(live_ptr", "there = there | tl.load(live_ptr", LISTWISE),
+    "rewards: not shifted": Mutant(
+        REWARDS, "mask=live, other=0.0).to(beta.dtype) - top)", "mask=live, other=0.0).to(beta.dtype) - 0.0 * top)", LISTWISE
+    ),
+}
+
 
 def run(name: str) -> str:
     """The test that fails on the mutant, "" if none does."""
@@ -92,12 +147,12 @@ def run(name: str) -> str:
         if text.count(mutant.old) != 1:
             raise ValueError(f"{name}: {mutant.old!r} must occur once in {mutant.file}, occurs {text.count(mutant.old)} times")
         source.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", SUITE, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", mutant.suite, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": folder}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
-    started = re.findall(rf"^{SUITE}::(\S+)", done.stdout, re.MULTILINE)  # the last of them failed, or took the process along
+    started = re.findall(rf"^{mutant.suite}::(\S+)", done.stdout, re.MULTILINE)  # the last of them failed, or took the process along
     if not started:
         raise RuntimeError(f"{name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return started[-1] + (f" (died of signal {-done.returncode})" if done.returncode < 0 else "")

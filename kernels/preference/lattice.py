@@ -55,11 +55,11 @@ def _neighbours(values, i: tl.constexpr, FROM: tl.constexpr):
 
 
 @triton.jit
-def _not_kept(log_total, x, N: tl.constexpr):
-    """The same, as a value that each pass changes: of ten responses or more the chances would not fit into registers.
+def _afresh(log_total, x, N: tl.constexpr):
+    """The same log-denominators, to the compiler others: x is finite, but it cannot know that the product is 0.
 
-    They depend on no pass, so the compiler would work all n of them out before the loop. No value of x is infinite, but the
-    compiler cannot know and keeps the product with 0.
+    Of ten responses or more, the n softmaxes of each set do not fit into registers. They depend on no pass, so the compiler
+    would work them all out before the loop, or keep them from one to the next, and spill them.
     """
     return log_total + x[0] * 0.0 if N > KEPT else log_total
 
@@ -70,7 +70,7 @@ def _reached(x, log_total, sets, alive, N: tl.constexpr, ACC: tl.constexpr):
     arriving = tl.where(sets == alive, 1.0, 0.0).to(ACC)
     reached = arriving
     for _ in range(N - 1):
-        log_total = _not_kept(log_total, x, N)
+        log_total = _afresh(log_total, x, N)
         leaving = arriving
         arriving = tl.zeros(sets.shape, ACC)
         for i in tl.static_range(N):
@@ -84,7 +84,7 @@ def _to_go(x, log_total, step, sets, N: tl.constexpr):
     """V_S: the divergence that is left where S remains, from that of each step. Passes are as many as sizes."""
     left = step
     for _ in range(N - 2):
-        log_total = _not_kept(log_total, x, N)
+        log_total = _afresh(log_total, x, N)
         after = left
         left = step
         for i in tl.static_range(N):
@@ -109,27 +109,29 @@ def preference_kl(
     beta = tl.full((), beta, ACC)
     teacher_beta = tl.full((), teacher_beta, ACC)
     alive = living_bits(live_ptr, row, N)
-    s = _scaled(student_ptr, row, alive, beta, N)
-    t = _scaled(teacher_ptr, row, alive, teacher_beta, N)
+    if REVERSE:
+        x, y = _scaled(student_ptr, row, alive, beta, N), _scaled(teacher_ptr, row, alive, teacher_beta, N)
+    else:
+        x, y = _scaled(teacher_ptr, row, alive, teacher_beta, N), _scaled(student_ptr, row, alive, beta, N)
     sets = tl.arange(0, 1 << N)
-    log_s = _log_totals(s, sets, N, ACC)
-    log_t = _log_totals(t, sets, N, ACC)
-    reached = _reached(s, log_s, sets, alive, N, ACC) if REVERSE else _reached(t, log_t, sets, alive, N, ACC)
+    log_x = _log_totals(x, sets, N, ACC)
+    reached = _reached(x, log_x, sets, alive, N, ACC)
+    log_y = _log_totals(y, sets, N, ACC)
 
+    log_x = _afresh(log_x, x, N)
     step = tl.zeros(sets.shape, ACC)  # the divergence of the choice from each set
     for i in tl.static_range(N):
-        log_p, log_q = s[i] - log_s, t[i] - log_t
-        term = exp(log_p) * (log_p - log_q) if REVERSE else exp(log_q) * (log_q - log_p)
-        step += tl.where((sets >> i) & 1 == 1, term, 0.0)
+        log_p, log_q = x[i] - log_x, y[i] - log_y
+        step += tl.where((sets >> i) & 1 == 1, exp(log_p) * (log_p - log_q), 0.0)
     tl.store(loss_ptr + row, tl.maximum(tl.sum(reached * step, 0), 0.0))
 
-    left = _to_go(s, log_s, step, sets, N) if REVERSE else step
-    log_s, log_t = _not_kept(log_s, s, N), _not_kept(log_t, t, N)
+    left = _to_go(x, log_x, step, sets, N) if REVERSE else step
+    log_x, log_y = _afresh(log_x, x, N), _afresh(log_y, y, N)
     for i in tl.static_range(N):
-        log_p, log_q = s[i] - log_s, t[i] - log_t
+        log_p, log_q = x[i] - log_x, y[i] - log_y
         if REVERSE:
             slope = exp(log_p) * (log_p - log_q + _neighbours(left, i, FROM=0) - left)
         else:
-            slope = exp(log_p) - exp(log_q)
+            slope = exp(log_q) - exp(log_p)
         slope = tl.where((sets >> i) & 1 == 1, reached * slope, 0.0)
         tl.store(grad_ptr + row * N + i, beta * tl.sum(slope, 0))

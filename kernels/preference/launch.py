@@ -20,7 +20,7 @@ from .ranking import preference_vpd
 from .sampled import preference_sampled
 from .tables import halves
 
-PAIRS = 2048  # entries of a tile (draws, responses, responses)
+PAIRS = 1024  # entries of a tile (draws, responses, responses)
 MOST_DRAWS = 64  # of a tile
 
 
@@ -29,27 +29,23 @@ def _warps(threads: int, wide: bool) -> int:
     return max(1, threads // (64 if wide else 32))
 
 
-def _wide(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is not None
-
-
 def lattice_options(n: int, wide: bool) -> dict[str, int]:
     return {"N": n, "num_warps": _warps((1 << n) // (4 if n < 10 else 8), wide)}
 
 
 def halves_options(n: int, wide: bool) -> dict[str, int]:
     first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
-    threads = {8: 128, 9: 128, 10: 256}.get(n, 64 if n == 7 else 32)
+    threads = {8: 128, 9: 256, 10: 256}.get(n, 64 if n == 7 else 32)
     return {
         "N": n, "K": n // 2, "SETS": math.comb(n, n // 2), "FIRST": first, "REST": rest,
-        "BLOCK_F": min(8 if n > 8 else 32, triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
+        "BLOCK_F": min({9: 8, 10: 4}.get(n, 32), triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
         "BLOCK_N": triton.next_power_of_2(n), "num_warps": _warps(threads, wide),
     }  # fmt: skip
 
 
 def ranking_options(n: int, wide: bool) -> dict[str, int]:
     block = min(128, triton.next_power_of_2(n))
-    step = min(16, block)
+    step = min(8, block)
     return {"BLOCK": block, "STEP": step, "num_warps": _warps(max(32, block * step // 8), wide)}
 
 
@@ -69,6 +65,7 @@ def forward(
     teacher_beta: float,
     num_samples: int,
     seed: int,
+    wide: bool | None = None,  # warps of 64 threads; None: as the device has them
 ) -> tuple[Tensor, Tensor]:  # (G,), (G, N)
     """Loss of each group, 0 with fewer than two live responses, and its gradient in the student's rewards, 0 where not live.
 
@@ -77,11 +74,11 @@ def forward(
     """
     groups, n = student.shape
     loss, grad = student.new_empty(groups), torch.empty_like(student, memory_format=torch.contiguous_format)
-    if groups == 0 or n == 0:
-        return loss.zero_(), grad
+    if groups == 0 or n < 2:
+        return loss.zero_(), grad.zero_()
     tensors = (loss, grad, student.contiguous(), teacher.contiguous(), None if live is None else live.contiguous())
     common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}  # whatever the version's default is
-    wide = _wide(student.device)
+    wide = torch.version.hip is not None if wide is None else wide
     with on(student.device):
         if kind == "vpd":
             options = ranking_options(n, wide)
