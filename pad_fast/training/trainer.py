@@ -92,7 +92,7 @@ class PADTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # what releases without loss_is_scaled_for_ga look at
         self._loss_of = preference_loss(args)
         self._normalize = args.normalize
-        self._saturates = args.loss == "ppd" and args.divergence == "jsd" and (args.group_size is None or args.group_reduction == "mean")
+        self._saturates = saturates(args)
         self._saturation_told = False
         self._eval_tables: list[Tensor] = []
         self._batch_number = 0
@@ -203,6 +203,11 @@ def preference_loss(args: PADConfig) -> Callable[..., Tensor]:
         return vpd
     options |= {name: getattr(args, name) for name in ("teacher_beta", "divergence", "method", "num_samples")}
     return partial(probabilistic_preference_loss, reduction="none", **options)
+
+
+def saturates(args: PADConfig) -> bool:
+    """Whether the configured loss of a prompt is a JSD, or a mean of some, which ends at ln 2."""
+    return args.loss == "ppd" and args.divergence == "jsd" and (args.group_size is None or args.group_reduction == "mean")
 
 
 def live_prompts(mask: Tensor) -> Tensor:
