@@ -21,6 +21,7 @@ commands:
   train CONFIG.yaml       the student on them
   evaluate CONFIG.yaml    the student on held-out prompts
   report CONFIG.yaml    the page about the run as it stands
+  plan CONFIG.yaml      memory and time that the run will take, and which settings make it fit; reads no weights
   doctor CONFIG.yaml    what would spoil the run, seen in a few prompts; touches no run folder
   env                   versions and devices, for bug reports
 
@@ -32,10 +33,10 @@ options:
   --version      the version
   --traceback    show where an error arose, in place of one line
 
-exit code: 0 well, 1 a failure, 2 bad input, 3 doctor found a problem, 130 after Ctrl-C
+exit code: 0 well, 1 a failure, 2 bad input, 3 doctor found a problem or plan that the run does not fit, 130 after Ctrl-C
 """
 PHASES = ("sample", "score", "train", "evaluate")
-COMMANDS = ("run", "demo", *PHASES, "report", "doctor", "env")
+COMMANDS = ("run", "demo", *PHASES, "report", "plan", "doctor", "env")
 TINY_WORLD = Path(__file__).parent / "tiny_world" / "tiny.yaml"
 BAD_INPUT, FAILED, UNWELL, INTERRUPTED = 2, 1, 3, 130
 
@@ -85,6 +86,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from pad_fast.pipeline.doctor import DoctorOptions, doctor
 
         return 0 if doctor(*parse_with(command, arguments, DoctorOptions)) else UNWELL
+    if command == "plan":
+        from pad_fast.pipeline.plan import PlanOptions, plan
+
+        return 0 if plan(*parse_with(command, arguments, PlanOptions)) else UNWELL
     if command == "demo":
         arguments = [str(TINY_WORLD), *arguments]
     settings = parse_settings(command, arguments)
