@@ -23,9 +23,9 @@ from pad_fast.models.rewards import attach_rewards_forward, pack_rows
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline import machine as machines
 from pad_fast.pipeline.arguments import parse_with
-from pad_fast.pipeline.estimate import Lengths
+from pad_fast.pipeline.estimate import Estimator, Lengths
 from pad_fast.pipeline.machine import Machine, parse_bytes
-from pad_fast.pipeline.plan import Plan, PlanOptions, duration, make_plan
+from pad_fast.pipeline.plan import Plan, PlanOptions, duration, make_estimator, make_plan
 
 CPU = torch.device("cpu")
 COMMON = {
@@ -39,7 +39,7 @@ SETTINGS = {
     "llama-vocabulary": ("llama", 50000, 8, 24),
     "gemma2-vocabulary": ("gemma2", 50000, 8, 24),
 }
-N = 4
+N, MANY = 4, 12
 
 
 def setting(name: str, **changes):
@@ -159,10 +159,9 @@ def process_peaks() -> None:
     found = {}
     for name in ("llama-long", "llama-vocabulary", "gemma2-long"):
         config, prompt, response = setting(name, hidden_size=128, intermediate_size=512)
-        responses = 12
         step(real_model(config), 2, 2, 2)  # libraries take memory for themselves at first
-        estimate = footprint.training_step(config, 1, (prompt, response, responses), Training(checkpointing=False, optimizer_bytes=0)).peak
-        found[name] = estimate, resident_peak(lambda c=config, p=prompt, r=response: step(real_model(c), p, r, responses) or ())
+        estimate = footprint.training_step(config, 1, (prompt, response, MANY), Training(checkpointing=False, optimizer_bytes=0)).peak
+        found[name] = estimate, resident_peak(lambda c=config, p=prompt, r=response: step(real_model(c), p, r, MANY) or ())
     print(json.dumps(found))
 
 
@@ -215,16 +214,15 @@ def test_flops(checkpointing):
     """Two a weight and token forward, four backward, two more where activations are computed again; attention by its own sizes."""
     config, prompt, response = setting("llama-long")
     tokens, rows, hidden = N * (prompt + response - 1), N * response, config.hidden_size
-    layers = sum(
-        weight.numel()
-        for name, weight in AutoModelForCausalLM.from_config(config).named_parameters()
-        if "layers" in name and weight.ndim == 2
-    )
+    weights = AutoModelForCausalLM.from_config(config).get_decoder().layers.parameters()
+    layers = sum(weight.numel() for weight in weights if weight.ndim == 2)
     attention = 2 * 2 * N * config.num_attention_heads * (prompt + response - 1) ** 2 * config.head_dim * config.num_hidden_layers
     head = 2 * rows * config.vocab_size * hidden
     products, scores, again = 2 * tokens * layers, attention, int(checkpointing)
     # the backward of fused attention computes the scores again: five products in place of two
     expected = products * (3 + again) + scores * (1 + 2.5 + again) + 4 * head
+    unneeded = 2 * tokens * config.intermediate_size * hidden * config.num_hidden_layers  # a layer's output is not computed again
+    expected -= again * unneeded
     found = footprint.training_step(config, 1, (prompt, response, N), Training(checkpointing=checkpointing)).flops
     small = 0.01 * expected  # rotary angles
     assert abs(found - expected) < small
@@ -289,57 +287,61 @@ def test_bad_flags(world, tmp_path, capsys, flag, value):
 
 
 def test_following_the_advice_makes_it_fit(world, tmp_path):
-    """A window of memory in which the run fits only otherwise: each line of advice is taken, and the next plan fits."""
-    settings = {"gradient_checkpointing": False, "max_new_tokens": 96, "num_generations": 8, "per_device_train_batch_size": 8}
-    path = config_of(world, tmp_path, **settings, sample_batch_tokens=2**16, score_batch_tokens=2**16)
-    roomy = planned(path)
-    assert roomy.fits
-    assert not roomy.advice
-    frugal = min(estimate.peak for estimate in roomy.training)
-    memory = f"{round(1.2 * frugal)}"
-    flags = ["--device_memory", memory, "--bf16", "false"]
+    """In a memory where the run fits only otherwise, each line of advice is taken, and the next plan fits."""
+    settings = {"gradient_checkpointing": False, "max_new_tokens": 48, "num_generations": 4, "per_device_train_batch_size": 8}
+    path = config_of(world, tmp_path, **settings, sample_batch_tokens=2**12, score_batch_tokens=2**12)
+    least = min(estimate.peak for estimate in estimator(path).alternatives())
+    flags = ["--device_memory", str(round(1.2 * least)), "--bf16", "false"]
     tight = planned(path, *flags)
     assert not tight.fits
     assert {line.split(":")[0] for line in tight.advice} >= {"train", "score"}
     taken = [word for line in tight.advice for pair in line.split("set ", 1)[1].split(", ") for word in ("--" + pair).split(": ")]
     followed = planned(path, *flags, *taken)
     assert followed.fits, (tight.advice, followed)
-    # and nothing helps where not even the weights fit
-    hopeless = planned(path, "--device_memory", "1KiB")
-    assert all("set" not in line.split() or "smaller" in line for line in hopeless.advice)
+    assert not followed.advice
+
+
+def test_advice_where_nothing_helps(world, tmp_path):
+    hopeless = planned(config_of(world, tmp_path), "--device_memory", "1KiB")
     assert len(hopeless.advice) == 4
+    assert all("smaller" in line for line in hopeless.advice)
 
 
-def test_settings_that_estimates_depend_on(world, tmp_path):
-    def peaks(**changes) -> dict[str, int]:
-        made = planned(config_of(world, tmp_path, **changes))
-        return {estimate.name: estimate.peak for estimate in [*made.phases, made.training[0]]}
+def estimator(path: Path, *flags: str) -> Estimator:
+    return make_estimator(*parse_with("plan", [str(path), *flags], PlanOptions))
 
-    base = {"max_new_tokens": 48, "score_batch_tokens": 512, "sample_batch_tokens": 512}
-    usual = peaks(**base)
-    assert peaks(**base, max_length=20)["train"] < usual["train"]
-    assert peaks(**base, gradient_accumulation_steps=4)["train"] > usual["train"]
-    assert peaks(**base, optim="sgd")["train"] < usual["train"]
-    assert peaks(**base, train_dtype="bfloat16")["train"] < usual["train"]
-    assert peaks(**base | {"sample_batch_tokens": 2048})["sample"] > usual["sample"]
-    assert peaks(**base | {"score_batch_tokens": 2048})["score"] > usual["score"]
-    assert peaks(**base, mcq_style="none").keys() == {"sample", "score", "train"}
-    assert peaks(**base, num_generations=6)["train"] > usual["train"]
+
+def test_settings_that_peaks_depend_on(world, tmp_path):
+    def peak(phase: str, **changes) -> int:
+        base = {"max_new_tokens": 48, "score_batch_tokens": 512, "sample_batch_tokens": 512}
+        return getattr(estimator(config_of(world, tmp_path, **{**base, **changes})), phase)().peak
+
+    usual = peak("train")
+    assert peak("train", max_length=20) < usual
+    assert peak("train", optim="sgd") < usual
+    assert peak("train", train_dtype="bfloat16") < usual
+    assert peak("train", gradient_accumulation_steps=4) > usual
+    assert peak("train", num_generations=6) > usual
+    assert peak("sample", sample_batch_tokens=2048) > peak("sample")
+    assert peak("score", score_batch_tokens=2048) > peak("score")
+    assert peak("choose", mcq_style="listwise", max_new_tokens=60) > peak("choose", max_new_tokens=60)
+    assert estimator(config_of(world, tmp_path, mcq_style="none")).choose() is None
 
 
 def test_times_scale(world, tmp_path, monkeypatch):
     monkeypatch.setattr("pad_fast.pipeline.plan.this_machine", lambda dtype, memory: Machine("paper", memory or 2**40, 1e12, 1e11))
     path = config_of(world, tmp_path, max_new_tokens=64)
-    long, short = planned(path), planned(path, "--response_length", "16")
-    for slow, fast in zip([*long.phases, *long.training], [*short.phases, *short.training], strict=True):
-        assert slow.seconds > 1.5 * fast.seconds
-        assert slow.peak == fast.peak  # the longest responses may come all the same
-    assert long.steps == 2
-    double = planned(path, "--gradient_accumulation_steps", "2")
-    assert double.training[0].seconds == pytest.approx(2 * long.training[0].seconds)
-    assert double.steps == 1
-    with_questions, without = long.phases[2].seconds, planned(path, "--mcq_both_orders", "false").phases[2].seconds
-    assert with_questions == pytest.approx(2 * without)
+    slow, fast = estimator(path), estimator(path, "--response_length", "16")
+    for phase in ("sample", "score", "choose", "train"):
+        long, short = getattr(slow, phase)(), getattr(fast, phase)()
+        assert long.seconds > 1.5 * short.seconds
+        assert long.peak == short.peak  # the longest responses may come all the same
+    double = estimator(path, "--gradient_accumulation_steps", "2")
+    assert double.train().seconds == pytest.approx(2 * slow.train().seconds)
+    assert (slow.steps, double.steps) == (2, 1)
+    assert slow.choose().seconds == pytest.approx(2 * estimator(path, "--mcq_both_orders", "false").choose().seconds)
+    # many micro-batches of one prompt cost what one of four does
+    assert slow.train(per_device_train_batch_size=1).seconds == pytest.approx(slow.train().seconds)
 
 
 def test_texts():

@@ -201,6 +201,8 @@ def sampling_batch(
         for index, shape in enumerate(shapes):
             keys, values = (torch.empty(*part[:2], prompt + response - 1, part[3], dtype=dtype) for part in shape)
             longer.update(keys, values, index)
+            layer: Any = longer.layers[index]
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # a sliding window's are a part of what was given
             del keys, values
         meter.restart()
         _next_token(model, responses, 1, prompt + response - 1, longer)

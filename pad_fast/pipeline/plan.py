@@ -81,29 +81,34 @@ def plan(settings: Settings, options: PlanOptions) -> bool:
 
 def make_plan(settings: Settings, options: PlanOptions) -> Plan:
     """Measure the prompts and the machine, and estimate every phase."""
-    run = Run(settings)
-    config, training = run.config, run.training
-    lengths, prompts = _lengths(run, options.num_prompts)
-    bf16 = bool(training.bf16 or training.fp16)
-    if options.memory is not None and "bf16" not in settings.training and "use_cpu" not in settings.training:
-        bf16 = True
-    low = torch.bfloat16 if bf16 else getattr(torch, config.train_dtype)
-    response = min(options.response_length or config.max_new_tokens, config.max_new_tokens)
-    estimator = Estimator(run, lengths, this_machine(low, options.memory), prompts, response=response, bf16=bf16)
+    estimator = make_estimator(settings, options)
+    config, machine = estimator.config, estimator.machine
     asked = [estimator.sample, estimator.score, estimator.choose]
     phases = [phase for estimate in asked if (phase := estimate()) is not None]
     trainings = [estimator.train(), *estimator.alternatives()]
-    how = f"{config.train_dtype} weights" + (", bf16 autocast" if bf16 else "")
-    models = {
-        role: f"{which.path}: {count_parameters(which.config) / 1e6:,.1f} million weights, {str(stored_dtype(which, config.dtype))[6:]}"
-        + (f"; trained with {how}" if role == "student" else "")
-        for role, which in (("student", estimator.student), ("teacher", estimator.teacher))
-    }
-    advice = [_phase_advice(estimator, phase) for phase in phases if not estimator.machine.fits(phase.peak)]
-    if not estimator.machine.fits(trainings[0].peak):
-        advice.append(_training_advice(estimator.machine, trainings))
-    sizes = (config.num_generations, config.max_new_tokens, response)
-    return Plan(estimator.machine, models, lengths, sizes, phases, trainings, estimator.steps, advice)
+    models = {}
+    for role, which in (("student", estimator.student), ("teacher", estimator.teacher)):
+        dtype = str(stored_dtype(which, config.dtype)).removeprefix("torch.")
+        models[role] = f"{which.path}: {count_parameters(which.config) / 1e6:,.1f} million weights, {dtype}"
+    models["student"] += f"; trained with {config.train_dtype} weights" + (", bf16 autocast" if estimator.bf16 else "")
+    advice = [_phase_advice(estimator, phase) for phase in phases if not machine.fits(phase.peak)]
+    if not machine.fits(trainings[0].peak):
+        advice.append(_training_advice(machine, trainings))
+    sizes = (config.num_generations, config.max_new_tokens, estimator.response)
+    return Plan(machine, models, estimator.lengths, sizes, phases, trainings, estimator.steps, advice)
+
+
+def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
+    """What estimates depend on: lengths of prompts, the machine, and whether training is under autocast."""
+    run = Run(settings)
+    lengths, prompts = _lengths(run, options.num_prompts)
+    bf16 = bool(run.training.bf16 or run.training.fp16)
+    if options.memory is not None and not {"bf16", "fp16", "use_cpu"} & settings.training.keys():
+        bf16 = True  # another machine than this one, which may have none
+    low = torch.bfloat16 if bf16 else getattr(torch, run.config.train_dtype)
+    longest = run.config.max_new_tokens
+    response = min(options.response_length or longest, longest)
+    return Estimator(run, lengths, this_machine(low, options.memory), prompts, response=response, bf16=bf16)
 
 
 def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
@@ -125,16 +130,17 @@ def _phase_advice(estimator: Estimator, phase: Estimate) -> str:
     """The largest token budget, halved again and again, with which a phase fits."""
     name = "sample_batch_tokens" if phase.name == "sample" else "score_batch_tokens"
     estimate: Callable[[int], Estimate | None] = getattr(estimator, phase.name)
-    budget, batch = getattr(estimator.config, name) // 2, phase.batch
-    while budget:
+
+    def fits(budget: int) -> bool:
         smaller = estimate(budget)
-        assert smaller is not None
-        if estimator.machine.fits(smaller.peak):
-            return f"{phase.name}: set {name}: {budget}"
-        if smaller.batch == batch and smaller.batch.startswith("1 "):
-            break
-        budget, batch = budget // 2, smaller.batch
-    return f"{phase.name}: does not fit with a single prompt a batch; lower max_new_tokens or num_generations, or take a smaller model"
+        return smaller is not None and estimator.machine.fits(smaller.peak)
+
+    if not fits(1):
+        return f"{phase.name}: not even a batch of one fits; lower max_new_tokens or num_generations, or take a smaller model"
+    budget = getattr(estimator.config, name) // 2
+    while not fits(budget):
+        budget //= 2
+    return f"{phase.name}: set {name}: {budget}"
 
 
 def _training_advice(machine: Machine, trainings: Sequence[Estimate]) -> str:
