@@ -39,7 +39,7 @@ SETTINGS = {
     "llama-vocabulary": ("llama", 50000, 8, 24),
     "gemma2-vocabulary": ("gemma2", 50000, 8, 24),
 }
-N, MANY = 4, 12
+N, MANY = 4, 8
 
 
 def setting(name: str, **changes):
@@ -61,9 +61,9 @@ def quick_measurements(monkeypatch):
     monkeypatch.setattr(machines, "SECONDS", 0.01)
 
 
-def near(estimate: float, measured: float) -> None:
-    """Within the 20% that are promised. What is measured here agrees to 2%; the difference is room for other versions."""
-    assert 0.8 <= estimate / measured <= 1.2, (estimate, measured)
+def near(estimate: float, measured: float, tolerance: float = 0.05) -> None:
+    """20% are promised; counted by the same allocator, the two agree to 4% here."""
+    assert abs(estimate / measured - 1) <= tolerance, (estimate, measured)
 
 
 def step(model, prompt: int, response: int, responses: int, *, bf16: bool = False, device: torch.device = CPU) -> None:
@@ -174,7 +174,7 @@ def test_peak_of_the_process():
     output = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
     assert output.returncode == 0, output.stderr
     for estimate, measured in json.loads(output.stdout.splitlines()[-1]).values():
-        near(estimate, measured)
+        near(estimate, measured, 0.2)
 
 
 @pytest.mark.gpu
@@ -197,7 +197,7 @@ def test_peak_on_a_gpu(name, checkpointing):
         optimizer.step()
         optimizer.zero_grad()
     measured = torch.cuda.max_memory_allocated() - before
-    near(footprint.training_step(config, 1, (prompt, response, N), Training(checkpointing=checkpointing, bf16=True)).peak, measured)
+    near(footprint.training_step(config, 1, (prompt, response, N), Training(checkpointing=checkpointing, bf16=True)).peak, measured, 0.2)
 
 
 # counts
@@ -266,11 +266,11 @@ def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
 
 
 def test_plan_as_json(world, tmp_path, capsys):
-    path = config_of(world, tmp_path)
-    assert cli.main(["plan", str(path), "--json", "--device_memory", "1MiB"]) == 3
+    path = config_of(world, tmp_path, sample_batch_tokens=256, score_batch_tokens=256)
+    assert cli.main(["plan", str(path), "--json", "--device_memory", "200KiB"]) == 3
     said = json.loads(capsys.readouterr().out)
     assert said["fits"] is False
-    assert said["machine"]["memory"] == 2**20
+    assert said["machine"]["memory"] == 200 * 2**10
     assert [phase["name"] for phase in said["phases"]] == ["sample", "score", "choose"]
     assert all(phase["peak"] > 0 and phase["seconds"] > 0 for phase in said["phases"] + said["training"])
     # prompts of 5 or 6 characters and the marks of the roles: their mean is 7.0, which 3 responses of 6 share
@@ -299,6 +299,9 @@ def test_following_the_advice_makes_it_fit(world, tmp_path):
     followed = planned(path, *flags, *taken)
     assert followed.fits, (tight.advice, followed)
     assert not followed.advice
+    budget = next(int(line.split(": ")[2]) for line in tight.advice if "score_batch_tokens" in line)
+    machine, phases = tight.machine, estimator(path, *flags)
+    assert not all(machine.fits(phase.peak) for phase in (phases.score(2 * budget), phases.choose(2 * budget)))
 
 
 def test_advice_where_nothing_helps(world, tmp_path):
@@ -340,6 +343,8 @@ def test_times_scale(world, tmp_path, monkeypatch):
     assert double.train().seconds == pytest.approx(2 * slow.train().seconds)
     assert (slow.steps, double.steps) == (2, 1)
     assert slow.choose().seconds == pytest.approx(2 * estimator(path, "--mcq_both_orders", "false").choose().seconds)
+    wordy = config_of(world, tmp_path, max_new_tokens=64, mcq_template="{query} {options}" + 200 * " x")
+    assert estimator(wordy).choose().seconds > 1.5 * slow.choose().seconds
     # many micro-batches of one prompt cost what one of four does
     assert slow.train(per_device_train_batch_size=1).seconds == pytest.approx(slow.train().seconds)
 
