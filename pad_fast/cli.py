@@ -21,6 +21,8 @@ commands:
   train CONFIG.yaml       the student on them
   evaluate CONFIG.yaml    the student on held-out prompts
   report CONFIG.yaml    the page about the run as it stands
+  plan CONFIG.yaml      memory and time that the run will take, and which settings make it fit; reads no weights
+  doctor CONFIG.yaml    what would spoil the run, seen in a few prompts; touches no run folder
   env                   versions and devices, for bug reports
 
 CONFIG.yaml holds flat keys, every one of which is also a flag that overrides it: pad-fast run --help lists them.
@@ -30,15 +32,17 @@ options:
   -h, --help     this text
   --version      the version
   --traceback    show where an error arose, in place of one line
+
+exit code: 0 well, 1 a failure, 2 bad input, 3 doctor found a problem or plan that the run does not fit, 130 after Ctrl-C
 """
 PHASES = ("sample", "score", "train", "evaluate")
-COMMANDS = ("run", "demo", *PHASES, "report", "env")
+COMMANDS = ("run", "demo", *PHASES, "report", "plan", "doctor", "env")
 TINY_WORLD = Path(__file__).parent / "tiny_world" / "tiny.yaml"
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, UNWELL, INTERRUPTED = 2, 1, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code: 0, 2 for bad input, 1 for a failure, 130 after Ctrl-C."""
+    """Run one command; gives the exit code, which HELP explains."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = words[:1] == ["--traceback"]
     words = words[show_traceback:]
@@ -51,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pad-fast {version('pad-fast')}")
         return 0
     try:
-        _dispatch(words[0], words[1:])
+        return _dispatch(words[0], words[1:])
     except KeyboardInterrupt:
         print(f"\npad-fast: stopped; what is finished is kept. To go on: pad-fast {' '.join(words)}", file=sys.stderr)
         return INTERRUPTED
@@ -61,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = _explain(error)
         print(f"pad-fast: {message}", file=sys.stderr)
         return code
-    return 0
 
 
-def _dispatch(command: str, arguments: list[str]) -> None:
+def _dispatch(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         raise ValueError(f"unknown command {command!r}{f'; did you mean {near[0]}?' if near else ''}; pad-fast --help lists them")
@@ -72,15 +75,23 @@ def _dispatch(command: str, arguments: list[str]) -> None:
         from pad_fast.pipeline.environment import describe
 
         print(describe())
-        return
+        return 0
     from transformers.utils.logging import disable_progress_bar
 
     from pad_fast.pipeline import iterate
-    from pad_fast.pipeline.arguments import parse_settings
+    from pad_fast.pipeline.arguments import parse_settings, parse_with
 
+    disable_progress_bar()  # a bar for each file of weights; the phases have their own
+    if command == "doctor":
+        from pad_fast.pipeline.doctor import DoctorOptions, doctor
+
+        return 0 if doctor(*parse_with(command, arguments, DoctorOptions)) else UNWELL
+    if command == "plan":
+        from pad_fast.pipeline.plan import PlanOptions, plan
+
+        return 0 if plan(*parse_with(command, arguments, PlanOptions)) else UNWELL
     if command == "demo":
         arguments = [str(TINY_WORLD), *arguments]
-    disable_progress_bar()  # a bar for each file of weights; the phases have their own
     settings = parse_settings(command, arguments)
     if command in PHASES:
         iterate.run_phase(settings, command)
@@ -88,6 +99,7 @@ def _dispatch(command: str, arguments: list[str]) -> None:
         iterate.write_report(settings)
     else:
         iterate.run_all(settings)
+    return 0
 
 
 def _explain(error: Exception) -> tuple[str, int]:

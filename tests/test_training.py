@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 import pad_fast
 from pad_fast.evaluation import ranking_agreement
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.models.rewards import PackedRows, attach_rewards_forward
+from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import score_responses
 from pad_fast.training.config import PADConfig
 from pad_fast.training.data import PADCollator, RowReader, end_of_turn_id, prepare_dataset
@@ -112,7 +112,7 @@ def test_every_field_is_read():
     own = {f.name for f in dataclasses.fields(PADConfig)} - {f.name for f in dataclasses.fields(TrainingArguments)}
     folder = Path(pad_fast.__file__).parent / "training"
     read = set()
-    for path in (folder / "trainer.py", folder / "data.py"):
+    for path in (folder / "trainer.py", folder / "data.py", folder / "slices.py"):
         tree = ast.parse(path.read_text())
         read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         read |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
@@ -301,10 +301,11 @@ def test_batches():
     assert batch["mask"].tolist() == [[True, True, False], [True, False, True]]
     assert batch["lengths"].tolist() == [[2, 1, 0], [1, 1, 3]]
     assert batch["clipped"].tolist() == [[True, False, False], [False, True, False]]
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 6, 0], [1, 0, 0], [1, 3, 4]]  # live responses, less their last tokens
-    assert batch["rows"].tolist() == [1, 2, 4, 6, 9, 10, 11]
-    assert batch["labels"].tolist() == [7, 8, 9, 2, 3, 4, 5]
-    assert batch["response_ids"].tolist() == [0, 0, 1, 3, 5, 5, 5]
+    (part,) = batch["slices"]
+    assert part["input_ids"].tolist() == [[5, 6, 7], [5, 6, 0], [1, 0, 0], [1, 3, 4]]  # live responses, less their last tokens
+    assert part["rows"].tolist() == [1, 2, 4, 6, 9, 10, 11]
+    assert part["labels"].tolist() == [7, 8, 9, 2, 3, 4, 5]
+    assert part["response_ids"].tolist() == [0, 0, 1, 3, 5, 5, 5]
     assert batch["num_tokens"] == 13
 
 
@@ -391,9 +392,8 @@ def check_sharded_gradients():
     for part in (*model.model.layers, model):
         fully_shard(part, mesh=mesh)
     batch = PADCollator()(list(prepare_dataset(make_rows(4, seed=torch.distributed.get_rank()), RowReader())))
-    call = {name: batch[name] for name in PackedRows._fields}
     for twin in (model, whole):
-        twin(**call, num_responses=batch["mask"].numel()).square().sum().backward()
+        twin(**batch["slices"][0], num_responses=batch["mask"].numel()).square().sum().backward()
     for (name, found), wanted in zip(model.named_parameters(), whole.parameters(), strict=True):
         torch.distributed.all_reduce(wanted.grad)
         mean = wanted.grad / torch.distributed.get_world_size()

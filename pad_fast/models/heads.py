@@ -111,10 +111,10 @@ def vocabulary_size(model: PreTrainedModel) -> int:
     return min(int(model.get_input_embeddings().num_embeddings), int(model.get_output_embeddings().out_features))  # type: ignore[arg-type]
 
 
-def decode(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """Last hidden states (R, T, D) of right-padded ids (R, T). Causal attention never looks at what stands to the right, so no
-    mask is needed, and without one attention takes its fast causal kernel."""
-    return model.get_decoder()(input_ids=input_ids, use_cache=False)[0]
+def decode(model: PreTrainedModel, input_ids: Tensor, **options: Any) -> Tensor:
+    """Last hidden states (B, T, D) of right-padded ids (B, T). Causal attention never looks at what stands to the right, so no
+    mask is needed, and without one attention takes its fast causal kernel. ``options`` say what else is in the rows."""
+    return model.get_decoder()(input_ids=input_ids, use_cache=False, **options)[0]
 
 
 def head_problem(model: nn.Module) -> str | None:

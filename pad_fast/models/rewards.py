@@ -1,13 +1,12 @@
-"""Packed rows of (prompt, response) pairs, and a model's rewards of them without logits of prompts, padding or whole vocabularies."""
+"""A model's rewards of packed responses, without logits of prompts, padding or whole vocabularies."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,47 +17,17 @@ from pad_fast.functional import (
     response_rewards,
     token_logprobs,
 )
-from pad_fast.models.heads import causal_lm, decode, head_problem, output_head
+from pad_fast.models import attention
+from pad_fast.models.heads import OutputHead, causal_lm, decode, head_problem, output_head
+from pad_fast.models.layout import PackedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PAD_ID = 0  # any id does: what stands right of a sequence is never looked at
 
-
-class PackedRows(NamedTuple):
-    """R sequences padded on the right to T tokens, and the M rows of them, flattened, that predict a response's tokens."""
-
-    input_ids: Tensor  # (R, T) prompt and response; a response's last token predicts nothing and is left out
-    rows: Tensor  # (M,) places in the flattened (R * T)
-    labels: Tensor  # (M,) the token that each row predicts
-    response_ids: Tensor  # (M,) the response that each row belongs to
-
-
-def pack_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], response_ids: Sequence[int] | None = None) -> PackedRows:
-    """Pairs of prompt and response ids, neither empty; ``response_ids`` numbers the pairs, 0, 1, ... if left out."""
-    numbers = range(len(pairs)) if response_ids is None else response_ids
-    width = max((len(prompt) + len(response) - 1 for prompt, response in pairs), default=0)
-    input_ids = np.full((len(pairs), width), PAD_ID, dtype=np.int64)
-    rows = []
-    for r, (prompt, response) in enumerate(pairs):
-        input_ids[r, : len(prompt)] = prompt
-        input_ids[r, len(prompt) : len(prompt) + len(response) - 1] = response[:-1]
-        first = r * width + len(prompt) - 1
-        rows.append(np.arange(first, first + len(response)))
-    lengths = [len(response) for _, response in pairs]
-    labels = [np.asarray(response, dtype=np.int64) for _, response in pairs]
-    return PackedRows(
-        torch.from_numpy(input_ids),
-        torch.from_numpy(np.concatenate([*rows, np.empty(0, np.int64)])),
-        torch.from_numpy(np.concatenate([*labels, np.empty(0, np.int64)])),
-        torch.from_numpy(np.repeat(np.asarray(numbers, dtype=np.int64), lengths)),
-    )
-
-
-def packed_logprobs(model: PreTrainedModel, input_ids: Tensor, rows: Tensor, labels: Tensor, **options) -> Tensor:
-    """Log-probability (M,) of ``labels`` (M,) at the flattened places ``rows`` (M,) of ``input_ids`` (R, T), in nats."""
-    return _from_rows(model, model, input_ids, rows, labels, linear_token_logprobs, token_logprobs, options)
+def packed_logprobs(model: PreTrainedModel, packed: PackedRows, **options) -> Tensor:
+    """Log-probability (M,) of the labels of packed rows, in nats."""
+    return _from_rows(model, model, packed, linear_token_logprobs, token_logprobs, options)
 
 
 def packed_rewards(
@@ -70,23 +39,56 @@ def packed_rewards(
     not by calling it. Where the head cannot be read (see :func:`pad_fast.models.heads.head_problem`) its logits are taken.
     """
     options = {**options, "response_ids": packed.response_ids, "num_responses": num_responses}
-    functions = (linear_response_rewards, response_rewards)
-    return _from_rows(model, forward or model, packed.input_ids, packed.rows, packed.labels, *functions, options)
+    return _from_rows(model, forward or model, packed, linear_response_rewards, response_rewards, options)
 
 
-def _from_rows(
-    model: PreTrainedModel, forward: Callable, input_ids: Tensor, rows: Tensor, labels: Tensor, of_hidden, of_logits, options: dict
-) -> Tensor:
+def _from_rows(model: PreTrainedModel, forward: Callable, packed: PackedRows, of_hidden, of_logits, options: dict) -> Tensor:
+    reading = _reading(model, packed)
     if head_problem(model) is not None:
-        logits = forward(input_ids=input_ids, use_cache=False).logits
-        return of_logits(logits.flatten(0, 1).index_select(0, rows.to(logits.device)), labels.to(logits.device), **options)
+        return of_logits(*_logits(model, forward, packed, reading), **options)
     head = output_head(model)
-    hidden = decode(model, input_ids)
-    # index_select, since its gradient is an index_add: that of hidden[rows] sorts
-    hidden = hidden.flatten(0, 1).index_select(0, rows.to(hidden.device)).to(head.weight.device)
+    return _through_head(head, _hidden(model, packed, reading), packed.labels, of_hidden, options)
+
+
+def _through_head(head: OutputHead, hidden: Tensor, labels: Tensor, of_hidden: Callable, options: dict) -> Tensor:
+    hidden = hidden.to(head.weight.device)
     if not torch.is_autocast_enabled(hidden.device.type):  # Mamba keeps float32 hidden states above a bfloat16 head
         hidden = hidden.to(head.weight.dtype)
     return of_hidden(hidden, head.weight, labels, **head.token_options(), **options)
+
+
+def _hidden(model: PreTrainedModel, packed: PackedRows, reading: dict[str, Any]) -> Tensor:  # (M, D)
+    hidden = decode(model, packed.input_ids, **reading)
+    # index_select, since its gradient is an index_add: that of hidden[rows] sorts
+    return hidden.flatten(0, 1).index_select(0, packed.rows.to(hidden.device))
+
+
+def _logits(model: PreTrainedModel, forward: Callable, packed: PackedRows, reading: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The model's own logits of the M rows, and their labels; of one row of tokens the others do not meet the head."""
+    if len(packed.input_ids) == 1 and "logits_to_keep" in inspect.signature(type(model).forward).parameters:
+        logits = forward(input_ids=packed.input_ids, use_cache=False, logits_to_keep=packed.rows, **reading).logits[0]
+    else:
+        logits = forward(input_ids=packed.input_ids, use_cache=False, **reading).logits.flatten(0, 1)
+        logits = logits.index_select(0, packed.rows.to(logits.device))
+    return logits, packed.labels.to(logits.device)
+
+
+def _reading(model: PreTrainedModel, packed: PackedRows) -> dict[str, Any]:
+    """What the model's forward is told of the rows, beside their ids."""
+    layout = packed.layout
+    if packed.position_ids is None:
+        return {}
+    if layout is not None and layout.shares:
+        attention.install(model)
+        # Ours looks at the layout alone; a mask that is there keeps the model from making one of T * T.
+        mask = torch.ones((), dtype=torch.bool, device=packed.input_ids.device).expand(1, 1, layout.length, layout.length)
+        return {"position_ids": packed.position_ids, "attention_mask": mask, "prefix_layout": layout}
+    if layout is not None and "flash" in attention.own_attention(model):
+        ends = torch.tensor([0, *(segment.stop for segment in layout.whole())], dtype=torch.int32, device=packed.input_ids.device)
+        longest = max(segment.prompt for segment in layout.whole())
+        told = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+        return {"position_ids": packed.position_ids, **told}
+    return {"position_ids": packed.position_ids}
 
 
 def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", temperature: float = 1.0, impl: str = "auto") -> None:
@@ -94,9 +96,9 @@ def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", tempera
 
         model(input_ids=, rows=, labels=, response_ids=, num_responses=)  ->  rewards (num_responses,), in nats per token
 
-    with the fields of :class:`PackedRows`. The call goes through ``model.forward``, so that the hooks of DDP and FSDP, autocast and
-    gradient checkpointing all see it. Calls without ``response_ids`` are the model's own, as before. Attaching again replaces the
-    options.
+    with the fields of :class:`PackedRows`, ``position_ids`` and ``layout`` where they are set. The call goes through
+    ``model.forward``, so that the hooks of DDP and FSDP, autocast and gradient checkpointing all see it. Calls without
+    ``response_ids`` are the model's own, as before. Attaching again replaces the options.
     """
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
@@ -105,11 +107,11 @@ def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", tempera
     instance_forward = lm.__dict__.get("forward")
     own = getattr(instance_forward, "_own_forward", instance_forward)  # set by others, such as accelerate's device hooks
 
-    def forward(self, *args, response_ids=None, num_responses=None, rows=None, **kwargs):
+    def forward(self, *args, response_ids=None, num_responses=None, rows=None, layout=None, **kwargs):
         call = own if own is not None else MethodType(type(self).forward, self)
         if response_ids is None:
             return call(*args, **kwargs)
-        packed = PackedRows(kwargs["input_ids"], rows, kwargs["labels"], response_ids)
+        packed = PackedRows(kwargs["input_ids"], rows, kwargs["labels"], response_ids, kwargs.get("position_ids"), layout)
         return packed_rewards(self, packed, num_responses, forward=call, normalize=normalize, temperature=temperature, impl=impl)
 
     forward._own_forward = own  # type: ignore[attr-defined]

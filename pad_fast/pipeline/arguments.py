@@ -7,7 +7,7 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
 from pad_fast.training.config import PADConfig
 
+Options = TypeVar("Options")
 PATHS = ("student", "teacher", "prompts", "heldout", "output_dir")
 
 
@@ -30,27 +31,41 @@ def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
 
     ValueError names the key or flag that is wrong, and the nearest known name where it is unknown.
     """
+    return _parse(command, arguments, [])[0]
+
+
+def parse_with(command: str, arguments: Sequence[str], options: type[Options]) -> tuple[Settings, Options]:
+    """As :func:`parse_settings`, and a command's own `options`: a dataclass whose fields are flags, but no keys of the YAML file."""
+    settings, (own,) = _parse(command, arguments, [options])
+    return settings, own
+
+
+def _parse(command: str, arguments: Sequence[str], options: list[Any]) -> tuple[Settings, Sequence[Any]]:
     flags = training_flags()
     kinds: list[Any] = [RunConfig, flags]
-    parser = Parser(kinds, prog=f"pad-fast {command}", allow_abbrev=False)
+    parser = Parser([*kinds, *options], prog=f"pad-fast {command}", allow_abbrev=False)
     where = "the run's YAML file, or the folder of a run that was started before; not needed where flags say all"
     parser.add_argument("config", metavar="CONFIG.yaml", nargs="?", default="", help=where)
-    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    keys, names = (_names(some) for some in (kinds, [*kinds, *options]))
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         flag = unknown[0].split("=")[0]
         raise ValueError(f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}")
     values = read_config(Path(namespace.config)) if namespace.config else {}
     for key in values:
-        if key not in names:
-            raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), names)}")
+        if key not in keys:
+            raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), keys)}")
     # The YAML values pass through the parser like flags, so that both are converted and checked alike.
     words = [word for key, value in values.items() if value is not None for word in _as_flag(key, value)]
     defaults = vars(parser.parse_args([]))
     from_yaml = vars(parser.parse_args(words))
     parser.set_defaults(**from_yaml | {key: None for key, value in values.items() if value is None})
-    run, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    return Settings(run, {name: value for name, value in vars(training).items() if value != defaults[name]})
+    run, training, *own, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    return Settings(run, {name: value for name, value in vars(training).items() if value != defaults[name]}), own
+
+
+def _names(kinds: Iterable[Any]) -> list[str]:
+    return [field.name for kind in kinds for field in dataclasses.fields(kind)]
 
 
 def read_config(path: Path) -> dict[str, Any]:

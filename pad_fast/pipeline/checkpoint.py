@@ -91,13 +91,14 @@ class Checkpoint:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The conversation through the chat template, up to where the response begins. ValueError where the template refuses it."""
+        return self.rendered(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+
+    def rendered(self, messages: Sequence[Message], **options: Any) -> Any:
+        """The conversation through the chat template; `options` are those of transformers' apply_chat_template."""
         try:
-            encoded = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=True, **self.template_kwargs or {}
-            )
+            return self.tokenizer.apply_chat_template(list(messages), **options, **self.template_kwargs or {})
         except TemplateError as error:
             raise ValueError(f"the {self.role}'s chat template refuses the conversation: {error}") from None
-        return encoded["input_ids"]
 
     @cached_property
     def end_of_turn_id(self) -> int:

@@ -44,6 +44,13 @@ def agreement(student: Rewards, teacher: Rewards) -> Row:
     return {name: _number(found[name].item()) for name in ("kendall_tau", "top1")}
 
 
+def taus(student: Rewards, teacher: Rewards) -> list[float]:
+    """Kendall's tau-b of each prompt that the teacher ranks."""
+    student_PN, teacher_PN, mask = _tensors(student, teacher)
+    found = ranking_agreement(student_PN, teacher_PN, mask, reduction="none")["kendall_tau"].tolist()
+    return [tau for tau in found if not math.isnan(tau)]
+
+
 def losses(student: Rewards, teacher: Rewards, args: PADConfig) -> list[float | None]:
     """The configured preference loss of each prompt; None for one with fewer than two live responses."""
     student_PN, teacher_PN, mask = _tensors(student, teacher)

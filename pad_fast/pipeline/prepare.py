@@ -43,8 +43,8 @@ def open_run(settings: Settings) -> Iterator[Run]:
 def _prepare(run: Run) -> None:
     config, root = run.config, run.folder.root
     student, teacher = run.student(0), run.teacher
-    _check_models(config, student, teacher)
-    train, heldout = (_fitting(rows, config, student, teacher) for rows in _read(config))
+    check_models(config, student, teacher)
+    train, heldout = (fitting(rows, config, student, teacher) for rows in read_split(config))
     if not train:
         raise ValueError("prompts: every one of them is too long")
     write_rows(root / "prompts.parquet", train)
@@ -63,7 +63,7 @@ def _prepare(run: Run) -> None:
     write_json(run.folder.manifest_path, manifest)
 
 
-def _read(config: RunConfig) -> tuple[list[Row], list[Row]]:
+def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
     """(training prompts, held-out prompts)"""
     train = prompts.read_prompts(str(config.prompts), config.prompts_split, config.prompts_subset)
     if config.heldout is None:
@@ -72,7 +72,7 @@ def _read(config: RunConfig) -> tuple[list[Row], list[Row]]:
     return prompts.without(train, heldout), heldout
 
 
-def _check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> None:
+def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> None:
     """What would otherwise fail only after hours of sampling."""
     for checkpoint in (student, teacher):
         _ = checkpoint.tokenizer, checkpoint.eos_token_ids
@@ -85,7 +85,7 @@ def _check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -
         calibration.letter_token_ids(teacher.tokenizer, config.letters)
 
 
-def _fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> list[Row]:
+def fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> list[Row]:
     """The rows whose prompt and longest response fit both models, with the student's `prompt_ids`."""
     room = {which.role: (which.window or UNLIMITED) - config.max_new_tokens for which in (student, teacher)}
     room["student"] = min(room["student"], config.max_prompt_length or UNLIMITED)

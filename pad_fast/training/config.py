@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast.dispatch import check_impl
+from pad_fast.models.sharing import check_share_prefix
 
 CHOICES = {
     "loss": ("ppd", "vpd"),
@@ -62,6 +63,17 @@ class PADConfig(TrainingArguments):
     temperature: float = field(default=1.0, metadata={"help": "The student's log-probabilities are taken at this temperature."})
     impl: str = field(default="auto", metadata={"help": "auto, torch or triton."})
 
+    share_prefix: str = field(
+        default="auto",
+        metadata={"help": "Read a prompt once for all of its responses: auto, where a trial gives the same gradients; true; false."},
+    )
+    max_tokens_per_step: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of one forward and backward; a batch with more goes in slices, with one more forward and the same "
+            "gradient. None: an estimate of what a GPU holds; no limit on a CPU."
+        },
+    )
     max_length: int | None = field(
         default=2048, metadata={"help": "Most tokens of prompt and response; a response beyond is cut by itself. None: the model's window."}
     )
@@ -97,11 +109,19 @@ class PADConfig(TrainingArguments):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         check_impl(self.impl)
+        self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         for name in ("beta", "teacher_beta", "temperature"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive finite number, got {value}")
-        least = {"num_samples": 2, "group_size": 2, "max_length": 2, "max_completion_length": 1, "dataset_num_proc": 1}
+        least = {
+            "num_samples": 2,
+            "group_size": 2,
+            "max_length": 2,
+            "max_completion_length": 1,
+            "max_tokens_per_step": 1,
+            "dataset_num_proc": 1,
+        }
         for name, limit in least.items():
             value = getattr(self, name)
             if value is not None and value < limit:

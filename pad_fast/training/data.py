@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedTokenizerBase
 
-from pad_fast.models.rewards import pack_rows
+from pad_fast.models.layout import Group, pack, split
 
 logger = logging.getLogger("pad_fast")
 
@@ -204,9 +204,17 @@ class PADCollator:
     """P prepared rows to a batch of P prompts with up to N responses each.
 
     ``teacher_rewards`` (P, N) float32 comes first, as Trainer counts the batch by it; ``mask`` (P, N) bool is True for a live
-    response; ``lengths`` (P, N) int64 and ``clipped`` (P, N) bool are for metrics, as is the number ``num_tokens``. The fields of
-    :class:`pad_fast.models.rewards.PackedRows` hold live responses only, numbered p * N + i.
+    response; ``lengths`` (P, N) int64 and ``clipped`` (P, N) bool are for metrics, as is the number ``num_tokens``. ``slices`` are
+    what the model reads, one after the other: fields of :class:`pad_fast.models.layout.PackedRows`, of live responses only, numbered
+    p * N + i. There is one slice, unless ``max_tokens`` asks for smaller ones.
+
+    ``layout`` is one of ``pad_fast.models.layout.LAYOUTS``; PADTrainer sets what its model can take, and ``options`` of
+    :func:`pad_fast.models.layout.pack`, unless a layout is given.
     """
+
+    def __init__(self, layout: str | None = None, max_tokens: int | None = None) -> None:
+        self.layout, self.max_tokens = layout, max_tokens
+        self.options: dict[str, bool] = {}
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         width = max(len(row["completion_ids"]) for row in rows)
@@ -217,14 +225,20 @@ class PADCollator:
             teacher[p, :n] = [math.nan if reward is None else reward for reward in row["teacher_rewards"]]
             lengths[p, :n] = [len(ids) for ids in row["completion_ids"]]
             clipped[p, :n] = row["clipped"]
-        mask = ~np.isnan(teacher)
-        live = np.argwhere(mask).tolist()
-        packed = pack_rows([(rows[p]["prompt_ids"], rows[p]["completion_ids"][i]) for p, i in live], [p * width + i for p, i in live])
+        groups = [live_group(row, p * width) for p, row in enumerate(rows)]
+        layout = self.layout or "padded"
+        slices = [pack(part, layout, **self.options)._asdict() for part in split(groups, self.max_tokens, layout)]
         return {
             "teacher_rewards": torch.from_numpy(np.nan_to_num(teacher)),
-            "mask": torch.from_numpy(mask),
+            "mask": torch.from_numpy(~np.isnan(teacher)),
             "lengths": torch.from_numpy(lengths),
             "clipped": torch.from_numpy(clipped),
-            **packed._asdict(),
-            "num_tokens": sum(len(rows[p]["prompt_ids"]) + len(rows[p]["completion_ids"][i]) for p, i in live),
+            "slices": slices,
+            "num_tokens": sum(len(prompt) + len(response) for prompt, responses, _ in groups for response in responses),
         }
+
+
+def live_group(row: Mapping[str, Any], first: int = 0) -> Group:
+    """The responses of a prepared row that have a reward; response i is number ``first + i``."""
+    live = [i for i, reward in enumerate(row["teacher_rewards"]) if reward is not None]
+    return Group(row["prompt_ids"], [row["completion_ids"][i] for i in live], [first + i for i in live])

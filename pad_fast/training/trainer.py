@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,15 +13,19 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.training_args import OptimizerNames
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.models.heads import causal_lm, vocabulary_size
-from pad_fast.models.rewards import PackedRows, attach_rewards_forward
+from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import model_window
 from pad_fast.training.config import PADConfig
 from pad_fast.training.data import PADCollator, RowReader, prepare_dataset
 from pad_fast.training.metrics import prompt_metrics, summarize
+from pad_fast.training.micro_batches import micro_batched_backward
+from pad_fast.training.slices import choose_slices
 
 logger = logging.getLogger("pad_fast")
 
@@ -89,14 +94,52 @@ class PADTrainer(Trainer):
         if self.get_cp_size() * self.get_sp_size() > 1:
             raise ValueError("PADTrainer cannot split sequences over devices (context or sequence parallelism)")
         student.config.use_cache = use_cache  # Trainer's False would go into the checkpoints; our forwards ask for no cache
+        if isinstance(self.data_collator, PADCollator):
+            sets = [self.train_dataset, *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset])]
+            choose_slices(self.data_collator, student, args, self.accelerator, next((rows for rows in sets if rows is not None), ()))
         self.model_accepts_loss_kwargs = True  # what releases without loss_is_scaled_for_ga look at
         self._loss_of = preference_loss(args)
         self._normalize = args.normalize
-        self._saturates = args.loss == "ppd" and args.divergence == "jsd" and (args.group_size is None or args.group_reduction == "mean")
+        self._saturates = saturates(args)
         self._saturation_told = False
         self._eval_tables: list[Tensor] = []
         self._batch_number = 0
         self._start_window()
+
+    # a step
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Trainer's, or for a batch in several slices :func:`pad_fast.micro_batched_backward`."""
+        count = len(inputs["slices"])
+        if self.accelerator.num_processes > 1 and getattr(self.data_collator, "max_tokens", None):  # FSDP's forwards meet
+            count = int(self.accelerator.gather(torch.tensor([count], device=self.args.device)).max())
+        if count == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        if self.is_deepspeed_enabled or self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
+            raise ValueError("a batch in slices (max_tokens_per_step) has several backwards a step, which DeepSpeed and LOMO do not take")
+        model.train()
+        getattr(self.optimizer, "train", lambda: None)()  # schedule-free optimizers
+        inputs = self._prepare_inputs(inputs)
+        slices, shape, kept = inputs["slices"], inputs["teacher_rewards"].shape, []
+
+        def rewards_of(k: int) -> Tensor:
+            with self.compute_loss_context_manager():
+                rewards = model(**slices[min(k, len(slices) - 1)], num_responses=shape.numel())
+            return rewards if k < len(slices) else rewards * 0
+
+        def loss_of(rewards: Tensor) -> Tensor:
+            kept.append(self._preference_losses(rewards.view(shape), inputs, training=True))
+            return self._mean_loss(kept[0], inputs, num_items_in_batch)
+
+        def context(k: int) -> AbstractContextManager:
+            return self.accelerator.no_sync(model) if k < count - 1 and isinstance(model, DistributedDataParallel) else nullcontext()
+
+        loss, rewards = micro_batched_backward(rewards_of, range(count), loss_of, backward=self.accelerator.backward, context=context)
+        self._note(kept[0], rewards.view(shape), inputs)
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return sum(super(PADTrainer, self).floating_point_ops(part) for part in inputs["slices"])
 
     # the loss
 
@@ -114,21 +157,26 @@ class PADTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
     ) -> Any:
         losses, rewards = self._losses(model, inputs)
-        if num_items_in_batch is None:
-            loss = losses.sum() / live_prompts(inputs["mask"]).clamp(min=1)
-        else:  # DDP and FSDP take the mean over the ranks, where we want the sum
-            loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        loss = self._mean_loss(losses, inputs, num_items_in_batch)
         if model.training:
-            self._tables.append(self._metrics_of(losses, rewards, inputs))
-            self._num_tokens += inputs["num_tokens"]
+            self._note(losses, rewards, inputs)
         return (loss, rewards) if return_outputs else loss
+
+    def _mean_loss(self, losses: Tensor, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+        if num_items_in_batch is None:
+            return losses.sum() / live_prompts(inputs["mask"]).clamp(min=1)
+        # DDP and FSDP take the mean over the ranks, where we want the sum
+        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
     def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """(P,) losses, 0 for a prompt without a ranking, and (P, N) rewards of the student."""
-        teacher = inputs["teacher_rewards"]
-        packed = {name: inputs[name] for name in PackedRows._fields}
-        rewards = model(**packed, num_responses=teacher.numel()).view(teacher.shape)
-        return self._loss_of(rewards, teacher, mask=inputs["mask"], seed=self._sampling_seed(model.training)), rewards
+        shape = inputs["teacher_rewards"].shape
+        found = [model(**part, num_responses=shape.numel()) for part in inputs["slices"]]
+        rewards = (found[0] if len(found) == 1 else torch.stack(found).sum(0)).view(shape)
+        return self._preference_losses(rewards, inputs, model.training), rewards
+
+    def _preference_losses(self, rewards: Tensor, inputs: dict[str, Any], training: bool) -> Tensor:
+        return self._loss_of(rewards, inputs["teacher_rewards"], mask=inputs["mask"], seed=self._sampling_seed(training))
 
     def _sampling_seed(self, training: bool) -> int:
         """Of this very micro-batch: a resumed run draws what the uninterrupted one would have drawn."""
@@ -138,6 +186,10 @@ class PADTrainer(Trainer):
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     # metrics
+
+    def _note(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> None:
+        self._tables.append(self._metrics_of(losses, rewards, inputs))
+        self._num_tokens += inputs["num_tokens"]
 
     def _metrics_of(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> Tensor:
         fields = (inputs[name] for name in ("teacher_rewards", "mask", "lengths", "clipped"))
@@ -203,6 +255,11 @@ def preference_loss(args: PADConfig) -> Callable[..., Tensor]:
         return vpd
     options |= {name: getattr(args, name) for name in ("teacher_beta", "divergence", "method", "num_samples")}
     return partial(probabilistic_preference_loss, reduction="none", **options)
+
+
+def saturates(args: PADConfig) -> bool:
+    """Whether the configured loss of a prompt is a JSD, or a mean of some, which ends at ln 2."""
+    return args.loss == "ppd" and args.divergence == "jsd" and (args.group_size is None or args.group_reduction == "mean")
 
 
 def live_prompts(mask: Tensor) -> Tensor:

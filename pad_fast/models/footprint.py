@@ -1,0 +1,222 @@
+"""Peak memory and arithmetic of a step, before there are weights: the step is taken on fake tensors, of which each has its true shape
+and none its memory.
+
+The code that is run is the code that trains, scores and samples, so that what is counted follows the architecture by itself: what
+autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only operations
+that are opaque to tracing need a formula, which is here the output head's (:func:`head_workspace`).
+
+The fake tensors lie on a fake CPU whatever device is planned for: its fused attention saves and returns the same tensors as a GPU's
+(the output and a logsumexp a row), and there autocast can be traced where no GPU is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
+
+from pad_fast import ops  # noqa: F401, registers pad_fast::linear_token_logprobs
+from pad_fast.chunked import TILE_COLUMNS, TILE_ROWS, accumulator
+from pad_fast.models import heads
+from pad_fast.models.rewards import attach_rewards_forward, pack_rows, packed_rewards
+
+aten = torch.ops.aten
+HEAD = torch.ops.pad_fast.linear_token_logprobs.default
+HEAD_BACKWARD = torch.ops.pad_fast.linear_token_logprobs_backward.default
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """`start`: bytes held before the step, such as weights and the optimizer's state; `peak`: the most held at one time, those
+    included; `flops`: multiplications and additions of all matrix products."""
+
+    start: int
+    peak: int
+    flops: int
+
+
+class Meter(TorchDispatchMode):
+    """Counts the bytes of all live storages that operations inside of it made, and the flops of their products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.start = self.peak = self.flops = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is aten.add.Tensor and not torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1:
+            func = aten.add_.Tensor  # autograd adds gradients up in place, but not those that are watched
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, Tensor):
+                self._hold(value)
+        self.peak = max(self.peak, self.held + _workspace(func, args))
+        self.flops += _flops(func, args, kwargs or {}, out)
+        return out
+
+    def restart(self) -> None:
+        """Forget what was passed; what is held stays."""
+        self.start, self.peak, self.flops = self.held, self.held, 0
+
+    def footprint(self) -> Footprint:
+        return Footprint(self.start, self.peak, self.flops)
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            self.held += storage.nbytes()
+            weakref.finalize(storage, self._drop, key, storage.nbytes())
+
+    def _drop(self, key: int, nbytes: int) -> None:
+        self._known.discard(key)
+        self.held -= nbytes
+
+
+def _flops(func: Any, args: tuple, kwargs: dict, out: Any) -> int:
+    packet = getattr(func, "_overloadpacket", func)
+    if packet in flop_registry:
+        return int(flop_registry[packet](*args, **kwargs, out_val=out))
+    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
+        return sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+    if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        return sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
+    if func is HEAD:
+        return 2 * args[0].shape[0] * args[1].numel()
+    if func is HEAD_BACKWARD:  # the products again, and those of the hidden states' and the weight's gradients
+        return 2 * args[1].shape[0] * args[2].numel() * (1 + args[7] + args[8])
+    return 0
+
+
+def _workspace(func: Any, args: tuple) -> int:
+    if func is HEAD:
+        return head_workspace(args[0], args[1], softcap=args[5], backward=False)
+    if func is HEAD_BACKWARD:
+        return head_workspace(args[1], args[2], softcap=args[11], backward=True)
+    return 0
+
+
+def head_workspace(hidden: Tensor, weight: Tensor, *, softcap: float, backward: bool) -> int:
+    """Bytes that :mod:`pad_fast.chunked` holds on a CPU beside arguments and results, for hidden (M, D) and weight (V, D)."""
+    wide = accumulator(hidden.dtype).itemsize
+    rows, columns, width = min(TILE_ROWS, len(hidden)), min(TILE_COLUMNS, len(weight)), hidden.shape[1]
+    tile, part = rows * columns * wide, columns * width * wide
+    cast = part if weight.dtype.itemsize < wide else 0
+    live = hidden.numel() * wide
+    if not backward:
+        return live + cast + tile
+    # z, the score and the softcap's slope; or the score, the finished slice of the weight's gradient and what is added to it
+    return 2 * live + cast + part + max(tile * (3 if softcap else 2), tile + part)
+
+
+@contextmanager
+def fake() -> Iterator[Meter]:
+    """Everything made inside is fake and counted."""
+    # transformers looks at the values of positions to find rows that hold several sequences, and where it cannot takes them for such
+    unpacked = mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
+    with FakeTensorMode(), unpacked, Meter() as meter:
+        yield meter
+
+
+def fake_model(config: Any, dtype: torch.dtype, attention: str | None = None) -> Any:
+    """The model without its weights; called inside of :func:`fake`."""
+    options = {"attn_implementation": attention} if attention else {}
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+    heads._disagreements[model] = None  # there is nothing to compare its logits with
+    return model
+
+
+def count_parameters(config: Any) -> int:
+    """Weights of a causal language model, tied ones once."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained: `dtype` of its weights, bfloat16 autocast or not, `optimizer_bytes` a weight."""
+
+    dtype: torch.dtype = torch.float32
+    bf16: bool = False
+    checkpointing: bool = True
+    accumulating: bool = False  # gradients of an earlier micro-batch are there
+    optimizer_bytes: float = 8.0
+    attention: str | None = None
+
+
+def training_step(config: Any, prompts: int, group: tuple[int, int, int], how: Training) -> Footprint:
+    """Forward and backward of `prompts` prompts, each a `group` of (prompt tokens, tokens of a response, responses)."""
+    prompt, response, n = group
+    with fake() as meter:
+        model = fake_model(config, how.dtype, how.attention)
+        if how.checkpointing:
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        attach_rewards_forward(model.train())
+        state = torch.empty(round(how.optimizer_bytes * sum(weight.numel() for weight in model.parameters())), dtype=torch.uint8)
+        for weight in model.parameters() if how.accumulating else ():
+            weight.grad = torch.empty_like(weight)
+        meter.restart()
+        packed = pack_rows([([0] * prompt, [0] * response)] * (prompts * n))
+        with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
+            rewards = model(**packed._asdict(), num_responses=prompts * n)
+        rewards.sum().backward()
+        del state
+        return meter.footprint()
+
+
+def scoring_batch(config: Any, responses: int, prompt: int, response: int, dtype: torch.dtype, attention: str | None = None) -> Footprint:
+    """Rewards of `responses` responses, as score_responses takes a batch."""
+    with fake() as meter, torch.no_grad():
+        model = fake_model(config, dtype, attention).eval()
+        meter.restart()
+        packed_rewards(model, pack_rows([([0] * prompt, [0] * response)] * responses), responses)
+        return meter.footprint()
+
+
+def sampling_batch(
+    config: Any, responses: int, prompt: int, response: int, dtype: torch.dtype, attention: str | None = None
+) -> tuple[Footprint, Footprint]:
+    """The prompt's pass and the last token's, whose caches are longest, as generate() takes them."""
+    with fake() as meter, torch.no_grad():
+        model = fake_model(config, dtype, attention).eval()
+        meter.restart()
+        cache = _next_token(model, responses, prompt, 0, None)
+        first = meter.footprint()
+        shapes = [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
+        del cache
+        longer = DynamicCache(config=config)
+        for index, shape in enumerate(shapes):
+            keys, values = (torch.empty(*part[:2], prompt + response - 1, part[3], dtype=dtype) for part in shape)
+            longer.update(keys, values, index)
+            layer: Any = longer.layers[index]
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # a sliding window's are a part of what was given
+            del keys, values
+        meter.restart()
+        _next_token(model, responses, 1, prompt + response - 1, longer)
+        return first, meter.footprint()
+
+
+def _next_token(model: Any, responses: int, new: int, seen: int, cache: Any) -> Any:
+    """Logits of the last of `new` tokens, and the probabilities that are drawn from."""
+    ids, mask = torch.zeros(responses, new, dtype=torch.long), torch.ones(responses, seen + new, dtype=torch.long)
+    cache = DynamicCache(config=model.config) if cache is None else cache
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # transformers 5.23 renamed it
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1, **{name: cache}).logits
+    scores = logits[:, -1].to(torch.float32, copy=True)
+    tempered = scores / 0.5
+    probs = tempered.softmax(-1)
+    (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # what multinomial does inside
+    return cache
