@@ -11,16 +11,15 @@ import triton
 import triton.language as tl
 
 STEP = tl.constexpr(2.0**-30)
-SHIFT = tl.constexpr(1.5 * 2.0**52)  # added and taken away, it rounds to whole numbers, half to even
+SHIFT = tl.constexpr(1.5 * 2.0**52)  # added and taken away, it rounds numbers below 2^51 to whole ones, half to even
 
 
 @triton.jit
 def _on_grid(logps):
-    """(BLOCK,) -> float64. float32 of 2^24 steps and more has no fraction of one, so far ones pass as they are, infinities too."""
+    """(BLOCK,) -> float64. float32 of 2^24 steps and more is a multiple of them: it passes as it is, infinities too."""
     wide = logps.to(tl.float64)
     if logps.dtype == tl.float32:
-        steps = wide * (1.0 / STEP)
-        wide = tl.where(tl.abs(steps) < 2.0**51, (steps + SHIFT) - SHIFT, steps) * STEP
+        wide = ((wide * (1.0 / STEP) + SHIFT) - SHIFT) * STEP
     return wide
 
 
