@@ -1,8 +1,9 @@
 """The log-probability kernels against float64, and never worse than PyTorch's own float32. Runs on a GPU where there is one.
 
 Complaints about public kernels that have no test here: M * V past 2^31 and grids past 65,535 rows need a GPU (test_gpu.py; the
-64-bit row offset is also tested below), host synchronisation too; drift of the weight's gradient, sharded weights and empty
-weights are the output head's (tests/test_functional.py); compilations are counted in test_compile.py.
+64-bit offsets of rows and columns are also tested below), host synchronisation too; N * D and V * D past 2^31, drift of the
+weight's gradient, sharded weights and empty weights are the output head's and tested with it; compilations are counted in
+test_compile.py.
 """
 
 import os

@@ -70,9 +70,11 @@ def test_sums_keep_what_is_far_or_not_finite(packed):
     assert got[0] == -torch.inf
 
 
-def test_an_id_past_the_last_response_shows_and_writes_nowhere():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_id_past_the_last_response_shows_and_writes_nowhere(dtype):
     """Without the check of a CPU tensor's values: this is what a GPU does."""
     logps, labels = tokens(6)
+    logps = logps.to(dtype)
     ids = torch.tensor([0, 1, 1, 2, 2**31 + 1, 0], device=DEVICE)
     rewards, lengths = launch.sums(logps, labels, ids, 3, -100, True)
     assert rewards.isnan().all()
