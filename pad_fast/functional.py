@@ -116,7 +116,8 @@ def response_rewards(
     row, -1 for none; without ``num_responses`` it is one more than the largest id, which waits for the device. Rows whose label is
     ``ignore_index`` are no part of |y|. ``normalize="sum"`` leaves the division out, and the reward is in nats. A response without
     tokens has reward 0: the best there is, so mask it in a loss. The same tokens give the same bits in any order, padded or
-    packed among any others. ``token_options`` are those of :func:`token_logprobs`.
+    packed among any others (not those of float64 logits, which are summed unrounded). On a GPU an id past the last response makes
+    every reward NaN. ``token_options`` are those of :func:`token_logprobs`.
     """
     _check_rewards(labels, response_ids, num_responses, normalize)
     labels = _label_own_rows(labels, response_ids, ignore_index)

@@ -1,7 +1,7 @@
 """torch.library contracts of the operations: schema, fake and autograd. Device code is imported inside of the bodies.
 
-Each body turns autocast off (what to cast was decided before) and picks the implementation, so that torch.compile sees one
-opaque operation and asks neither the environment nor the device.
+Each body turns autocast off (what to cast was decided before), so that torch.compile sees one opaque operation. ``impl`` may be
+"auto", but forward and backward share numbers of their implementation: who calls them resolves it once.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "kernels" / "mutants.json"
-SUITE = "tests/kernels/test_logprob.py"
+SUITE, RESPONSES_SUITE = "tests/kernels/test_logprob.py", "tests/kernels/test_responses.py"
 LISTWISE = "tests/kernels/test_preference.py"
 
 
@@ -33,7 +33,7 @@ class Mutant(NamedTuple):
 
 
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
-NUMERICS, OPS = "kernels/common/numerics.py", "pad_fast/ops.py"
+NUMERICS, OPS, RESPONSES = "kernels/common/numerics.py", "pad_fast/ops.py", "kernels/logprob/responses.py"
 MUTANTS = {
     "forward: a dropped mask": Mutant(FORWARD, 'tl.where(live, w, float("-inf"))', "w"),
     "forward: off by one tile": Mutant(FORWARD, "range(0, whole, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"),
@@ -53,16 +53,26 @@ MUTANTS = {
         FORWARD, "(row // tokens) * stride_r", "((row // tokens).to(tl.int32) * stride_r.to(tl.int32)).to(tl.int64)"
     ),
     "forward: label not masked": Mutant(FORWARD, "mask=(place >= 0) & (place < vocabulary)", "mask=place >= -1"),
+    "forward: 32-bit tile": Mutant(FORWARD, "tl.full((), BLOCK_V, tl.int64)", "BLOCK_V"),
+    "forward: maximum starts too high": Mutant(FORWARD, "tl.constexpr(-3.4028234663852886e38)", "tl.constexpr(-1.0e4)"),
+    "forward: total of no column": Mutant(FORWARD, 'tl.where((label >= 0) & (label < vocabulary), sums, float("nan"))', "sums"),
     "backward: a dropped mask": Mutant(
         BACKWARD, "d.to(dlogits_ptr.dtype.element_ty), mask=live)", "d.to(dlogits_ptr.dtype.element_ty), mask=live | (offsets < 8))"
     ),
     "backward: off by one tile": Mutant(BACKWARD, "x = tl.load(tile_ptr + steps)", "x = tl.load(tile_ptr + steps + stride_v)"),
-    "backward: wrong scale": Mutant(BACKWARD, "grad * inner * (outer * LN_2) if CAPPED", "grad * inner * outer if CAPPED"),
+    "backward: wrong scale": Mutant(BACKWARD, "grad * (inner * (outer * LN_2)) if CAPPED", "grad * inner * outer if CAPPED"),
     "backward: an unwritten tail": Mutant(BACKWARD, "    if whole < last:\n        live", "    if whole > last:\n        live"),
     "backward: bfloat16 accumulation": Mutant(
         BACKWARD, "rest = own / tl.load(total_ptr + row)", "rest = (own / tl.load(total_ptr + row)).to(tl.bfloat16).to(ACC)"
     ),
-    "backward: no slope of the softcap": Mutant(BACKWARD, "d *= 1.0 - t * t", "d *= 1.0"),
+    "backward: no slope of the softcap": Mutant(BACKWARD, "d *= s * (2.0 - s)", "d *= 1.0"),
+    "backward: slope of a saturated score": Mutant(
+        BACKWARD, "s = (outer - tl.abs(w)) * (1.0 / outer)", "s = 1.0 - tl.abs(w) * (1.0 / outer)"
+    ),
+    "backward: 32-bit tile": Mutant(BACKWARD, "tl.full((), BLOCK_V, tl.int64)", "BLOCK_V"),
+    "backward: 32-bit first": Mutant(BACKWARD, "first.to(tl.int64) * stride_v", "first * stride_v"),
+    "backward: 32-bit first, written": Mutant(BACKWARD, "first.to(tl.int64) * dstride_v", "first * dstride_v"),
+    "backward: 16-bit first": Mutant(BACKWARD, "first.to(tl.int64) * stride_v", "first.to(tl.int16) * stride_v"),
     "backward: zero rows are not written": Mutant(
         BACKWARD, "tl.store(out_ptr + dsteps, zeros)", "tl.store(out_ptr + dsteps, zeros, mask=offsets < 0)"
     ),
@@ -73,11 +83,23 @@ MUTANTS = {
     "backward: no onehot": Mutant(BACKWARD, "tl.where(offsets == place, own + d, d)", "d"),
     "tanh: polynomial beyond its range": Mutant(NUMERICS, "tl.where(tl.abs(q) > 1.0,", "tl.where(tl.abs(q) > 1.2,"),
     "tanh: tile takes the wrong branch": Mutant(NUMERICS, "if reach > 1.0:", "if reach > 4.0:"),
+    "tanh: a negative scale": Mutant(NUMERICS, "* tl.abs(inner)", "* inner"),
     "tanh: a coefficient": Mutant(NUMERICS, "0.13325204075825553", "0.1332420407582555"),
     "sums: in the order of the layout": Mutant(
         NUMERICS, "(x.shape[0], 2, x.shape[1] // 2)), axis=1", "(x.shape[0], x.shape[1] // 2, 2)), axis=1"
     ),
-    "responses: not on the grid": Mutant(OPS, "(logps.double() / STEP).round_() * STEP", "logps"),
+    "responses: not on the grid": Mutant(OPS, "(logps.double() / STEP).round_() * STEP", "logps.double()", RESPONSES_SUITE),
+    "responses: kernels not on the grid": Mutant(RESPONSES, "((wide * (1.0 / STEP) + SHIFT) - SHIFT) * STEP", "wide", RESPONSES_SUITE),
+    "responses: a dropped mask": Mutant(RESPONSES, "own = first + columns < rows", "own = first + columns <= rows", RESPONSES_SUITE),
+    "responses: off by one block": Mutant(RESPONSES, "range(0, rows, BLOCK)", "range(BLOCK, rows, BLOCK)", RESPONSES_SUITE),
+    "responses: wrong scale": Mutant(RESPONSES, "tl.maximum(count, 1)", "tl.maximum(count, 2)", RESPONSES_SUITE),
+    "responses: float32 accumulation": Mutant(RESPONSES, "tl.sum(total, 0)", "tl.sum(total.to(tl.float32), 0)", RESPONSES_SUITE),
+    "responses: lengths not written": Mutant(
+        RESPONSES, "tl.store(lengths_ptr + response, count)", "tl.store(lengths_ptr + response, count, mask=response < 0)", RESPONSES_SUITE
+    ),
+    "responses: the first is left out": Mutant(RESPONSES, "own = (ids >= 0)", "own = (ids > 0)", RESPONSES_SUITE),
+    "responses: ignored tokens are counted": Mutant(RESPONSES, "mask=own & (labels != ignore_index)", "mask=own", RESPONSES_SUITE),
+    "responses: ids past the last are silent": Mutant(RESPONSES, "mask=ids >= responses", "mask=ids < -1", RESPONSES_SUITE),
 }
 
 LATTICE, HALVES = "kernels/preference/lattice.py", "kernels/preference/halves.py"

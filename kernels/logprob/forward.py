@@ -10,7 +10,7 @@ so that a row had other bits in another place of the batch. It is not done: whoe
 import triton
 import triton.language as tl
 
-from ..common.numerics import LN_2, exp, scaled_tanh, tree_sum
+from ..common.numerics import LN_2, exp, rounded, scaled_tanh, tree_sum
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite, so that -inf minus a peak is never NaN
 
@@ -86,7 +86,8 @@ def logprob_fwd(
         peak, total = _absorb(peak, total, tl.where(live, w, float("-inf")), CAPPED)
 
     top = tl.max(peak, 0)
-    sums = tl.max(tree_sum(tl.reshape(total * power(peak - top, CAPPED), (1, LANES))), 0)
+    parts = rounded(total * power(peak - top, CAPPED))
+    sums = tl.max(tree_sum(tl.reshape(parts, (1, LANES))), 0)
     place = tl.zeros((1, 1), tl.int64) + label  # no column is not read, and NaN
     own = tl.load(row_ptr + place * stride_v, mask=(place >= 0) & (place < vocabulary), other=float("nan"))
     own = tl.sum(tl.sum(score(own, inner, outer, CAPPED, ACC), 1), 0)

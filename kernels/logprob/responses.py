@@ -11,16 +11,15 @@ import triton
 import triton.language as tl
 
 STEP = tl.constexpr(2.0**-30)
-SHIFT = tl.constexpr(1.5 * 2.0**52)  # added and taken away, it rounds to whole numbers, half to even
+SHIFT = tl.constexpr(1.5 * 2.0**52)  # added and taken away, it rounds numbers below 2^51 to whole ones, half to even
 
 
 @triton.jit
 def _on_grid(logps):
-    """(BLOCK,) -> float64. float32 of 2^24 steps and more has no fraction of one, so far ones pass as they are, infinities too."""
+    """(BLOCK,) -> float64. float32 of 2^24 steps and more is a multiple of them: it passes as it is, infinities too."""
     wide = logps.to(tl.float64)
     if logps.dtype == tl.float32:
-        steps = wide * (1.0 / STEP)
-        wide = tl.where(tl.abs(steps) < 2.0**51, (steps + SHIFT) - SHIFT, steps) * STEP
+        wide = ((wide * (1.0 / STEP) + SHIFT) - SHIFT) * STEP
     return wide
 
 
@@ -47,7 +46,7 @@ def response_sums(
     MEAN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a response."""
+    """One program a response; NaN for all of them where an id is past the last."""
     response = tl.program_id(0).to(tl.int64)
     start = response * 0 if PACKED else response * rows
     columns = tl.arange(0, BLOCK)
@@ -56,7 +55,9 @@ def response_sums(
     for first in range(0, rows, BLOCK):
         own = first + columns < rows
         if PACKED:
-            own &= tl.load(ids_ptr + first + columns, mask=own, other=-1) == response
+            ids = tl.load(ids_ptr + first + columns, mask=own, other=-1)
+            own &= ids == response
+            total = tl.where(ids >= tl.num_programs(0), float("nan"), total)
         places = start + first + columns
         total += _on_grid(tl.load(logps_ptr + places, mask=own, other=0.0))
         count += (own & (tl.load(labels_ptr + places, mask=own, other=0) != ignore_index)).to(tl.int64)
@@ -96,7 +97,7 @@ def response_finish(
     responses,
     MEAN: tl.constexpr,
 ):
-    """One program a response; NaN for all of them where an id was past the last."""
+    """One program a response."""
     response = tl.program_id(0).to(tl.int64)
     total = tl.load(totals_ptr + response) + tl.load(totals_ptr + responses)
     _write(rewards_ptr, lengths_ptr, response, total, tl.load(counts_ptr + response).to(tl.int64), MEAN)

@@ -134,6 +134,23 @@ def test_values_at_full_size(dtype, options):
     torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=rounding, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("label", [5, 32799], ids=["in a tile", "in the tail"])
+@pytest.mark.parametrize("level", [30.25, 500.0])
+def test_confident_label_at_a_temperature(dtype, label, level):
+    """p -> 1 in the launched tiles: the device's multiply-adds round the label's score like its term in the sum."""
+    logits = torch.full((1, 8, 32800), level, device="cuda")
+    logits[0, :, label] += torch.arange(16, 24, device="cuda")
+    logits, labels = logits.to(dtype).requires_grad_(), torch.full((1, 8), label, device="cuda")
+    exact = logits.detach().double().requires_grad_()
+    logps, expected = functional.token_logprobs(logits, labels, temperature=0.7), reference.token_logprobs(exact, labels, temperature=0.7)
+    assert (logps <= 0).all()
+    torch.testing.assert_close(logps.double(), expected, rtol=0.01, atol=2.4e-7)
+    logps.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=4e-3, atol=4e-7)
+
+
 def test_tanh_polynomial_on_the_device():
     """Logits across the cap and around its edge, where a tile changes its branch."""
     x = torch.cat([torch.linspace(-90, 90, 60000), torch.linspace(29.99, 30.01, 5536)]).cuda().view(1, 8, -1)
