@@ -87,8 +87,8 @@ VALUES, MASKS, DRAWS = "equals_enumeration", "mask_is_a_deletion", "same_ranking
 MUTANTS |= {
     name: Mutant(file, old, new, LISTWISE, only)
     for name, file, old, new, only in (
-        ("kl: a pass too few", LATTICE, "for _ in range(N - 1):", "for _ in range(N - 2):", VALUES),
-        ("kl: a pass too few to go", LATTICE, "for _ in range(N - 2):", "for _ in range(N - 3):", f"{VALUES} and reverse"),
+        ("kl: a pass too few", LATTICE, "for _ in range(N - 2):  #", "for _ in range(N - 3):  #", VALUES),
+        ("kl: a pass too few to go", LATTICE, "for _ in range(N - 2):\n", "for _ in range(N - 3):\n", f"{VALUES} and reverse"),
         ("kl: along another bit", LATTICE, ">> (i + 1), 2, 1 << i)", ">> (i + 1), 1 << i, 2)", VALUES),
         (
             "kl: sets without the response",
@@ -105,7 +105,7 @@ MUTANTS |= {
             HALVES,
             "alive, seats, first < FIRST,",
             "alive, seats, first >= 0,",
-            f"{VALUES} or as_good or path_where",
+            "path_where and jsd",
         ),
         ("jsd: those not live sit anywhere", HALVES, "| (seat == FIRST + k))", "| (seat >= 0))", f"{MASKS} and jsd"),
         ("jsd: a set too few", HALVES, "for index in range(SETS):", "for index in range(SETS - 1):", f"{VALUES} and jsd"),
@@ -125,7 +125,7 @@ MUTANTS |= {
         ("vpd: wrong scale", RANKING, "beta * (grad - 1.0)", "grad - 1.0", f"{VALUES} and vpd"),
         ("vpd: the wrong program's loss", RANKING, "if tl.program_id(1) == 0:", "if tl.program_id(1) == 1:", f"{VALUES} and vpd"),
         ("vpd: no rescaling", RANKING, "total = total * exp(peak - higher)", "total = total", "vanilla_of_any"),
-        ("sampled: draws beyond the last", SAMPLED, "here = (draw < samples)[:, None]", "here = (draw >= 0)[:, None]", DRAWS),
+        ("sampled: draws beyond the last", SAMPLED, "here = (draw < samples)[:, None]", "here = (draw >= 0)[:, None]", f"{DRAWS} and kl"),
         ("sampled: one noise for all groups", SAMPLED, "shape * 0 + row.to(tl.int32)", "shape * 0", "draws_repeat"),
         ("sampled: uniform noise", SAMPLED, "-tl.log(1.0 - v)).to(ACC)", "v).to(ACC)", "unbiased"),
         ("sampled: a pair in its own baseline", SAMPLED, "share = own / (pairs - 1.0)", "share = own / pairs", f"{DRAWS} and jsd"),
