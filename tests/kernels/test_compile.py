@@ -20,8 +20,12 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942":
 # Registers of a multiprocessor (a SIMD of CDNA 3 has 512 a lane) for at least 512 threads at a time.
 REGISTERS = {"sm_80": 128, "sm_90": 128, "sm_100": 128, "gfx942": 256}
 
-# Bytes of a thread's numbers that do not stay in registers, where a few are not worth another tile.
-STACK = {"sm_100 preference_sampled jsd sampled 16": 8}  # with Triton 3.9
+# Bytes of a thread's numbers that do not stay in registers, two to four of them, which no other tile is worth.
+STACK = {
+    "sm_100 preference_jsd jsd exact 8": 16,  # with Triton 3.7
+    "sm_100 preference_sampled kl sampled 16": 8,  # with Triton 3.7
+    "sm_100 preference_sampled jsd sampled 16": 8,  # with Triton 3.9
+}
 
 
 def python(*arguments: str) -> str:
