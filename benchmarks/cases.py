@@ -14,8 +14,9 @@ from torch import Tensor
 LOGITS_JOBS = ("token_logprobs", "response_rewards")
 LINEAR_JOBS = ("linear_token_logprobs",)
 TOKEN_JOBS = LOGITS_JOBS + LINEAR_JOBS
-LISTWISE_JOBS = ("vpd", "kl", "jsd")
-AXES = {"token_logprobs": "MV", "response_rewards": "RTV", "linear_token_logprobs": "MDV", "vpd": "PN", "kl": "PN", "jsd": "PN"}
+SAMPLED = "_sampled"  # how a job ends that is estimated from drawn rankings; its error is that of the draws
+LISTWISE_JOBS = ("vpd", "kl", "reverse_kl", "jsd", "kl_sampled", "jsd_sampled")
+AXES = {"token_logprobs": "MV", "response_rewards": "RTV", "linear_token_logprobs": "MDV"} | dict.fromkeys(LISTWISE_JOBS, "PN")
 IGNORE_INDEX = -100
 BETA = 10.0
 SPAN = 128  # rows of a sequence at most, of which the first ones are ignored, as a prompt's are

@@ -19,7 +19,10 @@ from benchmarks.tables import Cases
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
 OTHERS = ("#2f6f9f", "#5b9f6b", "#b58a2a", "#7d5ba6", "#3f9d9b", "#a05a7a", "#6b6b2a", "#446688")
 WIDEST = 3.0  # times naive
-JOB_COLOURS = {"vpd": "#5b9f6b", "kl": "#c8442b", "jsd": "#2f6f9f"}
+JOB_COLOURS = {
+    "vpd": "#5b9f6b", "kl": "#c8442b", "reverse_kl": "#b58a2a", "jsd": "#2f6f9f", "kl_sampled": "#a05a7a", "jsd_sampled": "#3f9d9b",
+}  # fmt: skip
+WAYS = {"enumeration": COLOURS[NAIVE], "subset recursion": "#c8442b", "meeting in the middle": "#2f6f9f", "sampled": "#5b9f6b"}
 
 
 def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
@@ -65,6 +68,41 @@ def draw_demo(records: list[dict], folder: Path) -> Path:
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
+
+
+def draw_scaling(records: list[dict], folder: Path) -> Path:
+    """Over the number of responses: time of each way, and what the sampled estimates say beside the exact values."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for (way, divergence), found in _by_way(records).items():
+        style = "-o" if divergence == "jsd" else "--s"
+        sizes = [record["n"] for record in found]
+        axes[0].plot(sizes, [record["ms"] for record in found], style, color=WAYS[way], markersize=4, label=f"{divergence}, {way}")
+        if way == "sampled":
+            error, value = [record["standard_error"] for record in found], [record["value"] for record in found]
+            axes[1].errorbar(sizes, value, yerr=error, fmt=style, color=WAYS[way], markersize=4, capsize=3, label=f"{divergence}, {way}")
+        elif way != "enumeration":
+            axes[1].plot(sizes, [record["value"] for record in found], style[:-1], color=WAYS[way], label=f"{divergence}, exact")
+    first = records[0]
+    axes[0].set_ylabel(f"ms, forward+backward, {first['prompts']} prompts")
+    axes[1].set_ylabel(f"nats, one prompt; bars: standard error of one estimate, {first['samples']} draws")
+    for axis in axes:
+        axis.set_yscale("log")
+        axis.set_xlabel("responses of a prompt, N")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"{first['device']}, {first['run'][:10]}", fontsize=9, color="#555555", x=0.99, ha="right")
+    path = folder / "scaling.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _by_way(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    found: dict[tuple[str, str], list[dict]] = {}
+    for record in sorted(records, key=lambda record: record["n"]):
+        found.setdefault((record["way"], record["divergence"]), []).append(record)
+    return found
 
 
 def _tokens(cases: Cases) -> plt.Figure:

@@ -19,6 +19,10 @@ def _forward_too(case: Case) -> tuple[Case, Case]:
     return replace(case, backward=False), case
 
 
+def _others(prompts: int) -> tuple[Case, ...]:
+    return Case("reverse_kl", (prompts, 8)), Case("kl_sampled", (prompts, 16)), Case("jsd_sampled", (prompts, 8))
+
+
 _LLAMA = Case("token_logprobs", (16384, 128256), dtype="bfloat16")
 _GEMMA = Case("token_logprobs", (16384, 256000), dtype="bfloat16", softcap=30.0)
 _LLAMA_HEAD = Case("linear_token_logprobs", (16384, 4096, 128256), dtype="bfloat16")
@@ -36,19 +40,21 @@ SUITES: dict[str, tuple[Case, ...]] = {
         *_forward_too(Case("linear_token_logprobs", (512, 512, 32000))),
         Case("linear_token_logprobs", (512, 512, 32000), live=0.5),
         *(Case(job, (64, n)) for job, sizes in (("vpd", (4, 8, 12)), ("kl", (4, 6, 8, 12)), ("jsd", (4, 6, 8, 10))) for n in sizes),
+        *_others(64),
     ),
     "gpu": (  # what has a target comes first: the last cases are dropped where the minutes are over
         replace(_LLAMA, backward=False, target_ms=1.10),
         replace(_LLAMA, target_ms=3.3),
         replace(_GEMMA, backward=False, target_ms=2.4),
         replace(_GEMMA, target_ms=6.8),
-        *(Case(job, (512, n)) for job, sizes in (("kl", (8, 4, 12)), ("jsd", (8, 4)), ("vpd", (8, 4, 12))) for n in sizes),
+        *(Case(job, (512, n)) for job, sizes in (("kl", (8, 4, 12)), ("jsd", (8, 4, 10)), ("vpd", (8, 4, 12))) for n in sizes),
         *_half_too(_LLAMA_HEAD),
         *_half_too(_GEMMA_HEAD),
         *_half_too(replace(_LLAMA_HEAD, backward=False)),
         *_half_too(replace(_LLAMA_HEAD, frozen=True)),
         *_half_too(Case("response_rewards", (64, 256, 128256), dtype="bfloat16")),
         *(replace(case, live=0.5) for whole in (_LLAMA, _GEMMA) for case in _forward_too(whole)),
+        *_others(512),
     ),
     "smoke": (  # every job in moments, for tests
         Case("token_logprobs", (48, 200), live=0.5),
@@ -59,6 +65,7 @@ SUITES: dict[str, tuple[Case, ...]] = {
         Case("vpd", (5, 4)),
         Case("kl", (5, 4)),
         Case("jsd", (5, 4)),
+        Case("reverse_kl", (5, 4)),
         Case("kl", (3, 9)),
     ),
 }

@@ -154,9 +154,9 @@ def source(record: Record, roofs: dict[str, float]) -> str:
     )
 
 
-def newest_demo(results: Path) -> list[Record]:
-    """The runs that the last ``python -m benchmarks.demo`` added."""
-    records = load(results, "demo")
+def newest_of(results: Path, name: str) -> list[Record]:
+    """The records that the last ``python -m benchmarks.demo``, or of another such ``name``, added."""
+    records = load(results, name)
     last = max((record["run"] for record in records), default=None)
     return [record for record in records if record["run"] == last]
 
@@ -174,7 +174,7 @@ def demo_table(records: list[Record]) -> str:
 def render(kind: str, suite: str, results: Path) -> str:
     """The text for a mark: "table" or "summary" of a suite, or the demo's."""
     if suite == "demo":
-        records = newest_demo(results)
+        records = newest_of(results, "demo")
         return demo_table(records) if records else NOT_RUN["cpu"]
     make = full if kind == "table" else summary
     parts = []
@@ -203,8 +203,10 @@ def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> N
         print(f"benchmarks: tables are rebuilt, pictures are not: {error}")
         return
     written = [path for suite in NOT_RUN for path in pictures.draw(suite, newest(load(results, suite)), results)]
-    if records := newest_demo(results):
+    if records := newest_of(results, "demo"):
         written.append(pictures.draw_demo(records, results))
+    if records := newest_of(results, "scaling"):
+        written.append(pictures.draw_scaling(records, results))
     for path in written:
         print(f"benchmarks: wrote {path}")
 

@@ -14,7 +14,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from benchmarks.cases import BETA, IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, Case, Inputs
+from benchmarks.cases import BETA, IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, SAMPLED, Case, Inputs
 
 BLOCK = 1 << 24  # float64 logits at a time
 SAMPLE = 128  # rows, and columns, at which gradients are compared
@@ -107,7 +107,7 @@ def listwise_truth(case: Case, inputs: Inputs) -> Truth:
     enumerated = case["N"] <= ENUMERATED or case.job == "vpd"
     prompts = min(case["P"], PROMPTS) if enumerated else case["P"]
     student = inputs.student[:prompts].detach().double().requires_grad_()
-    loss = (enumerate_rankings if enumerated else library_loss)(case.job, student, inputs.teacher[:prompts].double())
+    loss = (enumerate_rankings if enumerated else library_loss)(case.job.removesuffix(SAMPLED), student, inputs.teacher[:prompts].double())
     (gradient,) = torch.autograd.grad(loss, student, inputs.upstream[:prompts].double())
     index = torch.arange(prompts, device=student.device)
     live = torch.ones_like(index, dtype=torch.bool)
@@ -120,13 +120,15 @@ def truth_of(case: Case, inputs: Inputs) -> Truth:
 
 def enumerate_rankings(job: str, student: Tensor, teacher: Tensor) -> Tensor:
     """(P, N), (P, N) -> (P,): the losses as the paper writes them, all N! rankings in a table (arXiv 2502.14272, section 3)."""
-    n = student.shape[1]
+    n, job = student.shape[1], job.removesuffix(SAMPLED)
     if job == "vpd":
         return -log_ranking(student.gather(1, teacher.argsort(dim=1, descending=True, stable=True)))
     table = _rankings(n, student.device)
     s, t = (log_ranking(rewards[:, table]) for rewards in (student, teacher))
     if job == "kl":
         return (t.exp() * (t - s)).sum(1)
+    if job == "reverse_kl":
+        return (s.exp() * (s - t)).sum(1)
     m = torch.logaddexp(s, t) - math.log(2)
     return ((t.exp() * (t - m)).sum(1) + (s.exp() * (s - m)).sum(1)) / 2
 
@@ -149,4 +151,5 @@ def library_loss(job: str, student: Tensor, teacher: Tensor) -> Tensor:
 
     if job == "vpd":
         return vanilla_preference_loss(student, teacher, beta=BETA, reduction="none")
-    return probabilistic_preference_loss(student, teacher, beta=BETA, divergence=job, method="exact", reduction="none")
+    method, divergence = "sampled" if job.endswith(SAMPLED) else "exact", job.removesuffix(SAMPLED)
+    return probabilistic_preference_loss(student, teacher, beta=BETA, divergence=divergence, method=method, reduction="none")

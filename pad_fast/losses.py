@@ -48,6 +48,7 @@ def probabilistic_preference_loss(
     ``method``: "exact" costs O(n 2^n) for the KLs (n <= 16) and O(n!) sums without a table of rankings for "jsd" (n <= 10); "sampled"
     averages over ``num_samples`` rankings, unbiased in value and gradient, repeatable by ``seed``; give each step its own. "auto" is
     exact up to n = 8 for "jsd" and 16 for the KLs, and logs once where it samples. n is N, or ``group_size`` where that is smaller.
+    The Triton kernels take n <= 12 for the exact KLs, 10 for exact "jsd" and 32 sampled, and draw other rankings by the same seed.
 
     ``group_size=k`` is preference decomposing: consecutive live responses form groups of k, the last may be shorter, each with
     its own distribution; a prompt's loss is the mean or, with ``group_reduction="sum"``, the sum of those of its groups.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import __main__, demo, memory, tables
+from benchmarks import __main__, demo, memory, scaling, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE, OURS, Contestant, Unsupported
 from benchmarks.measure import floor_seconds, run_case
@@ -246,6 +246,22 @@ def test_the_demo_is_tabled_and_drawn(tmp_path, capsys):
     assert "right, greedy in 2" in text
     tables.rebuild(tmp_path, [])
     assert (tmp_path / "demo.png").exists()
+
+
+def test_the_cost_over_responses_is_measured_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "SECONDS", 0.0)
+    monkeypatch.setattr(scaling, "LAST", {**scaling.LAST, "enumeration": 3})
+    path = tmp_path / "scaling.jsonl"
+    scaling.main(["--sizes", "3", "4", "--prompts", "2", "--samples", "64", "--results", str(path)])
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    by = {(r["divergence"], r["n"], r["way"]): r for r in records}
+    assert len(by) == len(records) == 10  # three ways to each of two divergences, and enumeration of 3 only
+    for divergence, exact in (("kl", "subset recursion"), ("jsd", "meeting in the middle")):
+        assert by[divergence, 3, exact]["value"] == pytest.approx(by[divergence, 3, "enumeration"]["value"], rel=1e-4)
+        sampled = by[divergence, 4, "sampled"]
+        assert abs(sampled["value"] - by[divergence, 4, exact]["value"]) < 4.5 * sampled["standard_error"] / 200**0.5
+    tables.rebuild(tmp_path, [])
+    assert (tmp_path / "scaling.png").exists()
 
 
 def test_pictures_are_drawn(results, capsys):

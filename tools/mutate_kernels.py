@@ -30,6 +30,7 @@ class Mutant(NamedTuple):
     old: str
     new: str
     suite: str = SUITE
+    only: str = ""  # pytest's -k: the tests that are meant to see it, where the whole suite takes long
 
 
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
@@ -104,55 +105,57 @@ MUTANTS = {
 
 LATTICE, HALVES = "kernels/preference/lattice.py", "kernels/preference/halves.py"
 RANKING, SAMPLED, REWARDS = "kernels/preference/ranking.py", "kernels/preference/sampled.py", "kernels/preference/rewards.py"
+VALUES, MASKS, DRAWS = "equals_enumeration", "mask_is_a_deletion", "same_rankings"
 MUTANTS |= {
-    "kl: starts from all responses": Mutant(
-        LATTICE, "tl.where(sets == alive, 1.0, 0.0)", "tl.where(sets == (1 << N) - 1, 1.0, 0.0)", LISTWISE
-    ),
-    "kl: a pass too few": Mutant(LATTICE, "for _ in range(N - 1):", "for _ in range(N - 2):", LISTWISE),
-    "kl: a pass too few for what is to go": Mutant(LATTICE, "for _ in range(N - 2):", "for _ in range(N - 3):", LISTWISE),
-    "kl: neighbours along the next bit": Mutant(
-        LATTICE, "values.shape[0] >> (i + 1), 2, 1 << i)", "1 << i, 2, values.shape[0] >> (i + 1))", LISTWISE
-    ),
-    "kl: sets without the response count": Mutant(
-        LATTICE, "slope = tl.where((sets >> i) & 1 == 1, reached * slope, 0.0)", "slope = reached * slope", LISTWISE
-    ),
-    "kl: wrong scale": Mutant(LATTICE, "beta * tl.sum(slope, 0)", "tl.sum(slope, 0)", LISTWISE),
-    "kl: bfloat16 accumulation": Mutant(LATTICE, "reached += arriving", "reached += arriving.to(tl.bfloat16).to(ACC)", LISTWISE),
-    "kl: the score forgets what was to go": Mutant(LATTICE, "FROM=0) - left)", "FROM=0))", LISTWISE),
-    "jsd: an order that is not there": Mutant(
-        HALVES, "likely = _possible(order, alive, seats, first < FIRST,", "likely = _possible(order, alive, seats, first >= 0,", LISTWISE
-    ),
-    "jsd: responses that are not live sit anywhere": Mutant(HALVES, "| (seat == FIRST + k))", "| (seat >= 0))", LISTWISE),
-    "jsd: a set too few": Mutant(HALVES, "for index in range(SETS):", "for index in range(SETS - 1):", LISTWISE),
-    "jsd: the first half does not pull at the rest": Mutant(
-        HALVES, "slopes -= tl.where(unranked", "slopes -= 0.0 * tl.where(unranked", LISTWISE
-    ),
-    "jsd: wrong scale": Mutant(HALVES, "beta / 2 * slopes", "beta * slopes", LISTWISE),
-    "jsd: bfloat16 accumulation": Mutant(HALVES, "weight_r += tl.sum(c, 0)", "weight_r += tl.sum(c, 0).to(tl.bfloat16).to(ACC)", LISTWISE),
-    "jsd: a step that is not live flows": Mutant(HALVES, "flow += tl.where(live, 1.0, 0.0)", "flow += 1.0", LISTWISE),
-    "vpd: ties the other way": Mutant(RANKING, "(other_place >= place)", "(other_place <= place)", LISTWISE),
-    "vpd: off by one tile": Mutant(
-        RANKING, "for first in range(0, responses, STEP):", "for first in range(0, responses - STEP, STEP):", LISTWISE
-    ),
-    "vpd: keys in bfloat16": Mutant(RANKING, "keys = keys.to(tl.float32)", "keys = keys.to(tl.bfloat16).to(tl.float32)", LISTWISE),
-    "vpd: wrong scale": Mutant(RANKING, "beta * (grad - 1.0)", "grad - 1.0", LISTWISE),
-    "vpd: every program adds the loss of its own": Mutant(RANKING, "if tl.program_id(1) == 0:", "if tl.program_id(1) == 1:", LISTWISE),
-    "vpd: no rescaling": Mutant(RANKING, "total = total * exp(peak - higher)", "total = total", LISTWISE),
-    "sampled: draws beyond the last": Mutant(
-        SAMPLED, "here = counted[:, None] & live[None, :]", "here = (counted | True)[:, None] & live[None, :]", LISTWISE
-    ),
-    "sampled: the same noise for each group": Mutant(SAMPLED, "shape * 0 + row.to(tl.int32)", "shape * 0", LISTWISE),
-    "sampled: one noise for both sides": Mutant(SAMPLED, "shape * 0 + side)", "shape * 0)", LISTWISE),
-    "sampled: uniform noise": Mutant(SAMPLED, "-tl.log(1.0 - v)).to(ACC)", "v).to(ACC)", LISTWISE),
-    "sampled: the baseline is the draw's own": Mutant(SAMPLED, "share = own / (pairs - 1.0)", "share = own / pairs", LISTWISE),
-    "sampled: no correction for its own part of the mean": Mutant(
-        SAMPLED, "(rest - mean) * (samples / (samples - 1.0))", "(rest - mean)", LISTWISE
-    ),
-    "sampled: no baseline": Mutant(SAMPLED, "grad -= tl.sum(both, 0)", "grad -= 0.0 * tl.sum(both, 0)", LISTWISE),
-    "rewards: masked ones are read": Mutant(REWARDS, "there = there & tl.load(live_ptr", "there = there | tl.load(live_ptr", LISTWISE),
-    "rewards: not shifted": Mutant(
-        REWARDS, "mask=live, other=0.0).to(beta.dtype) - top)", "mask=live, other=0.0).to(beta.dtype) - 0.0 * top)", LISTWISE
-    ),
+    name: Mutant(file, old, new, LISTWISE, only)
+    for name, file, old, new, only in (
+        ("kl: a pass too few", LATTICE, "for _ in range(N - 2):  #", "for _ in range(N - 3):  #", VALUES),
+        ("kl: a pass too few to go", LATTICE, "for _ in range(N - 2):\n", "for _ in range(N - 3):\n", f"{VALUES} and reverse"),
+        ("kl: along another bit", LATTICE, ">> (i + 1), 2, 1 << i)", ">> (i + 1), 1 << i, 2)", VALUES),
+        (
+            "kl: sets without the response",
+            LATTICE,
+            "slope = tl.where((sets >> i) & 1 == 1, reached * slope, 0.0)",
+            "slope = reached * slope",
+            VALUES,
+        ),
+        ("kl: wrong scale", LATTICE, "beta * tl.sum(slope, 0)", "tl.sum(slope, 0)", VALUES),
+        ("kl: bfloat16 accumulation", LATTICE, "reached += arriving", "reached += arriving.to(tl.bfloat16).to(ACC)", VALUES),
+        ("kl: what was to go is forgotten", LATTICE, "FROM=0) - left", "FROM=0)", f"{VALUES} and reverse"),
+        (
+            "jsd: an order that is not there",
+            HALVES,
+            "alive, seats, first < FIRST,",
+            "alive, seats, first >= 0,",
+            "path_where and jsd",
+        ),
+        ("jsd: those not live sit anywhere", HALVES, "| (seat == FIRST + k))", "| (seat >= 0))", f"{MASKS} and jsd"),
+        ("jsd: a set too few", HALVES, "for index in range(SETS):", "for index in range(SETS - 1):", f"{VALUES} and jsd"),
+        ("jsd: no pull at the rest", HALVES, "slopes -= tl.where(unranked", "slopes -= 0.0 * tl.where(unranked", f"{VALUES} and jsd"),
+        ("jsd: wrong scale", HALVES, "beta / 2 * slopes", "beta * slopes", f"{VALUES} and jsd"),
+        (
+            "jsd: bfloat16 accumulation",
+            HALVES,
+            "weight_r += tl.sum(c, 0)",
+            "weight_r += tl.sum(c, 0).to(tl.bfloat16).to(ACC)",
+            f"{VALUES} and jsd",
+        ),
+        ("jsd: those not live flow", HALVES, "flow += tl.where(live, 1.0, 0.0)", "flow += 1.0", f"{MASKS} and jsd"),
+        ("vpd: ties the other way", RANKING, "(other_place >= place)", "(other_place <= place)", "vanilla"),
+        ("vpd: off by one tile", RANKING, "in range(0, responses, STEP):", "in range(0, responses - STEP, STEP):", "vanilla"),
+        ("vpd: keys in bfloat16", RANKING, "keys.to(tl.float32)", "keys.to(tl.bfloat16).to(tl.float32)", "own_dtype"),
+        ("vpd: wrong scale", RANKING, "beta * (grad - 1.0)", "grad - 1.0", f"{VALUES} and vpd"),
+        ("vpd: the wrong program's loss", RANKING, "if tl.program_id(1) == 0:", "if tl.program_id(1) == 1:", f"{VALUES} and vpd"),
+        ("vpd: no rescaling", RANKING, "total = total * exp(peak - higher)", "total = total", "vanilla_of_any"),
+        ("sampled: draws beyond the last", SAMPLED, "here = (draw < samples)[:, None]", "here = (draw >= 0)[:, None]", f"{DRAWS} and kl"),
+        ("sampled: one noise for all groups", SAMPLED, "shape * 0 + row.to(tl.int32)", "shape * 0", "draws_repeat"),
+        ("sampled: uniform noise", SAMPLED, "-tl.log(1.0 - v)).to(ACC)", "v).to(ACC)", "unbiased"),
+        ("sampled: a pair in its own baseline", SAMPLED, "share = own / (pairs - 1.0)", "share = own / pairs", f"{DRAWS} and jsd"),
+        ("sampled: a draw in its own baseline", SAMPLED, "* (samples / (samples - 1.0))", "", f"{DRAWS} and reverse"),
+        ("sampled: no baseline", SAMPLED, "grad -= tl.sum(both, 0)", "grad -= 0.0 * tl.sum(both, 0)", f"{DRAWS} and jsd"),
+        ("rewards: masked ones are read", REWARDS, "there = there & tl.load", "there = there | tl.load", f"{MASKS} and vpd"),
+        ("rewards: a bit too far", REWARDS, "tl.int32) << i", "tl.int32) << (i + 1)", f"{MASKS} and exact"),
+    )
 }
 
 
@@ -169,7 +172,7 @@ def run(name: str) -> str:
         if text.count(mutant.old) != 1:
             raise ValueError(f"{name}: {mutant.old!r} must occur once in {mutant.file}, occurs {text.count(mutant.old)} times")
         source.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", mutant.suite, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", mutant.suite, "-k", mutant.only, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": folder}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:

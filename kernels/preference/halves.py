@@ -27,7 +27,7 @@ def _ranked(orders_ptr, offsets, members, FIRST: tl.constexpr, K: tl.constexpr, 
     ranked = ()
     for k in tl.static_range(K):
         place = tl.load(orders_ptr + k * ORDERS + offsets, mask=offsets < ORDERS, other=0).to(tl.int64)
-        ranked = ranked + (((members >> (4 * (place + FIRST))) & 15).to(tl.int32),)
+        ranked = ranked + (((members >> (4 * (place + FIRST))) & 15).to(tl.int32),)  # type: ignore[assignment]
     return ranked
 
 
@@ -52,8 +52,8 @@ def _walk(rewards_ptr, row, ranked, alive, top, beta, below, N: tl.constexpr, K:
         value = one(rewards_ptr, row * N + response, live, top, beta)
         total = log_add(value, total)
         logp += tl.where(live, value - total, 0.0)
-        x = (value,) + x
-        totals = (total,) + totals
+        x = (value,) + x  # type: ignore[assignment]
+        totals = (total,) + totals  # type: ignore[assignment]
     return logp, x, totals
 
 

@@ -1,8 +1,8 @@
 """The launcher: one program a group (several, for vpd of more than 128 responses), value and gradient together.
 
 Tiles and warps are reasoned and fixed, never tried out at run time, so that the bits are the same. A thread holds 4 or 8 sets of the
-lattice and 8 to 16 entries of the other tiles; blocks were chosen so that no target spills (tests/kernels/resources.json). On AMD,
-whose warps have 64 threads, half as many warps are as many threads. None of this was timed.
+lattice and 8 entries of most other tiles; blocks were chosen so that nothing spills, but for a few bytes that
+tests/kernels/test_compile.py names. On AMD, whose warps have 64 threads, half as many warps are as many threads. None was timed.
 """
 
 from __future__ import annotations

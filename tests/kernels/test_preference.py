@@ -100,7 +100,7 @@ def test_vanilla_of_any_number(n):
     near(loss_of("vpd", student, teacher), loss_of("vpd", student, teacher, impl="torch"), 1e-11)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_vanilla_orders_by_the_teacher_in_its_own_dtype(dtype):
     student, teacher = rewards(2, 4, dtype=torch.float32)
     teacher = (1 + torch.finfo(dtype).eps * torch.arange(4, dtype=torch.float64).flip(0)).to(dtype).repeat(2, 1).to(DEVICE)
