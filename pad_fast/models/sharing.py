@@ -97,11 +97,12 @@ def _problem(lm: PreTrainedModel, groups: Sequence[Group], layout: str, gradient
     case = (layout, gradients, attention.own_attention(lm), lm.dtype, device, cast)
     known = _problems.setdefault(lm, {})
     if case not in known:
-        known[case] = _known_problem(lm, layout) or _tried_problem(lm, groups, layout, gradients, precision)
+        known[case] = known_problem(lm, layout) or _tried_problem(lm, groups, layout, gradients, precision)
     return known[case]
 
 
-def _known_problem(lm: PreTrainedModel, layout: str) -> str | None:
+def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
+    """Why a layout does not serve, as far as the config tells; None where it may."""
     config = lm.config.get_text_config()
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(ATTENTION_LAYERS))
     if config.model_type in STATEFUL:

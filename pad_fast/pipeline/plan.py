@@ -91,7 +91,7 @@ def make_plan(settings: Settings, options: PlanOptions) -> Plan:
         dtype = str(stored_dtype(which, config.dtype)).removeprefix("torch.")
         models[role] = f"{which.path}: {count_parameters(which.config) / 1e6:,.1f} million weights, {dtype}"
     models["student"] += f"; trained with {config.train_dtype} weights" + (", bf16 autocast" if estimator.bf16 else "")
-    advice = [_phase_advice(estimator, phase) for phase in phases if not machine.fits(phase.peak)]
+    advice = _phase_advice(estimator, [phase.name for phase in phases if not machine.fits(phase.peak)])
     if not machine.fits(trainings[0].peak):
         advice.append(_training_advice(machine, trainings))
     sizes = (config.num_generations, config.max_new_tokens, estimator.response)
@@ -126,28 +126,33 @@ def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
     return {"student": Lengths(tokens), "teacher": Lengths(others)}, config.prompts_per_round or len(train)
 
 
-def _phase_advice(estimator: Estimator, phase: Estimate) -> str:
-    """The largest token budget, halved again and again, with which a phase fits."""
-    name = "sample_batch_tokens" if phase.name == "sample" else "score_batch_tokens"
-    estimate: Callable[[int], Estimate | None] = getattr(estimator, phase.name)
+def _phase_advice(estimator: Estimator, unfit: Sequence[str]) -> list[str]:
+    """For phases that do not fit the largest token budget, halved again and again, with which they do."""
+    advice: list[str] = []
+    budgets: dict[str, int] = {}
+    for phase in unfit:
+        estimate: Callable[[int], Estimate | None] = getattr(estimator, phase)
 
-    def fits(budget: int) -> bool:
-        smaller = estimate(budget)
-        return smaller is not None and estimator.machine.fits(smaller.peak)
+        def fits(budget: int, estimate: Callable[[int], Estimate | None] = estimate) -> bool:
+            smaller = estimate(budget)
+            return smaller is not None and estimator.machine.fits(smaller.peak)
 
-    if not fits(1):
-        return f"{phase.name}: not even a batch of one fits; lower max_new_tokens or num_generations, or take a smaller model"
-    budget = getattr(estimator.config, name) // 2
-    while not fits(budget):
-        budget //= 2
-    return f"{phase.name}: set {name}: {budget}"
+        if not fits(1):
+            advice.append(f"{phase}: not even a batch of one fits; lower max_new_tokens or num_generations, or take a smaller model")
+            continue
+        name = "sample_batch_tokens" if phase == "sample" else "score_batch_tokens"  # the latter for two phases
+        budget = budgets.get(name, getattr(estimator.config, name))
+        while not fits(budget):
+            budget //= 2
+        budgets[name] = budget
+    return [*(f"set {name}: {budget}" for name, budget in budgets.items()), *advice]
 
 
 def _training_advice(machine: Machine, trainings: Sequence[Estimate]) -> str:
     """The fastest of the other settings that fit."""
     fitting = [other for other in trainings[1:] if machine.fits(other.peak)]
     if fitting:
-        return f"train: set {_words(min(fitting, key=lambda other: other.seconds).settings)}"
+        return f"set {_words(min(fitting, key=lambda other: other.seconds).settings)}"
     least = min(trainings, key=lambda other: other.peak)
     return (
         f"train: no setting of the above fits, the least takes {least.peak / GIB:.1f} GiB; lower max_length or max_new_tokens, set "
