@@ -328,7 +328,7 @@ def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
     assert cli.main(["plan", str(path)]) == 0
     output = capsys.readouterr().out
     assert "as it is set, the run fits" in output
-    for word in ("sample", "score", "choose", "train", "GiB", "gradient_checkpointing", "TFLOP/s measured"):
+    for word in ("sample", "score", "choose", "train", "GiB", "gradient_checkpointing", "TFLOP/s", "measured on this machine"):
         assert word in output
     assert contents(tmp_path) == before
 
@@ -347,7 +347,8 @@ def test_plan_as_json(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("device_memory", "much"), ("device_memory", "0GiB"), ("response_length", "0"), ("num_prompts", "0")]
+    ("flag", "value"),
+    [("device_memory", "much"), ("device_memory", "0GiB"), ("response_length", "0"), ("num_prompts", "0"), ("device_tflops", "0")],
 )
 def test_bad_flags(world, tmp_path, capsys, flag, value):
     assert cli.main(["plan", str(config_of(world, tmp_path)), f"--{flag}", value]) == 2
@@ -409,6 +410,8 @@ def test_times_scale(world, tmp_path, monkeypatch):
         long, short = getattr(slow, phase)(), getattr(fast, phase)()
         assert long.seconds > 1.5 * short.seconds
         assert long.peak == short.peak  # the longest responses may come all the same
+    faster = estimator(path, "--device_tflops", "2", "--device_bandwidth", "200")
+    assert all(getattr(faster, phase)().seconds == pytest.approx(getattr(slow, phase)().seconds / 2) for phase in ("sample", "train"))
     double = estimator(path, "--gradient_accumulation_steps", "2")
     assert double.train().seconds == pytest.approx(2 * slow.train().seconds)
     assert (slow.steps, double.steps) == (2, 1)
