@@ -402,7 +402,8 @@ def check_sharded_gradients():
 
 @pytest.mark.slow  # two interpreters that import everything
 def test_two_ranks_are_one(tmp_path):
-    options = {"per_device_train_batch_size": 3, "ddp_backend": "gloo", **PLAIN}
+    # in slices, more of them on one rank than on the other
+    options = {"per_device_train_batch_size": 3, "ddp_backend": "gloo", "max_tokens_per_step": 24, **PLAIN}
     script = tmp_path / "ranks.py"
     script.write_text(RANKS.format(folder=str(Path(__file__).parent), out=str(tmp_path), options=options))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]

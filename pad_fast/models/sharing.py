@@ -137,7 +137,7 @@ def _cut(groups: Sequence[Group], lm: PreTrainedModel) -> list[Group]:
 
 def _tried_problem(lm: PreTrainedModel, groups: Sequence[Group], layout: str, gradients: bool, precision: Callable) -> str | None:
     try:
-        with evaluating(lm), precision():
+        with evaluating(lm), attention.installed(lm), precision():
             return _difference(lm, groups, layout, gradients)
     except Exception as error:  # whatever a model does with what it was not written for
         return f"{type(error).__name__}: {error}".splitlines()[0]
