@@ -98,10 +98,9 @@ def real_model(config, *, checkpointing: bool = False):
 # peaks
 
 
-@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_peak_of_a_training_step(name, checkpointing, bf16):
+@pytest.mark.parametrize(("name", "bf16"), [*((name, False) for name in SETTINGS), ("llama-long", True), ("gemma2-long", True)])
+def test_peak_of_a_training_step(name, bf16, checkpointing):
     config, prompt, response = setting(name)
     model = real_model(config, checkpointing=checkpointing)
     measured, _ = allocated_peak(lambda: step(model, (prompt, response, N), bf16=bf16) or (), CPU)
@@ -398,6 +397,8 @@ def test_settings_that_peaks_depend_on(world, tmp_path):
     assert peak("train", num_generations=6) > usual
     assert peak("sample", sample_batch_tokens=2048) > peak("sample")
     assert peak("score", score_batch_tokens=2048) > peak("score")
+    assert peak("score", share_prefix="false", score_batch_tokens=4096) != peak("score", score_batch_tokens=4096)
+    assert peak("train", share_prefix="false") != usual
     assert peak("choose", mcq_style="listwise", max_new_tokens=60) > peak("choose", max_new_tokens=60)
     assert estimator(config_of(world, tmp_path, mcq_style="none")).choose() is None
 

@@ -1,9 +1,8 @@
-"""Peak memory and arithmetic of a step, before there are weights: the step is taken on fake tensors, of which each has its true shape
-and none its memory.
+"""Peak memory and arithmetic of a step, before there are weights: the step is taken on fake tensors, each of its true shape.
 
 The code that is run is the code that trains, scores and samples, so that what is counted follows the architecture by itself: what
-autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only operations
-that are opaque to tracing need a formula, which is here the output head's (:func:`head_workspace`).
+autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only what is opaque to
+tracing needs a formula, which is here the output head's (:func:`head_workspace`).
 
 The fake tensors lie on a fake CPU whatever device is planned for: its fused attention saves and returns the same tensors as a GPU's
 (the output and a logsumexp a row), and there autocast can be traced where no GPU is.
@@ -14,7 +13,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -153,11 +152,10 @@ def count_parameters(config: Any) -> int:
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained: `dtype` of its weights, bfloat16 autocast or not, `optimizer_bytes` a weight, at most `max_tokens` in one
-    forward and backward."""
+    """How a model is trained: its weights' `dtype`, `optimizer_bytes` a weight, at most `max_tokens` in one forward and backward."""
 
     dtype: torch.dtype = torch.float32
-    bf16: bool = False
+    bf16: bool = False  # autocast
     checkpointing: bool = True
     accumulating: bool = False  # gradients of an earlier micro-batch are there
     optimizer_bytes: float = 8.0
@@ -255,12 +253,10 @@ def _packed(groups: Sequence[Group], meter: Meter, reading: Reading) -> PackedRo
     return packed
 
 
-@contextmanager
-def _attending(reading: Reading) -> Iterator[None]:
-    """FlexAttention is opaque and is stood in for by fused attention, which holds the same tensors. The flops of that are then scaled
-    to the pairs that see each other."""
-    with mock.patch.object(attention, "prefix_attention", _fused) if reading.gpu else nullcontext():
-        yield
+def _attending(reading: Reading) -> AbstractContextManager:
+    """FlexAttention is opaque and is stood in for by fused attention, which holds the same tensors; the flops of that are scaled to the
+    pairs that see each other."""
+    return mock.patch.object(attention, "prefix_attention", _fused) if reading.gpu else nullcontext()
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, layout: Any, *, scaling: float | None = None, **_: Any) -> Tensor:

@@ -80,7 +80,7 @@ class Estimator:
     def score(self, tokens: int | None = None) -> Estimate:
         """Log-probabilities of a round's responses under the teacher; `tokens` in the place of score_batch_tokens."""
         budget, lengths, n = tokens or self.config.score_batch_tokens, self.lengths["teacher"], self.config.num_generations
-        reading = self._reading(self.teacher, True)
+        reading = self._reading(self.teacher, self.config.share_prefix != "false")
         worst = (lengths.longest, self.config.max_new_tokens, n)
         peak = self._scored(max(1, budget // _tokens(worst, reading)), worst, budget, reading).peak
         usual = self._scored(1, (lengths.mean, self.response, n), budget, reading)

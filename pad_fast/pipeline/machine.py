@@ -48,6 +48,7 @@ def this_machine(dtype: torch.dtype, memory: int | None = None) -> Machine:
     target = torch.empty_like(block)
     product, copy = _seconds(lambda: a @ a, device), _seconds(lambda: target.copy_(block), device)
     is_gpu = device.type == "cuda" or memory is not None  # nobody plans for the memory of another CPU
+    name = name if memory is None else "a GPU as given"
     return Machine(name, own if memory is None else memory, 2 * size**3 / product, 2 * block.nbytes / copy, is_gpu)
 
 
