@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pad_fast.models.scoring import score_responses
     from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
     from pad_fast.training.config import PADConfig
+    from pad_fast.training.micro_batches import micro_batched_backward
     from pad_fast.training.trainer import PADTrainer
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _HOMES = {
     "models.scoring": ("score_responses",),
     "modules": ("LinearPADLoss", "PADLoss", "linear_preference_loss"),
     "training.config": ("PADConfig",),
+    "training.micro_batches": ("micro_batched_backward",),
     "training.trainer": ("PADTrainer",),
 }
 _HOME = {name: f"pad_fast.{module}" for module, names in _HOMES.items() for name in names}
@@ -46,6 +48,7 @@ __all__ = [
     "linear_preference_loss",
     "linear_response_rewards",
     "linear_token_logprobs",
+    "micro_batched_backward",
     "probabilistic_preference_loss",
     "response_lengths",
     "response_rewards",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,17 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GenerationConfig, L
 from benchmarks.memory import allocated_peak, resident_peak
 from pad_fast import PADConfig, PADTrainer, cli
 from pad_fast.models import footprint
-from pad_fast.models.footprint import Training, count_parameters
-from pad_fast.models.rewards import attach_rewards_forward, pack_rows
+from pad_fast.models.footprint import Reading, Training, count_parameters
+from pad_fast.models.layout import Group, pack, split
+from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline import machine as machines
 from pad_fast.pipeline.arguments import parse_with
 from pad_fast.pipeline.estimate import Estimator, Lengths
 from pad_fast.pipeline.machine import Machine, parse_bytes
 from pad_fast.pipeline.plan import Plan, PlanOptions, duration, make_estimator, make_plan
+from pad_fast.training.micro_batches import micro_batched_backward
+from pad_fast.training.slices import tokens_that_fit
 
 CPU = torch.device("cpu")
 COMMON = {
@@ -66,11 +69,22 @@ def near(estimate: float, measured: float, tolerance: float = 0.05) -> None:
     assert abs(estimate / measured - 1) <= tolerance, (estimate, measured)
 
 
-def step(model, prompt: int, response: int, responses: int, *, bf16: bool = False, device: torch.device = CPU) -> None:
-    packed = {name: tensor.to(device) for name, tensor in pack_rows([([1] * prompt, [1] * response)] * responses)._asdict().items()}
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        rewards = model(**packed, num_responses=responses)
-    rewards.sum().backward()
+def step(
+    model, shape: tuple[int, int, int], *, layout: str = "padded", limit: int | None = None, bf16: bool = False, device: torch.device = CPU
+) -> None:
+    """Forward and backward of one prompt, in slices of `limit` tokens."""
+    prompt, response, n = shape
+    slices = split([Group([1] * prompt, [[1] * response] * n, range(n))], limit, layout)
+
+    def rewards_of(part):
+        packed = pack(part, layout, bucketed=device.type != "cpu").on(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return model(**packed._asdict(), num_responses=n)
+
+    if len(slices) == 1:
+        rewards_of(slices[0]).sum().backward()
+    else:
+        micro_batched_backward(rewards_of, slices, torch.sum)
 
 
 def real_model(config, *, checkpointing: bool = False):
@@ -84,22 +98,46 @@ def real_model(config, *, checkpointing: bool = False):
 # peaks
 
 
-@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_peak_of_a_training_step(name, checkpointing, bf16):
+@pytest.mark.parametrize(("name", "bf16"), [*((name, False) for name in SETTINGS), ("llama-long", True), ("gemma2-long", True)])
+def test_peak_of_a_training_step(name, bf16, checkpointing):
     config, prompt, response = setting(name)
     model = real_model(config, checkpointing=checkpointing)
-    measured, _ = allocated_peak(lambda: step(model, prompt, response, N, bf16=bf16) or (), CPU)
+    measured, _ = allocated_peak(lambda: step(model, (prompt, response, N), bf16=bf16) or (), CPU)
     found = footprint.training_step(config, 1, (prompt, response, N), Training(checkpointing=checkpointing, bf16=bf16, optimizer_bytes=0))
     near(found.peak - found.start, measured)
     assert found.start == sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
 
 
+@pytest.mark.parametrize("limit", [None, 300])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama-long", "gemma2-long", "llama-vocabulary"])
+def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
+    config, prompt, response = setting(name)
+    limit = limit and (limit if response > 100 else 2 * (prompt + response))
+    shape = (2 * prompt, response, N)
+    model = real_model(config, checkpointing=checkpointing)
+    if limit:
+        for weight in model.parameters():
+            weight.grad = torch.zeros_like(weight)  # as an earlier slice leaves them
+    measured, _ = allocated_peak(lambda: step(model, shape, layout="shared", limit=limit) or (), CPU)
+    how = Training(checkpointing=checkpointing, optimizer_bytes=0, max_tokens=limit)
+    found = footprint.training_step(config, 1, shape, how, Reading(shared=True))
+    near(found.peak - found.start, measured)
+    whole = footprint.training_step(config, 1, shape, replace(how, max_tokens=None))
+    if limit is None and "long" in name:
+        assert found.flops < whole.flops
+    if limit is not None:
+        unlimited = footprint.training_step(config, 1, shape, replace(how, max_tokens=None), Reading(shared=True))
+        assert found.flops > unlimited.flops
+        assert found.peak - found.start < unlimited.peak - unlimited.start
+
+
 @pytest.mark.parametrize(
-    ("name", "checkpointing", "micro"), [("llama-long", False, 1), ("llama-vocabulary", True, 2), ("gemma2-long", True, 2)]
+    ("name", "checkpointing", "micro", "share"),
+    [("llama-long", False, 1, "false"), ("llama-vocabulary", True, 2, "false"), ("gemma2-long", True, 2, "true")],
 )
-def test_peak_of_the_trainer(name, checkpointing, micro, tmp_path):
+def test_peak_of_the_trainer(name, checkpointing, micro, share, tmp_path):
     """From the model's making to the last of two steps: weights, gradients that wait for the next micro-batch, AdamW's moments."""
     config, prompt, response = setting(name, tie_word_embeddings=True)
     row = {
@@ -109,7 +147,7 @@ def test_peak_of_the_trainer(name, checkpointing, micro, tmp_path):
     }
     args = PADConfig(
         output_dir=str(tmp_path), use_cpu=True, gradient_checkpointing=checkpointing, per_device_train_batch_size=2, max_steps=2,
-        gradient_accumulation_steps=micro, disable_tqdm=True, report_to="none", save_strategy="no",
+        gradient_accumulation_steps=micro, disable_tqdm=True, report_to="none", save_strategy="no", share_prefix=share,
     )  # fmt: skip
 
     def train():
@@ -118,17 +156,19 @@ def test_peak_of_the_trainer(name, checkpointing, micro, tmp_path):
 
     measured, _ = allocated_peak(train, CPU)
     how = Training(checkpointing=checkpointing, accumulating=micro > 1)
-    near(footprint.training_step(config, 2, (prompt, response, N), how).peak, measured)
+    near(footprint.training_step(config, 2, (prompt, response, N), how, Reading(shared=share == "true")).peak, measured)
 
 
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_peak_of_scoring(name):
+def test_peak_of_scoring(name, share):
     config, prompt, response = setting(name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    score_responses(model, [[1]], [[[1]]])  # looks at the head, once
-    prompt, response = 4 * prompt, 4 * response  # a batch of one kilobyte would be all small change
-    measured, _ = allocated_peak(lambda: score_responses(model, [[1] * prompt], [[[1] * response] * N]) and (), CPU)
-    found = footprint.scoring_batch(config, N, prompt, response, torch.float32)
+    prompt, response = 4 * prompt, 4 * response  # a batch of kilobytes would be all small change
+    arguments = {"prompts": [[1] * prompt], "responses": [[[i + 1] * response for i in range(N)]], "share_prefix": share}
+    score_responses(model, **arguments)  # looks at the head and tries the layout, once
+    measured, _ = allocated_peak(lambda: score_responses(model, **arguments) and (), CPU)
+    found = footprint.scoring_batch(config, 1, (prompt, response, N), torch.float32, 8192, Reading(shared=share))
     near(found.peak - found.start, measured)
 
 
@@ -159,9 +199,9 @@ def process_peaks() -> None:
     found = {}
     for name in ("llama-long", "llama-vocabulary", "gemma2-long"):
         config, prompt, response = setting(name, hidden_size=128, intermediate_size=512)
-        step(real_model(config), 2, 2, 2)  # libraries take memory for themselves at first
+        step(real_model(config), (2, 2, 2))  # libraries take memory for themselves at first
         estimate = footprint.training_step(config, 1, (prompt, response, MANY), Training(checkpointing=False, optimizer_bytes=0)).peak
-        found[name] = estimate, resident_peak(lambda c=config, p=prompt, r=response: step(real_model(c), p, r, MANY) or ())
+        found[name] = estimate, resident_peak(lambda c=config, p=prompt, r=response: step(real_model(c), (p, r, MANY)) or ())
     print(json.dumps(found))
 
 
@@ -179,25 +219,26 @@ def test_peak_of_the_process():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_peak_on_a_gpu(name, checkpointing):
+def test_peak_on_a_gpu(name, checkpointing, share):
     """As torch.cuda.max_memory_allocated has it, under bf16 autocast, with AdamW's moments in place."""
     larger = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "head_dim": 256}
     config, prompt, response = setting(name, **larger)
-    prompt, response = 4 * prompt, 4 * response
-    device = torch.device("cuda")
+    shape, device = (4 * prompt, 4 * response, N), torch.device("cuda")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     model = real_model(config, checkpointing=checkpointing).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     for _ in range(2):
-        step(model, prompt, response, N, bf16=True, device=device)
+        step(model, shape, layout="shared" if share else "padded", bf16=True, device=device)
         optimizer.step()
         optimizer.zero_grad()
     measured = torch.cuda.max_memory_allocated() - before
-    near(footprint.training_step(config, 1, (prompt, response, N), Training(checkpointing=checkpointing, bf16=True)).peak, measured, 0.2)
+    how = Training(checkpointing=checkpointing, bf16=True)
+    near(footprint.training_step(config, 1, shape, how, Reading(shared=share, gpu=True)).peak, measured, 0.2)
 
 
 # counts
@@ -226,8 +267,34 @@ def test_flops(checkpointing):
     found = footprint.training_step(config, 1, (prompt, response, N), Training(checkpointing=checkpointing)).flops
     small = 0.01 * expected  # rotary angles
     assert abs(found - expected) < small
-    scored = footprint.scoring_batch(config, N, prompt, response, torch.float32).flops
+    scored = footprint.scoring_batch(config, 1, (prompt, response, N), torch.float32, 8192).flops
     assert abs(scored - (products + scores + head)) < small
+
+
+def test_flops_of_shared_attention():
+    """Of a shared row only those pairs count that see each other, whatever stands in for FlexAttention."""
+    config, prompt, response = setting("llama-long")
+    shared = footprint.scoring_batch(config, 1, (prompt, response, N), torch.float32, 8192, Reading(shared=True, gpu=True)).flops
+    tokens, own = 896, response - 1  # 48 + 4 * 207 in blocks of 128; what fills the last is a sequence by itself
+    weights = AutoModelForCausalLM.from_config(config).get_decoder().layers.parameters()
+    layers = sum(weight.numel() for weight in weights if weight.ndim == 2)
+    filling = tokens - prompt - N * own
+    pairs = prompt**2 + N * own * (prompt + own) + filling**2
+    attention = 2 * 2 * config.num_attention_heads * pairs * config.head_dim * config.num_hidden_layers
+    expected = 2 * tokens * layers + attention + 2 * N * response * config.vocab_size * config.hidden_size
+    assert abs(shared - expected) < 0.01 * expected
+
+
+@pytest.mark.parametrize("name", ["llama-long", "gemma2-long"])
+def test_slices_that_the_trainer_takes_by_itself_fit(name):
+    """The trainer's own count of the tokens that a GPU holds, against the planner's peak of as many."""
+    config, *_ = setting(name, num_hidden_layers=4, hidden_size=256, intermediate_size=1024)
+    memory = 2**30
+    with footprint.fake():
+        tokens = tokens_that_fit(footprint.fake_model(config, torch.float32), memory, width=2, checkpointing=True)
+    how = Training(bf16=True, checkpointing=True, accumulating=True)
+    found = footprint.training_step(config, 1, (512, (tokens - 512) // 8, 8), how, Reading(shared=True, gpu=True))
+    assert found.peak < memory
 
 
 # the command
@@ -260,7 +327,7 @@ def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
     assert cli.main(["plan", str(path)]) == 0
     output = capsys.readouterr().out
     assert "as it is set, the run fits" in output
-    for word in ("sample", "score", "choose", "train", "GiB", "gradient_checkpointing", "TFLOP/s measured"):
+    for word in ("sample", "score", "choose", "train", "GiB", "gradient_checkpointing", "TFLOP/s", "measured on this machine"):
         assert word in output
     assert contents(tmp_path) == before
 
@@ -279,7 +346,8 @@ def test_plan_as_json(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("device_memory", "much"), ("device_memory", "0GiB"), ("response_length", "0"), ("num_prompts", "0")]
+    ("flag", "value"),
+    [("device_memory", "much"), ("device_memory", "0GiB"), ("response_length", "0"), ("num_prompts", "0"), ("device_tflops", "0")],
 )
 def test_bad_flags(world, tmp_path, capsys, flag, value):
     assert cli.main(["plan", str(config_of(world, tmp_path)), f"--{flag}", value]) == 2
@@ -289,17 +357,19 @@ def test_bad_flags(world, tmp_path, capsys, flag, value):
 def test_following_the_advice_makes_it_fit(world, tmp_path):
     """In a memory where the run fits only otherwise, each line of advice is taken, and the next plan fits."""
     settings = {"gradient_checkpointing": False, "max_new_tokens": 48, "num_generations": 4, "per_device_train_batch_size": 8}
+    settings["max_tokens_per_step"] = 10**6  # without it the trainer would cut its batches by itself
     path = config_of(world, tmp_path, **settings, sample_batch_tokens=2**12, score_batch_tokens=2**12)
     least = min(estimate.peak for estimate in estimator(path).alternatives())
     flags = ["--device_memory", str(round(1.2 * least)), "--bf16", "false"]
     tight = planned(path, *flags)
     assert not tight.fits
-    assert {line.split(":")[0] for line in tight.advice} >= {"train", "score"}
-    taken = [word for line in tight.advice for pair in line.split("set ", 1)[1].split(", ") for word in ("--" + pair).split(": ")]
+    taken = [word for line in tight.advice for pair in line.removeprefix("set ").split(", ") for word in ("--" + pair).split(": ")]
+    assert "--score_batch_tokens" in taken
+    assert {"--max_tokens_per_step", "--per_device_train_batch_size", "--gradient_checkpointing"} & set(taken)
     followed = planned(path, *flags, *taken)
     assert followed.fits, (tight.advice, followed)
     assert not followed.advice
-    budget = next(int(line.split(": ")[2]) for line in tight.advice if "score_batch_tokens" in line)
+    budget = next(int(line.split(": ")[1]) for line in tight.advice if "score_batch_tokens" in line)
     machine, phases = tight.machine, estimator(path, *flags)
     assert not all(machine.fits(phase.peak) for phase in (phases.score(2 * budget), phases.choose(2 * budget)))
 
@@ -327,6 +397,8 @@ def test_settings_that_peaks_depend_on(world, tmp_path):
     assert peak("train", num_generations=6) > usual
     assert peak("sample", sample_batch_tokens=2048) > peak("sample")
     assert peak("score", score_batch_tokens=2048) > peak("score")
+    assert peak("score", share_prefix="false", score_batch_tokens=4096) != peak("score", score_batch_tokens=4096)
+    assert peak("train", share_prefix="false") != usual
     assert peak("choose", mcq_style="listwise", max_new_tokens=60) > peak("choose", max_new_tokens=60)
     assert estimator(config_of(world, tmp_path, mcq_style="none")).choose() is None
 
@@ -339,14 +411,20 @@ def test_times_scale(world, tmp_path, monkeypatch):
         long, short = getattr(slow, phase)(), getattr(fast, phase)()
         assert long.seconds > 1.5 * short.seconds
         assert long.peak == short.peak  # the longest responses may come all the same
+    faster = estimator(path, "--device_tflops", "2", "--device_bandwidth", "200")
+    assert all(getattr(faster, phase)().seconds == pytest.approx(getattr(slow, phase)().seconds / 2) for phase in ("sample", "train"))
     double = estimator(path, "--gradient_accumulation_steps", "2")
     assert double.train().seconds == pytest.approx(2 * slow.train().seconds)
     assert (slow.steps, double.steps) == (2, 1)
     assert slow.choose().seconds == pytest.approx(2 * estimator(path, "--mcq_both_orders", "false").choose().seconds)
     wordy = config_of(world, tmp_path, max_new_tokens=64, mcq_template="{query} {options}" + 200 * " x")
     assert estimator(wordy).choose().seconds > 1.5 * slow.choose().seconds
-    # many micro-batches of one prompt cost what one of four does
-    assert slow.train(per_device_train_batch_size=1).seconds == pytest.approx(slow.train().seconds)
+    # micro-batches of one prompt cost what one of four does; slices cost one more forward
+    one = slow.train(per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    assert one.seconds == pytest.approx(slow.train().seconds)
+    sliced, whole = slow.train(max_tokens_per_step=71), slow.train(share_prefix=False, gradient_checkpointing=False)
+    assert slow.train(share_prefix=False, gradient_checkpointing=False, max_tokens_per_step=71).seconds > 1.25 * whole.seconds
+    assert sliced.peak < slow.train().peak
 
 
 def test_texts():
@@ -361,7 +439,7 @@ def test_texts():
     assert [parse_bytes("x", text) for text in ("80GiB", "24 GB", "1.5mib", "100")] == [80 * 2**30, 24 * 10**9, 3 * 2**19, 100]
     lengths = Lengths((5, 1, 3, 2, 4))
     assert (lengths.mean, lengths.longest, lengths.quantile(0.5), lengths.quantile(0.95)) == (3, 5, 3, 5)
-    assert dataclasses.asdict(Machine("a", 100, 1.0, 2.0))["memory"] == 100
+    assert asdict(Machine("a", 100, 1.0, 2.0))["memory"] == 100
     assert Machine("a", 100, 1.0, 2.0).fits(90)
     assert not Machine("a", 100, 1.0, 2.0).fits(91)
     assert Machine("a", 100, 4.0, 2.0).seconds(4.0, 4.0) == 2.0

@@ -1,9 +1,8 @@
-"""Peak memory and arithmetic of a step, before there are weights: the step is taken on fake tensors, of which each has its true shape
-and none its memory.
+"""Peak memory and arithmetic of a step, before there are weights: the step is taken on fake tensors, each of its true shape.
 
 The code that is run is the code that trains, scores and samples, so that what is counted follows the architecture by itself: what
-autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only operations
-that are opaque to tracing need a formula, which is here the output head's (:func:`head_workspace`).
+autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only what is opaque to
+tracing needs a formula, which is here the output head's (:func:`head_workspace`).
 
 The fake tensors lie on a fake CPU whatever device is planned for: its fused attention saves and returns the same tensors as a GPU's
 (the output and a logsumexp a row), and there autocast can be traced where no GPU is.
@@ -13,14 +12,14 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -29,8 +28,10 @@ from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
 from pad_fast import ops  # noqa: F401, registers pad_fast::linear_token_logprobs
 from pad_fast.chunked import TILE_COLUMNS, TILE_ROWS, accumulator
-from pad_fast.models import heads
-from pad_fast.models.rewards import attach_rewards_forward, pack_rows, packed_rewards
+from pad_fast.models import attention, heads
+from pad_fast.models.layout import Group, PackedRows, pack, split
+from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
+from pad_fast.models.sharing import known_problem
 
 aten = torch.ops.aten
 HEAD = torch.ops.pad_fast.linear_token_logprobs.default
@@ -53,6 +54,7 @@ class Meter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.held = self.start = self.peak = self.flops = 0
+        self.seen: dict[int, float] = {}  # share of the pairs of a row of so many tokens that see each other; all of them if not here
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -63,7 +65,7 @@ class Meter(TorchDispatchMode):
             if isinstance(value, Tensor):
                 self._hold(value)
         self.peak = max(self.peak, self.held + _workspace(func, args))
-        self.flops += _flops(func, args, kwargs or {}, out)
+        self.flops += _flops(func, args, kwargs or {}, out, self.seen)
         return out
 
     def restart(self) -> None:
@@ -86,14 +88,14 @@ class Meter(TorchDispatchMode):
         self.held -= nbytes
 
 
-def _flops(func: Any, args: tuple, kwargs: dict, out: Any) -> int:
+def _flops(func: Any, args: tuple, kwargs: dict, out: Any, seen: Mapping[int, float]) -> int:
     packet = getattr(func, "_overloadpacket", func)
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out))
     if packet is aten._scaled_dot_product_flash_attention_for_cpu:
-        return sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        return round(sdpa_flop_count(*(tensor.shape for tensor in args[:3])) * seen.get(args[0].shape[2], 1.0))
     if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        return sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
+        return round(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])) * seen.get(args[0].shape[2], 1.0))
     if func is HEAD:
         return 2 * args[0].shape[0] * args[1].numel()
     if func is HEAD_BACKWARD:  # the products again, and those of the hidden states' and the weight's gradients
@@ -118,8 +120,9 @@ def head_workspace(hidden: Tensor, weight: Tensor, *, softcap: float, backward: 
     live = hidden.numel() * wide
     if not backward:
         return live + cast + tile
-    # z, the score and the softcap's slope; or the score, the finished slice of the weight's gradient and what is added to it
-    return 2 * live + cast + part + max(tile * (3 if softcap else 2), tile + part)
+    # z, the score, the softcap's slope and the score before; or the score, and what is added to a slice of the weight's gradient
+    tiles = 2 + bool(softcap) + (len(hidden) > rows or len(weight) > columns)
+    return 2 * live + cast + part + max(tile * tiles, tile + part)
 
 
 @contextmanager
@@ -131,9 +134,11 @@ def fake() -> Iterator[Meter]:
         yield meter
 
 
-def fake_model(config: Any, dtype: torch.dtype, attention: str | None = None) -> Any:
+def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None = None) -> Any:
     """The model without its weights; called inside of :func:`fake`."""
-    options = {"attn_implementation": attention} if attention else {}
+    if attn_implementation not in (None, "eager"):
+        attn_implementation = "sdpa"  # fused attentions hold the same tensors, and some run on a GPU only
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
     heads._disagreements[model] = None  # there is nothing to compare its logits with
     return model
@@ -147,51 +152,124 @@ def count_parameters(config: Any) -> int:
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained: `dtype` of its weights, bfloat16 autocast or not, `optimizer_bytes` a weight."""
+    """How a model is trained: its weights' `dtype`, `optimizer_bytes` a weight, at most `max_tokens` in one forward and backward."""
 
     dtype: torch.dtype = torch.float32
-    bf16: bool = False
+    bf16: bool = False  # autocast
     checkpointing: bool = True
     accumulating: bool = False  # gradients of an earlier micro-batch are there
     optimizer_bytes: float = 8.0
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read: `shared` prompts or a padded row for each response, by the `attention` that transformers is told of. On a
+    `gpu`, shared rows go through FlexAttention."""
+
+    shared: bool = False
+    gpu: bool = False
     attention: str | None = None
 
+    @property
+    def layout(self) -> str:
+        return "shared" if self.shared else "padded"
 
-def training_step(config: Any, prompts: int, group: tuple[int, int, int], how: Training) -> Footprint:
-    """Forward and backward of `prompts` prompts, each a `group` of (prompt tokens, tokens of a response, responses)."""
-    prompt, response, n = group
-    with fake() as meter:
-        model = fake_model(config, how.dtype, how.attention)
+
+Shape = tuple[int, int, int]  # tokens of a prompt, tokens of each response, responses
+
+
+def training_step(config: Any, prompts: int, shape: Shape, how: Training, reading: Reading = Reading()) -> Footprint:
+    """Forward and backward of `prompts` prompts of one shape, in as many slices as `how` asks for."""
+    with fake() as meter, _attending(reading):
+        model = fake_model(config, how.dtype, reading.attention)
         if how.checkpointing:
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         attach_rewards_forward(model.train())
-        state = torch.empty(round(how.optimizer_bytes * sum(weight.numel() for weight in model.parameters())), dtype=torch.uint8)
-        for weight in model.parameters() if how.accumulating else ():
+        count = sum(weight.numel() for weight in model.parameters())
+        state = torch.empty(round(how.optimizer_bytes * count), dtype=torch.uint8)
+        slices = _slices(prompts, shape, how.max_tokens, reading)
+        for weight in model.parameters() if how.accumulating or len(slices) > 1 else ():
             weight.grad = torch.empty_like(weight)
+
+        def rewards_of(part: Sequence[Group]) -> Tensor:
+            packed = _packed(part, meter, reading)
+            with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
+                return model(**packed._asdict(), num_responses=prompts * shape[2])
+
         meter.restart()
-        packed = pack_rows([([0] * prompt, [0] * response)] * (prompts * n))
-        with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
-            rewards = model(**packed._asdict(), num_responses=prompts * n)
-        rewards.sum().backward()
+        flops = 0
+        for part, times in _alike(slices):
+            before = meter.flops
+            if len(slices) > 1:
+                with torch.no_grad():
+                    rewards_of(part)
+            rewards_of(part).sum().backward()
+            flops += times * (meter.flops - before)
         del state
-        return meter.footprint()
+        return replace(meter.footprint(), flops=flops)
 
 
-def scoring_batch(config: Any, responses: int, prompt: int, response: int, dtype: torch.dtype, attention: str | None = None) -> Footprint:
-    """Rewards of `responses` responses, as score_responses takes a batch."""
-    with fake() as meter, torch.no_grad():
-        model = fake_model(config, dtype, attention).eval()
+def scoring_batch(config: Any, prompts: int, shape: Shape, dtype: torch.dtype, max_tokens: int, reading: Reading = Reading()) -> Footprint:
+    """Rewards of the responses to `prompts` prompts of one shape, as score_responses takes them."""
+    with fake() as meter, _attending(reading), torch.no_grad():
+        model = fake_model(config, dtype, reading.attention).eval()
         meter.restart()
-        packed_rewards(model, pack_rows([([0] * prompt, [0] * response)] * responses), responses)
-        return meter.footprint()
+        flops = 0
+        for part, times in _alike(_slices(prompts, shape, max_tokens, reading)):
+            before = meter.flops
+            packed_rewards(model, _packed(part, meter, reading), prompts * shape[2])
+            flops += times * (meter.flops - before)
+        return replace(meter.footprint(), flops=flops)
+
+
+def sharing_problem(config: Any, attn_implementation: str | None) -> str | None:
+    """Why prompts cannot be shared, as far as it is known without weights; None where it is not."""
+    if attn_implementation not in (None, *attention.REPLACED):
+        return f"its attention is {attn_implementation}"
+    with fake():
+        return known_problem(fake_model(config, torch.float32, attn_implementation), "shared")
+
+
+def _slices(prompts: int, shape: Shape, max_tokens: int | None, reading: Reading) -> list[list[Group]]:
+    prompt, response, n = shape
+    groups = [Group([0] * prompt, [[0] * response] * n, range(p * n, (p + 1) * n)) for p in range(prompts)]
+    return split(groups, max_tokens, reading.layout)
+
+
+def _alike(slices: Sequence[Sequence[Group]]) -> list[tuple[Sequence[Group], int]]:
+    """A slice of each shape, and how many have it."""
+    by_shape: dict[Any, list[Sequence[Group]]] = {}
+    for part in slices:
+        by_shape.setdefault(tuple((len(group.prompt), len(group.responses)) for group in part), []).append(part)
+    return [(parts[0], len(parts)) for parts in by_shape.values()]
+
+
+def _packed(groups: Sequence[Group], meter: Meter, reading: Reading) -> PackedRows:
+    packed = pack(groups, reading.layout, bucketed=reading.gpu)
+    if packed.layout is not None:
+        seen = sum(s.prompt**2 + sum(y * (s.prompt + y) for y in s.responses) for s in packed.layout.whole())
+        meter.seen[packed.layout.length] = seen / packed.layout.length**2
+    return packed
+
+
+def _attending(reading: Reading) -> AbstractContextManager:
+    """FlexAttention is opaque and is stood in for by fused attention, which holds the same tensors; the flops of that are scaled to the
+    pairs that see each other."""
+    return mock.patch.object(attention, "prefix_attention", _fused) if reading.gpu else nullcontext()
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, layout: Any, *, scaling: float | None = None, **_: Any) -> Tensor:
+    options: dict[str, Any] = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, **options).transpose(1, 2)
 
 
 def sampling_batch(
-    config: Any, responses: int, prompt: int, response: int, dtype: torch.dtype, attention: str | None = None
+    config: Any, responses: int, prompt: int, response: int, dtype: torch.dtype, attn_implementation: str | None = None
 ) -> tuple[Footprint, Footprint]:
     """The prompt's pass and the last token's, whose caches are longest, as generate() takes them."""
     with fake() as meter, torch.no_grad():
-        model = fake_model(config, dtype, attention).eval()
+        model = fake_model(config, dtype, attn_implementation).eval()
         meter.restart()
         cache = _next_token(model, responses, prompt, 0, None)
         first = meter.footprint()

@@ -25,6 +25,15 @@ Ids = Sequence[int]
 Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
+def check_share_prefix(value: Any) -> str | bool:
+    """ "auto", True or False, given so or as text. Raises ValueError for anything else."""
+    known: dict[str, str | bool] = {"auto": "auto", "true": True, "false": False}
+    found = known.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"share_prefix must be auto, true or false, got {value!r}")
+    return found
+
+
 class Group(NamedTuple):
     """A prompt and some of its responses, none of them empty."""
 

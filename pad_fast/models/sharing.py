@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pad_fast.models import attention
 from pad_fast.models.heads import causal_lm, evaluating, head_problem, input_embedding, vocabulary_size
-from pad_fast.models.layout import Group, PackedRows, pack
+from pad_fast.models.layout import PAD_ID, Group, PackedRows, check_share_prefix, pack
 from pad_fast.models.rewards import packed_rewards
 
 if TYPE_CHECKING:
@@ -33,15 +33,6 @@ TRIED_RESPONSES, TRIED_PROMPT, TRIED_RESPONSE = 3, 256, 64
 
 _problems: WeakKeyDictionary[nn.Module, dict[tuple, str | None]] = WeakKeyDictionary()
 _told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
-
-
-def check_share_prefix(value: Any) -> str | bool:
-    """ "auto", True or False, given so or as text. Raises ValueError for anything else."""
-    known: dict[str, str | bool] = {"auto": "auto", "true": True, "false": False}
-    found = known.get(str(value).lower())
-    if found is None:
-        raise ValueError(f"share_prefix must be auto, true or false, got {value!r}")
-    return found
 
 
 def choose_layout(
@@ -97,11 +88,12 @@ def _problem(lm: PreTrainedModel, groups: Sequence[Group], layout: str, gradient
     case = (layout, gradients, attention.own_attention(lm), lm.dtype, device, cast)
     known = _problems.setdefault(lm, {})
     if case not in known:
-        known[case] = _known_problem(lm, layout) or _tried_problem(lm, groups, layout, gradients, precision)
+        known[case] = known_problem(lm, layout) or _tried_problem(lm, groups, layout, gradients, precision)
     return known[case]
 
 
-def _known_problem(lm: PreTrainedModel, layout: str) -> str | None:
+def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
+    """Why a layout does not serve, as far as the config tells; None where it may."""
     config = lm.config.get_text_config()
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(ATTENTION_LAYERS))
     if config.model_type in STATEFUL:
@@ -137,7 +129,7 @@ def _cut(groups: Sequence[Group], lm: PreTrainedModel) -> list[Group]:
 
 def _tried_problem(lm: PreTrainedModel, groups: Sequence[Group], layout: str, gradients: bool, precision: Callable) -> str | None:
     try:
-        with evaluating(lm), precision():
+        with evaluating(lm), attention.installed(lm), precision():
             return _difference(lm, groups, layout, gradients)
     except Exception as error:  # whatever a model does with what it was not written for
         return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -194,7 +186,8 @@ def _rewards(lm: PreTrainedModel, batches: Sequence[PackedRows], groups: Sequenc
     """
     count, device = sum(len(group.numbers) for group in groups), input_embedding(lm).device
     weights = torch.linspace(-1, 1.5, count, device=device)
-    ids = torch.cat([batch.input_ids.flatten() for batch in batches]).unique()
+    tokens = {PAD_ID, *(token for prompt, responses, _ in groups for ids in (prompt, *responses) for token in ids)}
+    ids = torch.tensor(sorted(tokens), device=device)
     total, gradient = torch.zeros(count, device=device), torch.zeros((), device=device)
     for batch in batches:
         with torch.set_grad_enabled(gradients), _embeddings(lm) as embedded:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pad_fast.models.layout import check_share_prefix
 from pad_fast.pipeline.calibration import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class RunConfig:
     long_prompts: Literal["error", "drop"] = option("error", "What to do with a prompt that is longer.")
     sample_batch_tokens: int = option(65536, "Tokens of one generation batch, prompt and response.")
     score_batch_tokens: int = option(16384, "Tokens of one scoring batch.")
+    share_prefix: str = option("auto", "Read a prompt once for all of its responses, in scoring and training: auto, true or false.")
     reward_temperature: float = option(1.0, "Temperature of the log-probabilities that the rewards are made of, on both sides.")
     mcq_preset: Literal["debiased", "released"] = option("debiased", "Defaults of the mcq options below; released: as the authors' code.")
     mcq_style: Literal["pairwise", "listwise", "none"] = option("pairwise", "Multiple-choice questions of two, of all n, or none at all.")
@@ -92,6 +94,7 @@ class RunConfig:
         for name in ("student", "teacher", "prompts", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: needed, and not given")
+        self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         self._check_numbers()
         choice_question("", ["", ""], self.mcq_template)
 
@@ -155,7 +158,8 @@ class Settings:
 
         # Checkpoints serve only to go on after a kill, for which the last is enough.
         values: dict[str, Any] = {"save_total_limit": 1, **self.training, **changes}
-        owned: dict[str, Any] = {"temperature": self.run.reward_temperature, "disable_tqdm": self.run.disable_tqdm}
+        owned: dict[str, Any] = {"temperature": self.run.reward_temperature}
+        owned |= {name: getattr(self.run, name) for name in ("disable_tqdm", "share_prefix")}
         return PADConfig(**values, **owned, output_dir=str(output_dir), seed=self.run.seed if seed is None else seed)
 
     def flat(self) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from pad_fast.models import footprint
-from pad_fast.models.footprint import Training
+from pad_fast.models.footprint import Reading, Training
 from pad_fast.pipeline import calibration
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.machine import Machine
 from pad_fast.pipeline.run import Run
+from pad_fast.training.slices import checkpoints_activations, tokens_that_fit
 
 ADAM_MOMENTS = 2  # each as large as the weights
 SMALL_OPTIMIZERS = {"8bit": 2.0, "sgd": 0.0, "adafactor": 0.0}  # bytes a weight, by a part of the name
@@ -78,63 +79,113 @@ class Estimator:
 
     def score(self, tokens: int | None = None) -> Estimate:
         """Log-probabilities of a round's responses under the teacher; `tokens` in the place of score_batch_tokens."""
-        budget, lengths = tokens or self.config.score_batch_tokens, self.lengths["teacher"]
-        size = max(1, budget // (lengths.longest + self.config.max_new_tokens - 1))
-        worst = self._scored(size, lengths.longest, self.config.max_new_tokens)
-        one = self._scored(1, lengths.mean, self.response)
-        seconds = self.prompts * self.config.num_generations * self.machine.seconds(one.flops)
-        return Estimate("score", f"{size} responses", worst.peak, seconds, _changed("score_batch_tokens", tokens))
+        budget, lengths, n = tokens or self.config.score_batch_tokens, self.lengths["teacher"], self.config.num_generations
+        reading = self._reading(self.teacher, self.config.share_prefix != "false")
+        worst = (lengths.longest, self.config.max_new_tokens, n)
+        peak = self._scored(max(1, budget // _tokens(worst, reading)), worst, budget, reading).peak
+        usual = self._scored(1, (lengths.mean, self.response, n), budget, reading)
+        seconds = self.prompts * self.machine.seconds(usual.flops)
+        return Estimate("score", f"{budget:,} tokens", peak, seconds, _changed("score_batch_tokens", tokens))
 
     def choose(self, tokens: int | None = None) -> Estimate | None:
         """The multiple-choice questions of a round; None where none is asked."""
-        config, lengths = self.config, self.lengths["teacher"]
+        config, lengths, budget = self.config, self.lengths["teacher"], tokens or self.config.score_batch_tokens
         plan = calibration.question_plan(config.num_generations, config.mcq_style, bool(config.mcq_both_orders), config.mcq_opponents)
-        if not config.asks or not plan:
+        if not config.asks:
             return None
-        shown = len(plan[0])
+        shown, reading = len(plan[0]), self._reading(self.teacher, False)
         frame = calibration.choice_question("", [""] * shown, config.mcq_template)
         extra = len(self.teacher.prompt_ids([{"role": "user", "content": frame}]))
         longest = lengths.longest + shown * config.max_new_tokens + extra
         longest = min(longest, self.teacher.window or longest)  # a longer question is not asked
-        size = max(1, (tokens or config.score_batch_tokens) // longest)
-        one = self._scored(1, lengths.mean + shown * self.response + extra, 1)
-        seconds = self.prompts * len(plan) * self.machine.seconds(one.flops)
-        return Estimate("choose", f"{size} questions", self._scored(size, longest, 1).peak, seconds, _changed("score_batch_tokens", tokens))
+        size = max(1, budget // longest)
+        peak = self._scored(size, (longest, 1, 1), size * longest, reading).peak
+        usual = self._scored(1, (lengths.mean + shown * self.response + extra, 1, 1), budget, reading)
+        seconds = self.prompts * len(plan) * self.machine.seconds(usual.flops)
+        return Estimate("choose", f"{size} questions", peak, seconds, _changed("score_batch_tokens", tokens))
 
     def train(self, **changes: Any) -> Estimate:
         """One step, of all its micro-batches, under the settings with `changes`."""
-        settings = self.train_settings | changes
-        prompts, steps = settings["per_device_train_batch_size"], self.training.gradient_accumulation_steps
-        # as many prompts a step whatever the micro-batch
-        micro = max(1, round(self.train_settings["per_device_train_batch_size"] * steps / prompts))
-        how = replace(self._how, checkpointing=settings["gradient_checkpointing"], accumulating=micro > 1)
-        n = self.config.num_generations
-        longest, mean = self.lengths["student"].longest, self.lengths["student"].mean
-        worst = footprint.training_step(self.student.config, prompts, (longest, self._room(longest), n), how)
-        usual = footprint.training_step(self.student.config, 1, (mean, min(self.response, self._room(mean)), n), how)
-        seconds = self.machine.seconds(usual.flops) * prompts * micro
-        return Estimate("train", f"{prompts} x {n} responses", worst.peak, seconds, changes)
+        settings, lengths = self.train_settings | changes, self.lengths["student"]
+        prompts, limit = settings["per_device_train_batch_size"], self._limit(settings)
+        usual = self._trained(settings, self._shape(lengths.mean, self.response))
+        seconds = settings["gradient_accumulation_steps"] * self.machine.seconds(usual.flops)
+        slices = "" if limit is None else f", {limit:,} tokens at a time"
+        batch = f"{prompts} x {self.config.num_generations} responses{slices}"
+        return Estimate("train", batch, self._trained(settings, self._shape(lengths.longest)).peak, seconds, changes)
+
+    def _trained(self, settings: dict[str, Any], shape: footprint.Shape) -> footprint.Footprint:
+        reading = self._reading(self.student, settings["share_prefix"])
+        how = replace(
+            self._how,
+            checkpointing=settings["gradient_checkpointing"],
+            accumulating=settings["gradient_accumulation_steps"] > 1,
+            max_tokens=self._limit(settings),
+        )
+        return footprint.training_step(self.student.config, settings["per_device_train_batch_size"], shape, how, reading)
 
     def alternatives(self) -> Iterator[Estimate]:
-        """Training under other settings than the run's, the more frugal ones later."""
+        """Training under other settings than the run's: one changed at a time, then the frugal ones together."""
         given = self.train_settings
-        if not given["gradient_checkpointing"]:
-            yield self.train(gradient_checkpointing=True)
-        else:
-            yield self.train(gradient_checkpointing=False)
+        if self._can_share:
+            yield self.train(share_prefix=not given["share_prefix"])
+        yield self.train(gradient_checkpointing=not given["gradient_checkpointing"])
         if given["per_device_train_batch_size"] > 1:
-            yield self.train(per_device_train_batch_size=1)
-            if not given["gradient_checkpointing"]:
-                yield self.train(per_device_train_batch_size=1, gradient_checkpointing=True)
+            prompts = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"]
+            yield self.train(per_device_train_batch_size=1, gradient_accumulation_steps=prompts)  # as many a step
+        yield self._sliced()
+        frugal = {} if given["gradient_checkpointing"] else {"gradient_checkpointing": True}
+        if self._can_share and not given["share_prefix"]:
+            frugal["share_prefix"] = True
+        if frugal:
+            yield self._sliced(**frugal)
+
+    def _sliced(self, **changes: Any) -> Estimate:
+        """With the largest slices that fit, of all tokens halved again and again; with single responses where none fits."""
+        settings, shape = self.train_settings | changes, self._shape(self.lengths["student"].longest)
+        whole = settings["per_device_train_batch_size"] * _tokens(shape, self._reading(self.student, settings["share_prefix"]))
+        limit = min(whole, self._limit(settings) or whole) // 2
+        while limit > shape[0] + shape[1]:
+            if self.machine.fits(self._trained({**settings, "max_tokens_per_step": limit}, shape).peak):
+                break
+            limit //= 2
+        return self.train(**changes, max_tokens_per_step=max(1, limit))
 
     @cached_property
     def train_settings(self) -> dict[str, Any]:
-        """The settings of the run that memory and time of a step depend on."""
-        checkpointing = getattr(self.training, "activation_checkpointing", self.training.gradient_checkpointing)
+        """The settings of the run that memory and time of a step depend on, as they work out."""
         return {
+            "share_prefix": self._can_share and self.training.share_prefix != "false",
+            "gradient_checkpointing": checkpoints_activations(self.training),
             "per_device_train_batch_size": self.training.per_device_train_batch_size,
-            "gradient_checkpointing": bool(checkpointing),
+            "gradient_accumulation_steps": self.training.gradient_accumulation_steps,
+            "max_tokens_per_step": self.training.max_tokens_per_step,
         }
+
+    def _limit(self, settings: dict[str, Any]) -> int | None:
+        """The tokens of a forward and backward: on a GPU, where none are given, those that the trainer takes by itself."""
+        given = settings["max_tokens_per_step"]
+        if given is not None or not self.machine.is_gpu:
+            return given
+        width = 2 if self.bf16 else self._how.dtype.itemsize
+        with footprint.fake():
+            model = footprint.fake_model(self.student.config, self._how.dtype, self.config.attn_implementation)
+            return tokens_that_fit(model, self.machine.memory, width=width, checkpointing=settings["gradient_checkpointing"])
+
+    @cached_property
+    def _can_share(self) -> bool:
+        return footprint.sharing_problem(self.student.config, self.config.attn_implementation) is None
+
+    def _reading(self, checkpoint: Checkpoint, shared: bool) -> Reading:
+        attention = self.config.attn_implementation
+        if shared and checkpoint is self.teacher:
+            shared = footprint.sharing_problem(checkpoint.config, attention) is None
+        return Reading(shared, self.machine.is_gpu, attention)
+
+    def _shape(self, prompt: int, response: int | None = None) -> footprint.Shape:
+        """Tokens of a prompt, of each response (as long as it may get if not given), and how many there are."""
+        room = self._room(prompt)
+        return prompt, room if response is None else min(response, room), self.config.num_generations
 
     @property
     def steps(self) -> int:
@@ -148,7 +199,7 @@ class Estimator:
         name = str(getattr(self.training.optim, "value", self.training.optim))
         small = next((size for part, size in SMALL_OPTIMIZERS.items() if part in name), None)
         state = ADAM_MOMENTS * dtype.itemsize if small is None else small
-        return Training(dtype, self.bf16, optimizer_bytes=state, attention=self.config.attn_implementation)
+        return Training(dtype, self.bf16, optimizer_bytes=state)
 
     def _room(self, prompt: int) -> int:
         """The longest response that is trained after a prompt."""
@@ -164,9 +215,15 @@ class Estimator:
         dtype = stored_dtype(self.student, self.config.dtype)
         return footprint.sampling_batch(self.student.config, responses, prompt, response, dtype, self.config.attn_implementation)
 
-    def _scored(self, responses: int, prompt: int, response: int) -> footprint.Footprint:
+    def _scored(self, prompts: int, shape: footprint.Shape, max_tokens: int, reading: Reading) -> footprint.Footprint:
         dtype = stored_dtype(self.teacher, self.config.dtype)
-        return footprint.scoring_batch(self.teacher.config, responses, prompt, response, dtype, self.config.attn_implementation)
+        return footprint.scoring_batch(self.teacher.config, prompts, shape, dtype, max_tokens, reading)
+
+
+def _tokens(shape: footprint.Shape, reading: Reading) -> int:
+    """Of a prompt and its responses, as they are read."""
+    prompt, response, n = shape
+    return prompt + n * response if reading.shared else n * (prompt + response)
 
 
 def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:

@@ -94,6 +94,7 @@ def _fixed_rewards(run: Run, student: Checkpoint, title: str) -> list[Row]:
     groups, config = read_rows(groups_folder(run)), run.config
     prompts, responses = [row["prompt_ids"] for row in groups], [row["completion_ids"] for row in groups]
     options: dict[str, Any] = {"normalize": run.training.normalize, "temperature": config.reward_temperature}
+    options["share_prefix"] = config.share_prefix
     with tqdm(total=sum(map(len, responses)), desc=title, unit="response", disable=config.disable_tqdm) as bar:
         rewards = score_responses(
             student.model, prompts, responses, max_tokens_per_batch=config.score_batch_tokens, progress=bar.update, **options

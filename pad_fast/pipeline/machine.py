@@ -17,12 +17,14 @@ USABLE = 0.9  # of the memory: the rest goes to the context, to fragments and to
 
 @dataclass(frozen=True)
 class Machine:
-    """`memory` in bytes; `flops` a second of a plain matrix product and `bandwidth` in bytes a second of a copy, both measured here."""
+    """`memory` in bytes; `flops` a second of a plain matrix product and `bandwidth` in bytes a second of a copy, both measured on this
+    machine, also where another `is_gpu` that is planned for."""
 
     name: str
     memory: int
     flops: float
     bandwidth: float
+    is_gpu: bool = False
 
     def fits(self, peak: int) -> bool:
         return peak <= USABLE * self.memory
@@ -45,7 +47,9 @@ def this_machine(dtype: torch.dtype, memory: int | None = None) -> Machine:
     block = torch.ones(2**28 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
     target = torch.empty_like(block)
     product, copy = _seconds(lambda: a @ a, device), _seconds(lambda: target.copy_(block), device)
-    return Machine(name, own if memory is None else memory, 2 * size**3 / product, 2 * block.nbytes / copy)
+    is_gpu = device.type == "cuda" or memory is not None  # nobody plans for the memory of another CPU
+    name = name if memory is None else "a GPU as given"
+    return Machine(name, own if memory is None else memory, 2 * size**3 / product, 2 * block.nbytes / copy, is_gpu)
 
 
 def parse_bytes(name: str, text: str) -> int:

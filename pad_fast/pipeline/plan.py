@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class PlanOptions:
     device_memory: str | None = option(
         None, "Memory of the machine to plan for, such as 80GiB; training is then taken to be in bf16. Default: this machine's."
     )
+    device_tflops: float | None = option(None, "TFLOP/s of its matrix products in the training's data type; default: measured here.")
+    device_bandwidth: float | None = option(None, "GB/s of its memory; default: measured here.")
     json: bool = option(False, "Print the plan as JSON in place of tables.")
 
     def __post_init__(self) -> None:
@@ -41,6 +44,10 @@ class PlanOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be 1 or more, got {value}")
+        for name in ("device_tflops", "device_bandwidth"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}: must be above 0, got {value}")
         self.memory = None if self.device_memory is None else parse_bytes("device_memory", self.device_memory)
 
 
@@ -71,7 +78,8 @@ class Plan:
 
 def plan(settings: Settings, options: PlanOptions) -> bool:
     """Estimate and print; whether the run fits as it is set. ValueError as for a run."""
-    made = make_plan(settings, options)
+    with Console(stderr=True).status("planning: each step is taken without weights"):
+        made = make_plan(settings, options)
     if options.json:
         print(json.dumps(as_json(made), indent=2))
     else:
@@ -91,7 +99,7 @@ def make_plan(settings: Settings, options: PlanOptions) -> Plan:
         dtype = str(stored_dtype(which, config.dtype)).removeprefix("torch.")
         models[role] = f"{which.path}: {count_parameters(which.config) / 1e6:,.1f} million weights, {dtype}"
     models["student"] += f"; trained with {config.train_dtype} weights" + (", bf16 autocast" if estimator.bf16 else "")
-    advice = [_phase_advice(estimator, phase) for phase in phases if not machine.fits(phase.peak)]
+    advice = _phase_advice(estimator, [phase.name for phase in phases if not machine.fits(phase.peak)])
     if not machine.fits(trainings[0].peak):
         advice.append(_training_advice(machine, trainings))
     sizes = (config.num_generations, config.max_new_tokens, estimator.response)
@@ -108,7 +116,12 @@ def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
     low = torch.bfloat16 if bf16 else getattr(torch, run.config.train_dtype)
     longest = run.config.max_new_tokens
     response = min(options.response_length or longest, longest)
-    return Estimator(run, lengths, this_machine(low, options.memory), prompts, response=response, bf16=bf16)
+    machine = this_machine(low, options.memory)
+    if options.device_tflops is not None:
+        machine = dataclasses.replace(machine, flops=options.device_tflops * 1e12)
+    if options.device_bandwidth is not None:
+        machine = dataclasses.replace(machine, bandwidth=options.device_bandwidth * 1e9)
+    return Estimator(run, lengths, machine, prompts, response=response, bf16=bf16)
 
 
 def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
@@ -126,28 +139,33 @@ def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
     return {"student": Lengths(tokens), "teacher": Lengths(others)}, config.prompts_per_round or len(train)
 
 
-def _phase_advice(estimator: Estimator, phase: Estimate) -> str:
-    """The largest token budget, halved again and again, with which a phase fits."""
-    name = "sample_batch_tokens" if phase.name == "sample" else "score_batch_tokens"
-    estimate: Callable[[int], Estimate | None] = getattr(estimator, phase.name)
+def _phase_advice(estimator: Estimator, unfit: Sequence[str]) -> list[str]:
+    """For phases that do not fit the largest token budget, halved again and again, with which they do."""
+    advice: list[str] = []
+    budgets: dict[str, int] = {}
+    for phase in unfit:
+        estimate: Callable[[int], Estimate | None] = getattr(estimator, phase)
 
-    def fits(budget: int) -> bool:
-        smaller = estimate(budget)
-        return smaller is not None and estimator.machine.fits(smaller.peak)
+        def fits(budget: int, estimate: Callable[[int], Estimate | None] = estimate) -> bool:
+            smaller = estimate(budget)
+            return smaller is not None and estimator.machine.fits(smaller.peak)
 
-    if not fits(1):
-        return f"{phase.name}: not even a batch of one fits; lower max_new_tokens or num_generations, or take a smaller model"
-    budget = getattr(estimator.config, name) // 2
-    while not fits(budget):
-        budget //= 2
-    return f"{phase.name}: set {name}: {budget}"
+        if not fits(1):
+            advice.append(f"{phase}: not even a batch of one fits; lower max_new_tokens or num_generations, or take a smaller model")
+            continue
+        name = "sample_batch_tokens" if phase == "sample" else "score_batch_tokens"  # the latter for two phases
+        budget = budgets.get(name, getattr(estimator.config, name))
+        while not fits(budget):
+            budget //= 2
+        budgets[name] = budget
+    return [*(f"set {name}: {budget}" for name, budget in budgets.items()), *advice]
 
 
 def _training_advice(machine: Machine, trainings: Sequence[Estimate]) -> str:
     """The fastest of the other settings that fit."""
     fitting = [other for other in trainings[1:] if machine.fits(other.peak)]
     if fitting:
-        return f"train: set {_words(min(fitting, key=lambda other: other.seconds).settings)}"
+        return f"set {_words(min(fitting, key=lambda other: other.seconds).settings)}"
     least = min(trainings, key=lambda other: other.peak)
     return (
         f"train: no setting of the above fits, the least takes {least.peak / GIB:.1f} GiB; lower max_length or max_new_tokens, set "
@@ -155,8 +173,8 @@ def _training_advice(machine: Machine, trainings: Sequence[Estimate]) -> str:
     )
 
 
-def _words(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name}: {str(value).lower()}" for name, value in settings.items())
+def _words(settings: dict[str, Any], separator: str = ", ") -> str:
+    return separator.join(f"{name}: {str(value).lower()}" for name, value in settings.items())
 
 
 def as_json(made: Plan) -> dict[str, Any]:
@@ -189,8 +207,8 @@ def print_plan(made: Plan, console: Console | None = None) -> None:
     console.print(f"{sharing}\n{_verdict(made)}\n", highlight=False)
     console.print(
         "Peaks: the longest prompt with the longest responses, counted on a step without weights. Times: products at the rate of a plain "
-        f"one on this machine ({made.machine.flops / 1e12:.3g} TFLOP/s measured), sampled tokens at the rate of a copy "
-        f"({made.machine.bandwidth / 1e9:.3g} GB/s): a floor, which a real run does not reach.",
+        f"one ({made.machine.flops / 1e12:.3g} TFLOP/s), sampled tokens at that of a copy ({made.machine.bandwidth / 1e9:.3g} GB/s), both "
+        "measured on this machine unless given: a floor, which a real run does not reach.",
         style="dim",
         highlight=False,
     )
@@ -208,11 +226,13 @@ def _verdict(made: Plan) -> str:
 
 def _table(made: Plan, title: str, estimates: Sequence[Estimate]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, justify in (("", "left"), ("a batch", "left"), ("peak", "right"), ("time", "right"), ("fits", "left")):
-        table.add_column(heading, justify="right" if justify == "right" else "left")
+    table.add_column("", no_wrap=True)
+    table.add_column("a batch")
+    for heading in ("peak", "time", "fits"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in estimates:
         fits = made.machine.fits(one.peak)
-        name = _words(one.settings) or (one.name if title == "a round" else "as it is set")
+        name = _words(one.settings, "\n") or (one.name if title == "a round" else "as it is set")
         style = None if fits else "yellow"
         table.add_row(name, one.batch, f"{one.peak / GIB:.2f} GiB", duration(one.seconds), "yes" if fits else "no", style=style)
     return table

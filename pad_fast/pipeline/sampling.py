@@ -103,6 +103,7 @@ def _sample(checkpoint: Checkpoint, rows: Sequence[Row], sampler: Sampler, progr
         options: dict[str, Any] = {
             "normalize": sampler.normalize,
             "temperature": config.reward_temperature,
+            "share_prefix": config.share_prefix,
             "max_tokens_per_batch": config.score_batch_tokens,
         }
         ids = [row["completion_ids"] for row in sampled]

@@ -152,12 +152,15 @@ class Scorer:
         progress(sum(len(view.responses) for view in views) - len(missing))
         if not missing:
             return
-        prompts, responses = zip(*missing.values(), strict=True)
+        groups: dict[tuple[int, ...], dict[bytes, Ids]] = {}  # a prompt's missing responses together, so that they can share it
+        for key, (prompt, response) in missing.items():
+            groups.setdefault(tuple(prompt), {})[key] = response
         options: dict[str, Any] = {"temperature": self.config.reward_temperature, "max_tokens_per_batch": self.config.score_batch_tokens}
-        groups = [[response] for response in responses]
-        found = score_responses(self.teacher.model, prompts, groups, normalize="sum", progress=progress, **options)
-        for key, logps in zip(missing, found, strict=True):
-            self.cache.add(key, logps)
+        options |= {"share_prefix": self.config.share_prefix, "normalize": "sum", "progress": progress}
+        responses = [list(group.values()) for group in groups.values()]
+        for group, found in zip(groups.values(), score_responses(self.teacher.model, list(groups), responses, **options), strict=True):
+            for key, logps in zip(group, found, strict=True):
+                self.cache.add(key, [logps])
         self.cache.save()
 
     def _ask_choices(self, quizzes: Sequence[Quiz], progress: Callable[[int], object]) -> int:

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast.dispatch import check_impl
-from pad_fast.models.sharing import check_share_prefix
+from pad_fast.models.layout import check_share_prefix
 
 CHOICES = {
     "loss": ("ppd", "vpd"),

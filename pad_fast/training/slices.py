@@ -42,22 +42,26 @@ def choose_slices(collator: PADCollator, model: nn.Module, args: PADConfig, acce
     collator.options = {"one_row": takes_one_row(lm), "bucketed": args.device.type != "cpu"}
     if collator.max_tokens is None:
         collator.max_tokens = args.max_tokens_per_step
-    if collator.max_tokens is None and accelerator.distributed_type not in SPLIT:  # which hold a part of what the estimate counts
+    # one that holds a part of the model has more room than the estimate thinks
+    if collator.max_tokens is None and args.device.type == "cuda" and accelerator.distributed_type not in SPLIT:
         width = 2 if args.bf16 or args.fp16 else lm.dtype.itemsize
-        # under its new name where transformers has that, then its old one
-        checkpointing = bool(getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing)
-        collator.max_tokens = tokens_that_fit(lm, args.device, width=width, checkpointing=checkpointing)
+        memory = torch.cuda.get_device_properties(args.device).total_memory
+        collator.max_tokens = tokens_that_fit(lm, memory, width=width, checkpointing=checkpoints_activations(args))
 
 
-def tokens_that_fit(model: PreTrainedModel, device: torch.device, *, width: int, checkpointing: bool) -> int | None:
-    """About the most tokens of one forward and backward on a GPU that holds the model, its gradients and AdamW's state beside them.
+def checkpoints_activations(args: PADConfig) -> bool:
+    """Under its new name where transformers has that, then its old one."""
+    return bool(getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing)
+
+
+def tokens_that_fit(model: PreTrainedModel, memory: int, *, width: int, checkpointing: bool) -> int:
+    """About the most tokens of one forward and backward on a GPU of ``memory`` bytes that holds the model, its gradients and AdamW's
+    state beside them.
 
     ``width`` is the bytes of an activation. By count: a checkpoint a layer, or else what a layer keeps (some 16 hidden and 4
     intermediate states), two layers that are worked on, and float32 hidden rows for the head; a tenth of the memory is left alone. It
-    depends on the device's size and not on what is free, so that a resumed run does as the first did. None but on a CUDA device.
+    depends on the device's size and not on what is free, so that a resumed run does as the first did.
     """
-    if device.type != "cuda":
-        return None
     config = model.config.get_text_config()
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     layer = width * (16 * hidden + 4 * inner)
@@ -65,5 +69,4 @@ def tokens_that_fit(model: PreTrainedModel, device: torch.device, *, width: int,
     held = sum(p.numel() * (p.element_size() + (width if width < p.element_size() else 0)) for p in model.parameters())
     held += sum(p.numel() * 3 * p.element_size() for p in model.parameters() if p.requires_grad)
     held += 4 * hidden * config.vocab_size  # the gradient of the head while it is summed
-    room = 0.9 * torch.cuda.get_device_properties(device).total_memory - held
-    return max(1, int(room / (kept + 2 * layer + 16 * hidden)))
+    return max(1, int((0.9 * memory - held) / (kept + 2 * layer + 16 * hidden)))
