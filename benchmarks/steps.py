@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from statistics import median
 from typing import Any
@@ -226,13 +226,12 @@ def sliced_step(job: Job) -> None:
     """A response at a time."""
     slices = [pack(part, "shared", bucketed=job.device.type != "cpu").on(job.device) for part in split([job.group], 1, "shared")]
     job.model.zero_grad(set_to_none=True)
-    rewards_of = partial(packed_rewards, job.model, num_responses=job.case.n)
-    micro_batched_backward(lambda part: rewards_of(part), slices, lambda rewards: (rewards * job.weights).sum())
+    micro_batched_backward(lambda part: packed_rewards(job.model, part, job.case.n), slices, lambda rewards: (rewards * job.weights).sum())
 
 
 def _fits(case: StepCase, device: torch.device, model: Any, attempt: Callable[[Job], object], length: int) -> bool:
     try:
-        attempt(Job(StepCase(case.job, case.model, case.n, case.prompt, length, case.dtype, case.checkpointing), device, model))
+        attempt(Job(replace(case, response=length), device, model))
     except torch.OutOfMemoryError:
         return False
     finally:
