@@ -18,7 +18,7 @@ from benchmarks.machine import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
-NOT_RUN = {"gpu": "*Not yet run on a GPU.*", "cpu": "*Not yet run.*"}
+NOT_RUN = {suite: "*Not yet run on a GPU.*" if "gpu" in suite else "*Not yet run.*" for suite in ("cpu", "gpu", "steps", "gpu-steps")}
 
 Record = dict
 Cases = dict[str, list[Record]]  # by label
@@ -190,7 +190,9 @@ def fill(text: str, results: Path) -> str:
     def block(found: re.Match) -> str:
         return f"<!-- {found['mark']} -->\n{render(found['kind'], found['suite'], results)}\n<!-- /{found['mark']} -->"
 
-    return re.sub(r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu|demo)) -->.*?<!-- /(?P=mark) -->", block, text, flags=re.S)
+    return re.sub(
+        r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu|steps|gpu-steps|demo)) -->.*?<!-- /(?P=mark) -->", block, text, flags=re.S
+    )
 
 
 def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> None:
