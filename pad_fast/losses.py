@@ -68,12 +68,7 @@ def probabilistic_preference_loss(
         raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {num_samples}")
     scales = (beta, beta if teacher_beta is None else teacher_beta)
     groups = _groups(student_rewards, teacher_rewards, mask, group_size)
-    limit, n = preference_ops.MAX_EXACT[divergence], groups[0].shape[1]
-    if method == "exact" and n > limit:
-        raise ValueError(
-            f"method='exact' takes at most {limit} responses a group for divergence={divergence!r}, got {n}; "
-            "set group_size, or take method='sampled'"
-        )
+    check_exact(method, divergence, groups[0].shape[1])
     losses = _group_losses(groups, divergence, method, scales, (num_samples, int(seed)), check_finite, impl)
     return _reduce(losses, groups[2], len(student_rewards), group_reduction, reduction)
 
@@ -105,6 +100,16 @@ def vanilla_preference_loss(
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_exact(method: str, divergence: str, n: int) -> None:
+    """ValueError if ``method`` is "exact" and groups of ``n`` responses have too many rankings for that."""
+    limit = preference_ops.MAX_EXACT[divergence]
+    if method == "exact" and n > limit:
+        raise ValueError(
+            f"method='exact' takes at most {limit} responses a group for divergence={divergence!r}, got {n}; "
+            "set group_size, or take method='sampled'"
+        )
 
 
 def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:

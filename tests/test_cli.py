@@ -136,6 +136,11 @@ def test_flags_alone_are_enough(world, tmp_path):
         (["--prompts", "missing.jsonl"], "prompts: no such file, missing.jsonl"),
         (["--max_new_tokens", "256"], "max_new_tokens: must leave room for a prompt in the student's window of 256 tokens, got 256"),
         (["--max_prompt_length", "4"], "line 1: the prompt has"),
+        (["--max_length", "6"], "line 1: the prompt has"),
+        (["--num_generations", "12", "--method", "exact"], "at most 10 responses a group for divergence='jsd', got 12"),
+        (["--heldout_num_generations", "17", "--method", "exact", "--divergence", "kl"], "at most 16 responses a group"),
+        (["--num_samples", "2", "--num_generations", "9"], "num_samples must be at least 4, got 2"),
+        (["--eval_strategy", "epoch"], "eval_strategy: must be no"),
         (["--max_prompt_length", "4", "--long_prompts", "drop"], "every one of them is too long"),
     ],
 )

@@ -148,6 +148,10 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
         ({"teacher_beta": float("nan")}, "teacher_beta must be a positive finite number, got nan"),
         ({"group_size": 1}, "group_size must be at least 2, got 1"),
         ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
+        ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
+        ({"method": "exact", "group_size": 11}, "method='exact' takes at most 10 responses a group for divergence='jsd', got 11"),
+        ({"loss": "vpd", "teacher_beta": 3.0}, "teacher_beta is an option of loss='ppd', and loss is 'vpd'; got 3.0"),
+        ({"loss": "vpd", "divergence": "kl"}, "divergence is an option of loss='ppd', and loss is 'vpd'; got 'kl'"),
     ],
 )
 def test_config_refuses(option, message, tmp_path):

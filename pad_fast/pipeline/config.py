@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pad_fast.losses import check_exact
 from pad_fast.pipeline.calibration import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
 
 if TYPE_CHECKING:
@@ -147,7 +148,12 @@ class Settings:
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError("a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards")
-        self.pad_config(Path("unused"))  # a wrong learning rate must not show only after hours of sampling
+        # a wrong learning rate must not show only after hours of sampling
+        training, n = self.pad_config(Path("unused")), max(self.run.num_generations, self.run.heldout_num_generations or 0)
+        if training.loss == "ppd":
+            check_exact(training.method, training.divergence, min(n, training.group_size or n))
+        if training.eval_strategy != "no":
+            raise ValueError(f"eval_strategy: must be no, a run evaluates every round itself, got {self.training['eval_strategy']}")
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
         """The PADConfig of one training, writing to `output_dir`; creates no folder."""

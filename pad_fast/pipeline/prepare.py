@@ -44,7 +44,7 @@ def _prepare(run: Run) -> None:
     config, root = run.config, run.folder.root
     student, teacher = run.student(0), run.teacher
     check_models(config, student, teacher)
-    train, heldout = (fitting(rows, config, student, teacher) for rows in read_split(config))
+    train, heldout = (fitting(rows, config, student, teacher, run.training.max_length) for rows in read_split(config))
     if not train:
         raise ValueError("prompts: every one of them is too long")
     write_rows(root / "prompts.parquet", train)
@@ -85,10 +85,13 @@ def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) ->
         calibration.letter_token_ids(teacher.tokenizer, config.letters)
 
 
-def fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> list[Row]:
-    """The rows whose prompt and longest response fit both models, with the student's `prompt_ids`."""
+def fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher: Checkpoint, max_length: int | None) -> list[Row]:
+    """The rows whose prompt and longest response fit both models, with the student's `prompt_ids`.
+
+    `max_length` is the training's: it cuts responses, but a prompt must leave room for one token.
+    """
     room = {which.role: (which.window or UNLIMITED) - config.max_new_tokens for which in (student, teacher)}
-    room["student"] = min(room["student"], config.max_prompt_length or UNLIMITED)
+    room["student"] = min(room["student"], config.max_prompt_length or UNLIMITED, (max_length or UNLIMITED) - 1)
     same, kept = teacher.same_tokenizer(student), []
     for row in rows:
         place = row.pop("place")
@@ -103,7 +106,8 @@ def fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher
         elif config.long_prompts == "error":
             raise ValueError(
                 f"{place}: the prompt has {len(ids[long])} tokens for the {long}, where at most {room[long]} are allowed (its window less "
-                f"max_new_tokens, or max_prompt_length); shorten it or set long_prompts to drop: {row['prompt'][-1]['content']!r:.60}"
+                f"max_new_tokens, max_prompt_length, or less than max_length); "
+                f"shorten it or set long_prompts to drop: {row['prompt'][-1]['content']!r:.60}"
             )
     if len(kept) < len(rows):
         logger.warning("%d of %d prompts are too long and are dropped", len(rows) - len(kept), len(rows))
