@@ -47,7 +47,9 @@ def probabilistic_preference_loss(
 
     ``method``: "exact" costs O(n 2^n) for the KLs (n <= 16) and O(n!) sums without a table of rankings for "jsd" (n <= 10); "sampled"
     averages over ``num_samples`` rankings, unbiased in value and gradient, repeatable by ``seed``; give each step its own. "auto" is
-    exact up to n = 8 for "jsd" and 16 for the KLs, and logs once where it samples. n is N, or ``group_size`` where that is smaller.
+    exact up to n = 8 for "jsd" and 16 for the KLs, and logs once where it samples. n is the number of live responses of a group, each
+    group by itself: a wider one beside it changes nothing. Only where the live ones cannot be counted without waiting for a device,
+    "exact" refuses by N, or ``group_size`` where that is smaller, and "auto" samples KLs of 13 to 16 live among more than 16.
 
     ``group_size=k`` is preference decomposing: consecutive live responses form groups of k, the last may be shorter, each with
     its own distribution; a prompt's loss is the mean or, with ``group_reduction="sum"``, the sum of those of its groups.
@@ -68,7 +70,8 @@ def probabilistic_preference_loss(
         raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {num_samples}")
     scales = (beta, beta if teacher_beta is None else teacher_beta)
     groups = _groups(student_rewards, teacher_rewards, mask, group_size)
-    check_exact(method, divergence, groups[0].shape[1])
+    if mask is None or student_rewards.device.type != "cpu":  # else the live responses are counted
+        preference_ops.check_exact(method, divergence, groups[0].shape[1])
     losses = _group_losses(groups, divergence, method, scales, (num_samples, int(seed)), check_finite, impl)
     return _reduce(losses, groups[2], len(student_rewards), group_reduction, reduction)
 
@@ -100,16 +103,6 @@ def vanilla_preference_loss(
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def check_exact(method: str, divergence: str, n: int) -> None:
-    """ValueError if ``method`` is "exact" and groups of ``n`` responses have too many rankings for that."""
-    limit = preference_ops.MAX_EXACT[divergence]
-    if method == "exact" and n > limit:
-        raise ValueError(
-            f"method='exact' takes at most {limit} responses a group for divergence={divergence!r}, got {n}; "
-            "set group_size, or take method='sampled'"
-        )
 
 
 def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:

@@ -23,8 +23,9 @@ from pad_fast import cli
 from pad_fast.pipeline import calibration, measures, prompts, sampling, scoring
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.config import ENTERS, FREE, RunConfig, first_phase
 from pad_fast.pipeline.store import Metrics, read_rows, replacing, write_rows
+from pad_fast.training.config import PADConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -526,6 +527,15 @@ def test_every_setting_is_read_by_something():
     source = "".join(path.read_text() for path in (ROOT / "pad_fast" / "pipeline").glob("*.py"))
     unread = [field.name for field in dataclasses.fields(RunConfig) if not re.search(rf"\b(config|run|self)\.{field.name}\b", source)]
     assert unread == []
+
+
+def test_every_setting_has_a_phase():
+    known = {field.name for kind in (RunConfig, PADConfig) for field in dataclasses.fields(kind)}
+    renamed = {"gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs"}
+    assert (FREE.union(*ENTERS.values())) - known <= renamed  # as the release of transformers has them
+    assert sum(map(len, ENTERS.values())) == len(frozenset().union(*ENTERS.values()) - FREE)
+    found = [first_phase(name) for name in ("student", "seed", "top_p", "mcq_floor", "beta", "learning_rate", "report_to")]
+    assert found == ["prepare", "prepare", "sample", "score", "train", "train", None]
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pad_fast.losses import check_exact
 from pad_fast.pipeline.calibration import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
+from pad_fast.preference_ops import check_exact
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
 
 # A run sets these itself; they are no keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
-# What may change between two calls on one run folder: none of these changes a result.
+# Settings that may always change between two calls on one run folder: they change no result, but for rounding.
 FREE = frozenset(
-    {"output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit"}
+    """output_dir logging_steps report_to disable_tqdm log_level save_steps save_strategy save_total_limit
+    score_batch_tokens max_tokens_per_step share_prefix torch_empty_cache_steps dataset_num_proc
+    gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs
+    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor""".split()
 )
+# And those that may change until the phase begins whose results they enter first; all others of a run enter its prompts, and
+# all others of PADConfig its training.
+ENTERS = {
+    "sample": frozenset(
+        """sample_batch_tokens temperature top_p top_k num_generations heldout_num_generations reward_temperature normalize dtype
+        attn_implementation""".split()
+    ),
+    "score": frozenset(
+        "mcq_preset mcq_style mcq_opponents mcq_weight mcq_floor mcq_both_orders mcq_renormalize mcq_template".split(),
+    ),
+    "train": frozenset({"train_dtype"}),
+}
 
 
 def option(default: Any, help: str) -> Any:
@@ -169,7 +184,16 @@ class Settings:
         return {**dataclasses.asdict(self.run), **self.training}
 
 
-def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings that differ and would change the results of a run; raising `rounds` only adds to it."""
-    free = FREE | ({"rounds"} if before["baseline"] == "none" and now["rounds"] >= before["rounds"] else set())
-    return sorted(name for name in before.keys() | now.keys() if name not in free and before.get(name) != now.get(name))
+def first_phase(name: str) -> str | None:
+    """The first phase whose results a setting enters: "prepare", "sample", "score" or "train"; None for one that enters none."""
+    if name in FREE:
+        return None
+    other = "prepare" if name in RunConfig.__dataclass_fields__ else "train"
+    return next((phase for phase, names in ENTERS.items() if name in names), other)
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str | None]:
+    """The settings that differ, with the first phase that each enters; raising `rounds` only adds to a run."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    adds = before["baseline"] == "none" and now["rounds"] >= before["rounds"]
+    return {name: None if name == "rounds" and adds else first_phase(name) for name in names}

@@ -9,8 +9,9 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast.dispatch import check_impl
-from pad_fast.losses import DIVERGENCES, GROUP_REDUCTIONS, METHODS, MIN_SAMPLES, check_exact
+from pad_fast.losses import DIVERGENCES, GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
 from pad_fast.models.sharing import check_share_prefix
+from pad_fast.preference_ops import check_exact
 
 CHOICES = {
     "loss": ("ppd", "vpd"),
