@@ -197,6 +197,31 @@ def test_bad_prompts_are_named(tmp_path, rows, message):
         prompts.read_prompts(lines(tmp_path / "p.jsonl", *rows))
 
 
+def test_prompts_of_other_files(tmp_path):
+    rows = [{"prompt": "müde", "answer": "1"}, {"prompt": "b", "answer": "2"}]
+    as_lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files = {
+        "bom.jsonl": as_lines.encode("utf-8-sig"),
+        "lines.json": as_lines.encode(),
+        "list.json": json.dumps(rows, indent=1).encode("utf-8-sig"),
+        "table.csv": 'prompt,answer\r\nmüde,1\r\n"b",2\r\n'.encode("utf-8-sig"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        found = prompts.read_prompts(str(tmp_path / name))
+        assert [(row["prompt"][0]["content"], row["answer"]) for row in found] == [("müde", "1"), ("b", "2")], name
+    for name, content, message in (
+        ("latin.jsonl", b'{"prompt": "a"}\n{"prompt": "m\xfcde"}\n', r"latin.jsonl: line 2 is not UTF-8: byte 0xfc at 14"),
+        ("latin.csv", b"prompt\nm\xfcde\n", r"latin.csv: line 2 is not UTF-8"),
+        ("bad.json", b'[{"prompt": "a"},]', r"bad.json is not JSON"),
+        ("odd.csv", b"text\na\n", r"odd.csv: row 1: no column prompt, instruction or question, only text"),
+        ("notes.txt", b"hello", r"a file must be one of .jsonl, .json, .csv, .parquet, got .*notes.txt"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            prompts.read_prompts(str(tmp_path / name))
+
+
 def test_heldout_prompts_are_never_trained_on(tmp_path):
     rows = prompts.read_prompts(lines(tmp_path / "p.jsonl", *({"prompt": str(n)} for n in range(30))))
     train, heldout = prompts.split_heldout(rows, None)

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 # A run sets these itself; they are no keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
 # Settings that may always change between two calls on one run folder: they change no result, but for rounding.
-FREE = frozenset(
-    """output_dir logging_steps report_to disable_tqdm log_level save_steps save_strategy save_total_limit
-    score_batch_tokens max_tokens_per_step share_prefix torch_empty_cache_steps dataset_num_proc
-    gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs
-    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor""".split()
-)
+FREE = frozenset({
+    "output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit",
+    "score_batch_tokens", "max_tokens_per_step", "share_prefix", "torch_empty_cache_steps", "dataset_num_proc",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+})  # fmt: skip
 # And those that may change until the phase begins whose results they enter first; all others of a run enter its prompts, and
 # all others of PADConfig its training.
 ENTERS = {
-    "sample": frozenset(
-        """sample_batch_tokens temperature top_p top_k num_generations heldout_num_generations reward_temperature normalize dtype
-        attn_implementation""".split()
-    ),
-    "score": frozenset(
-        "mcq_preset mcq_style mcq_opponents mcq_weight mcq_floor mcq_both_orders mcq_renormalize mcq_template".split(),
-    ),
+    "sample": frozenset({
+        "sample_batch_tokens", "temperature", "top_p", "top_k", "num_generations", "heldout_num_generations",
+        "reward_temperature", "normalize", "dtype", "attn_implementation",
+    }),
+    "score": frozenset({
+        "mcq_preset", "mcq_style", "mcq_opponents", "mcq_weight", "mcq_floor", "mcq_both_orders", "mcq_renormalize", "mcq_template",
+    }),
     "train": frozenset({"train_dtype"}),
-}
+}  # fmt: skip
 
 
 def option(default: Any, help: str) -> Any:
@@ -52,7 +52,7 @@ class RunConfig:
 
     student: str | None = option(None, "Folder or hub name of the student, a transformers causal LM with a chat template.")
     teacher: str | None = option(None, "Folder or hub name of the teacher; its tokenizer may differ from the student's.")
-    prompts: str | None = option(None, "Training prompts: a .jsonl or .parquet file, or the name of a dataset.")
+    prompts: str | None = option(None, "Training prompts: a .jsonl, .json, .csv or .parquet file, or the name of a dataset.")
     heldout: str | None = option(None, "Held-out prompts, as `prompts`; without it some of `prompts` are held out.")
     output_dir: str | None = option(None, "The run folder; runs/ and the YAML file's name when not given.")
     prompts_split: str = option("train", "Split of `prompts` when that is a dataset.")
