@@ -68,6 +68,8 @@ def probabilistic_preference_loss(
     _check_choice("method", method, METHODS)
     if num_samples < MIN_SAMPLES:
         raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {num_samples}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be an integer of 64 bits, from -2**63 to 2**63 - 1, got {seed}")
     scales = (beta, beta if teacher_beta is None else teacher_beta)
     groups = _groups(student_rewards, teacher_rewards, mask, group_size)
     if mask is None or student_rewards.device.type != "cpu":  # else the live responses are counted

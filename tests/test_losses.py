@@ -297,6 +297,7 @@ def test_sampled_takes_masks_and_groups(kind: str) -> None:
         ({"divergence": "tv"}, "divergence must be one of jsd, kl, reverse_kl, got 'tv'"),
         ({"method": "quick"}, "method must be one of auto, exact, sampled, got 'quick'"),
         ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
+        ({"seed": 2**63}, r"seed must be an integer of 64 bits, from -2\*\*63 to 2\*\*63 - 1, got 9223372036854775808"),
         ({"group_size": 1}, "group_size must be None or at least 2, got 1"),
         ({"group_reduction": "max"}, "group_reduction must be one of mean, sum, got 'max'"),
         ({"reduction": "batchmean"}, "reduction must be one of mean, sum, none, got 'batchmean'"),

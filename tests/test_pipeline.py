@@ -451,6 +451,18 @@ def test_what_the_teacher_cannot_see_is_masked(world, tmp_path, foreign_teacher)
     assert uncalibrated["teacher_rewards"][1] == pytest.approx(uncalibrated["teacher_logps"][1] / 2)
 
 
+def test_questions_beyond_the_window_are_told_once(world, tmp_path, three, monkeypatch, caplog):
+    student = Checkpoint("student", str(world / "student"))
+    two = sampled_row(student, "1+1=?", ["2", "3"], ["stop", "stop"])
+    longest = len(student.prompt_ids([{"role": "user", "content": calibration.choice_question("2+2=?", ["4", "4"])}]))
+    monkeypatch.setattr(Checkpoint, "window", longest + 1)  # room for a question about two short responses, not about "5 or 4"
+    found = score(world, tmp_path, [three, two, three])
+    assert [row["teacher_choice_probs"] is None for row in found] == [True, False, True]
+    assert [record.getMessage() for record in caplog.records if record.name == "pad_fast"] == [
+        f": 2 of 3 prompts keep uncalibrated rewards, as a question about them is longer than the teacher's window of {longest + 1} tokens"
+    ]
+
+
 # a whole run
 
 

@@ -9,13 +9,14 @@ import random
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -590,6 +591,33 @@ def test_evaluation_during_training_and_several_sets(tmp_path):
     assert len(lines) == 2
     assert lines[1]["eval_easy_loss"] < lines[0]["eval_easy_loss"]
     assert any("eval_hard_ranking/kendall_tau" in line for line in trainer.state.log_history)
+
+
+def test_datasets_that_are_given_later(tmp_path):
+    rows, later = make_rows(4), make_rows(6, seed=5)
+    trainer = PADTrainer(make_model(), make_args(tmp_path, per_device_eval_batch_size=4), rows, later)
+    wanted = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate(later)["eval_loss"] == wanted
+    assert trainer.evaluate(Dataset.from_list(later))["eval_loss"] == wanted
+    assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == wanted  # prepared before
+    assert trainer.evaluate(DatasetDict(a=Dataset.from_list(later)))["eval_a_loss"] == wanted
+    assert trainer.predict(later).metrics["test_loss"] == wanted
+    with pytest.raises(ValueError, match="row 1: teacher_rewards must be"):
+        trainer.evaluate([rows[0], {**rows[0], "teacher_rewards": 1.0}])
+    splits = DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(later))
+    with pytest.raises(ValueError, match="train_dataset must be one dataset, got several: 'train', 'test'"):
+        PADTrainer(make_model(), make_args(tmp_path), splits)
+
+
+def test_tied_weights_are_not_missing_from_a_checkpoint(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(transformers.trainer.logger, "warning", told.append)
+    model = partial(make_model, tie_word_embeddings=True)
+    trained(tmp_path, make_rows(4), model=model(), save_strategy="steps", save_steps=1, max_steps=1)
+    trainer = PADTrainer(model(), make_args(tmp_path, max_steps=2), make_rows(4))
+    trainer.train(resume_from_checkpoint=True)
+    assert not [text for text in told if "missing keys" in str(text)]
+    assert trainer.model.lm_head.weight is trainer.model.model.embed_tokens.weight
 
 
 def test_a_saturated_loss_is_told_once(tmp_path, caplog):

@@ -34,6 +34,7 @@ FEATURES = Features(  # named, since rows whose rewards or responses are all nul
         "length": Value("int64"),
     }
 )
+COUNTS = ("num_live", "num_cut")  # of a row, not kept
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -222,7 +223,7 @@ def prepare_dataset(dataset: Any, reader: RowReader, *, name: str = "train", num
     else:  # read before Arrow sees them, whose errors name no row
         rows = Dataset.from_list([reader(dict(dataset[index]), index) for index in range(len(dataset))], features=FEATURES)
     live, cut = np.asarray(rows["num_live"]), int(np.sum(rows["num_cut"]))
-    kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(["num_live", "num_cut"])
+    kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(list(COUNTS))
     if cut:
         logger.warning("%s data: %d responses were cut to max_length or max_completion_length; their ends are not trained", name, cut)
     if len(kept) < len(rows):
@@ -230,6 +231,11 @@ def prepare_dataset(dataset: Any, reader: RowReader, *, name: str = "train", num
     if len(kept) == 0:
         raise ValueError(f"{name}_dataset must have a row with at least 2 live responses, got none in {len(rows)} rows")
     return kept
+
+
+def is_prepared(dataset: Any) -> bool:
+    """Whether :func:`prepare_dataset` made it."""
+    return isinstance(dataset, Dataset) and set(dataset.column_names) == FEATURES.keys() - set(COUNTS)
 
 
 class PADCollator:
