@@ -500,3 +500,11 @@ def test_import_loads_torch_alone():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert pad_fast.token_logprobs is functional.token_logprobs
+
+
+def test_meta_tensors_tell_shapes() -> None:
+    """A device that has no autocast, which asking whether it is on refuses."""
+    hidden, weight = torch.empty(2, 3, 4, device="meta"), torch.empty(7, 4, device="meta")
+    labels = torch.empty(2, 3, dtype=torch.long, device="meta")
+    assert functional.linear_token_logprobs(hidden, weight, labels).shape == (2, 3)
+    assert functional.linear_response_rewards(hidden, weight, labels).shape == (2,)

@@ -211,7 +211,7 @@ def test_one_group_of_all_is_no_groups(kind: str, size: int) -> None:
 def test_auto_is_exact_up_to_a_limit_and_says_once_where_it_is_not(
     kind: str, exact: int, sampled: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    preference_ops._tell_sampled.cache_clear()
+    preference_ops._told.clear()
     student, teacher = rewards(1, sampled, dtype=torch.float32)
     with caplog.at_level(logging.WARNING, "pad_fast"):
         some = preference_loss(kind, student[:, :exact], teacher[:, :exact], num_samples=8)
@@ -220,10 +220,57 @@ def test_auto_is_exact_up_to_a_limit_and_says_once_where_it_is_not(
         one, two = (preference_loss(kind, student, teacher, num_samples=8, seed=seed) for seed in (1, 2))
         assert one != two
         assert torch.equal(one, preference_loss(kind, student, teacher, method="sampled", num_samples=8, seed=1))
+        preference_loss(kind, student.repeat(1, 2), teacher.repeat(1, 2), num_samples=16)  # once, not once a width
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"{sampled} responses" in caplog.text
+    assert f"more than {exact} responses (here {sampled})" in caplog.text
     in_groups = preference_loss(kind, student, teacher, group_size=4)
     assert torch.equal(in_groups, preference_loss(kind, student, teacher, group_size=4, method="exact"))
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")  # the interpreter's dead lanes
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize(("kind", "width"), [("jsd", 9), ("kl", 17), ("reverse_kl", 17)])
+def test_auto_counts_the_live_and_not_the_width(kind: str, width: int, impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that is masked is as one that is not there, and a wide group changes nothing for its neighbours."""
+    most = width - 1
+    if impl == "triton":  # small, as the interpreter is slow; the KLs' kernel takes fewer than PyTorch
+        width, most = 6, 4
+        monkeypatch.setitem(preference_ops.AUTO_EXACT, kind, 4 if kind == "jsd" else 5)
+        monkeypatch.setattr(preference_ops, "most_responses", lambda kind, method: 4 if (method == "exact" and kind != "jsd") else 32)
+    device = "cuda" if impl == "triton" and torch.cuda.is_available() else "cpu"
+    student, teacher = (side.detach().to(device) for side in rewards(3, width))
+    student.requires_grad_()
+    mask = torch.ones(3, width, dtype=torch.bool, device=device)
+    dead = torch.randperm(width, generator=torch.Generator().manual_seed(3))
+    mask[0, dead[most:]] = mask[1, dead[: width - 3]] = False
+    options = {"num_samples": 8, "seed": 5, "impl": impl, "reduction": "none"}
+    loss = preference_loss(kind, student, teacher.where(mask, NAN), mask=mask, **options)
+    grad = gradient(loss, student)
+    for p in (0, 1):
+        live = mask[p]
+        alone = preference_loss(kind, student[p : p + 1, live], teacher[p : p + 1, live], method="exact", impl="torch", reduction="none")
+        torch.testing.assert_close(loss[p], alone[0], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(grad[p], gradient(alone, student)[p], rtol=1e-10, atol=1e-12)
+    sampled = preference_loss(kind, student, teacher, mask=mask, method="sampled", **options)
+    assert (sampled[:2] != loss[:2]).all()
+    if impl == "triton":  # whose draws go by the group's index
+        assert torch.equal(loss[2], sampled[2])
+        assert torch.equal(grad[2], gradient(sampled, student)[2])
+    else:
+        whole = preference_loss(kind, student[2:], teacher[2:], method="sampled", **options)
+        assert torch.equal(loss[2:], whole)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("jsd", 10), ("kl", 16)])
+def test_exact_counts_the_live(kind: str, limit: int) -> None:
+    student, teacher = rewards(2, limit + 1)
+    response = torch.arange(limit + 1)
+    mask = torch.stack([response < 3, response != 1])
+    preference_loss(kind, student, teacher, mask=mask, method="exact")
+    with pytest.raises(ValueError, match=f"at most {limit} responses a group for divergence='{kind}', got {limit + 1}"):
+        preference_loss(kind, student, teacher, mask=torch.ones_like(mask), method="exact")
+    with pytest.raises(ValueError, match=f"at most {limit} responses"):  # on a device nothing is counted
+        preference_loss(kind, student.to("meta"), teacher.to("meta"), mask=mask.to("meta"), method="exact")
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -250,6 +297,7 @@ def test_sampled_takes_masks_and_groups(kind: str) -> None:
         ({"divergence": "tv"}, "divergence must be one of jsd, kl, reverse_kl, got 'tv'"),
         ({"method": "quick"}, "method must be one of auto, exact, sampled, got 'quick'"),
         ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
+        ({"seed": 2**63}, r"seed must be an integer of 64 bits, from -2\*\*63 to 2\*\*63 - 1, got 9223372036854775808"),
         ({"group_size": 1}, "group_size must be None or at least 2, got 1"),
         ({"group_reduction": "max"}, "group_reduction must be one of mean, sum, got 'max'"),
         ({"reduction": "batchmean"}, "reduction must be one of mean, sum, none, got 'batchmean'"),
