@@ -103,13 +103,13 @@ print(json.dumps(found))
 
 
 def test_products_and_sums_are_fused_where_it_does_no_harm():
-    """Pinned, whatever the default; unfused, no multiply-add is left but the 12 of the row's one logarithm: w = inner * x is rounded
-    before the peak is taken away, in the main loop as in the tail and for the label, of which a thread has 8 to 16 each."""
+    """Pinned, whatever the default; unfused, no multiply-add is left but those of the row's one logarithm, fewer than the 16 entries
+    that a thread has of a tile: w = inner * x is rounded before the peak is taken away, in each tile as in the tail and for the label."""
     found, again = (json.loads(python("-c", FUSION, TRITON_DEFAULT_FP_FUSION=default)) for default in "01")
     assert found == again
     for name, (fused, multiply_adds) in found.items():
         assert fused == ("softcap" in name), name
-        assert fused or multiply_adds <= (12 if "fwd" in name else 0), name
+        assert "softcap" in name or multiply_adds < (16 if "fwd" in name else 1), name
 
 
 COUNT = """

@@ -136,7 +136,7 @@ def test_values_at_full_size(dtype, options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("label", [5, 32799], ids=["in a tile", "in the tail"])
+@pytest.mark.parametrize("label", [5, 32799], ids=["tile", "tail"])
 @pytest.mark.parametrize("level", [30.25, 500.0])
 def test_confident_label_at_a_temperature(dtype, label, level):
     """p -> 1 in the launched tiles: the device's multiply-adds round the label's score like its term in the sum."""

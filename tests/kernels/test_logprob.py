@@ -188,7 +188,7 @@ def test_softcaps_at_the_end_of_the_range(small_tiles, softcap):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=3e-6)
 
 
-@pytest.mark.parametrize("label", [3, 199], ids=["in a tile", "in the tail"])
+@pytest.mark.parametrize("label", [3, 199], ids=["tile", "tail"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.9])
 def test_confident_label_keeps_its_gradient(small_tiles, label, temperature):
     """p -> 1: the gradient 1 - p and log p stay as exact as float32 has them, also beside a large peak, whose product with the
