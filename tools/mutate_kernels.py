@@ -140,7 +140,6 @@ MUTANTS |= {
             "weight_r += tl.sum(c, 0).to(tl.bfloat16).to(ACC)",
             f"{VALUES} and jsd",
         ),
-        ("jsd: those not live flow", HALVES, "flow += tl.where(live, 1.0, 0.0)", "flow += 1.0", f"{MASKS} and jsd"),
         ("vpd: ties the other way", RANKING, "(other_place >= place)", "(other_place <= place)", "vanilla"),
         ("vpd: off by one tile", RANKING, "in range(0, responses, STEP):", "in range(0, responses - STEP, STEP):", "vanilla"),
         ("vpd: keys in bfloat16", RANKING, "keys.to(tl.float32)", "keys.to(tl.bfloat16).to(tl.float32)", "own_dtype"),
