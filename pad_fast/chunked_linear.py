@@ -237,7 +237,7 @@ class _Recomputed:
         self.grad = upstream.grad[rows] / upstream.unit
         self.count = len(self.grad)
         self.numbers = tuple(number[rows] for number in numbers)
-        self.live = live[rows].to(head.factor_dtype)
+        self.live = torch.where(self.grad.unsqueeze(1) == 0, 0, live[rows]).to(head.factor_dtype)  # 0 times NaN is NaN
         self.dlive = self.live.new_zeros(self.live.shape, dtype=head.dtype) if need_hidden else None
 
     def add(self, columns: slice, dweight: Tensor | None, dbias: Tensor | None) -> None:

@@ -122,7 +122,7 @@ def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int, memory
     )
     if need_head:
         return budget.saved_rows(memory_budget, rows, weight.shape[0], weight.dtype, weight.device), False, False
-    short = memory_budget != "auto" and memory_budget < budget.chunk_bytes(weight.shape[0], weight.device)
+    short = memory_budget != "auto" and weight.dtype != torch.float64 and memory_budget < budget.chunk_bytes(weight.shape[0], weight.device)
     return 0, need_hidden, short and not need_hidden
 
 

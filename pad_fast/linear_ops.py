@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from pad_fast import chunked, chunked_linear, shapes
+from pad_fast import chunked, chunked_linear, hybrid_linear, shapes
 from pad_fast.budget import chunk_rows, padded
 from pad_fast.chunked import TokenOptions, accumulator
 from pad_fast.chunked_linear import Gradients, Head, Upstream
@@ -39,14 +39,6 @@ def _counted(rows: Tensor, count: Tensor | None) -> Tensor:
     return rows if count is None else rows[: int(count)]
 
 
-def _triton_forward(fused: bool):
-    raise NotImplementedError
-
-
-def _triton_tile_scores(head: Head):
-    raise NotImplementedError
-
-
 # Log-probabilities.
 
 
@@ -69,8 +61,11 @@ def linear_token_logprobs(
     head = Head(weight, bias, TokenOptions(temperature, softcap, logit_scale, ignore_index))
     with torch.autocast(hidden.device.type, enabled=False):
         live = chunked_linear.pack(hidden, index, chunk_rows(len(weight), hidden.device))
-        forward = _triton_forward(fused) if implementation == "triton" else chunked_linear.forward
-        found = forward(live, labels[index], head, scores, dlive[: len(index)] if unscaled else None)
+        arguments = (live, labels[index], head, scores, dlive[: len(index)] if unscaled else None)
+        if implementation == "triton":
+            found = hybrid_linear.fused_forward(*arguments[:3]) if fused else hybrid_linear.forward(*arguments)
+        else:
+            found = chunked_linear.forward(*arguments)
     logps.zero_().index_copy_(0, index, found[0])
     for whole, part in ((peak, found[1]), (total, found[2])):
         whole[: len(index)] = part
@@ -107,7 +102,7 @@ def linear_token_logprobs_backward(
     with torch.autocast(hidden.device.type, enabled=False):
         live = chunked_linear.pack(hidden, index, 1)
         upstream = Upstream.of(grad[index], total, weight.dtype)
-        again = _triton_tile_scores(head) if triton else chunked_linear.tile_scores(head)
+        again = hybrid_linear.tile_scores(head) if triton else chunked_linear.tile_scores(head)
         chunked_linear.backward(upstream, live, index, (labels[index], peak, total), head, scores, into, again, triton)
     return dhidden, dweight, dbias
 

@@ -156,14 +156,14 @@ LINEAR = ((chunked_linear, "forward"), (chunked_linear, "backward"))
 @pytest.mark.parametrize("live", ["all", "found", "given"])
 def test_number_of_products(monkeypatch, budget, frozen, products, live):
     """3 with scores kept, 4 without, 2 of a frozen head; and of the live rows only."""
-    hidden, weight, _, labels, grad = draw(rows=(512,), width=8, vocabulary=200)
+    hidden, weight, _, labels, grad = draw(rows=(1024,), width=8, vocabulary=200)
     labels = labels.clamp(min=0)
     if live != "all":
         labels[::2] = -100
-    options = {"live_rows": torch.arange(1, 512, 2)} if live == "given" else {}
-    count = 512 if live == "all" else 256
+    options = {"live_rows": torch.arange(1, 1024, 2)} if live == "given" else {}
+    count = 1024 if live == "all" else 512
     if budget == "half":
-        budget = 4 * 128 * 200 + count // 2 * 256 * 4
+        budget = 4 * 256 * 200 + count // 2 * 256 * 4
     leaves = [hidden.requires_grad_(), *([] if frozen else [weight.requires_grad_()])]
     counter = Products(count * 8 * 200)
     watch(monkeypatch, counter, *LINEAR)

@@ -24,7 +24,7 @@ def constants(temperature: float, softcap: float, logit_scale: float) -> tuple[f
     return logit_scale / temperature, 1.0
 
 
-def _on(device: torch.device) -> contextlib.AbstractContextManager:
+def on(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
@@ -54,7 +54,7 @@ def forward(
     if labels.numel() == 0:
         return logp, peak, total
     tiling = tiling or tiling_of(logits.device)
-    with _on(logits.device):
+    with on(logits.device):
         logprob_fwd[(labels.numel(),)](
             logits, labels.contiguous(), logp, peak, total, labels.shape[1], logits.shape[2], *logits.stride(), ignore_index,
             *constants(temperature, softcap, logit_scale), **_specialization(logits, softcap, acc, tiling),
@@ -80,7 +80,7 @@ def backward(
         return
     tiling = tiling or tiling_of(logits.device)
     chunk = tiling.chunk * tiling.block(logits.element_size())
-    with _on(logits.device):
+    with on(logits.device):
         logprob_bwd[(labels.numel(), triton.cdiv(logits.shape[2], chunk))](
             dlogits, logits, grad.contiguous(), labels.contiguous(), peak, total, labels.shape[1], logits.shape[2],
             *dlogits.stride(), *logits.stride(), ignore_index, *constants(temperature, softcap, logit_scale),

@@ -14,7 +14,7 @@ def pytest_collection_modifyitems(items):
     """Where a GPU is, the interpreter's tests run on it, and so belong to ``make gpu``."""
     if torch.cuda.is_available():
         for item in items:
-            if item.path.parent == Path(__file__).parent and item.path.name == "test_logprob.py":
+            if item.path.parent == Path(__file__).parent and item.path.name in ("test_logprob.py", "test_linear_logprob.py"):
                 item.add_marker(pytest.mark.gpu)
 
 
