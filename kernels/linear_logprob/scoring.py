@@ -11,11 +11,13 @@ from ..logprob.forward import LOWEST, power, score
 def _factor(source, first, k, size, width, stride, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, DESCRIBED: tl.constexpr):
     """A tile (ROWS, BLOCK_K) of a factor; zeros beyond its (size, width)."""
     if DESCRIBED:
-        return source.load([first, k])
-    places = first + tl.arange(0, ROWS)
-    columns = k + tl.arange(0, BLOCK_K)
-    live = (places < size)[:, None] & (columns < width)[None, :]
-    return tl.load(source + places.to(tl.int64)[:, None] * stride + columns[None, :], mask=live, other=0.0)
+        tile = source.load([first, k])
+    else:
+        places = first + tl.arange(0, ROWS)
+        columns = k + tl.arange(0, BLOCK_K)
+        live = (places < size)[:, None] & (columns < width)[None, :]
+        tile = tl.load(source + places.to(tl.int64)[:, None] * stride + columns[None, :], mask=live, other=0.0)
+    return tile
 
 
 @triton.jit(do_not_specialize=["rows", "vocabulary"])
