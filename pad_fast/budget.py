@@ -36,12 +36,15 @@ def chunk_bytes(vocabulary: int, device: torch.device) -> int:
     return 4 * chunk_rows(vocabulary, device) * vocabulary
 
 
-@torch.compiler.assume_constant_result
 def auto_bytes(device: torch.device) -> int:
     """What "auto" stands for: a part of the memory that the device has, not of what is free, so that it is the same at each call."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // SHARE
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
+
+
+# What torch.compiler.assume_constant_result sets; calling that would load the compiler, and Triton, with the package.
+auto_bytes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def saved_rows(budget: MemoryBudget, rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:

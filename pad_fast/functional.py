@@ -94,7 +94,7 @@ def linear_token_logprobs(
     Raises ValueError for unfit shapes, dtypes or options, for a weight that is empty, sharded or elsewhere, and on a CPU for a label
     outside 0..V-1 or ``live_rows`` that are not those with a label.
     """
-    hidden, weight, bias = _autocast(hidden, weight, bias)
+    hidden, weight, bias = cast_as_linear(hidden, weight, bias)
     _, width = shapes.check_linear(hidden, weight, bias, labels)
     shapes.check_token_options(temperature, softcap, logit_scale)
     shapes.check_live_rows(live_rows, labels)
@@ -126,7 +126,8 @@ def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int, memory
     return 0, need_hidden, short and not need_hidden
 
 
-def _autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def cast_as_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Under autocast, what ``F.linear`` would multiply."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device) or hidden.dtype == torch.float64:
         return hidden, weight, bias
