@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pad_fast.budget import MemoryBudget
 from pad_fast.functional import (
     NORMALIZATIONS,
     linear_response_rewards,
@@ -18,7 +19,7 @@ from pad_fast.functional import (
     response_rewards,
     token_logprobs,
 )
-from pad_fast.models.heads import causal_lm, decode, head_problem, output_head
+from pad_fast.models.heads import OutputHead, call_head, causal_lm, decode, head_problem, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,20 +63,35 @@ def packed_logprobs(model: PreTrainedModel, input_ids: Tensor, rows: Tensor, lab
 
 
 def packed_rewards(
-    model: PreTrainedModel, packed: PackedRows, num_responses: int, *, forward: Callable | None = None, **options
+    model: PreTrainedModel,
+    packed: PackedRows,
+    num_responses: int,
+    *,
+    forward: Callable | None = None,
+    memory_budget: MemoryBudget = "auto",
+    **options,
 ) -> Tensor:  # (num_responses,)
     """Rewards of packed responses as :func:`pad_fast.response_rewards` defines them; ``options`` are its options.
 
     ``model`` is a bare causal language model (see :func:`pad_fast.models.heads.causal_lm`) and ``forward`` how to get its logits, if
-    not by calling it. Where the head cannot be read (see :func:`pad_fast.models.heads.head_problem`) its logits are taken.
+    not by calling it. ``memory_budget`` is that of :func:`pad_fast.linear_token_logprobs`. Where the head cannot be read (see
+    :func:`pad_fast.models.heads.head_problem`) its logits are taken.
     """
     options = {**options, "response_ids": packed.response_ids, "num_responses": num_responses}
     functions = (linear_response_rewards, response_rewards)
-    return _from_rows(model, forward or model, packed.input_ids, packed.rows, packed.labels, *functions, options)
+    return _from_rows(model, forward or model, packed.input_ids, packed.rows, packed.labels, *functions, options, memory_budget)
 
 
 def _from_rows(
-    model: PreTrainedModel, forward: Callable, input_ids: Tensor, rows: Tensor, labels: Tensor, of_hidden, of_logits, options: dict
+    model: PreTrainedModel,
+    forward: Callable,
+    input_ids: Tensor,
+    rows: Tensor,
+    labels: Tensor,
+    of_hidden: Callable[..., Tensor],
+    of_logits: Callable[..., Tensor],
+    options: dict,
+    memory_budget: MemoryBudget = "auto",
 ) -> Tensor:
     if head_problem(model) is not None:
         logits = forward(input_ids=input_ids, use_cache=False).logits
@@ -83,10 +99,18 @@ def _from_rows(
     head = output_head(model)
     hidden = decode(model, input_ids)
     # index_select, since its gradient is an index_add: that of hidden[rows] sorts
-    hidden = hidden.flatten(0, 1).index_select(0, rows.to(hidden.device)).to(head.weight.device)
-    if not torch.is_autocast_enabled(hidden.device.type):  # Mamba keeps float32 hidden states above a bfloat16 head
-        hidden = hidden.to(head.weight.dtype)
-    return of_hidden(hidden, head.weight, labels, **head.token_options(), **options)
+    hidden = hidden.flatten(0, 1).index_select(0, rows.to(hidden.device))
+
+    def at_head(hidden: Tensor, head: OutputHead) -> Tensor:
+        hidden = hidden.to(head.weight.device)
+        if not torch.is_autocast_enabled(hidden.device.type):  # Mamba keeps float32 hidden states above a bfloat16 head
+            hidden = hidden.to(head.weight.dtype)
+        every = torch.arange(len(labels), device=labels.device)  # all of them predict a token: nothing to look for on the device
+        return of_hidden(
+            hidden, head.weight, labels, live_rows=every, memory_budget=memory_budget, **head.token_options(), **options
+        )  # fmt: skip
+
+    return call_head(model, head, hidden, at_head)
 
 
 def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", temperature: float = 1.0, impl: str = "auto") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from pad_fast.budget import MemoryBudget
 from pad_fast.functional import NORMALIZATIONS
 from pad_fast.models.heads import causal_lm, evaluating, input_embedding, output_head, vocabulary_size
 from pad_fast.models.rewards import PackedRows, pack_rows, packed_logprobs, packed_rewards
@@ -28,6 +29,7 @@ def score_responses(
     normalize: str = "mean",
     temperature: float = 1.0,
     max_tokens_per_batch: int = 8192,
+    memory_budget: MemoryBudget = "auto",
     progress: Progress | None = None,
     impl: str = "auto",
 ) -> list[list[float]]:
@@ -42,6 +44,7 @@ def score_responses(
         prompts: token ids, P lists, none of them empty.
         responses: ``responses[p][i]``, token ids of response i to prompt p; an empty one has reward 0.0.
         normalize: "mean", or "sum" for no division by |y|.
+        memory_budget: bytes beside the model's own, see :func:`pad_fast.linear_token_logprobs`; 0 takes the least.
         progress: called with the number of responses that were finished, batch by batch.
 
     Returns:
@@ -64,7 +67,9 @@ def score_responses(
         for batch in _batches(lengths, max_tokens_per_batch):
             chosen = [places[b] for b in batch]
             packed = _to_device(pack_rows([(prompts[p], responses[p][i]) for p, i in chosen]), lm)
-            found = packed_rewards(lm, packed, len(chosen), normalize=normalize, temperature=temperature, impl=impl)
+            found = packed_rewards(
+                lm, packed, len(chosen), memory_budget=memory_budget, normalize=normalize, temperature=temperature, impl=impl
+            )
             for (p, i), reward in zip(chosen, found.tolist(), strict=True):
                 rewards[p][i] = reward
             _report(progress, len(chosen))
