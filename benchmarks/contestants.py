@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,12 +76,17 @@ def _library(case: Case, inputs: Inputs) -> Call:
     return partial(pad_fast.token_logprobs, inputs.logits, inputs.labels, softcap=case.softcap)
 
 
+def _budget(budget: int | None) -> Any:
+    return "auto" if budget is None else budget
+
+
 def _linear(case: Case, inputs: Inputs, budget: int | None) -> Tensor:
     """The places of the live rows are what a collator knows."""
     import pad_fast
 
-    options = {"softcap": case.softcap, "memory_budget": "auto" if budget is None else budget, "live_rows": inputs.live_rows}
-    return pad_fast.linear_token_logprobs(inputs.hidden, inputs.weight, inputs.labels, **options)
+    return pad_fast.linear_token_logprobs(
+        inputs.hidden, inputs.weight, inputs.labels, softcap=case.softcap, memory_budget=_budget(budget), live_rows=inputs.live_rows
+    )
 
 
 def _no_budget(case: Case, inputs: Inputs) -> Call:
@@ -97,7 +103,7 @@ def _padded(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def _group_loss(case: Case, inputs: Inputs) -> Tensor:
     import pad_fast
 
-    options = {"divergence": "kl", "beta": BETA, "softcap": case.softcap, "memory_budget": "auto" if case.budget is None else case.budget}
+    options: dict[str, Any] = {"divergence": "kl", "beta": BETA, "softcap": case.softcap, "memory_budget": _budget(case.budget)}
     return pad_fast.linear_preference_loss(*_padded(case, inputs), **options)[0].view(1)
 
 
@@ -105,7 +111,7 @@ def _two_steps(case: Case, inputs: Inputs) -> Call:
     import pad_fast
 
     hidden, weight, labels, teacher = _padded(case, inputs)
-    budget = "auto" if case.budget is None else case.budget
+    budget = _budget(case.budget)
 
     def loss() -> Tensor:
         rewards = pad_fast.linear_response_rewards(hidden, weight, labels, softcap=case.softcap, memory_budget=budget)

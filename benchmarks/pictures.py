@@ -27,9 +27,8 @@ def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
     written = []
     for place, ((device, run), cases) in enumerate(runs.items()):
         suffix = f"-{place}" if place else ""
-        tokens = {
-            label: records for label, records in cases.items() if records[0]["job"] not in LISTWISE_JOBS and not records[0].get("curve")
-        }
+        bars = {label: records for label, records in cases.items() if not records[0].get("curve")}
+        tokens = {label: records for label, records in bars.items() if records[0]["job"] not in LISTWISE_JOBS}
         curves = {label: records for label, records in cases.items() if records[0].get("curve")}
         listwise = {label: records for label, records in cases.items() if records[0]["job"] in LISTWISE_JOBS}
         for name, some, plot in (("tokens", tokens, _tokens), ("memory", curves, _curves), ("listwise", listwise, _listwise)):

@@ -18,9 +18,9 @@ ROOFS = {"copy": 1e10, "float32": 1e11}
 SMOKE = [replace(case, rounds=2) for case in SUITES["smoke"]]
 COMPILED = "torch.compile"  # seconds a case: tried once
 FIELDS = {
-    "job", "shape", "work", "dtype", "live", "softcap", "frozen", "curve", "budget", "case", "contestant", "contestant_version", "same_job", "note",
-    "status", "reason", "clock", "times_ms", "median_ms", "ratio_to_naive", "peak_bytes", "rss_bytes", "error", "error_against",
-    "floor_ms", "roof_share",
+    "job", "shape", "work", "dtype", "live", "softcap", "frozen", "curve", "budget", "case", "contestant", "contestant_version",
+    "same_job", "note", "status", "reason", "clock", "times_ms", "median_ms", "ratio_to_naive", "peak_bytes", "rss_bytes", "error",
+    "error_against", "floor_ms", "roof_share",
 }  # fmt: skip
 
 

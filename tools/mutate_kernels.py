@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "kernels" / "mutants.json"
-SUITE = "tests/kernels/test_logprob.py"
+SUITE, LINEAR_SUITE = "tests/kernels/test_logprob.py", "tests/kernels/test_linear_logprob.py"
 
 
 class Mutant(NamedTuple):
@@ -29,9 +29,15 @@ class Mutant(NamedTuple):
     old: str
     new: str
 
+    @property
+    def suite(self) -> str:
+        return LINEAR_SUITE if "linear" in self.file else SUITE
+
 
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
 NUMERICS, OPS = "kernels/common/numerics.py", "pad_fast/ops.py"
+ROWS, SCORING = "kernels/linear_logprob/rows.py", "kernels/linear_logprob/scoring.py"
+LINEAR = "pad_fast/chunked_linear.py"
 MUTANTS = {
     "forward: a dropped mask": Mutant(FORWARD, 'tl.where(live, w, float("-inf"))', "w"),
     "forward: off by one tile": Mutant(FORWARD, "range(0, whole, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"),
@@ -69,13 +75,40 @@ MUTANTS = {
     ),
     "backward: zero gradients are read": Mutant(BACKWARD, "(label == ignore_index) | (grad == 0.0)", "label == ignore_index"),
     "backward: no onehot": Mutant(BACKWARD, "tl.where(offsets == place, own + d, d)", "d"),
-    "tanh: polynomial beyond its range": Mutant(NUMERICS, "tl.where(tl.abs(q) > 1.0,", "tl.where(tl.abs(q) > 1.2,"),
+    "tanh: polynomial beyond its range": Mutant(NUMERICS, "t = tl.where(tl.abs(q) > 1.0,", "t = tl.where(tl.abs(q) > 1.2,"),
     "tanh: tile takes the wrong branch": Mutant(NUMERICS, "if reach > 1.0:", "if reach > 4.0:"),
     "tanh: a coefficient": Mutant(NUMERICS, "0.13325204075825553", "0.1332420407582555"),
     "sums: in the order of the layout": Mutant(
         NUMERICS, "(x.shape[0], 2, x.shape[1] // 2)), axis=1", "(x.shape[0], x.shape[1] // 2, 2)), axis=1"
     ),
     "responses: not on the grid": Mutant(OPS, "(logps.double() / STEP).round_() * STEP", "logps"),
+    "rows: a dropped mask": Mutant(ROWS, 'tl.where(live, w, float("-inf"))', "w"),
+    "rows: off by one tile": Mutant(ROWS, "range(0, whole, BLOCK_V):\n        x", "range(BLOCK_V, whole, BLOCK_V):\n        x"),
+    "rows: wrong scale": Mutant(ROWS, "slope = inner * (outer * LN_2) if CAPPED", "slope = inner * outer if CAPPED"),
+    "rows: an unread tail": Mutant(ROWS, "if whole < vocabulary:\n        w", "if whole > vocabulary:\n        w"),
+    "rows: bfloat16 accumulation": Mutant(ROWS, "rest = slope / sums", "rest = (slope / sums).to(tl.bfloat16).to(ACC)"),
+    "rows: scores without their first tile": Mutant(ROWS, "range(BLOCK_V, whole + BLOCK_V, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"),
+    "rows: no slope of the softcap": Mutant(ROWS, "d *= 1.0 - t * t", "d *= 1.0"),
+    "rows: no bias in the tail": Mutant(ROWS, "x += tl.load(bias_ptr + offsets, mask=live, other=0.0).to(x.dtype)", "x += 0.0"),
+    "rows: broken rows keep their scores": Mutant(ROWS, "if sums != sums:", "if sums < 0.0:"),
+    "fused: a dropped mask": Mutant(SCORING, 'tl.where((columns < vocabulary)[None, :], z, float("-inf"))', "z"),
+    "fused: off by one tile": Mutant(SCORING, "range(0, width, BLOCK_K)", "range(BLOCK_K, width + BLOCK_K, BLOCK_K)"),
+    "fused: wrong scale": Mutant(SCORING, "below * LN_2 if CAPPED else below", "below"),
+    "fused: an unread tail": Mutant(
+        SCORING, "tl.minimum((split + 1) * part, vocabulary)", "tl.minimum((split + 1) * part, vocabulary - 1)"
+    ),
+    "fused: float16 accumulation": Mutant(
+        SCORING, "total = total * power(peak - higher, CAPPED)", "total = total.to(tl.float16).to(ACC) * power(peak - higher, CAPPED)"
+    ),
+    "fused: a label beyond the vocabulary": Mutant(SCORING, "tl.where(label < vocabulary, label, -1)", "label"),
+    "fused: depth not masked": Mutant(SCORING, "& (columns < width)[None, :]", "& (columns < width + 1)[None, :]"),
+    "join: not rescaled": Mutant(SCORING, "other=0.0) * power(peak - top, CAPPED)", "other=0.0)"),
+    "join: a part left out": Mutant(SCORING, "for split in tl.static_range(SPLITS):", "for split in tl.static_range(SPLITS - 1):"),
+    "join: the top of the first part": Mutant(SCORING, "top = tl.maximum(top, tl.load", "top = tl.minimum(top, tl.load"),
+    "join: label of the last part": Mutant(SCORING, "tl.where(found == found, found, own)", "found"),
+    "join: a row too far": Mutant(SCORING, "at = split * rows.to(tl.int64) + places", "at = split * rows.to(tl.int64) + places + 1"),
+    "recomputed: rows with g = 0 are read": Mutant(LINEAR, "torch.where(self.grad.unsqueeze(1) == 0, 0, live[rows])", "live[rows]"),
+    "recomputed: kept rows in their place": Mutant(LINEAR, "others = slice(kept, len(rows))", "others = slice(0, len(rows) - kept)"),
 }
 
 
@@ -92,12 +125,12 @@ def run(name: str) -> str:
         if text.count(mutant.old) != 1:
             raise ValueError(f"{name}: {mutant.old!r} must occur once in {mutant.file}, occurs {text.count(mutant.old)} times")
         source.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", SUITE, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", mutant.suite, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": folder}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
-    started = re.findall(rf"^{SUITE}::(\S+)", done.stdout, re.MULTILINE)  # the last of them failed, or took the process along
+    started = re.findall(rf"^{mutant.suite}::(\S+)", done.stdout, re.MULTILINE)  # the last of them failed, or took the process along
     if not started:
         raise RuntimeError(f"{name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return started[-1] + (f" (died of signal {-done.returncode})" if done.returncode < 0 else "")
