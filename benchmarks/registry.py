@@ -47,7 +47,7 @@ SUITES: dict[str, tuple[Case, ...]] = {
         Case("linear_token_logprobs", (512, 512, 32000), live=0.5),
         Case("linear_token_logprobs", (512, 512, 32000), frozen=True),
         Case("linear_preference_loss", (4, 4, 32, 512, 32000), budget=48 << 20),
-        *_curves(_CURVE, (0, 16, 24, 32, 48), (256, 512, 1024, 2048)),
+        *_curves(_CURVE, (0, 24, 32, 40, 48), (256, 512, 1024, 2048)),
         *(Case(job, (64, n)) for job, sizes in (("vpd", (4, 8, 12)), ("kl", (4, 6, 8, 12)), ("jsd", (4, 6, 8, 10))) for n in sizes),
     ),
     "gpu": (

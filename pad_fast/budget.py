@@ -48,8 +48,14 @@ auto_bytes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def saved_rows(budget: MemoryBudget, rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
-    """How many of ``rows`` keep their scores: all, or a number of whole chunks, so that few sizes occur."""
+    """How many of ``rows`` keep their scores: all, or a number of whole chunks, so that few sizes occur.
+
+    All need room for the logits of one chunk beside them. Where some are computed again, a second one's stands for what that takes:
+    1 GiB in all on a GPU, which 16,384 rows of 4,096 columns fit into.
+    """
     size = auto_bytes(device) if budget == "auto" else budget
-    chunk = chunk_rows(vocabulary, device)
-    most = max(0, size - chunk_bytes(vocabulary, device)) // (padded(vocabulary) * dtype.itemsize) // chunk * chunk
-    return rows if rows <= most else most
+    row, chunk = padded(vocabulary) * dtype.itemsize, chunk_bytes(vocabulary, device)
+    if rows * row + chunk <= size:
+        return rows
+    whole = chunk_rows(vocabulary, device)
+    return max(0, size - 2 * chunk) // row // whole * whole

@@ -475,7 +475,7 @@ def room_for_two(monkeypatch: pytest.MonkeyPatch) -> int:
     """A budget that keeps the scores of 2 rows, in chunks of 2: fewer than a prompt has."""
     monkeypatch.setattr(budget, "CPU_ROWS", 2)
     monkeypatch.setattr(chunked, "TILE_COLUMNS", 5)
-    return 4 * 2 * V + 2 * 64 * 8
+    return 2 * 4 * 2 * V + 2 * 64 * 8
 
 
 @pytest.fixture

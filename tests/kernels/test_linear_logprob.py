@@ -19,7 +19,7 @@ CAPPED = {"temperature": 0.7, "softcap": 30.0, "logit_scale": 1.3}
 OPTIONS = pytest.mark.parametrize("options", [PLAIN, CAPPED], ids=["plain", "capped"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}  # the interpreter cuts bits off
-SOME = 8000  # bytes: a chunk of 4 rows of 300 logits and some rows of scores
+SOME = 15000  # bytes: a chunk of 4 rows of 300 logits and some rows of scores
 BUDGETS = pytest.mark.parametrize("budget", ["auto", SOME, 0])
 
 pytestmark = [
