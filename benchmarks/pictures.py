@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.cases import LISTWISE_JOBS
-from benchmarks.contestants import NAIVE, OURS
+from benchmarks.contestants import NAIVE, OURS, ZERO
 from benchmarks.demo import stages
 from benchmarks.tables import Cases
 
@@ -26,13 +26,15 @@ WAYS = {"enumeration": COLOURS[NAIVE], "subset recursion": "#c8442b", "meeting i
 
 
 def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
-    """Two pictures a device: time and memory of the token jobs, and the listwise losses over N."""
+    """Three pictures a device: time and memory of the token jobs, those over budget and rows, and the listwise losses over N."""
     written = []
     for place, ((device, run), cases) in enumerate(runs.items()):
         suffix = f"-{place}" if place else ""
-        tokens = {label: records for label, records in cases.items() if records[0]["job"] not in LISTWISE_JOBS}
+        bars = {label: records for label, records in cases.items() if not records[0].get("curve")}
+        tokens = {label: records for label, records in bars.items() if records[0]["job"] not in LISTWISE_JOBS}
+        curves = {label: records for label, records in cases.items() if records[0].get("curve")}
         listwise = {label: records for label, records in cases.items() if records[0]["job"] in LISTWISE_JOBS}
-        for name, some, plot in (("tokens", tokens, _tokens), ("listwise", listwise, _listwise)):
+        for name, some, plot in (("tokens", tokens, _tokens), ("memory", curves, _curves), ("listwise", listwise, _listwise)):
             if not some:
                 continue
             figure = plot(some)
@@ -157,6 +159,37 @@ def _ratio_axis(axis: Axes, title: str) -> None:
 def _wrap(label: str) -> str:
     job, shape, *rest = label.split(", ")
     return f"{job}, {shape}\n{', '.join(rest)}"
+
+
+def _curves(cases: Cases) -> plt.Figure:
+    """Time above memory, over the budget to the left and over the number of rows to the right."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex="col")
+    ran = [r for records in cases.values() for r in records if r["status"] == "ok"]
+    for column, (curve, of) in enumerate((("budget", lambda r: r["budget"] / 2**20), ("M", lambda r: r["shape"]["M"]))):
+        for name, style in ((OURS, "-o"), (ZERO, "--s")):
+            found = sorted((of(r), r["median_ms"], r["peak_bytes"] / 2**20) for r in ran if r["curve"] == curve and r["contestant"] == name)
+            if not found:
+                continue
+            places, *figures = zip(*found, strict=True)
+            label = "budget 0" if name == ZERO else "budget as given" if curve == "budget" else 'budget "auto"'
+            for axis, values in zip(axes[:, column], figures, strict=True):
+                axis.plot(places, values, style, color=COLOURS[OURS], alpha=1 if name == OURS else 0.55, label=label)
+        if curve == "budget":
+            axes[1, 0].axline((0, 0), slope=1, color=COLOURS[NAIVE], linestyle=":", label="the budget")
+        else:
+            for axis in axes[:, 1]:
+                axis.set(xscale="log", yscale="log")
+    first = ran[0]["shape"]
+    axes[1, 0].set_xlabel(f"memory_budget, MiB (M={next(r['shape']['M'] for r in ran if r['curve'] == 'budget'):,})")
+    axes[1, 1].set_xlabel("rows, M")
+    axes[0, 0].set_ylabel(f"ms, forward+backward, D={first['D']:,} V={first['V']:,}")
+    axes[1, 0].set_ylabel("MiB beyond inputs and gradients")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.set_ylim(bottom=0) if axis.get_yscale() == "linear" else None
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, frameon=False)
+    return figure
 
 
 def _listwise(cases: Cases) -> plt.Figure:

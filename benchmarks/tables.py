@@ -115,10 +115,10 @@ def summary(cases: Cases) -> str:
     rows = [["case", "naive, ms", "ours, ms", "of naive's time", "of naive's memory", "quickest peer"], ["---", *["---:"] * 4, "---"]]
     for label, records in cases.items():
         ran = {record["contestant"]: record for record in records if record["status"] == "ok"}
-        if OURS not in ran:
+        if OURS not in ran or records[0].get("curve"):
             continue
         ours, naive = ran[OURS], ran.get(NAIVE)
-        peers = [r for name, r in ran.items() if name not in (OURS, NAIVE) and r["same_job"]]
+        peers = [r for name, r in ran.items() if name != NAIVE and not name.startswith(OURS) and r["same_job"]]
         best = min(peers, key=lambda record: record["median_ms"], default=None)
         share = ours["peak_bytes"] / naive["peak_bytes"] if naive and naive["peak_bytes"] else None
         cells = [label, number(naive["median_ms"]) if naive else "–", number(ours["median_ms"]), times(ours["ratio_to_naive"])]

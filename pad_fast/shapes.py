@@ -18,6 +18,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
 
 
+GATHER = "call this inside of the forward of the module that owns it, where its hooks have gathered it"
+
+
 def shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
@@ -56,20 +59,41 @@ def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> int:
 def check_linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor) -> tuple[int, int]:
     """(..., D) hidden, (V, D) weight, (V,) bias, (...) labels; returns V and D."""
     check_floating("hidden", hidden)
-    check_floating("weight", weight)
+    check_whole("weight", weight)
     if hidden.ndim < 1 or hidden.shape[-1] < 1:
         raise ValueError(f"hidden must have a last dimension of at least one column, got shape {shape(hidden)}")
     if weight.ndim != 2 or weight.shape[0] < 1 or weight.shape[1] != hidden.shape[-1]:
-        hint = "; an empty weight is what ZeRO-3 leaves outside of its gather context" if weight.numel() == 0 else ""
+        hint = f"; an empty weight is what ZeRO-3 leaves outside of its gather context: {GATHER}" if weight.numel() == 0 else ""
         raise ValueError(f"weight must be (V, D) with D of hidden, {hidden.shape[-1]}, got {shape(weight)}{hint}")
     if bias is not None and shape(bias) != (weight.shape[0],):
         raise ValueError(f"bias must be (V,) = ({weight.shape[0]},), got {shape(bias)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and (tensor.dtype != hidden.dtype or tensor.device != hidden.device):
-            given = f"{tensor.dtype} on {tensor.device}"
+            given = f"{tensor.dtype} on {tensor.device}; move or cast one of them, or use autocast"
             raise ValueError(f"{name} must have the dtype and device of hidden, {hidden.dtype} on {hidden.device}, got {given}")
     check_labels(labels, shape(hidden)[:-1], "hidden", hidden.device)
     return weight.shape[0], weight.shape[1]
+
+
+def check_whole(name: str, tensor: torch.Tensor) -> None:
+    """Not a shard, and in a dtype that products take."""
+    if (placements := getattr(tensor, "placements", None)) is not None:  # a DTensor, without loading torch.distributed
+        raise ValueError(f"{name} must be whole, got a DTensor with {placements}; {GATHER}, or pass {name}.full_tensor()")
+    if tensor.dtype not in DTYPES:
+        cast = f"; dequantise it first, for example {name}.to(hidden.dtype) times its scale" if "float8" in str(tensor.dtype) else ""
+        raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}{cast}")
+
+
+def check_live_rows(rows: torch.Tensor | None, labels: torch.Tensor) -> None:
+    """(L,) places among the flattened ``labels``."""
+    if rows is not None and (rows.ndim != 1 or rows.dtype != torch.int64 or rows.device != labels.device):
+        given = f"{rows.dtype} {shape(rows)} on {rows.device}"
+        raise ValueError(f"live_rows must be None or int64 of shape (L,) on {labels.device}, got {given}")
+
+
+def check_budget(budget: object) -> None:
+    if budget != "auto" and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+        raise ValueError(f'memory_budget must be "auto" or a number of bytes, an int of at least 0, got {budget!r}')
 
 
 # What logits are multiplied with is computed in float32, whose range ends at 1.2e-38 and 3.4e38: eight digits are left to the logits.
@@ -145,6 +169,22 @@ def check_label_values(labels: torch.Tensor, vocabulary: int, ignore_index: int)
         torch._assert_async(~wrong.any(), rule)
     elif wrong.any():
         raise ValueError(f"{rule}, got {labels[wrong][0].item()}")
+
+
+def check_live_values(rows: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> None:
+    """On a CPU, ``rows`` are those of ``labels`` (M,) with a label, each once; on a GPU a row too many gives NaN, one too few 0."""
+    if labels.device.type != "cpu":
+        return
+    live = labels != ignore_index
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(labels):
+        raise ValueError(f"live_rows must be in 0..{len(labels) - 1}, got {int(rows.min())}..{int(rows.max())}")
+    counts = torch.bincount(rows, minlength=len(labels))
+    if not torch.equal(counts, live.long()):
+        wrong = int((counts != live).nonzero()[0])
+        raise ValueError(
+            f"live_rows must hold each row whose label is not ignore_index ({ignore_index}) once, and no other; "
+            f"got row {wrong} with label {int(labels[wrong])} {int(counts[wrong])} times"
+        )
 
 
 def check_response_values(response_ids: torch.Tensor, num_responses: int) -> None:

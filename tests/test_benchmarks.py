@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import __main__, demo, memory, scaling, steps, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
-from benchmarks.contestants import NAIVE, OURS, Contestant, Unsupported
+from benchmarks.contestants import NAIVE, OURS, ZERO, Contestant, Unsupported, on_the_curve
 from benchmarks.measure import floor_seconds, run_case
 from benchmarks.peers import PEERS
 from benchmarks.registry import CONTESTANTS, SUITES
@@ -21,9 +21,9 @@ SMOKE = [replace(case, rounds=2) for case in SUITES["smoke"]]
 PEER_MODULES = {"trl", "liger_kernel", "cut_cross_entropy", "quack", "verl", "flash_attn"}
 COMPILED = "torch.compile"  # seconds a case: tried once
 FIELDS = {
-    "job", "shape", "work", "dtype", "live", "softcap", "frozen", "case", "contestant", "contestant_version", "same_job", "note",
-    "status", "reason", "clock", "times_ms", "median_ms", "ratio_to_naive", "peak_bytes", "rss_bytes", "error", "error_against",
-    "floor_ms", "roof_share", "target_ms",
+    "job", "shape", "work", "dtype", "live", "softcap", "frozen", "curve", "budget", "case", "contestant", "contestant_version",
+    "same_job", "note", "status", "reason", "clock", "times_ms", "median_ms", "ratio_to_naive", "peak_bytes", "rss_bytes", "error",
+    "error_against", "floor_ms", "roof_share", "target_ms",
 }  # fmt: skip
 
 
@@ -42,7 +42,9 @@ def contestant(build, **options) -> Contestant:
 @pytest.mark.parametrize("case", SMOKE, ids=lambda case: case.label)
 def test_everybody_is_right_or_says_why_not(case):
     records = run_case(case, [c for c in CONTESTANTS if c.name != COMPILED], CPU, ROOFS)
-    assert {record["contestant"] for record in records} == {c.name for c in CONTESTANTS if case.job in c.jobs and c.name != COMPILED}
+    assert {record["contestant"] for record in records} == {
+        c.name for c in CONTESTANTS if case.job in c.jobs and c.name != COMPILED and on_the_curve(case, c)
+    }
     for record in records:
         assert set(record) == FIELDS
         assert json.loads(json.dumps(record)) == record
@@ -55,7 +57,7 @@ def test_everybody_is_right_or_says_why_not(case):
             assert record["reason"]
             assert record["times_ms"] == []
     ran = {record["contestant"] for record in records if record["status"] == "ok"}
-    assert ran >= ({OURS} if case.job == "kl" and case["N"] > 8 else {OURS, NAIVE})
+    assert ran >= ({OURS} if case.curve or (case.job == "kl" and case["N"] > 8) else {OURS, NAIVE})
 
 
 @pytest.mark.slow
@@ -239,8 +241,8 @@ def results(tmp_path_factory, one_thread):
         "versions": {"torch": "2.0"}, "commit": "abc", "roofs": ROOFS,
     }  # fmt: skip
     records = []
-    for case in (SMOKE[0], next(case for case in SMOKE if case.job == "kl")):
-        records += run_case(case, [c for c in CONTESTANTS if c.name in (OURS, NAIVE, "QuACK CE")], CPU, ROOFS)
+    for case in (SMOKE[0], *(case for case in SMOKE if case.curve), next(case for case in SMOKE if case.job == "kl")):
+        records += run_case(case, [c for c in CONTESTANTS if c.name in (OURS, ZERO, NAIVE, "QuACK CE")], CPU, ROOFS)
     lines = [json.dumps(said | record) for record in records]
     older = [json.dumps(said | record | {"run": "2025-01-02T03:04:05+00:00", "median_ms": 987654.0}) for record in records]
     (folder / "cpu.jsonl").write_text("\n".join(older + lines) + "\n")
@@ -303,7 +305,7 @@ def test_the_cost_over_responses_is_measured_and_drawn(tmp_path, monkeypatch, ca
 
 def test_pictures_are_drawn(results, capsys):
     tables.rebuild(results, [])
-    assert {path.name for path in results.glob("*.png")} == {"cpu-tokens.png", "cpu-listwise.png"}
+    assert {path.name for path in results.glob("*.png")} == {"cpu-tokens.png", "cpu-memory.png", "cpu-listwise.png"}
 
 
 def test_the_command_appends_records(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from pad_fast import functional, preference_ops
+from pad_fast import budget, chunked, functional, preference_ops
+from pad_fast.group_walk import Groups
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
 
@@ -514,3 +515,115 @@ def test_module_compiles_whole() -> None:
     module = LinearPADLoss(group_size=2)
     loss = torch.compile(module, fullgraph=True, backend="aot_eager")(hidden, weight, labels, teacher, bias=bias)
     torch.testing.assert_close(loss, module(hidden, weight, labels, teacher, bias=bias), rtol=1e-12, atol=1e-12)
+
+
+# Whole prompts at a time.
+
+
+def leaves_of(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
+
+
+@pytest.fixture
+def room_for_two(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A budget that keeps the scores of 2 rows, in chunks of 2: fewer than a prompt has."""
+    monkeypatch.setattr(budget, "CPU_ROWS", 2)
+    monkeypatch.setattr(chunked, "TILE_COLUMNS", 5)
+    return 2 * 4 * 2 * V + 2 * 64 * 8
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[slice, slice]]:
+    """The chunks that were walked over."""
+    seen: list[tuple[slice, slice]] = []
+    chunks = Groups.chunks
+
+    def told(self: Groups, most: int):
+        for chunk in chunks(self, most):
+            seen.append(chunk)
+            yield chunk
+
+    monkeypatch.setattr(Groups, "chunks", told)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss": "vpd", "beta": 2.0, "reduction": "sum"},
+        {"normalize": "sum", "divergence": "kl", "temperature": 0.7},
+        {"group_size": 2, "group_reduction": "sum", "softcap": 3.0, "logit_scale": 0.5},
+        {"divergence": "reverse_kl", "method": "exact", "teacher_beta": 3.0},
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_walking_over_groups_equals_the_two_steps(options: dict, masked: bool, room_for_two: int, walks: list) -> None:
+    hidden, weight, bias, labels, teacher = states()
+    mask = torch.tensor([[True, True, False], [True, False, True]]) if masked else None
+    labels[5] = -100  # an empty response, the second prompt ragged
+    results = []
+    for budget_bytes in (0, room_for_two):
+        leaves = leaves_of(hidden, weight, bias)
+        loss, seen = linear_preference_loss(
+            *leaves[:2], labels, teacher, bias=leaves[2], mask=mask, memory_budget=budget_bytes, **options
+        )  # fmt: skip
+        (loss * 0.37).backward()
+        results.append((loss.detach(), seen, *(leaf.grad for leaf in leaves)))
+    assert [prompts for prompts, _ in walks] == [slice(0, 1), slice(1, 2)]
+    for stepped, walked in zip(*results, strict=True):
+        torch.testing.assert_close(walked, stepped, rtol=1e-9, atol=1e-11)
+
+
+def test_walking_over_rows_in_any_order(room_for_two: int, walks: list) -> None:
+    hidden, weight, _, labels, teacher = states()
+    order = torch.randperm(P * N * T, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(P * N).repeat_interleave(T)[order]
+    ids[3] = -1
+    own = labels.flatten()[order]
+    module = LinearPADLoss(divergence="kl", memory_budget=room_for_two)
+    results = []
+    for options in ({"memory_budget": 0}, {}):
+        leaves = leaves_of(hidden.flatten(0, 1)[order], weight)
+        loss = module(*leaves, own, teacher, response_ids=ids, **options)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    assert len(walks) == P
+    for stepped, walked in zip(*results, strict=True):
+        torch.testing.assert_close(walked, stepped, rtol=1e-9, atol=1e-11)
+
+
+def test_walking_in_bfloat16_under_autocast(room_for_two: int, walks: list) -> None:
+    hidden, weight, bias, labels, teacher = (x.float() if x.is_floating_point() else x for x in states())
+    results = []
+    for budget_bytes in (0, room_for_two // 4):
+        leaves = leaves_of(hidden, weight, bias)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = linear_preference_loss(*leaves[:2], labels, teacher, bias=leaves[2], memory_budget=budget_bytes)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    assert len(walks) == P
+    for stepped, walked in zip(*results, strict=True):
+        torch.testing.assert_close(walked, stepped, rtol=0.03, atol=0.01 * stepped.abs().max().item())
+
+
+def test_walking_backward_twice(room_for_two: int, walks: list) -> None:
+    hidden, weight, _, labels, teacher = states()
+    leaves = leaves_of(hidden, weight)
+    loss = LinearPADLoss(memory_budget=room_for_two)(*leaves, labels, teacher)
+    first = torch.autograd.grad(loss, leaves, torch.tensor(2.0, dtype=torch.float64), retain_graph=True)
+    second = torch.autograd.grad(loss, leaves)
+    assert walks
+    for twice, once in zip(first, second, strict=True):
+        torch.testing.assert_close(twice, 2 * once, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"reduction": "none"}, {"method": "sampled", "num_samples": 8}, {"memory_budget": 0}, {"memory_budget": "auto"}]
+)
+def test_what_is_not_walked(options: dict, room_for_two: int, walks: list) -> None:
+    hidden, weight, _, labels, teacher = states()
+    leaves = leaves_of(hidden, weight)
+    LinearPADLoss(**{"memory_budget": room_for_two, **options})(*leaves, labels, teacher).sum().backward()
+    LinearPADLoss(memory_budget=room_for_two)(leaves[0], weight.detach(), labels, teacher).backward()  # frozen: 2 products as it is
+    with torch.no_grad():
+        LinearPADLoss(memory_budget=room_for_two)(*leaves, labels, teacher)
+    assert not walks

@@ -428,8 +428,8 @@ def check_sharded_gradients():
     attach_rewards_forward(model)
     whole = copy.deepcopy(model)
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
-    for part in (*model.model.layers, model):
-        fully_shard(part, mesh=mesh)
+    for part in (*model.model.layers, model.lm_head, model):  # a head of its own is gathered for its own call alone
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
     batch = PADCollator()(list(prepare_dataset(make_rows(4, seed=torch.distributed.get_rank()), RowReader())))
     for twin in (model, whole):
         twin(**batch["slices"][0], num_responses=batch["mask"].numel()).square().sum().backward()

@@ -122,6 +122,35 @@ def preference_cases() -> list[Case]:
     return [(f"{kind} {method} {n}", case(kind, method, n, masked=method == "exact")) for kind, method, n in jobs]
 
 
+def linear_cases() -> list[Case]:
+    import torch
+    from pad_fast.kernels.linear_logprob import launch, tuning
+
+    rows, columns, width = 2, 32768, 256
+
+    def case(dtype, softcap: float, what: str) -> Callable[[str], None]:
+        options, labels = (1.0, softcap, 1.0), torch.zeros(rows, dtype=torch.int64)
+
+        def go(name: str) -> None:
+            if what == "fused":
+                hidden, weight = torch.zeros(rows, width, dtype=dtype), torch.zeros(columns, width, dtype=dtype)
+                launch.score(hidden, weight, None, labels, *options, tiling=tuning.SCORING[name])
+                return
+            scores = torch.zeros(rows, columns, dtype=dtype) if what == "kept" else None
+            numbers = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
+            launch.rows(torch.zeros(rows, columns), None, labels, scores, numbers, *options, tiling=tuning.ROWS[name])
+
+        return go
+
+    bf16, fp32 = torch.bfloat16, torch.float32
+    kinds = {"kept bf16": (bf16, "kept"), "kept fp32": (fp32, "kept"), "alone": (fp32, "alone"), "bf16": (bf16, "fused")}
+    return [
+        (f"{name}{' softcap' if softcap else ''}", case(dtype, softcap, what))
+        for name, (dtype, what) in kinds.items()
+        for softcap in (0.0, 30.0)
+    ]
+
+
 def resources(kernel) -> dict[str, int]:
     """Registers and spills of a thread, shared memory of a program, and the widest global load and store in bytes."""
     if "cubin" in kernel.asm:
@@ -156,17 +185,21 @@ def _nvidia(kernel) -> dict[str, int]:
         sizes = re.findall(rf"\b{what}\.global\S*?(?:\.v(\d))?\.b(\d+)", kernel.asm["ptx"])
         return max((int(n or 1) * int(bits) // 8 for n, bits in sizes), default=0)
 
-    return {
+    used = {
         "registers": found["REG"], "stack": found["STACK"], "spills": found["LOCAL"], "shared": kernel.metadata.shared,
         "load": widest("ld"), "store": widest("st"),
     }  # fmt: skip
+    if kernel.name == "linear_logprob_fwd":
+        used["wgmma"] = len(re.findall(r"\bwgmma\.mma_async", kernel.asm["ptx"]))
+        used["tma"] = len(re.findall(r"\bcp\.async\.bulk\.tensor", kernel.asm["ptx"]))
+    return used
 
 
 def table(targets: list[str]) -> dict[str, dict[str, int]]:
     """{"sm_90 logprob_fwd bf16": resources}."""
     rows = {}
     for target in targets:
-        for name, go in logprob_cases() + response_cases() + preference_cases():
+        for name, go in logprob_cases() + response_cases() + linear_cases() + preference_cases():
             with only_compile(target) as kernels:
                 go(target)
             rows |= {f"{target} {kernel.name} {name}": resources(kernel) for kernel in kernels}

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "kernels" / "mutants.json"
 SUITE, RESPONSES_SUITE = "tests/kernels/test_logprob.py", "tests/kernels/test_responses.py"
 LISTWISE = "tests/kernels/test_preference.py"
+LINEAR_SUITE = "tests/kernels/test_linear_logprob.py"
 
 
 class Mutant(NamedTuple):
@@ -35,6 +36,8 @@ class Mutant(NamedTuple):
 
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
 NUMERICS, OPS, RESPONSES = "kernels/common/numerics.py", "pad_fast/ops.py", "kernels/logprob/responses.py"
+ROWS, SCORING = "kernels/linear_logprob/rows.py", "kernels/linear_logprob/scoring.py"
+LINEAR = "pad_fast/chunked_linear.py"
 MUTANTS = {
     "forward: a dropped mask": Mutant(FORWARD, 'tl.where(live, w, float("-inf"))', "w"),
     "forward: off by one tile": Mutant(FORWARD, "range(0, whole, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"),
@@ -82,7 +85,7 @@ MUTANTS = {
     ),
     "backward: zero gradients are read": Mutant(BACKWARD, "(label == ignore_index) | (grad == 0.0)", "label == ignore_index"),
     "backward: no onehot": Mutant(BACKWARD, "tl.where(offsets == place, own + d, d)", "d"),
-    "tanh: polynomial beyond its range": Mutant(NUMERICS, "tl.where(tl.abs(q) > 1.0,", "tl.where(tl.abs(q) > 1.2,"),
+    "tanh: polynomial beyond its range": Mutant(NUMERICS, "t = tl.where(tl.abs(q) > 1.0,", "t = tl.where(tl.abs(q) > 1.2,"),
     "tanh: tile takes the wrong branch": Mutant(NUMERICS, "if reach > 1.0:", "if reach > 4.0:"),
     "tanh: a negative scale": Mutant(NUMERICS, "* tl.abs(inner)", "* inner"),
     "tanh: a coefficient": Mutant(NUMERICS, "0.13325204075825553", "0.1332420407582555"),
@@ -102,6 +105,37 @@ MUTANTS = {
     "responses: ignored tokens are counted": Mutant(RESPONSES, "mask=own & (labels != ignore_index)", "mask=own", RESPONSES_SUITE),
     "responses: ids past the last are silent": Mutant(RESPONSES, "mask=ids >= responses", "mask=ids < -1", RESPONSES_SUITE),
 }
+
+# All of them are looked for by one suite.
+HEAD_MUTANTS = {
+    "rows: a dropped mask": Mutant(ROWS, 'tl.where(live, w, float("-inf"))', "w"),
+    "rows: off by one tile": Mutant(ROWS, "range(0, whole, BLOCK_V):\n        x", "range(BLOCK_V, whole, BLOCK_V):\n        x"),
+    "rows: wrong scale": Mutant(ROWS, "slope = inner * (outer * LN_2) if CAPPED", "slope = inner * outer if CAPPED"),
+    "rows: an unread tail": Mutant(ROWS, "if whole < vocabulary:\n        w", "if whole > vocabulary:\n        w"),
+    "rows: bfloat16 accumulation": Mutant(ROWS, "rest = slope / sums", "rest = (slope / sums).to(tl.bfloat16).to(ACC)"),
+    "rows: scores without their first tile": Mutant(ROWS, "range(BLOCK_V, whole + BLOCK_V, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"),
+    "rows: no bias in the tail": Mutant(ROWS, "x += tl.load(bias_ptr + offsets, mask=live, other=0.0).to(x.dtype)", "x += 0.0"),
+    "rows: broken rows keep their scores": Mutant(ROWS, "if sums != sums:", "if sums < 0.0:"),
+    "fused: a dropped mask": Mutant(SCORING, 'tl.where((columns < vocabulary)[None, :], z, float("-inf"))', "z"),
+    "fused: off by one tile": Mutant(SCORING, "range(0, width, BLOCK_K)", "range(BLOCK_K, width + BLOCK_K, BLOCK_K)"),
+    "fused: wrong scale": Mutant(SCORING, "below * LN_2 if CAPPED else below", "below"),
+    "fused: an unread tail": Mutant(
+        SCORING, "tl.minimum((split + 1) * part, vocabulary)", "tl.minimum((split + 1) * part, vocabulary - 1)"
+    ),
+    "fused: float16 accumulation": Mutant(
+        SCORING, "total = total * power(peak - higher, CAPPED)", "total = total.to(tl.float16).to(ACC) * power(peak - higher, CAPPED)"
+    ),
+    "fused: a label beyond the vocabulary": Mutant(SCORING, "tl.where(label < vocabulary, label, -1)", "label"),
+    "fused: depth not masked": Mutant(SCORING, "& (columns < width)[None, :]", "& (columns < width + 1)[None, :]"),
+    "join: not rescaled": Mutant(SCORING, "other=0.0) * power(peak - top, CAPPED)", "other=0.0)"),
+    "join: a part left out": Mutant(SCORING, "for split in tl.static_range(SPLITS):", "for split in tl.static_range(SPLITS - 1):"),
+    "join: the top of the first part": Mutant(SCORING, "top = tl.maximum(top, tl.load", "top = tl.minimum(top, tl.load"),
+    "join: label of the last part": Mutant(SCORING, "tl.where(found == found, found, own)", "found"),
+    "join: a row too far": Mutant(SCORING, "at = split * rows.to(tl.int64) + places", "at = split * rows.to(tl.int64) + places + 1"),
+    "recomputed: rows with g = 0 are read": Mutant(LINEAR, "torch.where(self.grad.unsqueeze(1) == 0, 0, live[rows])", "live[rows]"),
+    "recomputed: kept rows in their place": Mutant(LINEAR, "others = slice(kept, len(rows))", "others = slice(0, len(rows) - kept)"),
+}
+MUTANTS |= {name: mutant._replace(suite=LINEAR_SUITE) for name, mutant in HEAD_MUTANTS.items()}
 
 LATTICE, HALVES = "kernels/preference/lattice.py", "kernels/preference/halves.py"
 RANKING, SAMPLED, REWARDS = "kernels/preference/ranking.py", "kernels/preference/sampled.py", "kernels/preference/rewards.py"

@@ -64,6 +64,14 @@ def scaled_tanh(x, inner, scale, ACC: tl.constexpr):
 
 
 @triton.jit
+def even_tanh(x, inner, scale):
+    """scale * tanh(inner * x) in float32 without a look at the whole tile: for a product's result, whose layout on sm_100 has no room
+    for one before Triton 3.9, and whose exponentials are few beside its multiplications."""
+    q = inner * x
+    return tl.where(tl.abs(q) > 1.0, _far_tanh(q, scale), _near_tanh(q, scale))
+
+
+@triton.jit
 def rounded(product):
     """A product of numbers that are not negative, as it is, NaN too: behind a maximum it cannot be fused with an addition."""
     return tl.maximum(product, 0.0, propagate_nan=tl.PropagateNan.ALL)

@@ -8,7 +8,7 @@ from .forward import power, score
 
 
 @triton.jit
-def _gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
+def gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
     """d logp / d x times the upstream gradient: (own * onehot - rest * power(w - peak)) * (1 - tanh^2).
 
     1 - tanh^2 = s * (2 - s) with s = 1 - |tanh|, of which outer - |w| has no rounding: a saturated score has a slope of exactly 0,
@@ -79,12 +79,12 @@ def logprob_bwd(
     tile_ptr = logits_ptr + row_r * stride_r + row_t * stride_t + first.to(tl.int64) * stride_v
     for start in range(first, whole, BLOCK_V):
         x = tl.load(tile_ptr + steps)
-        d = _gradient(x, offsets, label - start, own, rest, peak, inner, outer, CAPPED, ACC)
+        d = gradient(x, offsets, label - start, own, rest, peak, inner, outer, CAPPED, ACC)
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty))
         tile_ptr += block * stride_v
         out_ptr += block * dstride_v
     if whole < last:
         live = whole + offsets < last
         x = tl.load(tile_ptr + steps, mask=live, other=0.0)
-        d = _gradient(x, offsets, label - whole, own, rest, peak, inner, outer, CAPPED, ACC)
+        d = gradient(x, offsets, label - whole, own, rest, peak, inner, outer, CAPPED, ACC)
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty), mask=live)

@@ -31,7 +31,7 @@ def power(w, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def _absorb(peak, total, w, CAPPED: tl.constexpr):  # (LANES,), (LANES,), (LANES, VEC)
+def absorb(peak, total, w, CAPPED: tl.constexpr):  # (LANES,), (LANES,), (LANES, VEC)
     """Take a tile into each lane's running maximum and sum of exponentials: VEC + 1 exponentials, no word between threads."""
     higher = tl.maximum(peak, tl.max(w, 1))
     return higher, total * power(peak - higher, CAPPED) + tree_sum(power(w - higher[:, None], CAPPED))
@@ -78,12 +78,12 @@ def logprob_fwd(
     whole = vocabulary // BLOCK_V * BLOCK_V
     for _ in range(0, whole, BLOCK_V):
         w = score(tl.load(tile_ptr + steps), inner, outer, CAPPED, ACC)
-        peak, total = _absorb(peak, total, w, CAPPED)
+        peak, total = absorb(peak, total, w, CAPPED)
         tile_ptr += block * stride_v
     if whole < vocabulary:
         live = whole + offsets < vocabulary
         w = score(tl.load(tile_ptr + steps, mask=live, other=0.0), inner, outer, CAPPED, ACC)
-        peak, total = _absorb(peak, total, tl.where(live, w, float("-inf")), CAPPED)
+        peak, total = absorb(peak, total, tl.where(live, w, float("-inf")), CAPPED)
 
     top = tl.max(peak, 0)
     parts = rounded(total * power(peak - top, CAPPED))

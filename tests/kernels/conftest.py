@@ -10,7 +10,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
 
 
-INTERPRETED = ("test_logprob.py", "test_responses.py", "test_preference.py")
+INTERPRETED = ("test_logprob.py", "test_responses.py", "test_linear_logprob.py", "test_preference.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -17,8 +17,11 @@ TABLES = json.loads((Path(__file__).parent / "resources.json").read_text())
 MINOR = ".".join(triton.__version__.split(".")[:2])
 # Shared memory that a program may have, bytes: CUDA C++ Programming Guide, table of compute capabilities; CDNA 3 has 64 KB of LDS.
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-# Registers of a multiprocessor (a SIMD of CDNA 3 has 512 a lane) for at least 512 threads at a time.
+# Registers of a multiprocessor (a SIMD of CDNA 3 has 512 a lane) for at least 512 threads at a time; of the product, 256 threads.
 REGISTERS = {"sm_80": 128, "sm_90": 128, "sm_100": 128, "gfx942": 256}
+PRODUCT = "linear_logprob_fwd"
+ROWS = "linear_logprob_rows"
+JOIN = "linear_logprob_join"
 
 # Bytes of a thread's numbers that do not stay in registers, two to four of them, which no other tile is worth.
 STACK = {
@@ -42,26 +45,41 @@ def resources() -> dict[str, dict[str, int]]:
 
 def test_no_kernel_spills_or_outgrows_its_chip(resources):
     # Targets times: two kernels of four dtypes and of rows off the grid, with and without a softcap, and of 32-bit labels; rewards;
+    # of the head, one kernel that keeps scores in two dtypes or not at all, and two of the product, with and without a softcap;
     # listwise jobs.
-    assert len(resources) == 4 * (2 * (5 * 2 + 1) + 5 + 6)
+    assert len(resources) == 4 * (2 * (5 * 2 + 1) + 5 + 2 * (3 + 2) + 6)
     for name, used in resources.items():
         target = name.split()[0]
         assert used["spills"] == 0, name
         assert used["stack"] <= STACK.get(name, 0), name
         assert used["shared"] <= SHARED[target], name
         # A program of the listwise losses has a group to itself and far fewer threads than a chip: there is no other to make room for.
-        assert used["registers"] <= (256 if "preference" in name else REGISTERS[target]), name
+        alone = 255 if PRODUCT in name else 256 if "preference" in name else REGISTERS[target]
+        assert used["registers"] <= alone, name
+        if f"{ROWS} kept" in name and target.startswith("sm_"):  # 1,024 threads: a multiprocessor to itself, or half of it
+            assert used["registers"] <= 64, name
+
+
+def test_the_product_runs_on_tensor_cores(resources):
+    """On sm_90 by whole warpgroups, on tiles that descriptors fetch."""
+    for name, used in resources.items():
+        if PRODUCT in name and name.startswith("sm_90"):
+            assert used["wgmma"] > 0, name
+            assert used["tma"] > 0, name
 
 
 def aligned(resources) -> dict[str, dict[str, int]]:
     """Of logits whose rows start at multiples of 16 bytes."""
-    return {name: used for name, used in resources.items() if "logprob" in name and "V=" not in name}
+    kernels = ("logprob_fwd", "logprob_bwd", ROWS)
+    return {name: used for name, used in resources.items() if name.split()[1] in kernels and "V=" not in name}
 
 
 def test_logits_move_in_16_bytes(resources):
     for name, used in aligned(resources).items():
         assert used["load"] == 16, name
-        assert used["store"] == (16 if "bwd" in name else 8 if "fp64" in name else 4), name  # the forward: three numbers a row
+        kept = 8 if "kept bf16" in name else 16  # beside 16 bytes of float32 logits
+        numbers = 8 if "fp64" in name else 4  # of a forward: three a row
+        assert used["store"] == (kept if "bwd" in name or "kept" in name else numbers), name
 
 
 def test_resources_are_the_recorded_ones(resources, capsys):
@@ -83,6 +101,7 @@ def test_recorded_tables_are_sound(minor):
     for name, used in TABLES[minor].items():
         assert used["spills"] == 0, (minor, name)
         assert used["stack"] <= STACK.get(name, 0), (minor, name)
+        assert used.get("wgmma", 1) > 0 or not name.startswith("sm_90"), (minor, name)
     for name, used in aligned(TABLES[minor]).items():
         assert used["load"] == 16, (minor, name)
 
