@@ -33,6 +33,11 @@ class Mutant(NamedTuple):
     def suite(self) -> str:
         return LINEAR_SUITE if "linear" in self.file else SUITE
 
+    @property
+    def tests(self) -> str:
+        """For pytest's -k: of a suite for several kernels, those of this one."""
+        return "fused or no_column" if self.file == SCORING else "not fused" if self.file == ROWS else ""
+
 
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
 NUMERICS, OPS = "kernels/common/numerics.py", "pad_fast/ops.py"
@@ -125,7 +130,7 @@ def run(name: str) -> str:
         if text.count(mutant.old) != 1:
             raise ValueError(f"{name}: {mutant.old!r} must occur once in {mutant.file}, occurs {text.count(mutant.old)} times")
         source.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", mutant.suite, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", mutant.suite, "-k", mutant.tests, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": folder}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:

@@ -38,7 +38,7 @@ def rows(
             logits.stride(0), logits.stride(0) if scores is None else scores.stride(0),
             *logprob.constants(temperature, softcap, logit_scale), HAS_BIAS=bias is not None, KEEP=scores is not None,
             CAPPED=bool(softcap), ACC=logprob.ACCUMULATORS[logits.dtype], BLOCK_V=tiling.columns, VEC=VEC,
-            num_warps=tiling.num_warps, enable_fp_fusion=True,
+            num_warps=tiling.num_warps, enable_fp_fusion=True, **tiling.limits,
         )  # fmt: skip
 
 
