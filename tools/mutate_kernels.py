@@ -135,7 +135,8 @@ HEAD_MUTANTS = {
     "recomputed: rows with g = 0 are read": Mutant(LINEAR, "torch.where(self.grad.unsqueeze(1) == 0, 0, live[rows])", "live[rows]"),
     "recomputed: kept rows in their place": Mutant(LINEAR, "others = slice(kept, len(rows))", "others = slice(0, len(rows) - kept)"),
 }
-MUTANTS |= {name: mutant._replace(suite=LINEAR_SUITE) for name, mutant in HEAD_MUTANTS.items()}
+ONLY = {SCORING: "fused or no_column", ROWS: "not fused"}
+MUTANTS |= {name: mutant._replace(suite=LINEAR_SUITE, only=ONLY.get(mutant.file, "")) for name, mutant in HEAD_MUTANTS.items()}
 
 LATTICE, HALVES = "kernels/preference/lattice.py", "kernels/preference/halves.py"
 RANKING, SAMPLED, REWARDS = "kernels/preference/ranking.py", "kernels/preference/sampled.py", "kernels/preference/rewards.py"

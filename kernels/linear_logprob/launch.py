@@ -40,6 +40,7 @@ def rows(
             *logprob.constants(temperature, softcap, logit_scale), HAS_BIAS=bias is not None, KEEP=scores is not None,
             CAPPED=bool(softcap), ACC=ACCUMULATORS[logits.dtype], BLOCK_V=tiling.columns, VEC=VEC,
             num_warps=tiling.num_warps, enable_fp_fusion=bool(softcap),  # as logprob's, for its reason
+            **tiling.limits,
         )  # fmt: skip
 
 
