@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -685,6 +686,23 @@ def test_checkpoints_are_ordinary(tokenizer, tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
     half = PADTrainer(str(tmp_path / "student"), make_args(tmp_path / "out", model_init_kwargs={"dtype": "bfloat16"}), rows)
     assert half.model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("loss", ["ppd", "vpd"])
+def test_the_model_card_speaks_of_the_training(loss, tmp_path):
+    trainer = trained(tmp_path / "mine", make_rows(4), loss=loss, max_steps=1, logging_steps=1)
+    for _ in range(2):  # over a card that is there
+        trainer.create_model_card(tags="own", language="en")
+    text = (tmp_path / "mine" / "README.md").read_text()
+    card = ModelCard(text)
+    assert {"own", "pad", "generated_from_trainer"} <= set(card.data.tags)
+    assert card.data.language == ["en"]
+    assert "| beta | 2.0 |" in text
+    assert ("| divergence | jsd |" in text) == (loss == "ppd")
+    assert "| ranking/kendall_tau | " in text
+    assert text.count("@inproceedings{gu-etal-2025-capturing") == 1
+    assert "None" not in text
+    assert "from scratch" not in text
 
 
 def test_deepspeed_does_not_round_the_teachers_rewards(tmp_path, monkeypatch):
