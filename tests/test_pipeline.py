@@ -475,6 +475,9 @@ def test_run_folder_holds_what_it_promises(world):
         assert {row["finish_reasons"][0] for row in rows} <= {"stop", "length"}
         assert Checkpoint("student", str(run / f"round-{round:02d}" / "student")).tokenizer.chat_template == worlds.TEMPLATE
         assert not (run / f"round-{round:02d}" / "trainer").exists()
+        card = (run / f"round-{round:02d}" / "student" / "README.md").read_text()
+        assert f"round {round} of a run; in each 3 responses a prompt" in card
+        assert str(world) not in card
     assert len({row["prompt_id"] for row in read_rows(run / "round-01" / "scores")}) == 8
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["config"]["learning_rate"] == 0.01

@@ -3,6 +3,7 @@
 import ast
 import copy
 import dataclasses
+import importlib.util
 import logging
 import math
 import random
@@ -17,6 +18,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -776,6 +778,23 @@ def test_checkpoints_are_ordinary(tokenizer, tmp_path):
     assert half.model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("loss", ["ppd", "vpd"])
+def test_the_model_card_speaks_of_the_training(loss, tmp_path):
+    trainer = trained(tmp_path / "mine", make_rows(4), loss=loss, max_steps=1, logging_steps=1)
+    for _ in range(2):  # over a card that is there
+        trainer.create_model_card(tags="own", language="en")
+    text = (tmp_path / "mine" / "README.md").read_text()
+    card = ModelCard(text)
+    assert {"own", "pad", "generated_from_trainer"} <= set(card.data.tags)
+    assert card.data.language == ["en"]
+    assert "| beta | 2.0 |" in text
+    assert ("| divergence | jsd |" in text) == (loss == "ppd")
+    assert "| ranking/kendall_tau | " in text
+    assert text.count("@inproceedings{gu-etal-2025-capturing") == 1
+    assert "None" not in text
+    assert "from scratch" not in text
+
+
 def test_deepspeed_does_not_round_the_teachers_rewards(tmp_path, monkeypatch):
     """Trainer casts floating inputs under DeepSpeed, which is not installed here: we only say that it runs."""
     trainer, batch = PADTrainer(make_model(), make_args(tmp_path), make_rows(2)), {"teacher_rewards": torch.tensor([[1.001]])}
@@ -812,10 +831,32 @@ def test_trainer_refuses(tmp_path):
 # the examples
 
 
-@pytest.mark.parametrize("name", ["bare_loop", "transformers_trainer"])
+@pytest.mark.parametrize("name", ["bare_loop", "listwise_losses", "transformers_trainer"])
 def test_examples(name):
     """They run, and the student comes to rank groups that it was not trained on as the teacher does."""
     path = Path(__file__).parents[1] / "examples" / f"{name}.py"
     before, after = runpy.run_path(str(path))["main"]()
     assert before < 0.4
     assert after > 0.8
+
+
+def example_output(code: str) -> tuple[int, str, str]:
+    folder = Path(__file__).parents[1] / "examples"
+    done = subprocess.run([sys.executable, "-c", code, str(folder / "trl_trainer.py")], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_example_in_trl():
+    if importlib.util.find_spec("trl") is None:
+        pytest.skip("TRL is not installed")
+    status, output, errors = example_output("import runpy, sys; print('taus', *runpy.run_path(sys.argv[1])['main']())")
+    assert status == 0, errors
+    before, after = map(float, output.rpartition("taus")[2].split())
+    assert before < 0.4
+    assert after > 0.8
+
+
+def test_the_example_in_trl_says_what_it_needs():
+    status, _, errors = example_output("import runpy, sys; sys.modules['trl'] = None; runpy.run_path(sys.argv[1])")
+    assert status == 1
+    assert errors.strip().endswith("this example needs TRL, which is not installed: pip install trl")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from transformers.training_args import OptimizerNames
 from pad_fast.models.heads import causal_lm, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import model_window
+from pad_fast.training.card import card_body, rewrite_card
 from pad_fast.training.config import PADConfig
 from pad_fast.training.data import PADCollator, RowReader, is_prepared, prepare_dataset
 from pad_fast.training.metrics import prompt_metrics, summarize
@@ -250,6 +252,17 @@ class PADTrainer(Trainer):
         # Trainer's loss is a mean over batches, which weighs the prompts of a short last one more
         found = summarize(torch.cat(self._eval_tables))
         return output._replace(metrics={**(output.metrics or {}), **{f"{prefix}_{name}": value for name, value in found.items()}})
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, with a text that speaks of this training in the place of its draft."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            rewrite_card(Path(str(self.args.output_dir)) / "README.md", self.card_body())
+
+    def card_body(self, base: str | None = None, note: str = "") -> str:
+        """The text of the model card; ``base`` names the student before, by default as it was loaded from the hub."""
+        name = base or getattr(self.model.config, "_name_or_path", "")
+        return card_body(self.args, None if Path(name).exists() else name, self.state.log_history, note)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Of a resumed checkpoint, which holds one of two tied weights: the other is not missing."""
