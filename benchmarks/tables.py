@@ -118,7 +118,7 @@ def summary(cases: Cases) -> str:
         if OURS not in ran:
             continue
         ours, naive = ran[OURS], ran.get(NAIVE)
-        peers = [r for name, r in ran.items() if name not in (OURS, NAIVE) and r["same_job"]]
+        peers = [r for name, r in ran.items() if name != NAIVE and not name.startswith(OURS) and r["same_job"]]
         best = min(peers, key=lambda record: record["median_ms"], default=None)
         share = ours["peak_bytes"] / naive["peak_bytes"] if naive and naive["peak_bytes"] else None
         cells = [label, number(naive["median_ms"]) if naive else "–", number(ours["median_ms"]), times(ours["ratio_to_naive"])]
