@@ -808,7 +808,7 @@ def test_deepspeed_does_not_round_the_teachers_rewards(tmp_path, monkeypatch):
 def test_an_unread_architecture_trains_on_whole_logits(tmp_path, monkeypatch, caplog):
     from pad_fast.models import heads
 
-    monkeypatch.setattr(heads, "_unfit_weight", lambda weight: "of this test")
+    monkeypatch.setattr(heads, "_unfit_weight", lambda *_: "of this test")
     rows = make_rows(6)
     slow = trained(tmp_path, rows, per_device_train_batch_size=3)
     assert "takes whole logits, which cost memory: of this test" in caplog.text
