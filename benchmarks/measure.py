@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,13 @@ SECONDS = {"cpu": 1.0, "cuda": 1.0}  # of one contestant's repetitions in a case
 AT_LEAST = 3  # repetitions
 CACHE = 256 << 20  # bytes written before each repetition on a GPU: more than any second-level cache holds
 ROOM = 0.9  # of the memory that is free, which an estimate may reach
+
+
+class Rounds(Protocol):
+    """A case, as far as its repetitions go."""
+
+    @property
+    def rounds(self) -> int: ...
 
 
 @dataclass
@@ -70,7 +78,7 @@ def run_case(case: Case, contestants: Sequence[Contestant], device: torch.device
     for entry in entries:
         with guarded(entry):
             _prepare(entry, case, inputs, truth, spare)
-    _time_in_turns(entries, case, inputs, spare)
+    time_in_turns(entries, case, inputs, spare)
     return [_record(case, entry, entries, truth.against, roofs) for entry in entries]
 
 
@@ -164,7 +172,7 @@ def capture(step: Step) -> Step:
     return replay
 
 
-def _time_in_turns(entries: list[Entry], case: Case, inputs: Inputs, spare: dict[str, Tensor]) -> None:
+def time_in_turns(entries: list[Entry], case: Rounds, inputs: Inputs, spare: dict[str, Tensor]) -> None:
     """A round times each contestant once, each round starting with the next one, so that a slow spell of the machine hits them all."""
     device = inputs.upstream.device
     cache = torch.empty(CACHE, dtype=torch.int8, device=device) if device.type == "cuda" else None
@@ -214,7 +222,7 @@ def floor_seconds(case: Case, roofs: dict[str, float]) -> float | None:
     return max(work / roofs.get(case.dtype, roofs["float32"]), moved / roofs["copy"])
 
 
-def _paired_ratio(entry: Entry, naive: Entry | None) -> float | None:
+def paired_ratio(entry: Entry, naive: Entry | None) -> float | None:
     """Median over the rounds that both were in."""
     if naive is None or not naive.times or not entry.times:
         return None
@@ -242,7 +250,7 @@ def _record(case: Case, entry: Entry, entries: list[Entry], against: str, roofs:
         "clock": entry.clock,
         "times_ms": [round(1000 * seconds, 4) for seconds in entry.times],
         "median_ms": time_found and 1000 * time_found,
-        "ratio_to_naive": _paired_ratio(entry, naive),
+        "ratio_to_naive": paired_ratio(entry, naive),
         "peak_bytes": None,
         "rss_bytes": None,
         "error": None,

@@ -18,7 +18,7 @@ from benchmarks.machine import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
-NOT_RUN = {"gpu": "*Not yet run on a GPU.*", "cpu": "*Not yet run.*"}
+NOT_RUN = {suite: "*Not yet run on a GPU.*" if "gpu" in suite else "*Not yet run.*" for suite in ("cpu", "gpu", "steps", "gpu-steps")}
 
 Record = dict
 Cases = dict[str, list[Record]]  # by label
@@ -118,7 +118,7 @@ def summary(cases: Cases) -> str:
         if OURS not in ran:
             continue
         ours, naive = ran[OURS], ran.get(NAIVE)
-        peers = [r for name, r in ran.items() if name not in (OURS, NAIVE) and r["same_job"]]
+        peers = [r for name, r in ran.items() if name != NAIVE and not name.startswith(OURS) and r["same_job"]]
         best = min(peers, key=lambda record: record["median_ms"], default=None)
         share = ours["peak_bytes"] / naive["peak_bytes"] if naive and naive["peak_bytes"] else None
         cells = [label, number(naive["median_ms"]) if naive else "–", number(ours["median_ms"]), times(ours["ratio_to_naive"])]
@@ -181,7 +181,9 @@ def fill(text: str, results: Path) -> str:
     def block(found: re.Match) -> str:
         return f"<!-- {found['mark']} -->\n{render(found['kind'], found['suite'], results)}\n<!-- /{found['mark']} -->"
 
-    return re.sub(r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu|demo)) -->.*?<!-- /(?P=mark) -->", block, text, flags=re.S)
+    return re.sub(
+        r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu|steps|gpu-steps|demo)) -->.*?<!-- /(?P=mark) -->", block, text, flags=re.S
+    )
 
 
 def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> None:

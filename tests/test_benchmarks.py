@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import __main__, demo, memory, tables
+from benchmarks import __main__, demo, memory, steps, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE, OURS, Contestant, Unsupported
 from benchmarks.measure import floor_seconds, run_case
@@ -170,6 +170,43 @@ def test_suites_hold_what_is_asked_for():
         assert {case.job for case in SUITES[suite]} >= {"token_logprobs", "response_rewards", "linear_token_logprobs", *LISTWISE_JOBS}
         assert len({case.label for case in SUITES[suite]}) == len(SUITES[suite])
     assert {case.live for case in SUITES["gpu"] if case.job == "linear_token_logprobs" and case.backward} == {1.0, 0.5}
+
+
+# Whole steps.
+
+
+@pytest.mark.parametrize("case", steps.STEP_SUITES["steps-smoke"], ids=lambda case: case.label)
+def test_every_way_of_a_whole_step_is_right_or_says_why_not(case):
+    records = steps.run_step_case(replace(case, rounds=1), steps.STEP_CONTESTANTS, CPU, ROOFS)
+    assert [record["contestant"] for record in records] == [contestant.name for contestant in steps.STEP_CONTESTANTS]
+    for record in records:
+        assert json.loads(json.dumps(record)) == record
+        if record["status"] == "ok":
+            assert record["error"]["results"] < 1e-5
+            assert record["peak_bytes"] > 0
+            assert record["tokens_per_second"] > 0
+        else:
+            assert (record["status"], bool(record["reason"])) == ("absent", True)
+    assert {record["contestant"] for record in records if record["status"] == "ok"} >= {NAIVE, steps.UNSHARED, OURS}
+    assert "| **pad_fast** |" in tables.full({case.label: records})
+    assert case.label in tables.summary({case.label: records})
+
+
+def test_the_longest_response_is_found():
+    asked = []
+
+    def fits(length: int) -> bool:
+        asked.append(length)
+        return length <= 5000
+
+    assert 4750 <= steps.search(fits, 256, 1 << 18) <= 5000
+    assert len(asked) < 15
+    assert steps.search(lambda length: False, 256, 1 << 18) == 0
+    assert steps.search(lambda length: True, 256, 1024) == 1024
+    case = steps.StepCase("longest response", "tiny", 3, 12, 4)
+    records = steps.longest_response(case, CPU, most=8)
+    assert [(record["contestant"], record["tokens"]) for record in records] == [(NAIVE, 8), (OURS, 8)]
+    assert "longest response: 8 tokens" in tables.full({case.label: records})
 
 
 # Tables and pictures, from records made here.

@@ -29,7 +29,8 @@ from pad_fast.models.scoring import score_responses
 from pad_fast.training.config import PADConfig
 from pad_fast.training.data import PADCollator, RowReader, end_of_turn_id, prepare_dataset
 from pad_fast.training.metrics import NAMES
-from pad_fast.training.trainer import PADTrainer, disable_dropout, live_prompts
+from pad_fast.training.objective import live_prompts
+from pad_fast.training.trainer import PADTrainer, disable_dropout
 
 VOCABULARY = 40
 pytestmark = pytest.mark.filterwarnings(
@@ -112,7 +113,7 @@ def test_every_field_is_read():
     own = {f.name for f in dataclasses.fields(PADConfig)} - {f.name for f in dataclasses.fields(TrainingArguments)}
     folder = Path(pad_fast.__file__).parent / "training"
     read = set()
-    for path in (folder / "trainer.py", folder / "data.py", folder / "slices.py"):
+    for path in (folder / f"{name}.py" for name in ("trainer", "data", "slices", "objective")):
         tree = ast.parse(path.read_text())
         read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         read |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}

@@ -109,7 +109,7 @@ def prefix_attention(
         raise NotImplementedError("its attention is not causal")
     layout.plans.setdefault("windows", set()).add(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type != "cpu" and dropout == 0.0 and layout.length % BLOCK == 0:
+    if query.is_cuda and query.dtype != torch.float64 and dropout == 0.0 and layout.length % BLOCK == 0:
         return flex_attend(query, key, value, layout, scale, sliding_window, softcap).transpose(1, 2)
     return _in_tiles(query, key, value, layout, scale, dropout if training else 0.0, sliding_window, softcap)
 

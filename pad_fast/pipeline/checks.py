@@ -18,7 +18,7 @@ from pad_fast.pipeline.sampling import sampling_metrics
 from pad_fast.pipeline.store import Row
 from pad_fast.training.config import PADConfig
 from pad_fast.training.metrics import SATURATION
-from pad_fast.training.trainer import saturates
+from pad_fast.training.objective import saturates
 
 Verdict = Literal["ok", "look", "problem"]
 FLAT = 0.1  # of beta * (best - worst): the best is then preferred to the worst with at most 52.5%

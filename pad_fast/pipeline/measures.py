@@ -12,7 +12,7 @@ from pad_fast.evaluation import exact_match, ranking_agreement
 from pad_fast.pipeline.sampling import sampling_metrics
 from pad_fast.pipeline.store import Row
 from pad_fast.training.config import PADConfig
-from pad_fast.training.trainer import preference_loss
+from pad_fast.training.objective import preference_loss
 
 Rewards = Sequence[Sequence[float | None]]
 

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.training_args import OptimizerNames
 
-from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.models.heads import causal_lm, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import model_window
@@ -25,6 +23,7 @@ from pad_fast.training.config import PADConfig
 from pad_fast.training.data import PADCollator, RowReader, prepare_dataset
 from pad_fast.training.metrics import prompt_metrics, summarize
 from pad_fast.training.micro_batches import micro_batched_backward
+from pad_fast.training.objective import live_prompts, preference_loss, saturates
 from pad_fast.training.slices import choose_slices
 
 logger = logging.getLogger("pad_fast")
@@ -242,29 +241,6 @@ class PADTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = ["prompt_ids", "completion_ids", "teacher_rewards", "clipped"]
-
-
-def preference_loss(args: PADConfig) -> Callable[..., Tensor]:
-    """The configured loss of each prompt, as a function (student (P, N), teacher (P, N), *, mask, seed) -> (P,)."""
-    options: dict[str, Any] = {"beta": args.beta, "group_size": args.group_size, "group_reduction": args.group_reduction}
-    if args.loss == "vpd":
-
-        def vpd(student: Tensor, teacher: Tensor, *, mask: Tensor, seed: int) -> Tensor:
-            return vanilla_preference_loss(student, teacher, mask=mask, reduction="none", **options)
-
-        return vpd
-    options |= {name: getattr(args, name) for name in ("teacher_beta", "divergence", "method", "num_samples")}
-    return partial(probabilistic_preference_loss, reduction="none", **options)
-
-
-def saturates(args: PADConfig) -> bool:
-    """Whether the configured loss of a prompt is a JSD, or a mean of some, which ends at ln 2."""
-    return args.loss == "ppd" and args.divergence == "jsd" and (args.group_size is None or args.group_reduction == "mean")
-
-
-def live_prompts(mask: Tensor) -> Tensor:
-    """Number of prompts of ``mask`` (P, N) with at least two live responses."""
-    return (mask.sum(1) >= 2).sum()
 
 
 def disable_dropout(model: nn.Module) -> None:
