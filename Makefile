@@ -22,7 +22,7 @@ bench: $(VENV)/installed-test     ## benchmarks of this CPU against plain PyTorc
 	$(BIN)/python -m benchmarks --suite cpu
 
 gpu:                              ## GPU tests and benchmarks with the given python3: no environment, no installation, no network
-	$(PYTHON) -m pytest tests -m gpu -o pythonpath=". tests" -p no:cacheprovider
+	$(PYTHON) -m pytest tests/kernels -m gpu -W default -p no:cacheprovider
 	$(PYTHON) -m benchmarks --suite gpu
 
 $(VENV)/installed: $(LAYOUT)

@@ -13,9 +13,18 @@ from torch import Tensor
 
 LOGITS_JOBS = ("token_logprobs", "response_rewards")
 LINEAR_JOBS = ("linear_token_logprobs",)
+GROUP_JOBS = ("linear_preference_loss",)  # the mean KL loss of prompts, from hidden states
+HEAD_JOBS = LINEAR_JOBS + GROUP_JOBS
 TOKEN_JOBS = LOGITS_JOBS + LINEAR_JOBS
-LISTWISE_JOBS = ("vpd", "kl", "jsd")
-AXES = {"token_logprobs": "MV", "response_rewards": "RTV", "linear_token_logprobs": "MDV", "vpd": "PN", "kl": "PN", "jsd": "PN"}
+SAMPLED = "_sampled"  # how a job ends that is estimated from drawn rankings; its error is that of the draws
+LISTWISE_JOBS = ("vpd", "kl", "reverse_kl", "jsd", "kl_sampled", "jsd_sampled")
+AXES = {
+    "token_logprobs": "MV",
+    "response_rewards": "RTV",
+    "linear_token_logprobs": "MDV",
+    "linear_preference_loss": "PNTDV",
+    **dict.fromkeys(LISTWISE_JOBS, "PN"),
+}
 IGNORE_INDEX = -100
 BETA = 10.0
 SPAN = 128  # rows of a sequence at most, of which the first ones are ignored, as a prompt's are
@@ -32,11 +41,16 @@ class Case:
     live: float = 1.0
     softcap: float | None = None
     frozen: bool = False
+    curve: str = ""  # "budget" or "M": a point of a picture, for ours alone
+    budget: int | None = None  # bytes; None: "auto"
     rounds: int = 30  # repetitions at most; SECONDS in measure.py may end them earlier
+    target_ms: float | None = None  # what we set out to reach on an H200
 
     def __getitem__(self, axis: str) -> int:
         if axis == "M" and self.job == "response_rewards":
             return self["R"] * self["T"]
+        if self.job in GROUP_JOBS and axis in "RM":
+            return self["P"] * self["N"] * (self["T"] if axis == "M" else 1)
         return self.shape[AXES[self.job].index(axis)]
 
     @property
@@ -60,6 +74,8 @@ class Case:
         parts += [f"softcap {self.softcap:g}"] if self.softcap else []
         parts += ["frozen head"] if self.frozen else []
         parts += [f"{1 - self.live:.0%} ignored"] if self.live < 1 else []
+        parts += [f"curve over {self.curve}"] if self.curve else []
+        parts += [f"budget {self.budget / 2**20:,.0f} MiB"] if self.budget is not None else []
         return ", ".join(parts)
 
 
@@ -69,7 +85,7 @@ class Inputs:
 
     leaves: dict[str, Tensor]  # logits | hidden, weight | student, all of the case's dtype
     others: dict[str, Tensor]  # labels, teacher, a frozen weight
-    upstream: Tensor  # (M,), (R,) or (P,) float32
+    upstream: Tensor  # (M,), (R,), (P,) or (1,) float32
 
     def __getattr__(self, name: str) -> Tensor:
         for tensors in (self.leaves, self.others):
@@ -81,6 +97,11 @@ class Inputs:
     def rows(self) -> Tensor:
         """Labels that are all columns, for contestants that know no ignored ones."""
         return self.labels.clamp(min=0)
+
+    @cached_property
+    def live_rows(self) -> Tensor:
+        """Places of the labels that are not ignored."""
+        return (self.labels != IGNORE_INDEX).nonzero().squeeze(-1)
 
 
 def make_inputs(case: Case, device: torch.device) -> Inputs:
@@ -97,7 +118,7 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
         return Inputs(leaves, {"teacher": teacher.mul_(0.1)}, normal(case["P"]).float())
     rows = case["M"]
     labels = torch.randint(case["V"], (rows,), generator=generator, device=device)
-    if case.job in LINEAR_JOBS:
+    if case.job in HEAD_JOBS:
         weight = normal(case["V"], case["D"]).mul_(3 / case["D"] ** 0.5)
         hidden = normal(rows, case["D"]).add_(weight[labels], alpha=12 / 9)
         leaves = {"hidden": hidden.requires_grad_(), "weight": weight.requires_grad_(not case.frozen)}
@@ -105,9 +126,12 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
         logits = normal(rows, case["V"]).mul_(3)
         logits.scatter_add_(1, labels[:, None], torch.full_like(labels, 12, dtype=dtype)[:, None])
         leaves = {"logits": logits.requires_grad_()}
-    span = case["T"] if case.job == "response_rewards" else min(SPAN, rows)
+    span = case["T"] if case.job in ("response_rewards", *GROUP_JOBS) else min(SPAN, rows)
     labels[torch.arange(rows, device=device) % span < round(span * (1 - case.live))] = IGNORE_INDEX
     others = {"labels": labels} | {name: leaf for name, leaf in leaves.items() if not leaf.requires_grad}
+    if case.job in GROUP_JOBS:
+        others["teacher"] = normal(case["P"], case["N"]).float().mul_(0.1)
+        return Inputs({name: leaf for name, leaf in leaves.items() if leaf.requires_grad}, others, torch.ones(1, device=device))
     # What becomes of the numbers takes those of ignored rows with weight 0, as any masked mean does.
     upstream = normal(case["R"]).float() if case.job == "response_rewards" else normal(rows).float() * (labels != IGNORE_INDEX)
     return Inputs({name: leaf for name, leaf in leaves.items() if leaf.requires_grad}, others, upstream)

@@ -13,11 +13,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, LOGITS_JOBS, Case, Inputs
+from benchmarks.cases import BETA, GROUP_JOBS, HEAD_JOBS, IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, LOGITS_JOBS, Case, Inputs
 from benchmarks.truth import ENUMERATED, enumerate_rankings, library_loss
 
 Call = Callable[[], Tensor]
@@ -66,11 +67,57 @@ def _library(case: Case, inputs: Inputs) -> Call:
     if case.job in LISTWISE_JOBS:
         return partial(library_loss, case.job, inputs.student, inputs.teacher)
     if case.job in LINEAR_JOBS:
-        return partial(pad_fast.linear_token_logprobs, inputs.hidden, inputs.weight, inputs.labels, softcap=case.softcap)
+        return partial(_linear, case, inputs, case.budget)
+    if case.job in GROUP_JOBS:
+        return partial(_group_loss, case, inputs)
     if case.job == "response_rewards":
         logits, labels = inputs.logits.view(case["R"], case["T"], -1), inputs.labels.view(case["R"], -1)
         return lambda: pad_fast.response_rewards(logits, labels, softcap=case.softcap)
     return partial(pad_fast.token_logprobs, inputs.logits, inputs.labels, softcap=case.softcap)
+
+
+def _budget(budget: int | None) -> Any:
+    return "auto" if budget is None else budget
+
+
+def _linear(case: Case, inputs: Inputs, budget: int | None) -> Tensor:
+    """The places of the live rows are what a collator knows."""
+    import pad_fast
+
+    return pad_fast.linear_token_logprobs(
+        inputs.hidden, inputs.weight, inputs.labels, softcap=case.softcap, memory_budget=_budget(budget), live_rows=inputs.live_rows
+    )
+
+
+def _no_budget(case: Case, inputs: Inputs) -> Call:
+    if not case.backward and inputs.labels.device.type == "cpu":
+        raise Unsupported("a CPU's forward is the same with any budget")
+    return partial(_linear, case, inputs, 0)
+
+
+def _padded(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    hidden, labels = inputs.hidden.view(case["R"], case["T"], -1), inputs.labels.view(case["R"], -1)
+    return hidden, inputs.weight, labels, inputs.teacher
+
+
+def _group_loss(case: Case, inputs: Inputs) -> Tensor:
+    import pad_fast
+
+    options: dict[str, Any] = {"divergence": "kl", "beta": BETA, "softcap": case.softcap, "memory_budget": _budget(case.budget)}
+    return pad_fast.linear_preference_loss(*_padded(case, inputs), **options)[0].view(1)
+
+
+def _two_steps(case: Case, inputs: Inputs) -> Call:
+    import pad_fast
+
+    hidden, weight, labels, teacher = _padded(case, inputs)
+    budget = _budget(case.budget)
+
+    def loss() -> Tensor:
+        rewards = pad_fast.linear_response_rewards(hidden, weight, labels, softcap=case.softcap, memory_budget=budget)
+        return pad_fast.probabilistic_preference_loss(rewards.view(teacher.shape), teacher, divergence="kl", beta=BETA).view(1)
+
+    return loss
 
 
 # Plain PyTorch.
@@ -89,11 +136,20 @@ def naive_linear(hidden: Tensor, weight: Tensor, rows: Tensor, softcap: float | 
     return naive_logits(hidden @ weight.T, rows, softcap)
 
 
+def _naive_group_loss(case: Case, inputs: Inputs) -> Tensor:
+    logps = naive_linear(inputs.hidden, inputs.weight, inputs.rows, case.softcap)
+    live = (inputs.labels != IGNORE_INDEX).view(case["R"], -1)
+    rewards = logps.view(case["R"], -1).masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
+    return enumerate_rankings("kl", rewards.view(case["P"], -1), inputs.teacher).mean().view(1)
+
+
 def _naive(case: Case, inputs: Inputs) -> Call:
     if case.job in LISTWISE_JOBS:
         if case.job != "vpd" and case["N"] > ENUMERATED:
             raise Unsupported(f"enumerates rankings up to {ENUMERATED}!, here {math.factorial(case['N']):,}")
         return partial(enumerate_rankings, case.job, inputs.student, inputs.teacher)
+    if case.job in GROUP_JOBS:
+        return lambda: _naive_group_loss(case, inputs)
     if case.job in LINEAR_JOBS:
         return partial(naive_linear, inputs.hidden, inputs.weight, inputs.rows, case.softcap)
     return partial(naive_logits, inputs.logits, inputs.rows, case.softcap)
@@ -105,10 +161,12 @@ def _naive_memory(case: Case) -> int:
     size = torch.finfo(getattr(torch, case.dtype)).bits // 8
     # float32 tables: log-probabilities and two gradients, or else those and what they are made of; the tanh of a softcap is kept.
     tables = 3 if case.backward else 1 + (size < 4) + bool(case.softcap)
-    return case.elements * (4 * (tables + bool(case.softcap)) + size * (case.job in LINEAR_JOBS))
+    return case.elements * (4 * (tables + bool(case.softcap)) + size * (case.job in HEAD_JOBS))
 
 
 def _compiled(case: Case, inputs: Inputs) -> Call:
+    if case.live < 1 and inputs.labels.device.type == "cuda":  # each compilation takes from the minutes that a card is lent for
+        raise Unsupported("the same work as with no row ignored")
     compiler = os.environ.get("CXX", "g++")
     if inputs.labels.device.type == "cpu" and not shutil.which(compiler):
         raise ImportError(f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}")
@@ -125,8 +183,15 @@ def _torch_linear(case: Case, inputs: Inputs) -> Call:
     return lambda: linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, reduction="none", ignore_index=IGNORE_INDEX)
 
 
+def on_the_curve(case: Case, contestant: Contestant) -> bool:
+    """A point of a curve is measured of ours alone."""
+    return not case.curve or contestant.name == OURS or (contestant.name == ZERO and case.curve == "M")
+
+
 OURS = "pad_fast"
 NAIVE = "naive PyTorch"
+ZERO = f"{OURS}, budget 0"
+STEPS = f"{OURS}, two steps"
 ROUNDED = "logits rounded to the input's dtype"
 
 PLAIN = (
@@ -134,7 +199,10 @@ PLAIN = (
     Contestant(NAIVE, LINEAR_JOBS, _naive, note=ROUNDED, memory=_naive_memory),
     Contestant(NAIVE, LISTWISE_JOBS, _naive, note="a table of N! rankings, but for vpd", per_token=False, memory=_naive_memory),
     Contestant(OURS, ("token_logprobs", *LINEAR_JOBS), _library, package="pad_fast"),
-    Contestant(OURS, ("response_rewards", *LISTWISE_JOBS), _library, package="pad_fast", per_token=False),
+    Contestant(ZERO, LINEAR_JOBS, _no_budget, note="keeps nothing; forward alone on a GPU: no logits in memory", package="pad_fast"),
+    Contestant(STEPS, GROUP_JOBS, _two_steps, note="rewards, then their loss, in the same budget", package="pad_fast", per_token=False),
+    Contestant(NAIVE, GROUP_JOBS, _naive, note=f"{ROUNDED}; all rankings", per_token=False, memory=_naive_memory),
+    Contestant(OURS, ("response_rewards", *GROUP_JOBS, *LISTWISE_JOBS), _library, package="pad_fast", per_token=False),
     Contestant("torch.compile", LOGITS_JOBS, _compiled),
     Contestant("torch.compile", LINEAR_JOBS, _compiled, note=ROUNDED),
     Contestant("F.linear_cross_entropy", LINEAR_JOBS, _torch_linear, note=ROUNDED, sign=-1),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine, memory
-from benchmarks.cases import AXES, LINEAR_JOBS, LISTWISE_JOBS, Case, Inputs, make_inputs
-from benchmarks.contestants import NAIVE, Contestant, Unsupported, per_response
+from benchmarks.cases import AXES, HEAD_JOBS, LISTWISE_JOBS, Case, Inputs, make_inputs
+from benchmarks.contestants import NAIVE, Contestant, Unsupported, on_the_curve, per_response
 from benchmarks.memory import Step
 from benchmarks.truth import Truth, truth_of
 
@@ -66,7 +66,7 @@ def guarded(entry: Entry) -> Iterator[None]:
 
 def run_case(case: Case, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]) -> list[dict]:
     """One record a contestant, without what is said of the machine."""
-    entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs]
+    entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs and on_the_curve(case, contestant)]
     try:
         inputs = make_inputs(case, device)
         truth = truth_of(case, inputs)
@@ -213,7 +213,7 @@ def floor_seconds(case: Case, roofs: dict[str, float]) -> float | None:
     if case.job in LISTWISE_JOBS:
         return None
     size = torch.finfo(getattr(torch, case.dtype)).bits // 8
-    if case.job not in LINEAR_JOBS:
+    if case.job not in HEAD_JOBS:
         moved = case.elements * size * (case.live * 2 + 1 if case.backward else case.live)
         return moved / roofs["copy"]
     products = 1 + (2 - case.frozen) * case.backward
@@ -240,6 +240,8 @@ def _record(case: Case, entry: Entry, entries: list[Entry], against: str, roofs:
         "live": case.live,
         "softcap": case.softcap,
         "frozen": case.frozen,
+        "curve": case.curve,
+        "budget": case.budget,
         "case": case.label,
         "contestant": entry.contestant.name,
         "contestant_version": machine.version(entry.contestant.package),
@@ -256,6 +258,7 @@ def _record(case: Case, entry: Entry, entries: list[Entry], against: str, roofs:
         "error": None,
         "error_against": against,
         "floor_ms": floor and 1000 * floor,
+        "target_ms": case.target_ms,
         "roof_share": floor / time_found if floor and time_found else None,
         **entry.found,
     }

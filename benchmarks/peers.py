@@ -23,7 +23,10 @@ from benchmarks.contestants import ROUNDED, Call, Contestant, Unsupported
 TRL_COLUMNS = 32768  # trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, which add_fused_lm_head passes
 
 
-def _refuse(case: Case, inputs: Inputs, *, softcap: bool = True, cpu: bool = True) -> None:
+def _refuse(package: str, case: Case, inputs: Inputs, *, softcap: bool = True, cpu: bool = True) -> None:
+    """ImportError where the package is not installed, before anything is said of what it could do."""
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named {package!r}")
     if case.softcap and not softcap:
         raise Unsupported("no softcap")
     if inputs.labels.device.type == "cpu" and not cpu:
@@ -84,7 +87,7 @@ def _trl_linear(case: Case, inputs: Inputs) -> Call:
 
 
 def _trl_logits(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, softcap=False)
+    _refuse("trl", case, inputs, softcap=False)
     if inputs.labels.device.type == "cpu":
         from trl.trainer.utils import selective_log_softmax
 
@@ -97,14 +100,14 @@ def _trl_logits(case: Case, inputs: Inputs) -> Call:
 
 
 def _liger_scaled(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, softcap=False)
+    _refuse("liger_kernel", case, inputs, softcap=False)
     from liger_kernel.ops.fused_linear_scaled_cross_entropy import LigerFusedLinearScaledCrossEntropyFunction as Function
 
     return lambda: Function.apply(inputs.hidden, inputs.weight, inputs.labels, 1.0, IGNORE_INDEX)
 
 
 def _liger_linear(case: Case, inputs: Inputs, reduction: str = "none") -> Call:
-    _refuse(case, inputs, cpu=False)
+    _refuse("liger_kernel", case, inputs, cpu=False)
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as function
 
     options = {"ignore_index": IGNORE_INDEX, "reduction": reduction, "softcap": case.softcap, "accum_dtype": torch.float32}
@@ -112,7 +115,7 @@ def _liger_linear(case: Case, inputs: Inputs, reduction: str = "none") -> Call:
 
 
 def _liger_logits(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, cpu=False)
+    _refuse("liger_kernel", case, inputs, cpu=False)
     from liger_kernel.transformers.functional import liger_cross_entropy as function
 
     def losses() -> Tensor:
@@ -128,7 +131,7 @@ def _liger_logits(case: Case, inputs: Inputs) -> Call:
 
 
 def _cce(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, cpu=False)
+    _refuse("cut_cross_entropy", case, inputs, cpu=False)
     from cut_cross_entropy import linear_cross_entropy
 
     hidden, weight = inputs.hidden, inputs.weight
@@ -136,21 +139,21 @@ def _cce(case: Case, inputs: Inputs) -> Call:
 
 
 def _quack_logits(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, softcap=False, cpu=False)
+    _refuse("quack", case, inputs, softcap=False, cpu=False)
     from quack.cross_entropy import cross_entropy
 
     return lambda: cross_entropy(inputs.logits, inputs.labels, ignore_index=IGNORE_INDEX, reduction="none")
 
 
 def _quack_linear(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, softcap=False, cpu=False)
+    _refuse("quack", case, inputs, softcap=False, cpu=False)
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     return lambda: chunked_linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, ignore_index=IGNORE_INDEX)
 
 
 def _verl(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, softcap=False, cpu=False)
+    _refuse("verl", case, inputs, softcap=False, cpu=False)
     device = _stub(  # verl.utils.device asks verl's table of platforms, which imports Ray
         get_device_capability=torch.cuda.get_device_capability,
         get_device_name=lambda: "cuda",
@@ -164,7 +167,7 @@ def _verl(case: Case, inputs: Inputs) -> Call:
 
 
 def _flash(case: Case, inputs: Inputs) -> Call:
-    _refuse(case, inputs, softcap=False, cpu=False)
+    _refuse("flash_attn", case, inputs, softcap=False, cpu=False)
     function = _file("flash_attn", "ops.triton.cross_entropy").cross_entropy_loss
     return lambda: function(inputs.logits, inputs.labels, ignore_index=IGNORE_INDEX)[0]
 

@@ -12,24 +12,29 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.cases import LISTWISE_JOBS
-from benchmarks.contestants import NAIVE, OURS
+from benchmarks.contestants import NAIVE, OURS, ZERO
 from benchmarks.demo import stages
 from benchmarks.tables import Cases
 
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
 OTHERS = ("#2f6f9f", "#5b9f6b", "#b58a2a", "#7d5ba6", "#3f9d9b", "#a05a7a", "#6b6b2a", "#446688")
 WIDEST = 3.0  # times naive
-JOB_COLOURS = {"vpd": "#5b9f6b", "kl": "#c8442b", "jsd": "#2f6f9f"}
+JOB_COLOURS = {
+    "vpd": "#5b9f6b", "kl": "#c8442b", "reverse_kl": "#b58a2a", "jsd": "#2f6f9f", "kl_sampled": "#a05a7a", "jsd_sampled": "#3f9d9b",
+}  # fmt: skip
+WAYS = {"enumeration": COLOURS[NAIVE], "subset recursion": "#c8442b", "meeting in the middle": "#2f6f9f", "sampled": "#5b9f6b"}
 
 
 def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
-    """Two pictures a device: time and memory of the token jobs, and the listwise losses over N."""
+    """Three pictures a device: time and memory of the token jobs, those over budget and rows, and the listwise losses over N."""
     written = []
     for place, ((device, run), cases) in enumerate(runs.items()):
         suffix = f"-{place}" if place else ""
-        tokens = {label: records for label, records in cases.items() if records[0]["job"] not in LISTWISE_JOBS}
+        bars = {label: records for label, records in cases.items() if not records[0].get("curve")}
+        tokens = {label: records for label, records in bars.items() if records[0]["job"] not in LISTWISE_JOBS}
+        curves = {label: records for label, records in cases.items() if records[0].get("curve")}
         listwise = {label: records for label, records in cases.items() if records[0]["job"] in LISTWISE_JOBS}
-        for name, some, plot in (("tokens", tokens, _tokens), ("listwise", listwise, _listwise)):
+        for name, some, plot in (("tokens", tokens, _tokens), ("memory", curves, _curves), ("listwise", listwise, _listwise)):
             if not some:
                 continue
             figure = plot(some)
@@ -65,6 +70,41 @@ def draw_demo(records: list[dict], folder: Path) -> Path:
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
+
+
+def draw_scaling(records: list[dict], folder: Path) -> Path:
+    """Over the number of responses: time of each way, and what the sampled estimates say beside the exact values."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for (way, divergence), found in _by_way(records).items():
+        style = "-o" if divergence == "jsd" else "--s"
+        sizes = [record["n"] for record in found]
+        axes[0].plot(sizes, [record["ms"] for record in found], style, color=WAYS[way], markersize=4, label=f"{divergence}, {way}")
+        if way == "sampled":
+            error, value = [record["standard_error"] for record in found], [record["value"] for record in found]
+            axes[1].errorbar(sizes, value, yerr=error, fmt=style, color=WAYS[way], markersize=4, capsize=3, label=f"{divergence}, {way}")
+        elif way != "enumeration":
+            axes[1].plot(sizes, [record["value"] for record in found], style[:-1], color=WAYS[way], label=f"{divergence}, exact")
+    first = records[0]
+    axes[0].set_ylabel(f"ms, forward+backward, {first['prompts']} prompts")
+    axes[1].set_ylabel(f"nats, one prompt; bars: standard error of one estimate, {first['samples']} draws")
+    for axis in axes:
+        axis.set_yscale("log")
+        axis.set_xlabel("responses of a prompt, N")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"{first['device']}, {first['run'][:10]}", fontsize=9, color="#555555", x=0.99, ha="right")
+    path = folder / "scaling.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _by_way(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    found: dict[tuple[str, str], list[dict]] = {}
+    for record in sorted(records, key=lambda record: record["n"]):
+        found.setdefault((record["way"], record["divergence"]), []).append(record)
+    return found
 
 
 def _tokens(cases: Cases) -> plt.Figure:
@@ -119,6 +159,37 @@ def _ratio_axis(axis: Axes, title: str) -> None:
 def _wrap(label: str) -> str:
     job, shape, *rest = label.split(", ")
     return f"{job}, {shape}\n{', '.join(rest)}"
+
+
+def _curves(cases: Cases) -> plt.Figure:
+    """Time above memory, over the budget to the left and over the number of rows to the right."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex="col")
+    ran = [r for records in cases.values() for r in records if r["status"] == "ok"]
+    for column, (curve, of) in enumerate((("budget", lambda r: r["budget"] / 2**20), ("M", lambda r: r["shape"]["M"]))):
+        for name, style in ((OURS, "-o"), (ZERO, "--s")):
+            found = sorted((of(r), r["median_ms"], r["peak_bytes"] / 2**20) for r in ran if r["curve"] == curve and r["contestant"] == name)
+            if not found:
+                continue
+            places, *figures = zip(*found, strict=True)
+            label = "budget 0" if name == ZERO else "budget as given" if curve == "budget" else 'budget "auto"'
+            for axis, values in zip(axes[:, column], figures, strict=True):
+                axis.plot(places, values, style, color=COLOURS[OURS], alpha=1 if name == OURS else 0.55, label=label)
+        if curve == "budget":
+            axes[1, 0].axline((0, 0), slope=1, color=COLOURS[NAIVE], linestyle=":", label="the budget")
+        else:
+            for axis in axes[:, 1]:
+                axis.set(xscale="log", yscale="log")
+    first = ran[0]["shape"]
+    axes[1, 0].set_xlabel(f"memory_budget, MiB (M={next(r['shape']['M'] for r in ran if r['curve'] == 'budget'):,})")
+    axes[1, 1].set_xlabel("rows, M")
+    axes[0, 0].set_ylabel(f"ms, forward+backward, D={first['D']:,} V={first['V']:,}")
+    axes[1, 0].set_ylabel("MiB beyond inputs and gradients")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.set_ylim(bottom=0) if axis.get_yscale() == "linear" else None
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, frameon=False)
+    return figure
 
 
 def _listwise(cases: Cases) -> plt.Figure:

@@ -102,7 +102,7 @@ def full(cases: Cases) -> str:
             if record["status"] != "ok":
                 rows.append([name, *["–"] * 7, "; ".join([*remarks, f"{record['status']}: {_plain(record['reason'])}"])])
                 continue
-            remarks += [_plain(text) for text in (record["note"], record["reason"]) if text]
+            remarks += [_plain(text) for text in (record["note"], record["reason"], _target(record)) if text]
             figures = [number(record["median_ms"]), times(record["ratio_to_naive"]), mebibytes(record["peak_bytes"])]
             figures += [mebibytes(record["rss_bytes"]), percent(record["roof_share"]), *errors(record)]
             rows.append([name, *figures, "; ".join(remarks)])
@@ -115,7 +115,7 @@ def summary(cases: Cases) -> str:
     rows = [["case", "naive, ms", "ours, ms", "of naive's time", "of naive's memory", "quickest peer"], ["---", *["---:"] * 4, "---"]]
     for label, records in cases.items():
         ran = {record["contestant"]: record for record in records if record["status"] == "ok"}
-        if OURS not in ran:
+        if OURS not in ran or records[0].get("curve"):
             continue
         ours, naive = ran[OURS], ran.get(NAIVE)
         peers = [r for name, r in ran.items() if name != NAIVE and not name.startswith(OURS) and r["same_job"]]
@@ -124,6 +124,15 @@ def summary(cases: Cases) -> str:
         cells = [label, number(naive["median_ms"]) if naive else "–", number(ours["median_ms"]), times(ours["ratio_to_naive"])]
         rows.append([*cells, percent(share), f"{best['contestant']}, {number(best['median_ms'])} ms" if best else "–"])
     return _markdown(rows)
+
+
+def _target(record: Record) -> str | None:
+    """Ours against what we set out to reach, which is for an H200."""
+    target = record.get("target_ms")  # records from before there were any have none
+    if not target or record["contestant"] != OURS:
+        return None
+    over = record["median_ms"] / target - 1
+    return f"target {number(target)} ms {f'missed by {over:.0%}' if over > 0 else 'met'}"
 
 
 def _plain(text: str | None) -> str:
@@ -145,9 +154,9 @@ def source(record: Record, roofs: dict[str, float]) -> str:
     )
 
 
-def newest_demo(results: Path) -> list[Record]:
-    """The runs that the last ``python -m benchmarks.demo`` added."""
-    records = load(results, "demo")
+def newest_of(results: Path, name: str) -> list[Record]:
+    """The records that the last ``python -m benchmarks.demo``, or of another such ``name``, added."""
+    records = load(results, name)
     last = max((record["run"] for record in records), default=None)
     return [record for record in records if record["run"] == last]
 
@@ -165,7 +174,7 @@ def demo_table(records: list[Record]) -> str:
 def render(kind: str, suite: str, results: Path) -> str:
     """The text for a mark: "table" or "summary" of a suite, or the demo's."""
     if suite == "demo":
-        records = newest_demo(results)
+        records = newest_of(results, "demo")
         return demo_table(records) if records else NOT_RUN["cpu"]
     make = full if kind == "table" else summary
     parts = []
@@ -196,8 +205,10 @@ def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> N
         print(f"benchmarks: tables are rebuilt, pictures are not: {error}")
         return
     written = [path for suite in NOT_RUN for path in pictures.draw(suite, newest(load(results, suite)), results)]
-    if records := newest_demo(results):
+    if records := newest_of(results, "demo"):
         written.append(pictures.draw_demo(records, results))
+    if records := newest_of(results, "scaling"):
+        written.append(pictures.draw_scaling(records, results))
     for path in written:
         print(f"benchmarks: wrote {path}")
 

@@ -14,7 +14,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from benchmarks.cases import BETA, IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, Case, Inputs
+from benchmarks.cases import BETA, GROUP_JOBS, HEAD_JOBS, IGNORE_INDEX, LISTWISE_JOBS, SAMPLED, Case, Inputs
 
 BLOCK = 1 << 24  # float64 logits at a time
 SAMPLE = 128  # rows, and columns, at which gradients are compared
@@ -61,9 +61,21 @@ def token_truth(case: Case, inputs: Inputs) -> Truth:
         lengths = live.view(case["R"], -1).sum(1)
         results, counted = logps.view(case["R"], -1).sum(1) / lengths.clamp(min=1), lengths > 0
         upstream = (upstream / lengths.clamp(min=1)).repeat_interleave(case["T"])
+    if case.job in GROUP_JOBS:
+        results, upstream = _group_loss(case, inputs, logps, live)
+        counted = torch.ones_like(results, dtype=torch.bool)
     uniform = torch.full_like(upstream, -1 / max(int(live.sum()), 1))
     gradients, scalar = (_token_gradients(case, inputs, lse, g * live) if case.backward else {} for g in (upstream, uniform))
     return Truth(results, counted, gradients, scalar, against="float64")
+
+
+@torch.enable_grad()
+def _group_loss(case: Case, inputs: Inputs, logps: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean KL loss of the prompts (1,), and its gradient in the log-probabilities (M,)."""
+    leaf = logps.requires_grad_()
+    rewards = leaf.view(case["R"], -1).sum(1) / live.view(case["R"], -1).sum(1).clamp(min=1)
+    loss = enumerate_rankings("kl", rewards.view(case["P"], -1), inputs.teacher.double()).mean()
+    return loss.detach().view(1), torch.autograd.grad(loss, leaf)[0]
 
 
 def _blocks(size: int, block: int) -> Iterator[slice]:
@@ -72,7 +84,7 @@ def _blocks(size: int, block: int) -> Iterator[slice]:
 
 def _logits(case: Case, inputs: Inputs, rows, columns=slice(None)) -> tuple[Tensor, Tensor]:
     """z at some rows and columns, and dz/d(product)."""
-    if case.job in LINEAR_JOBS:
+    if case.job in HEAD_JOBS:
         z = inputs.hidden[rows].double() @ inputs.weight[columns].double().T
     else:
         z = inputs.logits[rows][:, columns].double()
@@ -93,7 +105,7 @@ def _token_gradients(case: Case, inputs: Inputs, lse: Tensor, g: Tensor) -> dict
         hit = labels[rows][:, None] == torch.arange(case["V"], device=g.device)[columns]
         return g[rows][:, None] * (hit.double() - (z - lse[rows][:, None]).exp()) * slope
 
-    if case.job not in LINEAR_JOBS:
+    if case.job not in HEAD_JOBS:
         return {"logits": (rows, dlogits(rows, slice(None)))}
     parts = (dlogits(rows, block) @ inputs.weight[block].double() for block in _blocks(case["V"], BLOCK // case["D"]))
     gradients = {"hidden": (rows, sum(parts, torch.zeros((), dtype=g.dtype, device=g.device)))}
@@ -107,7 +119,7 @@ def listwise_truth(case: Case, inputs: Inputs) -> Truth:
     enumerated = case["N"] <= ENUMERATED or case.job == "vpd"
     prompts = min(case["P"], PROMPTS) if enumerated else case["P"]
     student = inputs.student[:prompts].detach().double().requires_grad_()
-    loss = (enumerate_rankings if enumerated else library_loss)(case.job, student, inputs.teacher[:prompts].double())
+    loss = (enumerate_rankings if enumerated else library_loss)(case.job.removesuffix(SAMPLED), student, inputs.teacher[:prompts].double())
     (gradient,) = torch.autograd.grad(loss, student, inputs.upstream[:prompts].double())
     index = torch.arange(prompts, device=student.device)
     live = torch.ones_like(index, dtype=torch.bool)
@@ -120,13 +132,15 @@ def truth_of(case: Case, inputs: Inputs) -> Truth:
 
 def enumerate_rankings(job: str, student: Tensor, teacher: Tensor) -> Tensor:
     """(P, N), (P, N) -> (P,): the losses as the paper writes them, all N! rankings in a table (arXiv 2502.14272, section 3)."""
-    n = student.shape[1]
+    n, job = student.shape[1], job.removesuffix(SAMPLED)
     if job == "vpd":
         return -log_ranking(student.gather(1, teacher.argsort(dim=1, descending=True, stable=True)))
     table = _rankings(n, student.device)
     s, t = (log_ranking(rewards[:, table]) for rewards in (student, teacher))
     if job == "kl":
         return (t.exp() * (t - s)).sum(1)
+    if job == "reverse_kl":
+        return (s.exp() * (s - t)).sum(1)
     m = torch.logaddexp(s, t) - math.log(2)
     return ((t.exp() * (t - m)).sum(1) + (s.exp() * (s - m)).sum(1)) / 2
 
@@ -149,4 +163,5 @@ def library_loss(job: str, student: Tensor, teacher: Tensor) -> Tensor:
 
     if job == "vpd":
         return vanilla_preference_loss(student, teacher, beta=BETA, reduction="none")
-    return probabilistic_preference_loss(student, teacher, beta=BETA, divergence=job, method="exact", reduction="none")
+    method, divergence = "sampled" if job.endswith(SAMPLED) else "exact", job.removesuffix(SAMPLED)
+    return probabilistic_preference_loss(student, teacher, beta=BETA, divergence=divergence, method=method, reduction="none")

@@ -1,23 +1,20 @@
-"""Token log-probabilities and their gradients in PyTorch, tile by tile: the path of every device that has no kernel.
+"""Token log-probabilities of given logits and their gradients in PyTorch, tile by tile: the path of every device without a kernel.
 
-Forward and backward walk over tiles of at most ``TILE_ROWS`` live rows by ``TILE_COLUMNS`` of the vocabulary, so that beyond
-inputs and results only a few such tiles and some numbers per row exist at any time. Ignored rows are never read. With
-u = logit_scale * (h @ w + b), z = softcap * tanh(u / softcap) / temperature and p = softmax(z), the gradient of a
-log-probability is d log p[y] / d u = (onehot(y) - p) * (1 - tanh(u / softcap)^2) / temperature.
+Forward and backward walk over tiles of ``LOGITS_ROWS`` live rows by ``TILE_COLUMNS`` of the vocabulary, so that beyond inputs and
+results only a few such tiles and some numbers per row exist at any time. Ignored rows are never read. With u = logit_scale * x,
+z = softcap * tanh(u / softcap) / temperature and p = softmax(z), the gradient of a log-probability is
+d log p[y] / d u = (onehot(y) - p) * (1 - tanh(u / softcap)^2) / temperature.
 
 Picking the live rows waits for the device once; on a CPU that is free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-# Chosen on 2 cores of an AVX-512 CPU at M=2048, D=768, V=50257, float32: tiles of 4 to 32 MB differ by a few per cent, smaller
-# ones starve the matrix product, and larger ones fall out of the cache in the exponentials.
-TILE_ROWS = 1024
 TILE_COLUMNS = 4096
 LOGITS_ROWS = 64  # where logits are given there is no product to feed: a tile of 1 MB stays in a core's own cache
 
@@ -42,11 +39,11 @@ def live_rows(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
     return (labels != ignore_index).nonzero().squeeze(-1)
 
 
-def _tiles(size: int, tile: int) -> Iterator[slice]:
+def tiles(size: int, tile: int) -> Iterator[slice]:
     return (slice(start, min(start + tile, size)) for start in range(0, size, tile))
 
 
-def _bend(u: torch.Tensor, options: TokenOptions) -> torch.Tensor:
+def bend(u: torch.Tensor, options: TokenOptions) -> torch.Tensor:
     """z of a tile of products u, in place."""
     if options.logit_scale != 1.0:
         u.mul_(options.logit_scale)
@@ -55,7 +52,7 @@ def _bend(u: torch.Tensor, options: TokenOptions) -> torch.Tensor:
     return u.div_(options.temperature) if options.temperature != 1.0 else u
 
 
-def _unbend(gradient: torch.Tensor, z: torch.Tensor, options: TokenOptions) -> torch.Tensor:
+def unbend(gradient: torch.Tensor, z: torch.Tensor, options: TokenOptions) -> torch.Tensor:
     """The gradient of the products u from that of z, in place."""
     if options.softcap:
         slope = z.mul(options.temperature / options.softcap)
@@ -64,7 +61,7 @@ def _unbend(gradient: torch.Tensor, z: torch.Tensor, options: TokenOptions) -> t
     return gradient.mul_(scale) if scale != 1.0 else gradient
 
 
-class _OnlineSoftmax:
+class OnlineSoftmax:
     """log sum exp over the columns of tiles that arrive one after another, and the label's z: one pass over the logits."""
 
     def __init__(self, labels: torch.Tensor, dtype: torch.dtype):
@@ -73,8 +70,8 @@ class _OnlineSoftmax:
         self.total = labels.new_zeros(labels.shape, dtype=dtype)
         self.picked = labels.new_full(labels.shape, torch.nan, dtype=dtype)  # stays NaN for a label that is no column
 
-    def add(self, rows: slice, columns: slice, z: torch.Tensor) -> None:
-        """Take in the tile z, which is overwritten."""
+    def add(self, rows: slice, columns: slice, z: torch.Tensor) -> torch.Tensor:
+        """Take in the tile z, which becomes exp(z - anchor); returns the anchor of each row."""
         local = self.labels[rows] - columns.start
         inside = (local >= 0) & (local < z.shape[1])
         picked = z.gather(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1)).squeeze(1)
@@ -84,23 +81,29 @@ class _OnlineSoftmax:
         total = self.total[rows] * (self.peak[rows] - anchor).exp()
         self.total[rows] = total + z.sub_(anchor.unsqueeze(1)).exp_().sum(1)
         self.peak[rows] = peak
+        return anchor
+
+    def log_p(self) -> torch.Tensor:
+        """log(total) is not added to the peak first: beside a large peak the rounding would swallow a log-probability near 0."""
+        return (self.picked - self.peak) - self.total.log()
 
     def spread(self, rows: torch.Tensor, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities, peaks and totals at ``rows`` of flat ``shape``, 0 elsewhere. log(total) is not added to the peak
-        first: beside a large peak the rounding would swallow a log-probability near 0."""
+        """Log-probabilities, peaks and totals at ``rows`` of flat ``shape``, 0 elsewhere."""
 
         def place(values: torch.Tensor) -> torch.Tensor:
             return values.new_zeros(shape.numel()).index_copy_(0, rows, values).view(shape)
 
-        return place((self.picked - self.peak) - self.total.log()), place(self.peak), place(self.total)
+        return place(self.log_p()), place(self.peak), place(self.total)
 
 
-def _score(z: torch.Tensor, peak: torch.Tensor, total: torch.Tensor, labels: torch.Tensor, grad: torch.Tensor, column: int) -> torch.Tensor:
+def scores_of(
+    z: torch.Tensor, peak: torch.Tensor, total: torch.Tensor, labels: torch.Tensor, grad: torch.Tensor, column: int
+) -> torch.Tensor:
     """grad * (onehot - softmax) of a tile whose first column is ``column``; z is kept."""
-    score = torch.sub(z, peak.unsqueeze(1)).exp_().mul_((-grad / total).unsqueeze(1))
+    scores = torch.sub(z, peak.unsqueeze(1)).exp_().mul_((-grad / total).unsqueeze(1))
     local = labels - column
     inside = (local >= 0) & (local < z.shape[1])
-    return score.scatter_add_(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1), grad.where(inside, 0).unsqueeze(1))
+    return scores.scatter_add_(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1), grad.where(inside, 0).unsqueeze(1))
 
 
 # Logits that are given.
@@ -126,18 +129,19 @@ def logits_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOpt
     parts = zip(planes, labels.reshape(len(planes), -1), strict=True)
     found = [_plane_forward(plane, part, options) for plane, part in parts]
     log_p, peak, total = (torch.stack(rows).view(labels.shape) for rows in zip(*found, strict=True))
-    return log_p, peak, total
+    wrong = (labels != options.ignore_index) & ((labels < 0) | (labels >= logits.shape[2]))
+    return log_p, peak, total.masked_fill_(wrong, torch.nan)  # of no column: makes the gradient NaN too
 
 
 def _plane_forward(logits: torch.Tensor, labels: torch.Tensor, options: TokenOptions) -> tuple[torch.Tensor, ...]:
     """(M, V), (M,) -> log-probabilities, peaks and totals (M,)."""
     rows = live_rows(labels, options.ignore_index)
-    softmax = _OnlineSoftmax(labels[rows], accumulator(logits.dtype))
-    for tile in _tiles(len(rows), LOGITS_ROWS):
+    softmax = OnlineSoftmax(labels[rows], accumulator(logits.dtype))
+    for tile in tiles(len(rows), LOGITS_ROWS):
         picked = _neighbours(rows[tile])
-        for columns in _tiles(logits.shape[1], TILE_COLUMNS):
+        for columns in tiles(logits.shape[1], TILE_COLUMNS):
             u = logits[:, columns][picked].to(softmax.peak.dtype, copy=True)
-            softmax.add(tile, columns, _bend(u, options))
+            softmax.add(tile, columns, bend(u, options))
     return softmax.spread(rows, labels.shape)
 
 
@@ -171,94 +175,9 @@ def _plane_backward(
     total: torch.Tensor,
 ) -> None:
     rows = live.nonzero().squeeze(-1)
-    for index in (rows[tile] for tile in _tiles(len(rows), LOGITS_ROWS)):
+    for index in (rows[tile] for tile in tiles(len(rows), LOGITS_ROWS)):
         picked = _neighbours(index)
-        for columns in _tiles(logits.shape[1], TILE_COLUMNS):
-            z = _bend(logits[:, columns][picked].to(peak.dtype, copy=True), options)
-            score = _score(z, peak[picked], total[picked], labels[picked], grad[picked], columns.start)
-            dlogits[:, columns][picked] = _unbend(score, z, options).to(dlogits.dtype)
-
-
-# Logits that are the product of hidden states and the output head.
-
-
-def product(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """a @ b accumulated in ``dtype`` without rounding to the inputs' dtype in between."""
-    if a.dtype == b.dtype == dtype:
-        return a @ b
-    if a.is_cuda and torch.version.hip is None and a.dtype == b.dtype and dtype == torch.float32:
-        return torch.mm(a, b, out_dtype=dtype)  # tensor cores; CPUs refuse out_dtype and ROCm builds vary
-    return a.to(dtype) @ b.to(dtype)
-
-
-def _products(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: TokenOptions, dtype: torch.dtype
-) -> Iterator[tuple[slice, torch.Tensor, Callable[[slice], torch.Tensor]]]:
-    """For each tile of the vocabulary: its columns, its part of the weight, and what gives z for a tile of rows."""
-    for columns in _tiles(weight.shape[0], TILE_COLUMNS):
-        part = weight[columns] if weight.is_cuda else weight[columns].to(dtype)
-
-        def z_of(rows: slice, part: torch.Tensor = part, columns: slice = columns) -> torch.Tensor:
-            u = product(hidden[rows], part.T, dtype)
-            return _bend(u if bias is None else u.add_(bias[columns].to(dtype)), options)
-
-        yield columns, part, z_of
-
-
-def linear_forward(
-    hidden: torch.Tensor,  # (M, D)
-    weight: torch.Tensor,  # (V, D)
-    bias: torch.Tensor | None,  # (V,)
-    labels: torch.Tensor,  # (M,)
-    options: TokenOptions,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities, peaks and totals (M,)."""
-    dtype = accumulator(hidden.dtype)
-    rows = live_rows(labels, options.ignore_index)
-    live = hidden[rows] if hidden.is_cuda else hidden[rows].to(dtype)
-    softmax = _OnlineSoftmax(labels[rows], dtype)
-    for columns, _, z_of in _products(live, weight, bias, options, dtype):
-        for tile in _tiles(len(rows), TILE_ROWS):
-            softmax.add(tile, columns, z_of(tile))
-    return softmax.spread(rows, labels.shape)
-
-
-def linear_backward(
-    grad: torch.Tensor,  # (M,)
-    hidden: torch.Tensor,  # (M, D)
-    weight: torch.Tensor,  # (V, D)
-    bias: torch.Tensor | None,  # (V,)
-    labels: torch.Tensor,  # (M,)
-    peak: torch.Tensor,  # (M,)
-    total: torch.Tensor,  # (M,)
-    options: TokenOptions,
-    dhidden: torch.Tensor | None,  # (M, D), zeros, written
-    dweight: torch.Tensor | None,  # (V, D), written
-    dbias: torch.Tensor | None,  # (V,), written
-) -> None:
-    """The gradients that are asked for. Each slice of the weight's is finished in one go, so none is accumulated in low precision."""
-    dtype = peak.dtype
-    rows = live_rows(labels, options.ignore_index)
-    rows = rows[grad[rows] != 0]  # a response whose reward does not matter costs nothing
-    live = hidden[rows] if hidden.is_cuda else hidden[rows].to(dtype)
-    dlive = torch.zeros_like(live, dtype=dtype) if dhidden is not None else None
-    for columns, part, z_of in _products(live, weight, bias, options, dtype):
-        dpart = torch.zeros_like(part, dtype=dtype) if dweight is not None else None
-        dbias_part = part.new_zeros(len(part), dtype=dtype)
-        for tile in _tiles(len(rows), TILE_ROWS):
-            z = z_of(tile)
-            index = rows[tile]
-            score = _unbend(_score(z, peak[index], total[index], labels[index], grad[index], columns.start), z, options)
-            del z
-            dbias_part += score.sum(0)
-            score = score.to(part.dtype)  # on a CUDA device the 16-bit operand of the tensor cores; on a CPU as it is
-            if dlive is not None:
-                dlive[tile] += product(score, part, dtype)
-            if dpart is not None:
-                dpart += product(score.T, live[tile], dtype)
-        if dweight is not None and dpart is not None:
-            dweight[columns] = dpart
-        if dbias is not None:
-            dbias[columns] = dbias_part
-    if dhidden is not None and dlive is not None:
-        dhidden.index_copy_(0, rows, dlive.to(dhidden.dtype))
+        for columns in tiles(logits.shape[1], TILE_COLUMNS):
+            z = bend(logits[:, columns][picked].to(peak.dtype, copy=True), options)
+            scores = scores_of(z, peak[picked], total[picked], labels[picked], grad[picked], columns.start)
+            dlogits[:, columns][picked] = unbend(scores, z, options).to(dlogits.dtype)

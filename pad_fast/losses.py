@@ -47,7 +47,10 @@ def probabilistic_preference_loss(
 
     ``method``: "exact" costs O(n 2^n) for the KLs (n <= 16) and O(n!) sums without a table of rankings for "jsd" (n <= 10); "sampled"
     averages over ``num_samples`` rankings, unbiased in value and gradient, repeatable by ``seed``; give each step its own. "auto" is
-    exact up to n = 8 for "jsd" and 16 for the KLs, and logs once where it samples. n is N, or ``group_size`` where that is smaller.
+    exact up to n = 8 for "jsd" and 16 for the KLs, and logs once where it samples. n is the number of live responses of a group, each
+    group by itself: a wider one beside it changes nothing. Only where the live ones cannot be counted without waiting for a device,
+    "exact" refuses by N, or ``group_size`` where that is smaller, and "auto" samples KLs of 13 to 16 live among more than 16.
+    The Triton kernels take n <= 12 for the exact KLs, 10 for exact "jsd" and 32 sampled, and draw other rankings by the same seed.
 
     ``group_size=k`` is preference decomposing: consecutive live responses form groups of k, the last may be shorter, each with
     its own distribution; a prompt's loss is the mean or, with ``group_reduction="sum"``, the sum of those of its groups.
@@ -66,14 +69,12 @@ def probabilistic_preference_loss(
     _check_choice("method", method, METHODS)
     if num_samples < MIN_SAMPLES:
         raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {num_samples}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be an integer of 64 bits, from -2**63 to 2**63 - 1, got {seed}")
     scales = (beta, beta if teacher_beta is None else teacher_beta)
     groups = _groups(student_rewards, teacher_rewards, mask, group_size)
-    limit, n = preference_ops.MAX_EXACT[divergence], groups[0].shape[1]
-    if method == "exact" and n > limit:
-        raise ValueError(
-            f"method='exact' takes at most {limit} responses a group for divergence={divergence!r}, got {n}; "
-            "set group_size, or take method='sampled'"
-        )
+    if mask is None or student_rewards.device.type != "cpu":  # else the live responses are counted
+        preference_ops.check_exact(method, divergence, groups[0].shape[1])
     losses = _group_losses(groups, divergence, method, scales, (num_samples, int(seed)), check_finite, impl)
     return _reduce(losses, groups[2], len(student_rewards), group_reduction, reduction)
 

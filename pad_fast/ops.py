@@ -1,7 +1,7 @@
 """torch.library contracts of the operations: schema, fake and autograd. Device code is imported inside of the bodies.
 
-Each body turns autocast off (what to cast was decided before) and picks the implementation, so that torch.compile sees one
-opaque operation and asks neither the environment nor the device.
+Each body turns autocast off (what to cast was decided before), so that torch.compile sees one opaque operation. ``impl`` may be
+"auto", but forward and backward share numbers of their implementation: who calls them resolves it once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.library import custom_op
 from pad_fast import chunked
 from pad_fast.chunked import TokenOptions, accumulator
 from pad_fast.dispatch import resolve_impl
-from pad_fast.shapes import check_label_values, check_response_values
+from pad_fast.shapes import check_label_values, check_no_overlap, check_response_values
 
 
 def _no_autocast(tensor: Tensor) -> torch.autocast:
@@ -43,6 +43,8 @@ def token_logprobs(
     options = TokenOptions(temperature, softcap, logit_scale, ignore_index)
     implementation = resolve_impl(impl, logits)
     check_label_values(labels, logits.shape[2], ignore_index)
+    if inplace:
+        check_no_overlap(logits)
     if implementation == "triton":
         from pad_fast.kernels.logprob import launch
 
@@ -122,109 +124,55 @@ STEP = 2.0**-30
 
 
 @custom_op("pad_fast::response_sums", mutates_args=())
-def response_sums(logps: Tensor, response_ids: Tensor | None, num_responses: int) -> Tensor:
-    """(R, T), or (M,) with the response (M,) of each row, -1 for none -> the sum (R,) of each response.
+def response_sums(
+    logps: Tensor, labels: Tensor, response_ids: Tensor | None, num_responses: int, ignore_index: int, mean: bool, impl: str
+) -> tuple[Tensor, Tensor]:
+    """(R, T), or (M,) with the response (M,) of each row, -1 for none -> the sum or mean (R,) of each response, and its live tokens.
 
-    Exact for float32, see ``STEP``, and so the same for each device, padding and packing; for float64 in the order of the rows.
+    Exact for float32, see ``STEP``, and so the same for each implementation, device, padding and packing. For float64 the order of
+    the additions is the implementation's; on a CUDA device PyTorch's own, of packed rows, varies from run to run.
     """
+    implementation = resolve_impl(impl, logps)
+    if response_ids is not None:
+        check_response_values(response_ids, num_responses)
+    if implementation == "triton":
+        from pad_fast.kernels.logprob import launch
+
+        return launch.sums(logps, labels, response_ids, num_responses, ignore_index, mean)
     wide = logps if logps.dtype == torch.float64 or logps.device.type == "mps" else (logps.double() / STEP).round_() * STEP
+    sums = sum_by_response(wide, response_ids, num_responses).to(logps.dtype)
+    lengths = sum_by_response((labels != ignore_index).long(), response_ids, num_responses)
+    return sums / lengths.clamp(min=1) if mean else sums, lengths
+
+
+def sum_by_response(values: Tensor, response_ids: Tensor | None, num_responses: int) -> Tensor:
+    """(R, T), or (M,) with the response of each row -> (R,)."""
     if response_ids is None:
-        return wide.sum(-1).to(logps.dtype)
-    check_response_values(response_ids, num_responses)
+        return values.sum(-1)
     places = response_ids.long().where(response_ids >= 0, num_responses)
-    return wide.new_zeros(num_responses + 1).index_add_(0, places, wide)[:-1].to(logps.dtype, copy=True)
+    return values.new_zeros(num_responses + 1).index_add(0, places, values)[:-1].clone()
 
 
 @response_sums.register_fake
-def _(logps, response_ids, num_responses):
-    return logps.new_empty(num_responses)
+def _(logps, labels, response_ids, num_responses, *_):
+    return logps.new_empty(num_responses), labels.new_empty(num_responses, dtype=torch.int64)
 
 
 def _save_responses(ctx, inputs, output) -> None:
-    logps, response_ids, _ = inputs
-    ctx.save_for_backward(response_ids)
+    logps, _, response_ids, _, _, mean, _ = inputs
+    ctx.save_for_backward(response_ids, output[1] if mean else None)
     ctx.shape = logps.shape
+    ctx.mark_non_differentiable(output[1])
 
 
-def _sums_gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-    (response_ids,) = ctx.saved_tensors
+def _sums_gradient(ctx, grad: Tensor, _) -> Sequence[Tensor | None]:
+    response_ids, lengths = ctx.saved_tensors
+    if lengths is not None:
+        grad = grad / lengths.clamp(min=1)
     if response_ids is None:
-        return grad.unsqueeze(-1).expand(ctx.shape), None, None
+        return grad.unsqueeze(-1).expand(ctx.shape), *(None,) * 6
     padded = torch.cat([grad, grad.new_zeros(1)])  # the last is taken by rows of no response
-    return padded[response_ids.long().where(response_ids >= 0, -1)], None, None
+    return padded[response_ids.long().where(response_ids >= 0, -1)], *(None,) * 6
 
 
 response_sums.register_autograd(_sums_gradient, setup_context=_save_responses)
-
-
-# From hidden states and the output head.
-
-
-@custom_op("pad_fast::linear_token_logprobs", mutates_args=())
-def linear_token_logprobs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float, softcap: float, logit_scale: float,
-    ignore_index: int, impl: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(M, D), (V, D), (V,), (M,) -> log-probabilities, peaks and totals (M,)."""
-    options = TokenOptions(temperature, softcap, logit_scale, ignore_index)
-    resolve_impl(impl, hidden, has_kernel=False)
-    check_label_values(labels, weight.shape[0], ignore_index)
-    with _no_autocast(hidden):
-        return chunked.linear_forward(hidden, weight, bias, labels, options)
-
-
-@linear_token_logprobs.register_fake
-def _(hidden, weight, bias, labels, temperature, softcap, logit_scale, ignore_index, impl):
-    return _rows(hidden, labels)
-
-
-@custom_op("pad_fast::linear_token_logprobs_backward", mutates_args=())
-def linear_token_logprobs_backward(
-    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, peak: Tensor, total: Tensor,
-    need_hidden: bool, need_weight: bool, need_bias: bool, temperature: float, softcap: float, logit_scale: float, ignore_index: int,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(M,) upstream gradients -> those of hidden, weight and bias; one that is not needed is empty."""
-    options = TokenOptions(temperature, softcap, logit_scale, ignore_index)
-    resolve_impl(impl, hidden, has_kernel=False)
-    dhidden, dweight, dbias = _linear_gradients(hidden, weight, need_hidden, need_weight, need_bias)
-    with _no_autocast(hidden):
-        chunked.linear_backward(
-            grad, hidden, weight, bias, labels, peak, total, options,
-            dhidden if need_hidden else None, dweight if need_weight else None, dbias if need_bias else None,
-        )  # fmt: skip
-    return dhidden, dweight, dbias
-
-
-def _linear_gradients(hidden: Tensor, weight: Tensor, *needed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Zeros for the hidden rows, room for the rest: rows that are ignored are not written later, all else is."""
-    vocabulary, width = weight.shape
-    need_hidden, need_weight, need_bias = needed
-    return (
-        hidden.new_zeros((len(hidden), width) if need_hidden else 0),
-        weight.new_empty((vocabulary, width) if need_weight else 0),
-        weight.new_empty(vocabulary if need_bias else 0),
-    )
-
-
-@linear_token_logprobs_backward.register_fake
-def _(grad, hidden, weight, bias, labels, peak, total, need_hidden, need_weight, need_bias, *_):
-    return _linear_gradients(hidden, weight, need_hidden, need_weight, need_bias)
-
-
-def _save_linear(ctx, inputs, output) -> None:
-    hidden, weight, bias, labels, *ctx.options = inputs
-    ctx.save_for_backward(hidden, weight, bias, labels, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _linear_gradient(ctx, grad: Tensor | None, *_) -> Sequence[Tensor | None]:
-    if grad is None:
-        return (None,) * 9
-    needed = ctx.needs_input_grad[:3]
-    gradients = linear_token_logprobs_backward(grad, *ctx.saved_tensors, *needed, *ctx.options)
-    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), *(None,) * 6
-
-
-linear_token_logprobs.register_autograd(_linear_gradient, setup_context=_save_linear)

@@ -6,13 +6,14 @@ The dispatcher sees groups (G, n), each with its own distribution over rankings;
 from __future__ import annotations
 
 import logging
-from functools import cache
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pad_fast import paths, rankings
 from pad_fast.dispatch import resolve_impl
+from pad_fast.kernels.preference.limits import most_responses
 
 KINDS = ("vpd", "jsd", "kl", "reverse_kl")
 AUTO_EXACT = {"jsd": 8, "kl": 16, "reverse_kl": 16}  # the largest n that method="auto" enumerates
@@ -21,12 +22,29 @@ MAX_EXACT = {"jsd": 10, "kl": 16, "reverse_kl": 16}  # and that method="exact" d
 _EXACT = {"jsd": rankings.exact_jsd, "kl": rankings.exact_kl, "reverse_kl": rankings.exact_reverse_kl}
 _SAMPLED = {"jsd": paths.sampled_jsd, "kl": paths.sampled_kl, "reverse_kl": paths.sampled_reverse_kl}
 _logger = logging.getLogger("pad_fast")
+_told: set[str] = set()  # the kinds of which it was said that they are sampled
 
 
-@cache
-def _tell_sampled(kind: str, n: int, num_samples: int) -> None:  # cached: told once
-    limit = AUTO_EXACT[kind]
-    _logger.warning("%s of %d responses is estimated from %d sampled rankings (exact up to %d)", kind, n, num_samples, limit)
+def check_exact(method: str, kind: str, n: int) -> None:
+    """ValueError if ``method`` is "exact" and groups of ``n`` responses have too many rankings for that."""
+    if method == "exact" and kind != "vpd" and n > MAX_EXACT[kind]:
+        raise ValueError(
+            f"method='exact' takes at most {MAX_EXACT[kind]} responses a group for divergence={kind!r}, got {n}; "
+            "set group_size, or take method='sampled'"
+        )
+
+
+def _method(method: str, kind: str, n: int) -> str:
+    """What ``method`` is for groups of ``n`` live responses; ValueError where that cannot be."""
+    check_exact(method, kind, n)
+    return ("exact" if kind == "vpd" or n <= AUTO_EXACT[kind] else "sampled") if method == "auto" else method
+
+
+def _tell_sampled(kind: str, n: int, num_samples: int) -> None:
+    if kind not in _told:
+        _told.add(kind)
+        text = "%s of more than %d responses (here %d) is estimated from %d sampled rankings"
+        _logger.warning(text, kind, AUTO_EXACT[kind], n, num_samples)
 
 
 def _check_finite(name: str, rewards: Tensor, live: Tensor | None) -> None:
@@ -47,6 +65,12 @@ def _dense(student: Tensor, teacher: Tensor, kind: str, method: str, scales: tup
     return _SAMPLED[kind](student, teacher, *scales, *draws)
 
 
+def _implementation(impl: str, student: Tensor, kind: str, method: str) -> str:
+    most, n = most_responses(kind, method), student.shape[1]
+    why_not = f"the kernel of {method} {kind} takes at most {most} responses a group, and there are {n}"
+    return resolve_impl(impl, student, has_kernel=most is None or n <= most, why_not=why_not)
+
+
 @torch.library.custom_op("pad_fast::preference_loss", mutates_args=())
 def preference_loss(
     student: Tensor,  # (G, n) float32 or float64
@@ -62,27 +86,55 @@ def preference_loss(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     """The loss of each group (G,), 0 with fewer than two live responses, and its gradient in ``student`` (G, n), 0 where not live."""
-    resolve_impl(impl, student, has_kernel=False)
+    n = student.shape[1]
+    # exact is asked for only where it can be; of a mask on a CPU that is seen below, by its counts
+    widest = "exact" if method == "exact" else _method(method, kind, n)
+    implementation = _implementation(impl, student, kind, widest)
     if check_finite:
         _check_finite("student_rewards", student, live)
         _check_finite("teacher_rewards", teacher, live)
-    n = student.shape[1]
-    if kind != "vpd" and method == "auto":
-        method = "exact" if n <= AUTO_EXACT[kind] else "sampled"
-        if method == "sampled":
-            _tell_sampled(kind, n, num_samples)
-    draws = (num_samples, torch.Generator(student.device).manual_seed(seed)) if method == "sampled" else ()
+    if method == "auto" and widest == "sampled" and (live is None or implementation == "triton"):
+        _tell_sampled(kind, n, num_samples)
+    options = (beta, teacher_beta, num_samples, seed)
+    if implementation == "triton":
+        from pad_fast.kernels.preference import launch
+
+        if live is not None and method != widest:
+            return _both(launch.forward, student, teacher, live, kind, options)
+        return launch.forward(student, teacher, live, kind, widest, *options)
+    generator = torch.Generator(student.device).manual_seed(seed)
+    if live is None and n > 1:
+        return _dense(student, teacher, kind, widest, (beta, teacher_beta), (num_samples, generator))
     loss, grad = student.new_zeros(len(student)), torch.zeros_like(student, memory_format=torch.contiguous_format)
     if live is None:
-        return _dense(student, teacher, kind, method, (beta, teacher_beta), draws) if n > 1 else (loss, grad)
-    count = live.sum(1)
-    order = (~live).long().argsort(dim=1, stable=True)  # the live ones to the front, as they were
-    for size in count.unique().tolist():
-        if size > 1:
-            rows = (count == size).nonzero()
-            at = (rows, order[rows[:, 0], :size])
-            loss[rows[:, 0]], grad[at] = _dense(student[at], teacher[at], kind, method, (beta, teacher_beta), draws)
+        return loss, grad
+    count, order = live.sum(1), _live_first(live)
+    sizes = [size for size in count.unique().tolist() if size > 1]
+    methods = [_method(method, kind, size) for size in sizes]
+    for size, chosen in zip(sizes, methods, strict=True):
+        if chosen == "sampled" != method:
+            _tell_sampled(kind, size, num_samples)
+        rows = (count == size).nonzero()
+        at = (rows, order[rows[:, 0], :size])
+        loss[rows[:, 0]], grad[at] = _dense(student[at], teacher[at], kind, chosen, (beta, teacher_beta), (num_samples, generator))
     return loss, grad
+
+
+def _live_first(live: Tensor) -> Tensor:  # (G, n) bool -> (G, n) indices
+    return (~live).long().argsort(dim=1, stable=True)  # the live ones to the front, as they were
+
+
+def _both(forward: Callable[..., rankings.Result], student: Tensor, teacher: Tensor, live: Tensor, kind: str, options: tuple):
+    """Groups with no more live responses than the exact kernel and "auto" take by that kernel, and the others by the sampling one.
+
+    Both run on all groups, those of the other masked: to choose would be to count on the host, which waits for the device.
+    """
+    most = min(AUTO_EXACT[kind], most_responses(kind, "exact") or 0)
+    few = live.sum(1, keepdim=True) <= most
+    loss, grad = forward(student, teacher, live & ~few, kind, "sampled", *options)
+    at = _live_first(live)[:, :most]
+    exact, exact_grad = forward(student.gather(1, at), teacher.gather(1, at), live.gather(1, at) & few, kind, "exact", *options)
+    return loss + exact, grad.scatter(1, at, torch.where(few, exact_grad, grad.gather(1, at)))
 
 
 @preference_loss.register_fake

@@ -1,26 +1,29 @@
 """The benchmarks: every contestant that can be had gives right numbers, the others say why not, and tables hold what records say."""
 
+import importlib.util
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks import __main__, demo, memory, steps, tables
+from benchmarks import __main__, demo, memory, scaling, steps, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
-from benchmarks.contestants import NAIVE, OURS, Contestant, Unsupported
+from benchmarks.contestants import NAIVE, OURS, ZERO, Contestant, Unsupported, on_the_curve
 from benchmarks.measure import floor_seconds, run_case
+from benchmarks.peers import PEERS
 from benchmarks.registry import CONTESTANTS, SUITES
 from benchmarks.truth import truth_of
 
 CPU = torch.device("cpu")
 ROOFS = {"copy": 1e10, "float32": 1e11}
 SMOKE = [replace(case, rounds=2) for case in SUITES["smoke"]]
+PEER_MODULES = {"trl", "liger_kernel", "cut_cross_entropy", "quack", "verl", "flash_attn"}
 COMPILED = "torch.compile"  # seconds a case: tried once
 FIELDS = {
-    "job", "shape", "work", "dtype", "live", "softcap", "frozen", "case", "contestant", "contestant_version", "same_job", "note",
-    "status", "reason", "clock", "times_ms", "median_ms", "ratio_to_naive", "peak_bytes", "rss_bytes", "error", "error_against",
-    "floor_ms", "roof_share",
+    "job", "shape", "work", "dtype", "live", "softcap", "frozen", "curve", "budget", "case", "contestant", "contestant_version",
+    "same_job", "note", "status", "reason", "clock", "times_ms", "median_ms", "ratio_to_naive", "peak_bytes", "rss_bytes", "error",
+    "error_against", "floor_ms", "roof_share", "target_ms",
 }  # fmt: skip
 
 
@@ -39,7 +42,9 @@ def contestant(build, **options) -> Contestant:
 @pytest.mark.parametrize("case", SMOKE, ids=lambda case: case.label)
 def test_everybody_is_right_or_says_why_not(case):
     records = run_case(case, [c for c in CONTESTANTS if c.name != COMPILED], CPU, ROOFS)
-    assert {record["contestant"] for record in records} == {c.name for c in CONTESTANTS if case.job in c.jobs and c.name != COMPILED}
+    assert {record["contestant"] for record in records} == {
+        c.name for c in CONTESTANTS if case.job in c.jobs and c.name != COMPILED and on_the_curve(case, c)
+    }
     for record in records:
         assert set(record) == FIELDS
         assert json.loads(json.dumps(record)) == record
@@ -52,7 +57,7 @@ def test_everybody_is_right_or_says_why_not(case):
             assert record["reason"]
             assert record["times_ms"] == []
     ran = {record["contestant"] for record in records if record["status"] == "ok"}
-    assert ran >= ({OURS} if case.job == "kl" and case["N"] > 8 else {OURS, NAIVE})
+    assert ran >= ({OURS} if case.curve or (case.job == "kl" and case["N"] > 8) else {OURS, NAIVE})
 
 
 @pytest.mark.slow
@@ -78,6 +83,21 @@ def test_an_absent_peer_is_reported_and_the_others_go_on():
     assert "no_such_package" in records[0]["reason"]
     assert "IndexError" in records[1]["reason"]
     assert "no_such_package" in tables.line(records[0])
+
+
+def test_what_is_not_installed_is_absent_whatever_it_could_not_do(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in PEER_MODULES else real(name, *rest))
+    for case in (SMOKE[1], replace(SMOKE[4], backward=False)):  # with softcaps, on a CPU
+        records = run_case(case, [c for c in PEERS if c.package != "trl" or case.job == "token_logprobs"], CPU, ROOFS)
+        assert {record["status"] for record in records} == {"absent"}
+
+
+def test_a_target_is_met_or_missed_by_so_much():
+    record = {"contestant": OURS, "median_ms": 1.5, "target_ms": 1.0}
+    assert tables._target(record) == "target 1.00 ms missed by 50%"
+    assert tables._target(record | {"median_ms": 0.9}) == "target 1.00 ms met"
+    assert tables._target(record | {"contestant": NAIVE}) is None
 
 
 def test_wrong_numbers_show_in_the_error():
@@ -221,8 +241,8 @@ def results(tmp_path_factory, one_thread):
         "versions": {"torch": "2.0"}, "commit": "abc", "roofs": ROOFS,
     }  # fmt: skip
     records = []
-    for case in (SMOKE[0], next(case for case in SMOKE if case.job == "kl")):
-        records += run_case(case, [c for c in CONTESTANTS if c.name in (OURS, NAIVE, "QuACK CE")], CPU, ROOFS)
+    for case in (SMOKE[0], *(case for case in SMOKE if case.curve), next(case for case in SMOKE if case.job == "kl")):
+        records += run_case(case, [c for c in CONTESTANTS if c.name in (OURS, ZERO, NAIVE, "QuACK CE")], CPU, ROOFS)
     lines = [json.dumps(said | record) for record in records]
     older = [json.dumps(said | record | {"run": "2025-01-02T03:04:05+00:00", "median_ms": 987654.0}) for record in records]
     (folder / "cpu.jsonl").write_text("\n".join(older + lines) + "\n")
@@ -244,7 +264,7 @@ def test_tables_are_made_of_the_newest_records_between_the_marks(results, tmp_pa
     assert "Not yet run on a GPU" in text
     record = next(json.loads(line) for line in (results / "cpu.jsonl").read_text().splitlines()[::-1] if OURS in line)
     assert f"| **{OURS}** | {tables.number(record['median_ms'])} |" in text
-    assert "unsupported: its kernels need a GPU" in text
+    assert "absent: No module named 'quack'" in text or "unsupported: its kernels need a GPU" in text
     once = text
     tables.rebuild(results, [readme])
     assert readme.read_text() == once
@@ -267,9 +287,25 @@ def test_the_demo_is_tabled_and_drawn(tmp_path, capsys):
     assert (tmp_path / "demo.png").exists()
 
 
+def test_the_cost_over_responses_is_measured_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "SECONDS", 0.0)
+    monkeypatch.setattr(scaling, "LAST", {**scaling.LAST, "enumeration": 3})
+    path = tmp_path / "scaling.jsonl"
+    scaling.main(["--sizes", "3", "4", "--prompts", "2", "--samples", "64", "--results", str(path)])
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    by = {(r["divergence"], r["n"], r["way"]): r for r in records}
+    assert len(by) == len(records) == 10  # three ways to each of two divergences, and enumeration of 3 only
+    for divergence, exact in (("kl", "subset recursion"), ("jsd", "meeting in the middle")):
+        assert by[divergence, 3, exact]["value"] == pytest.approx(by[divergence, 3, "enumeration"]["value"], rel=1e-4)
+        sampled = by[divergence, 4, "sampled"]
+        assert abs(sampled["value"] - by[divergence, 4, exact]["value"]) < 4.5 * sampled["standard_error"] / 200**0.5
+    tables.rebuild(tmp_path, [])
+    assert (tmp_path / "scaling.png").exists()
+
+
 def test_pictures_are_drawn(results, capsys):
     tables.rebuild(results, [])
-    assert {path.name for path in results.glob("*.png")} == {"cpu-tokens.png", "cpu-listwise.png"}
+    assert {path.name for path in results.glob("*.png")} == {"cpu-tokens.png", "cpu-memory.png", "cpu-listwise.png"}
 
 
 def test_the_command_appends_records(tmp_path, monkeypatch, capsys):

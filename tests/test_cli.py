@@ -88,6 +88,61 @@ def test_rounds_can_be_added(world, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("no_report")
+def test_a_run_that_died_for_memory_goes_on_with_smaller_batches(world, tmp_path, capsys, monkeypatch):
+    """A setting may change until something is kept of the phase that it enters first; the manifest tells what changed."""
+    config = changed(world, tmp_path, num_generations=2, save_strategy="no")
+    free = [
+        "--score_batch_tokens",
+        "64",
+        "--max_tokens_per_step",
+        "32",
+        "--gradient_checkpointing",
+        "false",
+        "--dataloader_num_workers",
+        "0",
+    ]
+    monkeypatch.setattr(iterate, "PHASES", {"sample": lambda run, round: None})  # it died before anything was kept
+    assert cli.main(["run", str(config), "--sample_batch_tokens", "9999", "--temperature", "2"]) == 0
+    monkeypatch.undo()
+    monkeypatch.setattr("pad_fast.report.write_report", lambda root: root)
+    assert cli.main(["sample", str(config), "--sample_batch_tokens", "64"]) == 0
+    assert "sample_batch_tokens: " in failing(capsys, "run", config)
+    assert "has begun to sample with 64, got 128" in failing(capsys, "run", config, "--sample_batch_tokens", "128")
+    kept = ["--sample_batch_tokens", "64", *free]
+    assert cli.main(["score", str(config), *kept, "--mcq_weight", "0.3", "--mcq_style", "listwise"]) == 0
+    assert "has begun to score with 0.3, got 0.2" in failing(
+        capsys, "train", config, *kept, "--mcq_style", "listwise", "--mcq_weight", "0.2"
+    )
+    kept += ["--mcq_style", "listwise", "--mcq_weight", "0.3"]
+    assert "max_length: must be more than the 7 tokens" in failing(capsys, "train", config, *kept, "--max_length", "7")
+    own = iterate.train_round
+    monkeypatch.setattr(iterate, "train_round", lambda run, round: (run.metrics.add(1, 1, "train", {"loss": 99.0}), 1 / 0))
+    assert cli.main(["train", str(config), *kept]) == 1
+    monkeypatch.setattr(iterate, "train_round", own)
+    smaller = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--beta", "3", "--train_dtype", "bfloat16"]
+    assert cli.main(["train", str(config), *kept, *smaller]) == 0
+    losses = [json.loads(line).get("loss") for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert 99.0 not in losses
+    assert "has begun to train with 3.0, got 4.0" in failing(capsys, "run", config, *kept, *smaller, "--beta", "4")
+    assert cli.main(["run", str(config), *kept, *smaller, "--score_batch_tokens", "4096"]) == 0
+    changes = json.loads((tmp_path / "run" / "run.json").read_text())["changes"]
+    assert changes[0]["from"] == {"sample_batch_tokens": 9999, "temperature": 2.0}
+    assert changes[0]["to"] == {"sample_batch_tokens": 64, "temperature": 1.0}
+    assert changes[-1]["to"] == {"score_batch_tokens": 4096}
+    assert (changes[2]["from"]["beta"], changes[2]["to"]["beta"]) == (None, 3.0)
+
+
+def test_a_checkpoint_holds_the_training(world, tmp_path, capsys):
+    config = changed(world, tmp_path, num_generations=2)
+    assert cli.main(["sample", str(config)]) == 0
+    state = tmp_path / "run" / "round-01" / "trainer" / "checkpoint-1" / "trainer_state.json"
+    state.parent.mkdir(parents=True)
+    assert cli.main(["sample", str(config), "--learning_rate", "0.5"]) == 0  # killed within the first: there is none
+    state.write_text("{}")
+    assert "has begun to train with 0.5, got 0.01" in failing(capsys, "sample", config)
+
+
+@pytest.mark.usefixtures("no_report")
 def test_prompts_without_answers_and_without_heldout(world, tmp_path, capsys):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=?"}\n{"prompt": "2+2=?"}\n{"prompt": "3+3=?"}\n')
     config = changed(world, tmp_path, prompts="./mine.jsonl", heldout=None, num_generations=2)
@@ -136,6 +191,11 @@ def test_flags_alone_are_enough(world, tmp_path):
         (["--prompts", "missing.jsonl"], "prompts: no such file, missing.jsonl"),
         (["--max_new_tokens", "256"], "max_new_tokens: must leave room for a prompt in the student's window of 256 tokens, got 256"),
         (["--max_prompt_length", "4"], "line 1: the prompt has"),
+        (["--max_length", "6"], "line 1: the prompt has"),
+        (["--num_generations", "12", "--method", "exact"], "at most 10 responses a group for divergence='jsd', got 12"),
+        (["--heldout_num_generations", "17", "--method", "exact", "--divergence", "kl"], "at most 16 responses a group"),
+        (["--num_samples", "2", "--num_generations", "9"], "num_samples must be at least 4, got 2"),
+        (["--eval_strategy", "epoch"], "eval_strategy: must be no"),
         (["--max_prompt_length", "4", "--long_prompts", "drop"], "every one of them is too long"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from pad_fast import functional, preference_ops
+from pad_fast import budget, chunked, functional, preference_ops
+from pad_fast.group_walk import Groups
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
 
@@ -211,7 +212,7 @@ def test_one_group_of_all_is_no_groups(kind: str, size: int) -> None:
 def test_auto_is_exact_up_to_a_limit_and_says_once_where_it_is_not(
     kind: str, exact: int, sampled: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    preference_ops._tell_sampled.cache_clear()
+    preference_ops._told.clear()
     student, teacher = rewards(1, sampled, dtype=torch.float32)
     with caplog.at_level(logging.WARNING, "pad_fast"):
         some = preference_loss(kind, student[:, :exact], teacher[:, :exact], num_samples=8)
@@ -220,10 +221,57 @@ def test_auto_is_exact_up_to_a_limit_and_says_once_where_it_is_not(
         one, two = (preference_loss(kind, student, teacher, num_samples=8, seed=seed) for seed in (1, 2))
         assert one != two
         assert torch.equal(one, preference_loss(kind, student, teacher, method="sampled", num_samples=8, seed=1))
+        preference_loss(kind, student.repeat(1, 2), teacher.repeat(1, 2), num_samples=16)  # once, not once a width
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"{sampled} responses" in caplog.text
+    assert f"more than {exact} responses (here {sampled})" in caplog.text
     in_groups = preference_loss(kind, student, teacher, group_size=4)
     assert torch.equal(in_groups, preference_loss(kind, student, teacher, group_size=4, method="exact"))
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")  # the interpreter's dead lanes
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize(("kind", "width"), [("jsd", 9), ("kl", 17), ("reverse_kl", 17)])
+def test_auto_counts_the_live_and_not_the_width(kind: str, width: int, impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that is masked is as one that is not there, and a wide group changes nothing for its neighbours."""
+    most = width - 1
+    if impl == "triton":  # small, as the interpreter is slow; the KLs' kernel takes fewer than PyTorch
+        width, most = 6, 4
+        monkeypatch.setitem(preference_ops.AUTO_EXACT, kind, 4 if kind == "jsd" else 5)
+        monkeypatch.setattr(preference_ops, "most_responses", lambda kind, method: 4 if (method == "exact" and kind != "jsd") else 32)
+    device = "cuda" if impl == "triton" and torch.cuda.is_available() else "cpu"
+    student, teacher = (side.detach().to(device) for side in rewards(3, width))
+    student.requires_grad_()
+    mask = torch.ones(3, width, dtype=torch.bool, device=device)
+    dead = torch.randperm(width, generator=torch.Generator().manual_seed(3))
+    mask[0, dead[most:]] = mask[1, dead[: width - 3]] = False
+    options = {"num_samples": 8, "seed": 5, "impl": impl, "reduction": "none"}
+    loss = preference_loss(kind, student, teacher.where(mask, NAN), mask=mask, **options)
+    grad = gradient(loss, student)
+    for p in (0, 1):
+        live = mask[p]
+        alone = preference_loss(kind, student[p : p + 1, live], teacher[p : p + 1, live], method="exact", impl="torch", reduction="none")
+        torch.testing.assert_close(loss[p], alone[0], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(grad[p], gradient(alone, student)[p], rtol=1e-10, atol=1e-12)
+    sampled = preference_loss(kind, student, teacher, mask=mask, method="sampled", **options)
+    assert (sampled[:2] != loss[:2]).all()
+    if impl == "triton":  # whose draws go by the group's index
+        assert torch.equal(loss[2], sampled[2])
+        assert torch.equal(grad[2], gradient(sampled, student)[2])
+    else:
+        whole = preference_loss(kind, student[2:], teacher[2:], method="sampled", **options)
+        assert torch.equal(loss[2:], whole)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("jsd", 10), ("kl", 16)])
+def test_exact_counts_the_live(kind: str, limit: int) -> None:
+    student, teacher = rewards(2, limit + 1)
+    response = torch.arange(limit + 1)
+    mask = torch.stack([response < 3, response != 1])
+    preference_loss(kind, student, teacher, mask=mask, method="exact")
+    with pytest.raises(ValueError, match=f"at most {limit} responses a group for divergence='{kind}', got {limit + 1}"):
+        preference_loss(kind, student, teacher, mask=torch.ones_like(mask), method="exact")
+    with pytest.raises(ValueError, match=f"at most {limit} responses"):  # on a device nothing is counted
+        preference_loss(kind, student.to("meta"), teacher.to("meta"), mask=mask.to("meta"), method="exact")
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -250,11 +298,11 @@ def test_sampled_takes_masks_and_groups(kind: str) -> None:
         ({"divergence": "tv"}, "divergence must be one of jsd, kl, reverse_kl, got 'tv'"),
         ({"method": "quick"}, "method must be one of auto, exact, sampled, got 'quick'"),
         ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
+        ({"seed": 2**63}, r"seed must be an integer of 64 bits, from -2\*\*63 to 2\*\*63 - 1, got 9223372036854775808"),
         ({"group_size": 1}, "group_size must be None or at least 2, got 1"),
         ({"group_reduction": "max"}, "group_reduction must be one of mean, sum, got 'max'"),
         ({"reduction": "batchmean"}, "reduction must be one of mean, sum, none, got 'batchmean'"),
         ({"impl": "cuda"}, "impl must be one of auto, torch, triton, got 'cuda'"),
-        ({"impl": "triton"}, "has no Triton kernel"),
         ({"mask": torch.ones(2, 11)}, "mask must be bool"),
         ({"mask": torch.ones(2, 3, dtype=torch.bool)}, r"mask must have the shape of student_rewards, \(2, 11\), got \(2, 3\)"),
         ({"method": "exact"}, "at most 10 responses a group for divergence='jsd', got 11"),
@@ -298,11 +346,18 @@ def test_live_rewards_must_be_finite(kind: str, bad: float) -> None:
         compiled(kind, student, wrong)
 
 
-def test_environment_asks_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAD_FAST_IMPL", "triton")
-    with pytest.raises(ValueError, match="has no Triton kernel"):
-        vanilla_preference_loss(*rewards(2, 3))
-    vanilla_preference_loss(*rewards(2, 3), impl="torch")
+def test_a_kernel_by_name_takes_what_fits_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = rewards(1, 33)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the kernel of sampled jsd takes at most 32 responses a group, and there are 33"):
+            probabilistic_preference_loss(student, teacher, impl="triton")
+        with pytest.raises(ValueError, match="the kernel of exact kl takes at most 12 responses a group, and there are 13"):
+            probabilistic_preference_loss(student[:, :13], teacher[:, :13], divergence="kl", impl="triton")
+        monkeypatch.setenv("PAD_FAST_IMPL", "triton")
+    vanilla_preference_loss(student, teacher, impl="torch")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a CUDA tensor"):
+        vanilla_preference_loss(student, teacher)
 
 
 # The ops
@@ -460,3 +515,115 @@ def test_module_compiles_whole() -> None:
     module = LinearPADLoss(group_size=2)
     loss = torch.compile(module, fullgraph=True, backend="aot_eager")(hidden, weight, labels, teacher, bias=bias)
     torch.testing.assert_close(loss, module(hidden, weight, labels, teacher, bias=bias), rtol=1e-12, atol=1e-12)
+
+
+# Whole prompts at a time.
+
+
+def leaves_of(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
+
+
+@pytest.fixture
+def room_for_two(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A budget that keeps the scores of 2 rows, in chunks of 2: fewer than a prompt has."""
+    monkeypatch.setattr(budget, "CPU_ROWS", 2)
+    monkeypatch.setattr(chunked, "TILE_COLUMNS", 5)
+    return 2 * 4 * 2 * V + 2 * 64 * 8
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[slice, slice]]:
+    """The chunks that were walked over."""
+    seen: list[tuple[slice, slice]] = []
+    chunks = Groups.chunks
+
+    def told(self: Groups, most: int):
+        for chunk in chunks(self, most):
+            seen.append(chunk)
+            yield chunk
+
+    monkeypatch.setattr(Groups, "chunks", told)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss": "vpd", "beta": 2.0, "reduction": "sum"},
+        {"normalize": "sum", "divergence": "kl", "temperature": 0.7},
+        {"group_size": 2, "group_reduction": "sum", "softcap": 3.0, "logit_scale": 0.5},
+        {"divergence": "reverse_kl", "method": "exact", "teacher_beta": 3.0},
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_walking_over_groups_equals_the_two_steps(options: dict, masked: bool, room_for_two: int, walks: list) -> None:
+    hidden, weight, bias, labels, teacher = states()
+    mask = torch.tensor([[True, True, False], [True, False, True]]) if masked else None
+    labels[5] = -100  # an empty response, the second prompt ragged
+    results = []
+    for budget_bytes in (0, room_for_two):
+        leaves = leaves_of(hidden, weight, bias)
+        loss, seen = linear_preference_loss(
+            *leaves[:2], labels, teacher, bias=leaves[2], mask=mask, memory_budget=budget_bytes, **options
+        )  # fmt: skip
+        (loss * 0.37).backward()
+        results.append((loss.detach(), seen, *(leaf.grad for leaf in leaves)))
+    assert [prompts for prompts, _ in walks] == [slice(0, 1), slice(1, 2)]
+    for stepped, walked in zip(*results, strict=True):
+        torch.testing.assert_close(walked, stepped, rtol=1e-9, atol=1e-11)
+
+
+def test_walking_over_rows_in_any_order(room_for_two: int, walks: list) -> None:
+    hidden, weight, _, labels, teacher = states()
+    order = torch.randperm(P * N * T, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(P * N).repeat_interleave(T)[order]
+    ids[3] = -1
+    own = labels.flatten()[order]
+    module = LinearPADLoss(divergence="kl", memory_budget=room_for_two)
+    results = []
+    for options in ({"memory_budget": 0}, {}):
+        leaves = leaves_of(hidden.flatten(0, 1)[order], weight)
+        loss = module(*leaves, own, teacher, response_ids=ids, **options)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    assert len(walks) == P
+    for stepped, walked in zip(*results, strict=True):
+        torch.testing.assert_close(walked, stepped, rtol=1e-9, atol=1e-11)
+
+
+def test_walking_in_bfloat16_under_autocast(room_for_two: int, walks: list) -> None:
+    hidden, weight, bias, labels, teacher = (x.float() if x.is_floating_point() else x for x in states())
+    results = []
+    for budget_bytes in (0, room_for_two // 4):
+        leaves = leaves_of(hidden, weight, bias)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = linear_preference_loss(*leaves[:2], labels, teacher, bias=leaves[2], memory_budget=budget_bytes)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    assert len(walks) == P
+    for stepped, walked in zip(*results, strict=True):
+        torch.testing.assert_close(walked, stepped, rtol=0.03, atol=0.01 * stepped.abs().max().item())
+
+
+def test_walking_backward_twice(room_for_two: int, walks: list) -> None:
+    hidden, weight, _, labels, teacher = states()
+    leaves = leaves_of(hidden, weight)
+    loss = LinearPADLoss(memory_budget=room_for_two)(*leaves, labels, teacher)
+    first = torch.autograd.grad(loss, leaves, torch.tensor(2.0, dtype=torch.float64), retain_graph=True)
+    second = torch.autograd.grad(loss, leaves)
+    assert walks
+    for twice, once in zip(first, second, strict=True):
+        torch.testing.assert_close(twice, 2 * once, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"reduction": "none"}, {"method": "sampled", "num_samples": 8}, {"memory_budget": 0}, {"memory_budget": "auto"}]
+)
+def test_what_is_not_walked(options: dict, room_for_two: int, walks: list) -> None:
+    hidden, weight, _, labels, teacher = states()
+    leaves = leaves_of(hidden, weight)
+    LinearPADLoss(**{"memory_budget": room_for_two, **options})(*leaves, labels, teacher).sum().backward()
+    LinearPADLoss(memory_budget=room_for_two)(leaves[0], weight.detach(), labels, teacher).backward()  # frozen: 2 products as it is
+    with torch.no_grad():
+        LinearPADLoss(memory_budget=room_for_two)(*leaves, labels, teacher)
+    assert not walks

@@ -129,10 +129,10 @@ def test_whole_logits_are_never_made():
     model, (prompts, responses) = make_model("llama"), make_groups()
     head_problem(model)
 
-    def refuse(*_):
-        raise AssertionError("the head was called")
+    def refuse(module, args, output):
+        assert output.ndim == 1, "the head made logits"
 
-    model.get_output_embeddings().register_forward_pre_hook(refuse)
+    model.get_output_embeddings().register_forward_hook(refuse)
     score_responses(model, prompts, responses)
     next_token_logprobs(model, prompts, [1])
 
@@ -199,12 +199,58 @@ def test_an_unknown_head_takes_the_models_own_logits(name, monkeypatch, caplog):
 
 
 def test_heads_that_cannot_be_read_say_why():
-    model = make_model("llama")
-    model.lm_head.weight.ds_id = 3
-    assert "ZeRO-3" in str(head_problem(model))
-    del model.lm_head.weight.ds_id
-    assert head_problem(model) is None
     assert "offloaded" in str(head_problem(make_model("llama").to("meta")))
+
+
+class Zero3:
+    """What DeepSpeed's ZeRO-3 does to an output head: its weight is there only in the head's own forward and backward."""
+
+    def __init__(self, head: nn.Linear):
+        self.head, self.whole, self.log = head, head.weight.data.clone(), []
+        head.weight.ds_id = 0
+        self.free("start")
+        head.register_forward_pre_hook(lambda *_: self.fill("forward"))
+        head.register_forward_hook(lambda *_: self.free("forward"))
+        head.register_full_backward_pre_hook(lambda *_: self.fill("backward"))
+
+    def fill(self, when: str) -> None:
+        self.log.append(f"fill {when}")
+        self.head.weight.data = self.whole.clone()
+
+    def free(self, when: str) -> None:
+        self.log.append(f"free {when}")
+        self.head.weight.data.fill_(torch.nan)  # whoever kept a view would see it
+        self.head.weight.data = torch.empty(0, dtype=self.whole.dtype)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi"])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("attach_first", [False, True])
+def test_zero3_finds_its_hooks_called(name, frozen, attach_first):
+    """The head's weight is gathered for the call, freed after it, gathered again for the backward; values and gradients are right."""
+    (_, packed), model = make_packed(), make_model(name, torch.float64)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())  # untied: the embedding has hooks of its own
+    twin = copy.deepcopy(model)
+    attach_rewards_forward(twin)
+    if attach_first:
+        attach_rewards_forward(model)
+    for each in (model, twin):
+        each.get_output_embeddings().weight.requires_grad_(not frozen)
+    zero = Zero3(model.get_output_embeddings())
+    if not attach_first:
+        attach_rewards_forward(model)
+    assert head_problem(model) is None
+    weights = torch.tensor([0.3, 1.0, -2.0, 1.0, 0.7], dtype=torch.float64)
+    rewards, expected = (each(**packed._asdict(), num_responses=5) for each in (model, twin))
+    assert torch.equal(rewards, expected)
+    assert zero.log == ["free start", "fill forward", "free forward"]
+    (rewards * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert zero.log[3:] == ["fill backward"]
+    for (key, found), wanted in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert (found.grad is None) == (wanted.grad is None), key
+        if wanted.grad is not None:
+            assert torch.equal(found.grad, wanted.grad), key
 
 
 def make_packed():

@@ -1,7 +1,9 @@
 """What importing the package costs, and what it offers."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +31,25 @@ def test_every_public_name_is_there():
         assert getattr(pad_fast, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'PADTrainr'"):
         _ = pad_fast.PADTrainr
+
+
+BARE = """
+import importlib.abc, sys
+import pytest
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"datasets", "transformers", "accelerate", "peft", "scipy", "matplotlib", "rich", "trl"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.exit(pytest.main([*sys.argv[1:], "--collect-only", "-q"]))
+"""
+
+
+def test_make_gpu_collects_its_tests_where_only_torch_triton_and_pytest_are():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    line = re.search(r"-m pytest (.* -m gpu .*)", makefile)[1].split()
+    found = subprocess.run([sys.executable, "-c", BARE, *line], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "test_the_host_never_waits" in found.stdout

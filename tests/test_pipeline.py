@@ -23,8 +23,9 @@ from pad_fast import cli
 from pad_fast.pipeline import calibration, measures, prompts, sampling, scoring
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.config import ENTERS, FREE, RunConfig, first_phase
 from pad_fast.pipeline.store import Metrics, read_rows, replacing, write_rows
+from pad_fast.training.config import PADConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -194,6 +195,31 @@ def test_prompts_of_a_local_dataset(tmp_path):
 def test_bad_prompts_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         prompts.read_prompts(lines(tmp_path / "p.jsonl", *rows))
+
+
+def test_prompts_of_other_files(tmp_path):
+    rows = [{"prompt": "müde", "answer": "1"}, {"prompt": "b", "answer": "2"}]
+    as_lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files = {
+        "bom.jsonl": as_lines.encode("utf-8-sig"),
+        "lines.json": as_lines.encode(),
+        "list.json": json.dumps(rows, indent=1).encode("utf-8-sig"),
+        "table.csv": 'prompt,answer\r\nmüde,1\r\n"b",2\r\n'.encode("utf-8-sig"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        found = prompts.read_prompts(str(tmp_path / name))
+        assert [(row["prompt"][0]["content"], row["answer"]) for row in found] == [("müde", "1"), ("b", "2")], name
+    for name, content, message in (
+        ("latin.jsonl", b'{"prompt": "a"}\n{"prompt": "m\xfcde"}\n', r"latin.jsonl: line 2 is not UTF-8: byte 0xfc at 14"),
+        ("latin.csv", b"prompt\nm\xfcde\n", r"latin.csv: line 2 is not UTF-8"),
+        ("bad.json", b'[{"prompt": "a"},]', r"bad.json is not JSON"),
+        ("odd.csv", b"text\na\n", r"odd.csv: row 1: no column prompt, instruction or question, only text"),
+        ("notes.txt", b"hello", r"a file must be one of .jsonl, .json, .csv, .parquet, got .*notes.txt"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            prompts.read_prompts(str(tmp_path / name))
 
 
 def test_heldout_prompts_are_never_trained_on(tmp_path):
@@ -425,6 +451,18 @@ def test_what_the_teacher_cannot_see_is_masked(world, tmp_path, foreign_teacher)
     assert uncalibrated["teacher_rewards"][1] == pytest.approx(uncalibrated["teacher_logps"][1] / 2)
 
 
+def test_questions_beyond_the_window_are_told_once(world, tmp_path, three, monkeypatch, caplog):
+    student = Checkpoint("student", str(world / "student"))
+    two = sampled_row(student, "1+1=?", ["2", "3"], ["stop", "stop"])
+    longest = len(student.prompt_ids([{"role": "user", "content": calibration.choice_question("2+2=?", ["4", "4"])}]))
+    monkeypatch.setattr(Checkpoint, "window", longest + 1)  # room for a question about two short responses, not about "5 or 4"
+    found = score(world, tmp_path, [three, two, three])
+    assert [row["teacher_choice_probs"] is None for row in found] == [True, False, True]
+    assert [record.getMessage() for record in caplog.records if record.name == "pad_fast"] == [
+        f": 2 of 3 prompts keep uncalibrated rewards, as a question about them is longer than the teacher's window of {longest + 1} tokens"
+    ]
+
+
 # a whole run
 
 
@@ -437,6 +475,9 @@ def test_run_folder_holds_what_it_promises(world):
         assert {row["finish_reasons"][0] for row in rows} <= {"stop", "length"}
         assert Checkpoint("student", str(run / f"round-{round:02d}" / "student")).tokenizer.chat_template == worlds.TEMPLATE
         assert not (run / f"round-{round:02d}" / "trainer").exists()
+        card = (run / f"round-{round:02d}" / "student" / "README.md").read_text()
+        assert f"round {round} of a run; in each 3 responses a prompt" in card
+        assert str(world) not in card
     assert len({row["prompt_id"] for row in read_rows(run / "round-01" / "scores")}) == 8
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["config"]["learning_rate"] == 0.01
@@ -526,6 +567,15 @@ def test_every_setting_is_read_by_something():
     source = "".join(path.read_text() for path in (ROOT / "pad_fast" / "pipeline").glob("*.py"))
     unread = [field.name for field in dataclasses.fields(RunConfig) if not re.search(rf"\b(config|run|self)\.{field.name}\b", source)]
     assert unread == []
+
+
+def test_every_setting_has_a_phase():
+    known = {field.name for kind in (RunConfig, PADConfig) for field in dataclasses.fields(kind)}
+    renamed = {"gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs"}
+    assert (FREE.union(*ENTERS.values())) - known <= renamed  # as the release of transformers has them
+    assert sum(map(len, ENTERS.values())) == len(frozenset().union(*ENTERS.values()) - FREE)
+    found = [first_phase(name) for name in ("student", "seed", "top_p", "mcq_floor", "beta", "learning_rate", "report_to")]
+    assert found == ["prepare", "prepare", "sample", "score", "train", "train", None]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,15 @@ def test_far_apart_blocks_split(kind: str, n: int) -> None:
     assert_near((loss, grad), (loss_first + loss_rest, expected), 1e-9)  # -1e3 costs three digits
 
 
+@pytest.mark.parametrize(("kind", "n"), [("kl", 3), ("reverse_kl", 3), ("kl", 9), ("reverse_kl", 9), ("reverse_kl", 12), ("kl", 16)])
+def test_exact_equals_an_integral_over_exponential_clocks(kind: str, n: int) -> None:
+    student, teacher = rewards(1, n, seed=n, spread=0.2)
+    leaf = student[0].clone().requires_grad_()
+    loss = oracles.by_clocks(leaf, teacher[0], kind, 6.0, 4.0)
+    (grad,) = torch.autograd.grad(loss, leaf)
+    assert_near(EXACT[kind](student, teacher, 6.0, 4.0), (loss.detach()[None], grad[None]), 1e-9)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spread", [1e-3, 0.03, 0.3, 3.0])
 def test_float32_is_as_good_as_enumeration_in_float32(kind: str, spread: float) -> None:

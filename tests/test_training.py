@@ -3,19 +3,22 @@
 import ast
 import copy
 import dataclasses
+import importlib.util
 import logging
 import math
 import random
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -151,6 +154,10 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
         ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
         ({"max_tokens_per_step": 0}, "max_tokens_per_step must be at least 1, got 0"),
         ({"share_prefix": "maybe"}, "share_prefix must be auto, true or false, got 'maybe'"),
+        ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
+        ({"method": "exact", "group_size": 11}, "method='exact' takes at most 10 responses a group for divergence='jsd', got 11"),
+        ({"loss": "vpd", "teacher_beta": 3.0}, "teacher_beta is an option of loss='ppd', and loss is 'vpd'; got 3.0"),
+        ({"loss": "vpd", "divergence": "kl"}, "divergence is an option of loss='ppd', and loss is 'vpd'; got 'kl'"),
     ],
 )
 def test_config_refuses(option, message, tmp_path):
@@ -247,6 +254,14 @@ GOOD = {"prompt_ids": [1], "completion_ids": [[3], [4]], "teacher_rewards": [0.0
         ({"prompt_ids": [1] * 8}, "row 7: prompt must leave room for a response in max_length=8 tokens, got 8"),
         ({"completion_ids": [[3], [99]]}, "row 7: completion_ids must lie in 0..39, got 99"),
         ({"prompt_ids": [-1]}, "row 7: prompt_ids must lie in 0..39, got -1"),
+        ({"prompt_ids": "23"}, "row 7: prompt_ids must be a list of token ids, got '23'"),
+        ({"prompt_ids": ["2"]}, "row 7: prompt_ids must hold integers, got '2'"),
+        ({"completion_ids": [[3], None]}, "row 7: completion_ids must be lists of token ids, one a response, got None"),
+        ({"completion_ids": [3, 4]}, "row 7: completion_ids must be lists of token ids, one a response, got 3"),
+        ({"teacher_rewards": 0.5}, "row 7: teacher_rewards must be a list with one value for each response, got 0.5"),
+        ({"teacher_rewards": ["0.5", "1"]}, "row 7: teacher_rewards must be finite.*got '0.5' for response 0"),
+        ({"teacher_rewards": [0.0, 1e39]}, r"row 7: teacher_rewards must be finite in float32.*got 1e\+39 for response 1"),
+        ({"finish_reasons": "stop"}, "row 7: finish_reasons must be a list"),
     ],
 )
 def test_bad_rows_are_named(change, message):
@@ -258,6 +273,18 @@ def test_bad_conversations(tokenizer):
     answer = [{"role": "user", "content": "x"}]
     with pytest.raises(ValueError, match="one assistant message"):
         read({"prompt": "one", "completions": [answer], "teacher_rewards": [1.0]}, tokenizer=tokenizer)
+    for completions in (["two", None], ["two", 3], ["two", [{"role": "assistant"}]]):
+        with pytest.raises(ValueError, match="row 7: a completion must be a text or a list of one assistant message, got"):
+            read({"prompt": "one", "completions": completions, "teacher_rewards": [1.0, 2.0]}, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="row 7: completions must be a list with one value for each response, got '23'"):
+        read({"prompt": "one", "completions": "23", "teacher_rewards": [1.0, 2.0]}, tokenizer=tokenizer)
+    for prompt in (3, [3], [{"content": "x"}], []):
+        with pytest.raises(ValueError, match="row 7: prompt must be a text or a list of messages"):
+            read({"prompt": prompt, "completions": ["two"], "teacher_rewards": [1.0]}, tokenizer=tokenizer)
+    picky = copy.deepcopy(tokenizer)
+    picky.chat_template = "{{ raise_exception('no such role') }}"
+    with pytest.raises(ValueError, match="row 7: prompt must be one that the chat template takes, which says 'no such role'"):
+        read({"prompt": [{"role": "x", "content": "y"}], "completions": ["two"], "teacher_rewards": [1.0]}, tokenizer=picky)
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = None
     with pytest.raises(ValueError, match="tokenizer with an EOS token"):
@@ -280,12 +307,23 @@ def test_what_was_dropped_and_cut_is_counted(caplog):
         prepare_dataset(Dataset.from_list([GOOD]).to_iterable_dataset(), RowReader())
     with pytest.raises(ValueError, match="row 1: teacher_rewards must be finite"):
         prepare_dataset([GOOD, {**GOOD, "teacher_rewards": [0.0, math.inf]}], RowReader())
+    for wrong in (0.5, ["a", "b"]):  # Arrow would refuse such a column, with no word of the row
+        with pytest.raises(ValueError, match="row 1: teacher_rewards must be"):
+            prepare_dataset([GOOD, {**GOOD, "teacher_rewards": wrong}], RowReader())
 
 
 def test_types_do_not_depend_on_the_first_rows():
     """datasets writes 1,000 rows at a time, and takes the types of a new column from the first of them."""
     dead = {"prompt_ids": [1], "completion_ids": [[], []], "ratings": [0.0, 1.0]}
     assert len(prepare_dataset([dead] * 1001 + [{**dead, "completion_ids": [[3], [4]]}], RowReader())) == 1
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 1e300])
+def test_the_collator_takes_finite_rewards_alone(bad):
+    """Rows that another hand prepared; a NaN is no mask."""
+    row = {"prompt_ids": [1], "completion_ids": [[2], [3], [4]], "teacher_rewards": [0.0, None, bad], "clipped": [False] * 3}
+    with pytest.raises(ValueError, match=r"finite in float32 or None, got \S+ for response 2 of row 1 of a batch"):
+        PADCollator()([{**row, "teacher_rewards": [0.0, 1.0, 2.0]}, row])
 
 
 def test_batches():
@@ -392,8 +430,8 @@ def check_sharded_gradients():
     attach_rewards_forward(model)
     whole = copy.deepcopy(model)
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
-    for part in (*model.model.layers, model):
-        fully_shard(part, mesh=mesh)
+    for part in (*model.model.layers, model.lm_head, model):  # a head of its own is gathered for its own call alone
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
     batch = PADCollator()(list(prepare_dataset(make_rows(4, seed=torch.distributed.get_rank()), RowReader())))
     for twin in (model, whole):
         twin(**batch["slices"][0], num_responses=batch["mask"].numel()).square().sum().backward()
@@ -647,6 +685,33 @@ def test_evaluation_during_training_and_several_sets(tmp_path):
     assert any("eval_hard_ranking/kendall_tau" in line for line in trainer.state.log_history)
 
 
+def test_datasets_that_are_given_later(tmp_path):
+    rows, later = make_rows(4), make_rows(6, seed=5)
+    trainer = PADTrainer(make_model(), make_args(tmp_path, per_device_eval_batch_size=4), rows, later)
+    wanted = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate(later)["eval_loss"] == wanted
+    assert trainer.evaluate(Dataset.from_list(later))["eval_loss"] == wanted
+    assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == wanted  # prepared before
+    assert trainer.evaluate(DatasetDict(a=Dataset.from_list(later)))["eval_a_loss"] == wanted
+    assert trainer.predict(later).metrics["test_loss"] == wanted
+    with pytest.raises(ValueError, match="row 1: teacher_rewards must be"):
+        trainer.evaluate([rows[0], {**rows[0], "teacher_rewards": 1.0}])
+    splits = DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(later))
+    with pytest.raises(ValueError, match="train_dataset must be one dataset, got several: 'train', 'test'"):
+        PADTrainer(make_model(), make_args(tmp_path), splits)
+
+
+def test_tied_weights_are_not_missing_from_a_checkpoint(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(transformers.trainer.logger, "warning", told.append)
+    model = partial(make_model, tie_word_embeddings=True)
+    trained(tmp_path, make_rows(4), model=model(), save_strategy="steps", save_steps=1, max_steps=1)
+    trainer = PADTrainer(model(), make_args(tmp_path, max_steps=2), make_rows(4))
+    trainer.train(resume_from_checkpoint=True)
+    assert not [text for text in told if "missing keys" in str(text)]
+    assert trainer.model.lm_head.weight is trainer.model.model.embed_tokens.weight
+
+
 def test_a_saturated_loss_is_told_once(tmp_path, caplog):
     rows = make_rows(6)
     for row in rows:
@@ -713,6 +778,23 @@ def test_checkpoints_are_ordinary(tokenizer, tmp_path):
     assert half.model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("loss", ["ppd", "vpd"])
+def test_the_model_card_speaks_of_the_training(loss, tmp_path):
+    trainer = trained(tmp_path / "mine", make_rows(4), loss=loss, max_steps=1, logging_steps=1)
+    for _ in range(2):  # over a card that is there
+        trainer.create_model_card(tags="own", language="en")
+    text = (tmp_path / "mine" / "README.md").read_text()
+    card = ModelCard(text)
+    assert {"own", "pad", "generated_from_trainer"} <= set(card.data.tags)
+    assert card.data.language == ["en"]
+    assert "| beta | 2.0 |" in text
+    assert ("| divergence | jsd |" in text) == (loss == "ppd")
+    assert "| ranking/kendall_tau | " in text
+    assert text.count("@inproceedings{gu-etal-2025-capturing") == 1
+    assert "None" not in text
+    assert "from scratch" not in text
+
+
 def test_deepspeed_does_not_round_the_teachers_rewards(tmp_path, monkeypatch):
     """Trainer casts floating inputs under DeepSpeed, which is not installed here: we only say that it runs."""
     trainer, batch = PADTrainer(make_model(), make_args(tmp_path), make_rows(2)), {"teacher_rewards": torch.tensor([[1.001]])}
@@ -749,10 +831,32 @@ def test_trainer_refuses(tmp_path):
 # the examples
 
 
-@pytest.mark.parametrize("name", ["bare_loop", "transformers_trainer"])
+@pytest.mark.parametrize("name", ["bare_loop", "listwise_losses", "transformers_trainer"])
 def test_examples(name):
     """They run, and the student comes to rank groups that it was not trained on as the teacher does."""
     path = Path(__file__).parents[1] / "examples" / f"{name}.py"
     before, after = runpy.run_path(str(path))["main"]()
     assert before < 0.4
     assert after > 0.8
+
+
+def example_output(code: str) -> tuple[int, str, str]:
+    folder = Path(__file__).parents[1] / "examples"
+    done = subprocess.run([sys.executable, "-c", code, str(folder / "trl_trainer.py")], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_example_in_trl():
+    if importlib.util.find_spec("trl") is None:
+        pytest.skip("TRL is not installed")
+    status, output, errors = example_output("import runpy, sys; print('taus', *runpy.run_path(sys.argv[1])['main']())")
+    assert status == 0, errors
+    before, after = map(float, output.rpartition("taus")[2].split())
+    assert before < 0.4
+    assert after > 0.8
+
+
+def test_the_example_in_trl_says_what_it_needs():
+    status, _, errors = example_output("import runpy, sys; sys.modules['trl'] = None; runpy.run_path(sys.argv[1])")
+    assert status == 1
+    assert errors.strip().endswith("this example needs TRL, which is not installed: pip install trl")

@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "kernels" / "resources.json"
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32), "gfx942": ("hip", "gfx942", 64)}
+CAPS = (("", 0.0), (" softcap", 30.0))
 Case = tuple[str, Callable[[str], None]]  # a name, and what launches once on the named architecture
 
 
@@ -73,17 +74,81 @@ def logprob_cases() -> list[Case]:
     import torch
     from pad_fast.kernels.logprob import launch, tuning
 
-    def case(dtype, softcap: float) -> Callable[[str], None]:
+    def case(dtype, softcap: float, vocabulary: int = 32768, labels_dtype=torch.int64) -> Callable[[str], None]:
         def go(name: str) -> None:
-            logits, labels = torch.zeros(1, 2, 32768, dtype=dtype), torch.zeros(1, 2, dtype=torch.int64)
+            logits, labels = torch.zeros(1, 2, vocabulary, dtype=dtype), torch.zeros(1, 2, dtype=labels_dtype)
             options = (1.0, softcap, 1.0, -100)
             rows = launch.forward(logits, labels, *options, tiling=tuning.TILINGS[name])
             launch.backward(rows[0], logits, labels, *rows[1:], *options, torch.empty_like(logits), tiling=tuning.TILINGS[name])
 
         return go
 
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return [(f"{short}{' softcap' if softcap else ''}", case(dtype, softcap)) for short, dtype in dtypes.items() for softcap in (0.0, 30.0)]
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+    cases = [(f"{short}{cap}", case(dtype, softcap)) for short, dtype in dtypes.items() for cap, softcap in CAPS]
+    cases += [(f"bf16 V=50257{cap}", case(torch.bfloat16, softcap, 50257)) for cap, softcap in CAPS]  # rows off the grid of 16 bytes
+    return [*cases, ("bf16 int32", case(torch.bfloat16, 0.0, labels_dtype=torch.int32))]
+
+
+def response_cases() -> list[Case]:
+    import torch
+    from pad_fast.kernels.logprob import launch
+
+    def case(dtype, packed: bool) -> Callable[[str], None]:
+        def go(name: str) -> None:
+            logps, labels = torch.zeros(2, 512, dtype=dtype), torch.zeros(2, 512, dtype=torch.int64)
+            arguments = (logps.view(-1), labels.view(-1), labels.view(-1)) if packed else (logps, labels, None)
+            launch.sums(*arguments, 2, -100, mean=True)
+
+        return go
+
+    shapes = (("padded", False), ("packed", True))
+    dtypes = (("fp32", torch.float32), ("fp64", torch.float64))
+    return [(f"{short} {name}", case(dtype, packed)) for short, dtype in dtypes for name, packed in shapes]
+
+
+def preference_cases() -> list[Case]:
+    import torch
+    from pad_fast.kernels.preference import launch
+
+    def case(kind: str, method: str, n: int, masked: bool) -> Callable[[str], None]:
+        def go(name: str) -> None:
+            live = torch.ones(2, n, dtype=torch.bool) if masked else None
+            launch.forward(torch.zeros(2, n), torch.zeros(2, n), live, kind, method, 10.0, 10.0, 256, 0, wide=name.startswith("gfx"))
+
+        return go
+
+    jobs = (("kl", "exact", 8), ("reverse_kl", "exact", 8), ("jsd", "exact", 8), ("vpd", "exact", 200), ("kl", "sampled", 16),
+            ("jsd", "sampled", 16))  # fmt: skip
+    return [(f"{kind} {method} {n}", case(kind, method, n, masked=method == "exact")) for kind, method, n in jobs]
+
+
+def linear_cases() -> list[Case]:
+    import torch
+    from pad_fast.kernels.linear_logprob import launch, tuning
+
+    rows, columns, width = 2, 32768, 256
+
+    def case(dtype, softcap: float, what: str) -> Callable[[str], None]:
+        options, labels = (1.0, softcap, 1.0), torch.zeros(rows, dtype=torch.int64)
+
+        def go(name: str) -> None:
+            if what == "fused":
+                hidden, weight = torch.zeros(rows, width, dtype=dtype), torch.zeros(columns, width, dtype=dtype)
+                launch.score(hidden, weight, None, labels, *options, tiling=tuning.SCORING[name])
+                return
+            scores = torch.zeros(rows, columns, dtype=dtype) if what == "kept" else None
+            numbers = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
+            launch.rows(torch.zeros(rows, columns), None, labels, scores, numbers, *options, tiling=tuning.ROWS[name])
+
+        return go
+
+    bf16, fp32 = torch.bfloat16, torch.float32
+    kinds = {"kept bf16": (bf16, "kept"), "kept fp32": (fp32, "kept"), "alone": (fp32, "alone"), "bf16": (bf16, "fused")}
+    return [
+        (f"{name}{' softcap' if softcap else ''}", case(dtype, softcap, what))
+        for name, (dtype, what) in kinds.items()
+        for softcap in (0.0, 30.0)
+    ]
 
 
 def resources(kernel) -> dict[str, int]:
@@ -96,7 +161,9 @@ def resources(kernel) -> dict[str, int]:
         return int(re.search(rf"\.{name}:\s*(\d+)", text)[1])
 
     def widest(what: str) -> int:
-        return max((4 * int(n or 1) for n in re.findall(rf"(?:global|buffer)_{what}_dword(?:x(\d))?\b", text)), default=0)
+        words = re.findall(rf"(?:global|buffer)_{what}_dword(?:x(\d))?\b", text)
+        halves = re.findall(rf"(?:global|buffer)_{what}_u?short", text)
+        return max((4 * int(n or 1) for n in words), default=2 if halves else 0)
 
     return {
         "registers": field("vgpr_count"), "stack": field("private_segment_fixed_size"), "spills": field("vgpr_spill_count"),
@@ -118,17 +185,21 @@ def _nvidia(kernel) -> dict[str, int]:
         sizes = re.findall(rf"\b{what}\.global\S*?(?:\.v(\d))?\.b(\d+)", kernel.asm["ptx"])
         return max((int(n or 1) * int(bits) // 8 for n, bits in sizes), default=0)
 
-    return {
+    used = {
         "registers": found["REG"], "stack": found["STACK"], "spills": found["LOCAL"], "shared": kernel.metadata.shared,
         "load": widest("ld"), "store": widest("st"),
     }  # fmt: skip
+    if kernel.name == "linear_logprob_fwd":
+        used["wgmma"] = len(re.findall(r"\bwgmma\.mma_async", kernel.asm["ptx"]))
+        used["tma"] = len(re.findall(r"\bcp\.async\.bulk\.tensor", kernel.asm["ptx"]))
+    return used
 
 
 def table(targets: list[str]) -> dict[str, dict[str, int]]:
     """{"sm_90 logprob_fwd bf16": resources}."""
     rows = {}
     for target in targets:
-        for name, go in logprob_cases():
+        for name, go in logprob_cases() + response_cases() + linear_cases() + preference_cases():
             with only_compile(target) as kernels:
                 go(target)
             rows |= {f"{target} {kernel.name} {name}": resources(kernel) for kernel in kernels}

@@ -64,11 +64,27 @@ def scaled_tanh(x, inner, scale, ACC: tl.constexpr):
 
 
 @triton.jit
+def even_tanh(x, inner, scale):
+    """scale * tanh(inner * x) in float32 without a look at the whole tile: for a product's result, whose layout on sm_100 has no room
+    for one before Triton 3.9, and whose exponentials are few beside its multiplications."""
+    q = inner * x
+    return tl.where(tl.abs(q) > 1.0, _far_tanh(q, scale), _near_tanh(q, scale))
+
+
+@triton.jit
+def rounded(product):
+    """A product of numbers that are not negative, as it is, NaN too: behind a maximum it cannot be fused with an addition."""
+    return tl.maximum(product, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def tree_sum(x):
     """(A, B) -> (A,), B a power of two: the two halves of each row are added until one column is left.
 
     Each step adds two numbers, so that the result has the same bits whatever layout, vector width or number of warps the
-    compiler chose: a plain ``tl.sum`` adds in the order of the layout, which follows the alignment of the pointers.
+    compiler chose: a plain ``tl.sum`` adds in the order of the layout, which follows the alignment of the pointers. x must not
+    be a product, where fusion is allowed: a layout that adds within a thread would fuse the first addition with it, and one that
+    adds across threads would not. Pass it through :func:`rounded` first.
     """
     for _ in tl.static_range(16):
         if x.shape[1] > 1:

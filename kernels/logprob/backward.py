@@ -8,15 +8,19 @@ from .forward import power, score
 
 
 @triton.jit
-def _gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
-    """d logp / d x times the upstream gradient: (own * onehot - rest * power(w - peak)) * (1 - tanh^2)."""
+def gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
+    """d logp / d x times the upstream gradient: (own * onehot - rest * power(w - peak)) * (1 - tanh^2).
+
+    1 - tanh^2 = s * (2 - s) with s = 1 - |tanh|, of which outer - |w| has no rounding: a saturated score has a slope of exactly 0,
+    and no slope has the wrong sign.
+    """
     w = score(x, inner, outer, CAPPED, ACC)
     d = -rest * power(w - peak, CAPPED)
     if (place >= 0) & (place < offsets.shape[0] * offsets.shape[1]):  # elsewhere the comparison would only cost registers
         d = tl.where(offsets == place, own + d, d)
     if CAPPED:
-        t = w * (1.0 / outer)
-        d *= 1.0 - t * t
+        s = (outer - tl.abs(w)) * (1.0 / outer)
+        d *= s * (2.0 - s)
     return d
 
 
@@ -51,6 +55,7 @@ def logprob_bwd(
     whole = first + (last - first) // BLOCK_V * BLOCK_V
     offsets = tl.arange(0, BLOCK_V // VEC)[:, None] * VEC + tl.arange(0, VEC)[None, :]
     steps, dsteps = offsets.to(tl.int64) * stride_v, offsets.to(tl.int64) * dstride_v
+    block = tl.full((), BLOCK_V, tl.int64)  # times a stride it passes 2^31
     row_r, row_t = row // tokens, row % tokens
     out_ptr = dlogits_ptr + row_r * dstride_r + row_t * dstride_t + first.to(tl.int64) * dstride_v
     label = tl.load(labels_ptr + row).to(tl.int64)
@@ -60,26 +65,26 @@ def logprob_bwd(
         zeros = tl.zeros(offsets.shape, dlogits_ptr.dtype.element_ty)
         for _ in range(first, whole, BLOCK_V):
             tl.store(out_ptr + dsteps, zeros)
-            out_ptr += BLOCK_V * dstride_v
+            out_ptr += block * dstride_v
         if whole < last:
             tl.store(out_ptr + dsteps, zeros, mask=whole + offsets < last)
         return
 
     inner = tl.full((), inner, ACC)
     outer = tl.full((), outer, ACC)
-    own = grad * inner * (outer * LN_2) if CAPPED else grad * inner
-    rest = own / tl.load(total_ptr + row)
+    own = grad * (inner * (outer * LN_2)) if CAPPED else grad * inner
+    rest = own / tl.load(total_ptr + row)  # NaN for a label that is no column
     peak = tl.load(peak_ptr + row)
     label = label.to(tl.int32)  # 64-bit comparisons would double the registers
     tile_ptr = logits_ptr + row_r * stride_r + row_t * stride_t + first.to(tl.int64) * stride_v
     for start in range(first, whole, BLOCK_V):
         x = tl.load(tile_ptr + steps)
-        d = _gradient(x, offsets, label - start, own, rest, peak, inner, outer, CAPPED, ACC)
+        d = gradient(x, offsets, label - start, own, rest, peak, inner, outer, CAPPED, ACC)
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty))
-        tile_ptr += BLOCK_V * stride_v
-        out_ptr += BLOCK_V * dstride_v
+        tile_ptr += block * stride_v
+        out_ptr += block * dstride_v
     if whole < last:
         live = whole + offsets < last
         x = tl.load(tile_ptr + steps, mask=live, other=0.0)
-        d = _gradient(x, offsets, label - whole, own, rest, peak, inner, outer, CAPPED, ACC)
+        d = gradient(x, offsets, label - whole, own, rest, peak, inner, outer, CAPPED, ACC)
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty), mask=live)

@@ -1,12 +1,13 @@
 """How much of a row a program takes at once, per architecture: reasoned, fixed, and never measured at run time (same bits).
 
 Memory is kept busy by the bytes in flight, bandwidth times latency: about 11 KB per multiprocessor on an A100 (2 TB/s, 600 ns,
-108 of them), 25 KB on an H200 (4.8 TB/s, 700 ns, 132), 43 KB on a B200 (8 TB/s, 800 ns, 148), 17 KB on an MI300X (5.3 TB/s,
-1 us, 304). A thread reads 32 bytes of a tile, two 16-byte loads; with the registers that the compiler reports for sm_90 (16-bit
-logits: 31 forward, 56 backward, 64 and 88 with a softcap) 64, 36, 32 and 20 KB can be in flight, backward beside as much that
-is written. 64 bytes a thread put the same bytes in flight with half the warps, for the registers double, and leave fewer to
-compute while others wait. Small programs, since a program's threads meet once a tile where there is a softcap. None of this
-was timed.
+108 of them), 25 KB on an H200 (4.8 TB/s, 700 ns, 132), 43 KB on a B200 (8 TB/s, 800 ns, 148), 17 KB on an MI300X (5.3 TB/s, 1
+us, 304). A thread reads 32 bytes of a tile, two 16-byte loads; with the registers that the compiler reports for sm_90 (16-bit
+logits: 32 forward, 56 backward, 64 and 88 with a softcap) 64, 36, 32 and 20 KB can be in flight, backward beside as much that
+is written. That holds for rows that start at multiples of 16 bytes; an odd vocabulary of 16-bit logits is read 2 bytes at a
+time, with up to twice the registers and exponentials (see forward.py). 64 bytes a thread put the same bytes in flight with half
+the warps, for the registers double, and leave fewer to compute while others wait. Small programs, since a program's threads
+meet once a tile where there is a softcap. None of this was timed.
 """
 
 from __future__ import annotations

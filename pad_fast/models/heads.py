@@ -8,14 +8,15 @@ logits in place of a wrong head.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def causal_lm(model: Any) -> PreTrainedModel:
 def output_head(model: nn.Module) -> OutputHead:
     """The output head of a transformers causal language model: weight, bias, softcap and scale as its config names them.
 
-    The tensors are the model's own parameters: under FSDP read them inside of the forward, where they are whole.
+    The tensors are the model's own parameters: under FSDP and ZeRO-3 read them inside of :func:`call_head`, where they are whole.
     Raises ValueError if the model has no linear head, or one with an adapter on it (PEFT's target or saved modules).
     """
     lm = causal_lm(model)
@@ -81,6 +82,26 @@ def output_head(model: nn.Module) -> OutputHead:
         raise ValueError(f"model must be a causal language model with a linear output head, got {type(lm).__name__} with {head!r}")
     config = lm.config.get_text_config()
     return OutputHead(head.weight, head.bias, _softcap(config), _logit_scale(config))
+
+
+def call_head(model: nn.Module, head: OutputHead, hidden: Tensor, function: Callable[[Tensor, OutputHead], Tensor]) -> Tensor:
+    """``function(hidden, head)``, run as the forward of the model's output ``head``, with the tensors that are there by then.
+
+    The head module itself is called, with its forward replaced meanwhile, so that hooks on it see an ordinary call: FSDP2 and ZeRO-3
+    gather its weight before, may free it after, and gather it again before the backward of what is returned. ``function`` must keep
+    nothing of the head but the parameters themselves, no view of them.
+    """
+    if torch.compiler.is_compiling():  # wrappers are compiled part by part, from inside of their hooks
+        return function(hidden, head)
+    module = causal_lm(model).get_output_embeddings()
+    before = module.__dict__.get("forward")  # set by others, such as accelerate's device hooks
+    module.forward = lambda hidden: function(hidden, replace(head, weight=module.weight, bias=module.bias))
+    try:
+        return module(hidden)
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 def _softcap(config) -> float | None:
@@ -124,21 +145,22 @@ def head_problem(model: nn.Module) -> str | None:
     Raises ValueError where :func:`output_head` does.
     """
     lm = causal_lm(model)
-    problem = _unfit_weight(output_head(lm).weight)  # each time: DeepSpeed takes the weights away after our first look
-    if problem is None and lm not in _disagreements:
+    weight = output_head(lm).weight
+    problem = _unfit_weight(lm.get_output_embeddings(), weight)
+    whole = not isinstance(weight, DTensor) and weight.numel() > 0  # else the names in its config are trusted
+    if problem is None and whole and lm not in _disagreements:
         _disagreements[lm] = _disagreement(lm)
-    problem = problem or _disagreements[lm]
+    problem = problem or _disagreements.get(lm)
     if problem is not None and lm not in _told:
         _told.add(lm)
         logger.warning("%s takes whole logits, which cost memory: %s", type(lm).__name__, problem)
     return problem
 
 
-def _unfit_weight(weight: Tensor) -> str | None:
-    if isinstance(weight, DTensor):
+def _unfit_weight(module: nn.Module, weight: Tensor) -> str | None:
+    """Shards that a wrapper gathers for the head's forward do fit: FSDP2's where the head is a unit, and ZeRO-3's."""
+    if isinstance(weight, DTensor) and not isinstance(module, FSDPModule):
         return "its output head is split over devices"
-    if hasattr(weight, "ds_id"):
-        return "ZeRO-3 gathers its output head only inside of the head's own forward"
     if weight.is_meta:
         return "its output head is offloaded"
     if not weight.is_floating_point():

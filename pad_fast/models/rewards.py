@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pad_fast.budget import MemoryBudget
 from pad_fast.functional import (
     NORMALIZATIONS,
     linear_response_rewards,
@@ -18,7 +19,7 @@ from pad_fast.functional import (
     token_logprobs,
 )
 from pad_fast.models import attention
-from pad_fast.models.heads import OutputHead, causal_lm, decode, head_problem, output_head
+from pad_fast.models.heads import OutputHead, call_head, causal_lm, decode, head_problem, output_head
 from pad_fast.models.layout import PackedRows
 
 if TYPE_CHECKING:
@@ -31,30 +32,47 @@ def packed_logprobs(model: PreTrainedModel, packed: PackedRows, **options) -> Te
 
 
 def packed_rewards(
-    model: PreTrainedModel, packed: PackedRows, num_responses: int, *, forward: Callable | None = None, **options
+    model: PreTrainedModel,
+    packed: PackedRows,
+    num_responses: int,
+    *,
+    forward: Callable | None = None,
+    memory_budget: MemoryBudget = "auto",
+    **options,
 ) -> Tensor:  # (num_responses,)
     """Rewards of packed responses as :func:`pad_fast.response_rewards` defines them; ``options`` are its options.
 
     ``model`` is a bare causal language model (see :func:`pad_fast.models.heads.causal_lm`) and ``forward`` how to get its logits, if
-    not by calling it. Where the head cannot be read (see :func:`pad_fast.models.heads.head_problem`) its logits are taken.
+    not by calling it. ``memory_budget`` is that of :func:`pad_fast.linear_token_logprobs`. Where the head cannot be read (see
+    :func:`pad_fast.models.heads.head_problem`) its logits are taken.
     """
     options = {**options, "response_ids": packed.response_ids, "num_responses": num_responses}
-    return _from_rows(model, forward or model, packed, linear_response_rewards, response_rewards, options)
+    return _from_rows(model, forward or model, packed, linear_response_rewards, response_rewards, options, memory_budget)
 
 
-def _from_rows(model: PreTrainedModel, forward: Callable, packed: PackedRows, of_hidden, of_logits, options: dict) -> Tensor:
+def _from_rows(
+    model: PreTrainedModel,
+    forward: Callable,
+    packed: PackedRows,
+    of_hidden: Callable[..., Tensor],
+    of_logits: Callable[..., Tensor],
+    options: dict,
+    memory_budget: MemoryBudget = "auto",
+) -> Tensor:
     reading = _reading(model, packed)
     if head_problem(model) is not None:
         return of_logits(*_logits(model, forward, packed, reading), **options)
     head = output_head(model)
-    return _through_head(head, _hidden(model, packed, reading), packed.labels, of_hidden, options)
+    labels = packed.labels
 
+    def at_head(hidden: Tensor, head: OutputHead) -> Tensor:
+        hidden = hidden.to(head.weight.device)
+        if not torch.is_autocast_enabled(hidden.device.type):  # Mamba keeps float32 hidden states above a bfloat16 head
+            hidden = hidden.to(head.weight.dtype)
+        every = torch.arange(len(labels), device=labels.device)  # all of them predict a token: nothing to look for on the device
+        return of_hidden(hidden, head.weight, labels, live_rows=every, memory_budget=memory_budget, **head.token_options(), **options)
 
-def _through_head(head: OutputHead, hidden: Tensor, labels: Tensor, of_hidden: Callable, options: dict) -> Tensor:
-    hidden = hidden.to(head.weight.device)
-    if not torch.is_autocast_enabled(hidden.device.type):  # Mamba keeps float32 hidden states above a bfloat16 head
-        hidden = hidden.to(head.weight.dtype)
-    return of_hidden(hidden, head.weight, labels, **head.token_options(), **options)
+    return call_head(model, head, _hidden(model, packed, reading), at_head)
 
 
 def _hidden(model: PreTrainedModel, packed: PackedRows, reading: dict[str, Any]) -> Tensor:  # (M, D)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from pad_fast.budget import MemoryBudget
 from pad_fast.functional import NORMALIZATIONS
 from pad_fast.models.attention import installed
 from pad_fast.models.heads import causal_lm, evaluating, input_embedding, output_head, vocabulary_size
@@ -32,6 +33,7 @@ def score_responses(
     temperature: float = 1.0,
     share_prefix: str | bool = "auto",
     max_tokens_per_batch: int = 8192,
+    memory_budget: MemoryBudget = "auto",
     progress: Progress | None = None,
     impl: str = "auto",
 ) -> list[list[float]]:
@@ -49,6 +51,7 @@ def score_responses(
         normalize: "mean", or "sum" for no division by |y|.
         share_prefix: "auto" shares prompts where a trial on the first groups gives the rewards that each response has alone, and says
             why where it does not; True raises there; False shares nothing.
+        memory_budget: bytes beside the model's own, see :func:`pad_fast.linear_token_logprobs`; 0 takes the least.
         progress: called with the number of responses that were finished, batch by batch.
 
     Returns:
@@ -75,7 +78,9 @@ def score_responses(
         for batch in _batches_of(groups, layout, max_tokens_per_batch):
             chosen = [number for group in batch for number in group.numbers]
             packed = pack(_renumbered(batch), layout, **options).on(device)
-            found = packed_rewards(lm, packed, len(chosen), normalize=normalize, temperature=temperature, impl=impl)
+            found = packed_rewards(
+                lm, packed, len(chosen), memory_budget=memory_budget, normalize=normalize, temperature=temperature, impl=impl
+            )
             for number, reward in zip(chosen, found.tolist(), strict=True):
                 p, i = places[number]
                 rewards[p][i] = reward

@@ -11,16 +11,32 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.pipeline.calibration import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
+from pad_fast.preference_ops import check_exact
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
 
 # A run sets these itself; they are no keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
-# What may change between two calls on one run folder: none of these changes a result.
-FREE = frozenset(
-    {"output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit"}
-)
+# Settings that may always change between two calls on one run folder: they change no result, but for rounding.
+FREE = frozenset({
+    "output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit",
+    "score_batch_tokens", "max_tokens_per_step", "share_prefix", "torch_empty_cache_steps", "dataset_num_proc",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+})  # fmt: skip
+# And those that may change until the phase begins whose results they enter first; all others of a run enter its prompts, and
+# all others of PADConfig its training.
+ENTERS = {
+    "sample": frozenset({
+        "sample_batch_tokens", "temperature", "top_p", "top_k", "num_generations", "heldout_num_generations",
+        "reward_temperature", "normalize", "dtype", "attn_implementation",
+    }),
+    "score": frozenset({
+        "mcq_preset", "mcq_style", "mcq_opponents", "mcq_weight", "mcq_floor", "mcq_both_orders", "mcq_renormalize", "mcq_template",
+    }),
+    "train": frozenset({"train_dtype"}),
+}  # fmt: skip
 
 
 def option(default: Any, help: str) -> Any:
@@ -37,7 +53,7 @@ class RunConfig:
 
     student: str | None = option(None, "Folder or hub name of the student, a transformers causal LM with a chat template.")
     teacher: str | None = option(None, "Folder or hub name of the teacher; its tokenizer may differ from the student's.")
-    prompts: str | None = option(None, "Training prompts: a .jsonl or .parquet file, or the name of a dataset.")
+    prompts: str | None = option(None, "Training prompts: a .jsonl, .json, .csv or .parquet file, or the name of a dataset.")
     heldout: str | None = option(None, "Held-out prompts, as `prompts`; without it some of `prompts` are held out.")
     output_dir: str | None = option(None, "The run folder; runs/ and the YAML file's name when not given.")
     prompts_split: str = option("train", "Split of `prompts` when that is a dataset.")
@@ -150,7 +166,12 @@ class Settings:
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError("a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards")
-        self.pad_config(Path("unused"))  # a wrong learning rate must not show only after hours of sampling
+        # a wrong learning rate must not show only after hours of sampling
+        training, n = self.pad_config(Path("unused")), max(self.run.num_generations, self.run.heldout_num_generations or 0)
+        if training.loss == "ppd":
+            check_exact(training.method, training.divergence, min(n, training.group_size or n))
+        if training.eval_strategy != "no":
+            raise ValueError(f"eval_strategy: must be no, a run evaluates every round itself, got {self.training['eval_strategy']}")
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
         """The PADConfig of one training, writing to `output_dir`; creates no folder."""
@@ -167,7 +188,16 @@ class Settings:
         return {**dataclasses.asdict(self.run), **self.training}
 
 
-def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings that differ and would change the results of a run; raising `rounds` only adds to it."""
-    free = FREE | ({"rounds"} if before["baseline"] == "none" and now["rounds"] >= before["rounds"] else set())
-    return sorted(name for name in before.keys() | now.keys() if name not in free and before.get(name) != now.get(name))
+def first_phase(name: str) -> str | None:
+    """The first phase whose results a setting enters: "prepare", "sample", "score" or "train"; None for one that enters none."""
+    if name in FREE:
+        return None
+    other = "prepare" if name in RunConfig.__dataclass_fields__ else "train"
+    return next((phase for phase, names in ENTERS.items() if name in names), other)
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str | None]:
+    """The settings that differ, with the first phase that each enters; raising `rounds` only adds to a run."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    adds = before["baseline"] == "none" and now["rounds"] >= before["rounds"]
+    return {name: None if name == "rounds" and adds else first_phase(name) for name in names}

@@ -80,7 +80,7 @@ def _drawn(run: Run, count: int) -> list[Row]:
     check_models(config, student, run.teacher)
     train, _ = read_split(config)
     drawn = random.Random(derive_seed(config.seed, "doctor")).sample(train, min(count, len(train)))
-    rows = fitting(drawn, config, student, run.teacher)
+    rows = fitting(drawn, config, student, run.teacher, run.training.max_length)
     if not rows:
         raise ValueError(f"prompts: every one of the {len(drawn)} that were drawn is too long")
     return rows

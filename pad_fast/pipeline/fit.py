@@ -38,6 +38,14 @@ def fit(trainer: Trainer, run: Run, round: int, phase: str, target: Path) -> Non
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     with replacing(target) as temporary:
         trainer.save_model(str(temporary))
+        if isinstance(trainer, PADTrainer):
+            (temporary / "README.md").write_text(trainer.card_body(str(run.config.student), _note(run, round)), encoding="utf-8")
+
+
+def _note(run: Run, round: int) -> str:
+    config = run.config
+    sampled = f"{config.num_generations} responses a prompt were sampled from it at temperature {config.temperature}"
+    return f"This is round {round} of a run; in each {sampled} and scored by the teacher {Path(str(config.teacher)).name}."
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -130,7 +130,7 @@ def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
     check_models(config, student, teacher)
     train, _ = read_split(config)
     drawn = random.Random(derive_seed(config.seed, "plan")).sample(train, min(count, len(train)))
-    rows = fitting(drawn, config, student, teacher)
+    rows = fitting(drawn, config, student, teacher, run.training.max_length)
     if not rows:
         raise ValueError(f"prompts: every one of the {len(drawn)} that were drawn is too long")
     tokens = tuple(len(row["prompt_ids"]) for row in rows)

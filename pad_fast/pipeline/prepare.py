@@ -44,7 +44,7 @@ def _prepare(run: Run) -> None:
     config, root = run.config, run.folder.root
     student, teacher = run.student(0), run.teacher
     check_models(config, student, teacher)
-    train, heldout = (fitting(rows, config, student, teacher) for rows in read_split(config))
+    train, heldout = (fitting(rows, config, student, teacher, run.training.max_length) for rows in read_split(config))
     if not train:
         raise ValueError("prompts: every one of them is too long")
     write_rows(root / "prompts.parquet", train)
@@ -52,7 +52,7 @@ def _prepare(run: Run) -> None:
         write_rows(root / "heldout" / "prompts.parquet", heldout)
     manifest = {
         "format": FORMAT,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": _now(),
         "config": run.settings.flat(),
         "seeds": {"run": config.seed, **{f"round-{r:02d}": round_seed(config.seed, r, "train") for r in range(1, config.rounds + 1)}},
         "versions": versions(),
@@ -85,10 +85,13 @@ def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) ->
         calibration.letter_token_ids(teacher.tokenizer, config.letters)
 
 
-def fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> list[Row]:
-    """The rows whose prompt and longest response fit both models, with the student's `prompt_ids`."""
+def fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher: Checkpoint, max_length: int | None) -> list[Row]:
+    """The rows whose prompt and longest response fit both models, with the student's `prompt_ids`.
+
+    `max_length` is the training's: it cuts responses, but a prompt must leave room for one token.
+    """
     room = {which.role: (which.window or UNLIMITED) - config.max_new_tokens for which in (student, teacher)}
-    room["student"] = min(room["student"], config.max_prompt_length or UNLIMITED)
+    room["student"] = min(room["student"], config.max_prompt_length or UNLIMITED, (max_length or UNLIMITED) - 1)
     same, kept = teacher.same_tokenizer(student), []
     for row in rows:
         place = row.pop("place")
@@ -103,7 +106,8 @@ def fitting(rows: Sequence[Row], config: RunConfig, student: Checkpoint, teacher
         elif config.long_prompts == "error":
             raise ValueError(
                 f"{place}: the prompt has {len(ids[long])} tokens for the {long}, where at most {room[long]} are allowed (its window less "
-                f"max_new_tokens, or max_prompt_length); shorten it or set long_prompts to drop: {row['prompt'][-1]['content']!r:.60}"
+                f"max_new_tokens, max_prompt_length, or less than max_length); "
+                f"shorten it or set long_prompts to drop: {row['prompt'][-1]['content']!r:.60}"
             )
     if len(kept) < len(rows):
         logger.warning("%d of %d prompts are too long and are dropped", len(rows) - len(kept), len(rows))
@@ -117,20 +121,40 @@ def _check_unchanged(run: Run) -> None:
             f"output_dir: {run.folder.root} was written in format {manifest.get('format')}, this is {FORMAT}; take a new folder"
         )
     before, now = manifest["config"], run.settings.flat()
-    if changed := differing(before, now):
-        name = changed[0]
-        raise ValueError(
-            f"{name}: {run.folder.root} was started with {before.get(name)!r}, got {now.get(name)!r}; "
-            f"go on with the former or give another output_dir"
-        )
+    changed, begun = differing(before, now), run.folder.begun()
+    for name, phase in changed.items():
+        if phase in begun:
+            since = "was started" if phase == "prepare" else f"has begun to {phase}"
+            raise ValueError(
+                f"{name}: {run.folder.root} {since} with {before.get(name)!r}, got {now.get(name)!r}; "
+                f"go on with the former or give another output_dir"
+            )
     for role, checkpoint in (("student", run.student(0)), ("teacher", run.teacher)):
         if checkpoint.fingerprint() != manifest["models"][role]:
             raise ValueError(f"{role}: {checkpoint.path} is not the model that {run.folder.root} was started with; give another output_dir")
     for path, digest in _file_hashes(run.config).items():
         if manifest["prompts"]["files"].get(path, digest) != digest:
             raise ValueError(f"prompts: {path} is not the file that {run.folder.root} was started with; give another output_dir")
-    if now != before:  # more rounds, or settings without influence on the results
-        write_json(run.folder.manifest_path, {**manifest, "config": now})
+    if now != before:
+        _take_changes(run, manifest, changed)
+
+
+def _take_changes(run: Run, manifest: Row, changed: dict[str, str | None]) -> None:
+    """Write the settings that changed, with their time, once they are seen to fit what was prepared."""
+    check_models(run.config, run.student(0), run.teacher)
+    limit = run.training.max_length
+    longest = max(len(row["prompt_ids"]) for row in run.train_rows)
+    if limit is not None and longest >= limit:
+        raise ValueError(f"max_length: must be more than the {longest} tokens of the longest prompt in {run.folder.root}, got {limit}")
+    for phase in sorted({phase for phase in changed.values() if phase is not None}):
+        run.metrics.forget(phase)  # what it told before it was stopped
+    before, now = manifest["config"], run.settings.flat()
+    change = {"at": _now(), "from": {name: before.get(name) for name in changed}, "to": {name: now.get(name) for name in changed}}
+    write_json(run.folder.manifest_path, {**manifest, "config": now, "changes": [*manifest.get("changes", []), change]})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _file_hashes(config: RunConfig) -> dict[str, str]:

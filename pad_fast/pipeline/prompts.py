@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import hashlib
 import json
 import logging
@@ -17,13 +19,16 @@ from pad_fast.pipeline.store import Row
 logger = logging.getLogger("pad_fast")
 
 ALIASES = ("prompt", "instruction", "question")
+FILES = (".jsonl", ".json", ".csv", ".parquet")
 MOST_HELD_OUT = 256
 Message = dict[str, str]
 
 
 def read_prompts(source: str, split: str = "train", subset: str | None = None) -> list[Row]:
-    """Rows of `prompt_id`, `prompt` (messages), `answer` and `skill` (str or None) from a JSONL or Parquet file or a dataset, and
-    `place`, where each was found.
+    """Rows of `prompt_id`, `prompt` (messages), `answer` and `skill` (str or None) from a file or a dataset, and `place`,
+    where each was found.
+
+    A file is JSON lines (.jsonl, or .json), a list of objects (.json), .csv with a head line, or .parquet; texts are UTF-8.
 
     The prompt's column is `prompt`, `instruction` or `question`: a string, which becomes one user message, or chat messages.
     A prompt that stands there twice is kept once. ValueError names the file and the line or row of what is wrong.
@@ -77,26 +82,39 @@ def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
 
 def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str, Any]]:
     path = Path(source)
-    if path.suffix in (".jsonl", ".json", ".parquet") and not path.is_file():
+    if path.suffix in FILES and not path.is_file():
         raise ValueError(f"prompts: no such file, {source}")
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{source}: the file is empty")
-    if path.suffix == ".jsonl" and path.is_file():
-        return _json_lines(path)
-    if path.suffix == ".parquet" and path.is_file():
+    if not path.is_file():
+        return _numbered(source, _dataset(source, split, subset))
+    if path.suffix not in FILES:
+        raise ValueError(f"prompts: a file must be one of {', '.join(FILES)}, got {source}")
+    if path.suffix == ".parquet":
         return _numbered(source, _parquet(path))
-    return _numbered(source, _dataset(source, split, subset))
+    if path.suffix == ".csv":
+        return _numbered(source, csv.DictReader([text for _, text in _lines(path)], restkey="more"))
+    if path.suffix == ".json" and path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+        text = "".join(text for _, text in _lines(path))
+        return _numbered(source, _json(text, source))
+    return ((f"{path}: line {number}", _json(text, f"{path}: line {number}")) for number, text in _lines(path) if text.strip())
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line."""
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
             try:
-                yield f"{path}: line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not JSON: {error.msg} at column {error.colno}") from None
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}") from None
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON: {error.msg} at column {error.colno}") from None
 
 
 def _parquet(path: Path) -> list[Row]:
@@ -115,7 +133,7 @@ def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
             return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(source, name=subset, split=split)
     except (FileNotFoundError, KeyError, ConnectionError) as error:
-        raise ValueError(f"prompts: {source} is no .jsonl or .parquet file and no dataset with a split {split!r}: {error}") from None
+        raise ValueError(f"prompts: {source} is no file and no dataset with a split {split!r}: {error}") from None
 
 
 def _numbered(source: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:

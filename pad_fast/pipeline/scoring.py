@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from pad_fast.pipeline import calibration
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.store import Row, read_rows, shard_path, write_rows
+
+logger = logging.getLogger("pad_fast")
 
 Ids = list[int]
 OnShard = Callable[[int, Row], None]
@@ -92,7 +95,7 @@ class Scorer:
         with tqdm(total=prompts * num_generations, desc=f"{title}: score", unit="response", disable=quiet) as bar:
             for source, _ in todo:
                 self._ask_logps([self.view(row) for row in read_rows(source)], bar.update)
-        per_prompt = len(self._plan(num_generations))
+        per_prompt, unasked = len(self._plan(num_generations)), 0
         with tqdm(total=prompts * per_prompt, desc=f"{title}: calibrate", unit="question", disable=quiet or not self.config.asks) as bar:
             for source, target in todo:
                 rows = read_rows(source)
@@ -100,10 +103,16 @@ class Scorer:
                 quizzes = [self.quiz(row, view) for row, view in zip(rows, views, strict=True)]
                 missing = self._ask_choices(quizzes, bar.update)
                 bar.update(len(rows) * per_prompt - missing)
+                unasked += _unasked([view.live for view in views], quizzes)
                 scored = [self._scored(row, view, quiz) for row, view, quiz in zip(rows, views, quizzes, strict=True)]
                 if on_shard is not None:
                     on_shard(int(source.stem.removeprefix("part-")), self._metrics(scored, quizzes))
                 write_rows(target, scored)
+        if self.config.asks and unasked:
+            text = (
+                "%s: %d of %d prompts keep uncalibrated rewards, as a question about them is longer than the teacher's window of %d tokens"
+            )
+            logger.warning(text, title, unasked, prompts, self.teacher.window)
 
     def view(self, row: Row) -> TeacherView:
         """The teacher's ids of a row's prompt and responses.
@@ -211,10 +220,15 @@ class Scorer:
             metrics["teacher/reward_mean"] = sum(rewards) / len(rewards)
             metrics["teacher/reward_spread"] = sum(max(group) - min(group) for group in groups if group) / sum(map(bool, groups))
         if self.config.asks:
-            metrics["mcq/too_long"] = sum(not quiz.plan for quiz, group in zip(quizzes, groups, strict=True) if len(group) > 1)
+            metrics["mcq/too_long"] = _unasked(groups, quizzes)
             letters = [answer for quiz in quizzes for answer in self._letters(quiz, renormalize=True)]
             if letters:
                 # The responses are exchangeable draws, so without a fondness for a letter the first of k has mean 1/k.
                 metrics["mcq/position_bias"] = sum(probs[0] - 1 / len(probs) for probs, _ in letters) / len(letters)
                 metrics["mcq/letter_mass"] = sum(mass for _, mass in letters) / len(letters)
         return metrics
+
+
+def _unasked(groups: Sequence[Sequence[object]], quizzes: Sequence[Quiz]) -> int:
+    """Groups of live responses that could be asked about and are not."""
+    return sum(not quiz.plan for quiz, group in zip(quizzes, groups, strict=True) if len(group) > 1)

@@ -113,6 +113,13 @@ class Metrics:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    def forget(self, phase: str) -> None:
+        """Drop the lines of a phase that is done anew, as nothing of it was kept."""
+        self.records = [record for record in self.records if record["phase"] != phase]
+        self._known = {self._key(record) for record in self.records}
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+
     def last_step(self, round: int, phase: str) -> int:
         """The last step that a phase told of, 0 if none."""
         return max((record["step"] for record in self.records if (record["round"], record["phase"]) == (round, phase)), default=0)
@@ -149,6 +156,16 @@ class RunFolder:
 
     def manifest(self) -> Row:
         return json.loads(self.manifest_path.read_text(encoding="utf-8"))
+
+    def begun(self) -> set[str]:
+        """The phases of which something is kept, in any round."""
+        kept = {
+            "prepare": ["run.json"],
+            "sample": ["round-*/samples/part-*.parquet", "heldout/samples/part-*.parquet"],
+            "score": ["round-*/scores/part-*.parquet", "heldout/groups/part-*.parquet"],
+            "train": ["*/student", "*/trainer/checkpoint-*/trainer_state.json"],  # of a round, or seqkd
+        }
+        return {phase for phase, patterns in kept.items() if any(any(self.root.glob(pattern)) for pattern in patterns)}
 
     def finished(self, phase: str) -> None:
         """Note a finished phase in the manifest, for readers: what is done is decided by the files."""

@@ -9,15 +9,18 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast.dispatch import check_impl
+from pad_fast.losses import DIVERGENCES, GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
 from pad_fast.models.layout import check_share_prefix
+from pad_fast.preference_ops import check_exact
 
 CHOICES = {
     "loss": ("ppd", "vpd"),
-    "divergence": ("jsd", "kl", "reverse_kl"),
-    "method": ("auto", "exact", "sampled"),
-    "group_reduction": ("mean", "sum"),
+    "divergence": DIVERGENCES,
+    "method": METHODS,
+    "group_reduction": GROUP_REDUCTIONS,
     "normalize": ("mean", "sum"),
 }
+PPD_ONLY = ("teacher_beta", "divergence", "method", "num_samples")  # what vpd has no use for
 
 
 @dataclass
@@ -115,7 +118,7 @@ class PADConfig(TrainingArguments):
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive finite number, got {value}")
         least = {
-            "num_samples": 2,
+            "num_samples": MIN_SAMPLES,
             "group_size": 2,
             "max_length": 2,
             "max_completion_length": 1,
@@ -126,3 +129,9 @@ class PADConfig(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {value}")
+        if self.loss == "vpd":
+            for name in PPD_ONLY:
+                if getattr(self, name) != self.__dataclass_fields__[name].default:
+                    raise ValueError(f"{name} is an option of loss='ppd', and loss is 'vpd'; got {getattr(self, name)!r}")
+        elif self.group_size is not None:
+            check_exact(self.method, self.divergence, self.group_size)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, Features, IterableDataset, Value
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pad_fast.models.layout import Group, pack, split
@@ -33,7 +34,8 @@ FEATURES = Features(  # named, since rows whose rewards or responses are all nul
         "length": Value("int64"),
     }
 )
-Messages = Sequence[Mapping[str, Any]]
+COUNTS = ("num_live", "num_cut")  # of a row, not kept
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, conversational: bool) -> int | None:
@@ -74,9 +76,9 @@ class RowReader:
 
     def _read(self, row: dict[str, Any]) -> dict[str, Any]:
         prompt_ids = self._prompt_ids(row)
-        reasons = list(row.get("finish_reasons") or [])
+        reasons = _list("finish_reasons", row.get("finish_reasons") or [])
         completion_ids = self._completion_ids(row, reasons)
-        rewards = _column(row, "teacher_rewards")
+        rewards = _list("teacher_rewards", _column(row, "teacher_rewards"))
         if len(rewards) != len(completion_ids) or (reasons and len(reasons) != len(completion_ids)):
             lengths = f"{len(completion_ids)} completions, {len(rewards)} teacher_rewards and {len(reasons)} finish_reasons"
             raise ValueError(f"teacher_rewards (and finish_reasons) must hold one value for each completion, got {lengths}")
@@ -105,18 +107,29 @@ class RowReader:
             if isinstance(prompt, str):
                 ids = tokenizer(prompt)["input_ids"]
             else:
-                text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **self.template_options)
+                text = self._templated(tokenizer, prompt)
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has written the BOS
+        ids = self._check_ids("prompt_ids", ids)
         if len(ids) == 0:
             raise ValueError("prompt must have at least one token, from which the first of a response is predicted")
         if self.max_length is not None and len(ids) >= self.max_length:
             raise ValueError(f"prompt must leave room for a response in max_length={self.max_length} tokens, got {len(ids)} tokens")
-        return self._check_ids("prompt_ids", ids)
+        return ids
+
+    def _templated(self, tokenizer: PreTrainedTokenizerBase, prompt: Any) -> str:
+        messages = _list("prompt", prompt, "a text or a list of messages")
+        if not messages or not all(isinstance(message, Mapping) and isinstance(message.get("role"), str) for message in messages):
+            raise ValueError(f"prompt must be a text or a list of messages with a role and a content, got {prompt!r:.80}")
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self.template_options))
+        except (TemplateError, TypeError) as error:
+            raise ValueError(f"prompt must be one that the chat template takes, which says {str(error)!r}, got {prompt!r:.80}") from None
 
     def _completion_ids(self, row: dict[str, Any], reasons: list[str]) -> list[list[int]]:
         if row.get("completion_ids") is not None:
-            return [self._check_ids("completion_ids", ids) for ids in row["completion_ids"]]
-        texts, tokenizer = _column(row, "completions", "completion_ids"), self._need_tokenizer("completions")
+            return [self._check_ids("completion_ids", ids) for ids in _list("completion_ids", row["completion_ids"])]
+        texts = _list("completions", _column(row, "completions", "completion_ids"))
+        tokenizer = self._need_tokenizer("completions")
         end = end_of_turn_id(tokenizer, not isinstance(row.get("prompt", ""), str))
         if end is None:
             raise ValueError("completions need a tokenizer with an EOS token, got one without; or give completion_ids")
@@ -132,11 +145,14 @@ class RowReader:
             raise ValueError(f"{column} is text, which needs a processing_class (a tokenizer), got none; or give token ids")
         return self.tokenizer
 
-    def _check_ids(self, name: str, ids: Sequence[int]) -> list[int]:
+    def _check_ids(self, name: str, ids: Any) -> list[int]:
+        ids = _list(name, ids, "a list of token ids" if name == "prompt_ids" else "lists of token ids, one a response")
+        if wrong := [token for token in ids if not isinstance(token, Integral) or isinstance(token, bool)]:
+            raise ValueError(f"{name} must hold integers, got {wrong[0]!r}")
         if self.vocabulary is not None and len(ids) and not (min(ids) >= 0 and max(ids) < self.vocabulary):
             bad = next(token for token in ids if not 0 <= token < self.vocabulary)
             raise ValueError(f"{name} must lie in 0..{self.vocabulary - 1}, got {bad}")
-        return list(ids)
+        return ids
 
     def _room(self, prompt_length: int) -> int | None:
         limits = [] if self.max_length is None else [self.max_length - prompt_length]
@@ -160,18 +176,34 @@ def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> A
     return row[name]
 
 
-def _text(completion: str | Messages) -> str:
+def _list(name: str, value: Any, rule: str = "a list with one value for each response") -> list:
+    """``value`` as a list; a text is none, though it has a length and parts."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be {rule}, got {value!r:.80}")
+    return list(value)
+
+
+def _text(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
-    if len(completion) != 1 or completion[0].get("role") != "assistant":
-        raise ValueError(f"a completion must be a text or a list of one assistant message, got {completion!r}")
-    return completion[0]["content"]
+    if isinstance(completion, (list, tuple)) and len(completion) == 1 and isinstance(completion[0], Mapping):
+        (message,) = completion
+        if message.get("role") == "assistant" and isinstance(message.get("content"), str):
+            return message["content"]
+    raise ValueError(f"a completion must be a text or a list of one assistant message, got {completion!r:.80}")
 
 
-def _check_reward(reward: float | None, i: int) -> bool:
-    if reward is not None and not math.isfinite(reward):
-        raise ValueError(f"teacher_rewards must be finite, or null for a response that is left out, got {reward} for response {i}")
-    return reward is not None
+def _check_reward(reward: Any, i: int) -> bool:
+    """Whether response ``i`` is live. Beyond float32, as which batches hold rewards, is not finite."""
+    if reward is None:
+        return False
+    if isinstance(reward, bool) or not isinstance(reward, Real) or not abs(float(reward)) <= LARGEST:
+        raise ValueError(
+            f"teacher_rewards must be finite in float32, or null for a response that is left out, got {reward!r} for response {i}"
+        )
+    return True
 
 
 def prepare_dataset(dataset: Any, reader: RowReader, *, name: str = "train", num_proc: int | None = None) -> Dataset:
@@ -185,12 +217,13 @@ def prepare_dataset(dataset: Any, reader: RowReader, *, name: str = "train", num
         raise ValueError(f"{name}_dataset must have a length, got {type(dataset).__name__}; use Dataset.from_generator on a stream")
     if len(dataset) == 0:
         raise ValueError(f"{name}_dataset must not be empty, got 0 rows")
-    if not isinstance(dataset, Dataset):
-        dataset = Dataset.from_list([dict(dataset[index]) for index in range(len(dataset))])
-    options = {"with_indices": True, "remove_columns": dataset.column_names, "features": FEATURES, "num_proc": num_proc}
-    rows = dataset.map(reader, **options, desc=f"Preparing {name} rows")
+    if isinstance(dataset, Dataset):
+        options = {"with_indices": True, "remove_columns": dataset.column_names, "features": FEATURES, "num_proc": num_proc}
+        rows = dataset.map(reader, **options, desc=f"Preparing {name} rows")
+    else:  # read before Arrow sees them, whose errors name no row
+        rows = Dataset.from_list([reader(dict(dataset[index]), index) for index in range(len(dataset))], features=FEATURES)
     live, cut = np.asarray(rows["num_live"]), int(np.sum(rows["num_cut"]))
-    kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(["num_live", "num_cut"])
+    kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(list(COUNTS))
     if cut:
         logger.warning("%s data: %d responses were cut to max_length or max_completion_length; their ends are not trained", name, cut)
     if len(kept) < len(rows):
@@ -200,13 +233,19 @@ def prepare_dataset(dataset: Any, reader: RowReader, *, name: str = "train", num
     return kept
 
 
+def is_prepared(dataset: Any) -> bool:
+    """Whether :func:`prepare_dataset` made it."""
+    return isinstance(dataset, Dataset) and set(dataset.column_names) == FEATURES.keys() - set(COUNTS)
+
+
 class PADCollator:
     """P prepared rows to a batch of P prompts with up to N responses each.
 
     ``teacher_rewards`` (P, N) float32 comes first, as Trainer counts the batch by it; ``mask`` (P, N) bool is True for a live
-    response; ``lengths`` (P, N) int64 and ``clipped`` (P, N) bool are for metrics, as is the number ``num_tokens``. ``slices`` are
-    what the model reads, one after the other: fields of :class:`pad_fast.models.layout.PackedRows`, of live responses only, numbered
-    p * N + i. There is one slice, unless ``max_tokens`` asks for smaller ones.
+    response, whose reward must be finite (ValueError); ``lengths`` (P, N) int64 and ``clipped`` (P, N) bool are for metrics, as is the
+    number ``num_tokens``. ``slices`` are what the model reads, one after the other: fields of
+    :class:`pad_fast.models.layout.PackedRows`, of live responses only, numbered p * N + i. There is one slice, unless ``max_tokens``
+    asks for smaller ones.
 
     ``layout`` is one of ``pad_fast.models.layout.LAYOUTS``; PADTrainer sets what its model can take, and ``options`` of
     :func:`pad_fast.models.layout.pack`, unless a layout is given.
@@ -218,19 +257,25 @@ class PADCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         width = max(len(row["completion_ids"]) for row in rows)
-        teacher = np.full((len(rows), width), np.nan, dtype=np.float32)
+        teacher, mask = np.zeros((len(rows), width)), np.zeros((len(rows), width), dtype=bool)
         lengths, clipped = np.zeros(teacher.shape, dtype=np.int64), np.zeros(teacher.shape, dtype=bool)
         for p, row in enumerate(rows):
             n = len(row["completion_ids"])
-            teacher[p, :n] = [math.nan if reward is None else reward for reward in row["teacher_rewards"]]
+            mask[p, :n] = [reward is not None for reward in row["teacher_rewards"]]
+            teacher[p, mask[p]] = [reward for reward in row["teacher_rewards"] if reward is not None]
             lengths[p, :n] = [len(ids) for ids in row["completion_ids"]]
             clipped[p, :n] = row["clipped"]
+        if not (np.abs(teacher) <= LARGEST).all():
+            p, i = np.argwhere(~(np.abs(teacher) <= LARGEST))[0]
+            raise ValueError(
+                f"teacher_rewards must be finite in float32 or None, got {teacher[p, i]} for response {i} of row {p} of a batch"
+            )
         groups = [live_group(row, p * width) for p, row in enumerate(rows)]
         layout = self.layout or "padded"
         slices = [pack(part, layout, **self.options)._asdict() for part in split(groups, self.max_tokens, layout)]
         return {
-            "teacher_rewards": torch.from_numpy(np.nan_to_num(teacher)),
-            "mask": torch.from_numpy(~np.isnan(teacher)),
+            "teacher_rewards": torch.from_numpy(teacher.astype(np.float32)),
+            "mask": torch.from_numpy(mask),
             "lengths": torch.from_numpy(lengths),
             "clipped": torch.from_numpy(clipped),
             "slices": slices,

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,16 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from pad_fast.models.heads import causal_lm, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import model_window
+from pad_fast.training.card import card_body, rewrite_card
 from pad_fast.training.config import PADConfig
-from pad_fast.training.data import PADCollator, RowReader, prepare_dataset
+from pad_fast.training.data import PADCollator, RowReader, is_prepared, prepare_dataset
 from pad_fast.training.metrics import prompt_metrics, summarize
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.objective import live_prompts, preference_loss, saturates
@@ -84,7 +88,7 @@ class PADTrainer(Trainer):
             model=student,
             args=args,
             data_collator=data_collator or PADCollator(),
-            train_dataset=None if train_dataset is None else _prepared(train_dataset, reader, args, "train"),
+            train_dataset=None if train_dataset is None else _prepared(_one(train_dataset), reader, args, "train"),
             eval_dataset=None if eval_dataset is None else _prepared(eval_dataset, reader, args, "eval"),
             processing_class=processing_class,
             callbacks=callbacks,
@@ -96,6 +100,7 @@ class PADTrainer(Trainer):
         if isinstance(self.data_collator, PADCollator):
             sets = [self.train_dataset, *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset])]
             choose_slices(self.data_collator, student, args, self.accelerator, next((rows for rows in sets if rows is not None), ()))
+        self._read = partial(_prepared, reader=reader, args=args)
         self.model_accepts_loss_kwargs = True  # what releases without loss_is_scaled_for_ga look at
         self._loss_of = preference_loss(args)
         self._normalize = args.normalize
@@ -104,6 +109,15 @@ class PADTrainer(Trainer):
         self._eval_tables: list[Tensor] = []
         self._batch_number = 0
         self._start_window()
+
+    # datasets that are given later
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        known = eval_dataset is None or isinstance(eval_dataset, str) or is_prepared(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset if known else self._read(eval_dataset, name="eval"))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return super().get_test_dataloader(test_dataset if is_prepared(test_dataset) else self._read(test_dataset, name="test"))
 
     # a step
 
@@ -239,6 +253,22 @@ class PADTrainer(Trainer):
         found = summarize(torch.cat(self._eval_tables))
         return output._replace(metrics={**(output.metrics or {}), **{f"{prefix}_{name}": value for name, value in found.items()}})
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, with a text that speaks of this training in the place of its draft."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            rewrite_card(Path(str(self.args.output_dir)) / "README.md", self.card_body())
+
+    def card_body(self, base: str | None = None, note: str = "") -> str:
+        """The text of the model card; ``base`` names the student before, by default as it was loaded from the hub."""
+        name = base or getattr(self.model.config, "_name_or_path", "")
+        return card_body(self.args, None if Path(name).exists() else name, self.state.log_history, note)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of a resumed checkpoint, which holds one of two tied weights: the other is not missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or ()
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=[key for key in load_result.missing_keys if key not in tied]))
+
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = ["prompt_ids", "completion_ids", "teacher_rewards", "clipped"]
 
@@ -284,6 +314,12 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
         mask_truncated=args.mask_truncated_completions,
         template_options=_as_dict(args.chat_template_kwargs),
     )
+
+
+def _one(dataset: Any) -> Any:
+    if isinstance(dataset, dict):
+        raise ValueError(f"train_dataset must be one dataset, got several: {', '.join(map(repr, dataset))}; give one of them")
+    return dataset
 
 
 def _prepared(dataset: Any, reader: RowReader, args: PADConfig, name: str) -> Dataset | dict[str, Dataset]:

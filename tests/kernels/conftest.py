@@ -10,11 +10,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
 
 
+INTERPRETED = ("test_logprob.py", "test_responses.py", "test_linear_logprob.py", "test_preference.py")
+
+
 def pytest_collection_modifyitems(items):
     """Where a GPU is, the interpreter's tests run on it, and so belong to ``make gpu``."""
     if torch.cuda.is_available():
         for item in items:
-            if item.path.parent == Path(__file__).parent and item.path.name == "test_logprob.py":
+            if item.path.parent == Path(__file__).parent and item.path.name in INTERPRETED:
                 item.add_marker(pytest.mark.gpu)
 
 

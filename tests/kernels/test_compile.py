@@ -17,12 +17,22 @@ TABLES = json.loads((Path(__file__).parent / "resources.json").read_text())
 MINOR = ".".join(triton.__version__.split(".")[:2])
 # Shared memory that a program may have, bytes: CUDA C++ Programming Guide, table of compute capabilities; CDNA 3 has 64 KB of LDS.
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-# Registers of a multiprocessor (a SIMD of CDNA 3 has 512 a lane) for at least 512 threads at a time.
+# Registers of a multiprocessor (a SIMD of CDNA 3 has 512 a lane) for at least 512 threads at a time; of the product, 256 threads.
 REGISTERS = {"sm_80": 128, "sm_90": 128, "sm_100": 128, "gfx942": 256}
+PRODUCT = "linear_logprob_fwd"
+ROWS = "linear_logprob_rows"
+JOIN = "linear_logprob_join"
+
+# Bytes of a thread's numbers that do not stay in registers, two to four of them, which no other tile is worth.
+STACK = {
+    "sm_100 preference_jsd jsd exact 8": 16,  # with Triton 3.7
+    "sm_100 preference_sampled kl sampled 16": 8,  # with Triton 3.7
+    "sm_100 preference_sampled jsd sampled 16": 8,  # with Triton 3.9
+}
 
 
-def python(*arguments: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+def python(*arguments: str, **variables: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | variables
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
@@ -34,23 +44,51 @@ def resources() -> dict[str, dict[str, int]]:
 
 
 def test_no_kernel_spills_or_outgrows_its_chip(resources):
-    assert len(resources) == 4 * 2 * 6  # targets, kernels, three dtypes with and without a softcap
+    # Targets times: two kernels of four dtypes and of rows off the grid, with and without a softcap, and of 32-bit labels; rewards;
+    # of the head, one kernel that keeps scores in two dtypes or not at all, and two of the product, with and without a softcap;
+    # listwise jobs.
+    assert len(resources) == 4 * (2 * (5 * 2 + 1) + 5 + 2 * (3 + 2) + 6)
     for name, used in resources.items():
         target = name.split()[0]
-        assert used["stack"] == used["spills"] == 0, name
+        assert used["spills"] == 0, name
+        assert used["stack"] <= STACK.get(name, 0), name
         assert used["shared"] <= SHARED[target], name
-        assert used["registers"] <= REGISTERS[target], name
+        # A program of the listwise losses has a group to itself and far fewer threads than a chip: there is no other to make room for.
+        alone = 255 if PRODUCT in name else 256 if "preference" in name else REGISTERS[target]
+        assert used["registers"] <= alone, name
+        if f"{ROWS} kept" in name and target.startswith("sm_"):  # 1,024 threads: a multiprocessor to itself, or half of it
+            assert used["registers"] <= 64, name
+
+
+def test_the_product_runs_on_tensor_cores(resources):
+    """On sm_90 by whole warpgroups, on tiles that descriptors fetch."""
+    for name, used in resources.items():
+        if PRODUCT in name and name.startswith("sm_90"):
+            assert used["wgmma"] > 0, name
+            assert used["tma"] > 0, name
+
+
+def aligned(resources) -> dict[str, dict[str, int]]:
+    """Of logits whose rows start at multiples of 16 bytes."""
+    kernels = ("logprob_fwd", "logprob_bwd", ROWS)
+    return {name: used for name, used in resources.items() if name.split()[1] in kernels and "V=" not in name}
 
 
 def test_logits_move_in_16_bytes(resources):
-    for name, used in resources.items():
+    for name, used in aligned(resources).items():
         assert used["load"] == 16, name
-        assert used["store"] == (16 if "bwd" in name else 4), name  # the forward stores three numbers a row
+        kept = 8 if "kept bf16" in name else 16  # beside 16 bytes of float32 logits
+        numbers = 8 if "fp64" in name else 4  # of a forward: three a row
+        assert used["store"] == (kept if "bwd" in name or "kept" in name else numbers), name
 
 
-def test_resources_are_the_recorded_ones(resources):
-    for name, used in resources.items():
-        print(f"{name:36}", *(f"{key} {value:4}" for key, value in used.items()))
+def test_resources_are_the_recorded_ones(resources, capsys):
+    rows = {name.split(" ", 1)[1] for name in resources}
+    with capsys.disabled():
+        print(f"\n{'registers / shared memory':36}", *(f"{target:>11}" for target in SHARED))
+        for row in sorted(rows):
+            used = (resources[f"{target} {row}"] for target in SHARED)
+            print(f"{row:36}", *(f"{u['registers']:4} /{u['shared']:5}" for u in used))
     if MINOR not in TABLES:
         pytest.skip(f"no table is recorded for triton {MINOR}; tools/kernel_resources.py --write records one")
     assert resources == TABLES[MINOR], "changed on purpose? then run tools/kernel_resources.py --write"
@@ -61,8 +99,36 @@ def test_recorded_tables_are_sound(minor):
     """The table of each supported version of Triton, all compiled from these kernels, has no spill either."""
     assert TABLES[minor].keys() == TABLES[sorted(TABLES)[0]].keys()
     for name, used in TABLES[minor].items():
-        assert used["stack"] == used["spills"] == 0, (minor, name)
+        assert used["spills"] == 0, (minor, name)
+        assert used["stack"] <= STACK.get(name, 0), (minor, name)
+        assert used.get("wgmma", 1) > 0 or not name.startswith("sm_90"), (minor, name)
+    for name, used in aligned(TABLES[minor]).items():
         assert used["load"] == 16, (minor, name)
+
+
+FUSION = """
+import json, re, torch
+from pad_fast.kernels.logprob import launch
+from tools.kernel_resources import logprob_cases, only_compile, response_cases
+
+found = {}
+for name, go in logprob_cases() + response_cases():
+    if name in ("bf16", "bf16 V=50257", "bf16 softcap", "fp32 padded"):
+        with only_compile("sm_90") as kernels:
+            go("sm_90")
+        found |= {f"{k.name} {name}": (k.metadata.enable_fp_fusion, len(re.findall(r"fma\\.\\S*f32", k.asm["ptx"]))) for k in kernels}
+print(json.dumps(found))
+"""
+
+
+def test_products_and_sums_are_fused_where_it_does_no_harm():
+    """Pinned, whatever the default; unfused, no multiply-add is left but those of the row's one logarithm, fewer than the 16 entries
+    that a thread has of a tile: w = inner * x is rounded before the peak is taken away, in each tile as in the tail and for the label."""
+    found, again = (json.loads(python("-c", FUSION, TRITON_DEFAULT_FP_FUSION=default)) for default in "01")
+    assert found == again
+    for name, (fused, multiply_adds) in found.items():
+        assert fused == ("softcap" in name), name
+        assert "softcap" in name or multiply_adds < (16 if "fwd" in name else 1), name
 
 
 COUNT = """
@@ -88,10 +154,47 @@ with only_compile("sm_90") as kernels:
     go(kernels, [(r, t, v) for r, t in ((3, 5), (2, 7), (16, 1)) for v in (50257, 32001, 151929)], plain)
     go(kernels, [(2, 16, 50257), (1, 32, 127)], plain)
     go(kernels, [(2, 5, 32000)], plain, labels=torch.int32)
+    before = len(kernels)
+    for r, t in ((1, 16), (1, 1), (3, 7), (64, 2000)):
+        for ignore in (-100, 0, 1):
+            x, y = torch.zeros(r, t), torch.zeros(r, t, dtype=torch.int64)
+            launch.sums(x, y, None, r, ignore, True)
+            launch.sums(x.view(-1), y.view(-1), y.view(-1), r, ignore, True)
+    print(len(kernels) - before)
 """
 
 
 def test_few_compilations():
     """Two kernels, however many rows, columns, temperatures, scales and indices there are; two more for each thing that changes
-    the machine code: a softcap, rows that are not aligned to 16 bytes (in one dimension or in both), 32-bit labels."""
-    assert [int(line) for line in python("-c", COUNT).split()] == [2, 2, 2, 2, 2]
+    the machine code: a softcap, rows that are not aligned to 16 bytes (in one dimension or in both), 32-bit labels. Three for
+    rewards: padded, and the two launches of packed ones."""
+    assert [int(line) for line in python("-c", COUNT).split()] == [2, 2, 2, 2, 2, 3]
+
+
+COUNT_PREFERENCE = """
+import torch
+from pad_fast.kernels.preference import launch
+from tools.kernel_resources import only_compile
+
+def go(kernels, *jobs, groups=(1, 5, 512), masked=False, dtype=torch.float32):
+    before = len(kernels)
+    for kind, method, n in jobs:
+        for g in groups:
+            for beta, samples, seed in ((10.0, 256, 0), (0.5, 16, 2**40), (1.0, 8, 1)):
+                x = torch.zeros(g * n + 1, dtype=dtype)
+                live = torch.ones(g, n, dtype=torch.bool) if masked else None
+                launch.forward(x[g % 2 :][: g * n].view(g, n), x[:-1].view(g, n), live, kind, method, beta, beta, samples, seed)
+    print(len(kernels) - before)
+
+with only_compile("sm_90") as kernels:
+    go(kernels, ("kl", "exact", 4), ("jsd", "exact", 4), ("vpd", "exact", 4), ("kl", "sampled", 4))
+    go(kernels, ("kl", "exact", 4), ("vpd", "exact", 4), masked=True)
+    go(kernels, *((kind, method, n) for kind, method in (("vpd", "exact"), ("kl", "sampled")) for n in (5, 7, 8)))
+    go(kernels, ("kl", "exact", 3), ("reverse_kl", "exact", 3))
+"""
+
+
+def test_few_compilations_of_the_listwise_losses():
+    """One a job, however many groups, draws, betas, seeds and alignments there are; another for a mask, and for each n of the exact
+    divergences, but for ListMLE and the sampled ones only for each power of two."""
+    assert [int(line) for line in python("-c", COUNT_PREFERENCE).split()] == [4, 2, 2, 2]

@@ -1,8 +1,9 @@
 """The log-probability kernels against float64, and never worse than PyTorch's own float32. Runs on a GPU where there is one.
 
 Complaints about public kernels that have no test here: M * V past 2^31 and grids past 65,535 rows need a GPU (test_gpu.py; the
-64-bit row offset is also tested below), host synchronisation too; drift of the weight's gradient, sharded weights and empty
-weights are the output head's (tests/test_functional.py); compilations are counted in test_compile.py.
+64-bit offsets of rows and columns are also tested below), host synchronisation too; N * D and V * D past 2^31, drift of the
+weight's gradient, sharded weights and empty weights are the output head's and tested with it; compilations are counted in
+test_compile.py.
 """
 
 import os
@@ -11,7 +12,7 @@ import pytest
 import torch
 from pad_fast.kernels.logprob import launch
 
-from pad_fast import functional, ops, reference
+from pad_fast import chunked, functional, ops, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPTIONS = {"temperature": 1.0, "softcap": None, "logit_scale": 1.0}
@@ -71,6 +72,42 @@ def test_values_and_gradients(small_tiles, dtype, options):
     check(*draw(2, 5, 1000, dtype=dtype), **options)
 
 
+# Offsets past 2^31 elements, without the memory: two rows of a storage of which nothing else is ever touched.
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="test_gpu.py has the real thing")
+def test_row_offsets_are_64_bit(small_tiles):
+    far, vocabulary = 2**31 + 8, 100
+    torch.use_deterministic_algorithms(False)  # no filling of 4 GB; the fixture sets it back
+    logits = torch.empty(far + vocabulary, dtype=torch.float16).as_strided((2, 1, vocabulary), (far, vocabulary, 1))
+    logits.copy_(draw(2, 1, vocabulary, dtype=torch.float16)[0])
+    labels, grad = torch.tensor([[3], [5]]), torch.ones(2, 1)
+    expected = kernel_of(logits.contiguous(), labels, grad)
+    for got, want in zip(kernel_of(logits, labels, grad), expected, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="takes 10 GB of addresses, of which a device has no sparse ones")
+def test_column_offsets_are_64_bit(small_tiles):
+    """Columns so far apart that already a tile of them is 2^31 elements wide; one row of three is zeroed and not read."""
+    vocabulary, apart = 290, 2**31 // small_tiles.block(2) + 16
+    torch.use_deterministic_algorithms(False)  # as above
+    logits = torch.empty(vocabulary * apart, dtype=torch.float16).as_strided((1, 3, vocabulary), (24, 8, apart))
+    near, labels, grad = draw(1, 3, vocabulary, dtype=torch.float16)
+    logits.copy_(near)
+    labels[0, 0], labels[0, 1] = 200, -100
+    options = (1.0, 0.0, 1.0, -100)
+    expected, got = (launch.forward(x, labels, *options) for x in (near, logits))
+    for ours, theirs in zip(got, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    for x in (near, logits):
+        launch.backward(grad, x, labels, *expected[1:], *options, x)
+    assert torch.equal(logits, near)
+
+
+# Sizes and values.
+
+
 TILE = 64  # columns of a 256-byte tile of float32
 
 
@@ -97,6 +134,14 @@ def test_all_logits_far_from_zero(small_tiles, level):
     assert logps.isfinite().all()
 
 
+@pytest.mark.parametrize(("dtype", "lowest"), [(torch.float16, -65504.0), (torch.float32, -1e38)], ids=str)
+def test_rows_at_the_end_of_the_range(small_tiles, dtype, lowest):
+    """The running maximum starts below anything that a row can hold."""
+    _, labels, grad = draw(1, 2, 300)
+    logps, _ = check(torch.full((1, 2, 300), lowest, dtype=dtype, device=DEVICE), labels, grad, **OPTIONS)
+    torch.testing.assert_close(logps, -torch.full_like(logps, 300.0).log())
+
+
 @pytest.mark.parametrize("options", [OPTIONS, CAPPED], ids=["plain", "capped"])
 def test_infinite_logits(small_tiles, options):
     logits, labels, grad = draw(1, 4, 300)
@@ -119,19 +164,43 @@ def test_softcap_on_both_sides_of_the_polynomial(small_tiles):
     logits[0, 2] = torch.linspace(-1e-3, 1e-3, 256)
     logits[0, 3] = torch.linspace(29.9, 30.1, 256)  # astride
     for temperature in (0.01, 1.0):  # a low temperature makes log-probabilities of capped logits large: any error shows
-        check(logits, labels, grad, softcap=30.0, temperature=temperature, logit_scale=1.0)
+        for scale in (1.0, -1.3):
+            check(logits, labels, grad, softcap=30.0, temperature=temperature, logit_scale=scale)
 
 
-def test_confident_label_keeps_its_gradient(small_tiles):
-    """p -> 1: the gradient 1 - p and log p stay as exact as float32 has them, also beside a large peak."""
-    for level in (0.0, 400.0):
+@pytest.mark.parametrize("temperature", [0.5, 0.7, 0.9, 1.0, 1.1, 1.5])
+def test_saturated_logits_have_no_slope(small_tiles, temperature):
+    """tanh is 1 there: the gradient is 0 and not what rounding leaves of 1 - 1, whose sign would be anything."""
+    logits, labels, grad = draw(1, 4, 200)
+    logits[..., ::2] = torch.where(logits[..., ::2] < 0, -3000.0, 3000.0)
+    _, dlogits = kernel_of(logits, labels, grad.abs(), softcap=30.0, temperature=temperature)
+    assert (dlogits[..., ::2] == 0).all()
+    others = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, labels.clamp(min=0).unsqueeze(-1), False)
+    assert (dlogits[others] <= 0).all()
+
+
+@pytest.mark.parametrize("softcap", [1e-25, 1e25])
+def test_softcaps_at_the_end_of_the_range(small_tiles, softcap):
+    logits, labels, grad = draw(1, 3, 200)
+    options = {"softcap": softcap, "temperature": min(softcap, 1.0)}
+    exact = reference_of(logits, labels, grad, torch.float64, **options)
+    for got, want in zip(kernel_of(logits, labels, grad, **options), exact, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("label", [3, 199], ids=["tile", "tail"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.9])
+def test_confident_label_keeps_its_gradient(small_tiles, label, temperature):
+    """p -> 1: the gradient 1 - p and log p stay as exact as float32 has them, also beside a large peak, whose product with the
+    temperature's inverse is rounded: on a GPU a fused multiply-add would round it in one place and not in another."""
+    for level in (0.0, 30.3, 500.3):
         logits = torch.full((1, 4, 200), level, device=DEVICE)
-        logits[0, :, 3] += torch.tensor([12.0, 15.0, 18.0, 20.0], device=DEVICE)
-        labels, grad = torch.full((1, 4), 3, device=DEVICE), torch.ones(1, 4, device=DEVICE)
-        exact, dexact = reference_of(logits, labels, grad, torch.float64)
-        logps, dlogits = kernel_of(logits, labels, grad)
+        logits[0, :, label] += torch.tensor([12.0, 15.0, 18.0, 20.0], device=DEVICE)
+        labels, grad = torch.full((1, 4), label, device=DEVICE), torch.ones(1, 4, device=DEVICE)
+        exact, dexact = reference_of(logits, labels, grad, torch.float64, temperature=temperature)
+        logps, dlogits = kernel_of(logits, labels, grad, temperature=temperature)
         torch.testing.assert_close(logps.double(), exact, rtol=0.01, atol=2.4e-7)
-        torch.testing.assert_close(dlogits.double(), dexact, rtol=1e-5, atol=2.4e-7)
+        torch.testing.assert_close(dlogits.double(), dexact, rtol=1e-5, atol=2.4e-7 / temperature)
         assert (logps <= 0).all()
 
 
@@ -223,13 +292,23 @@ def test_traffic(traffic, inplace, options):
     assert every <= traffic.stored <= 1.02 * every
 
 
-@pytest.mark.parametrize("wrong", [-1, 200, 2**31, -(2**40)])
-def test_label_that_is_no_column_is_nan_and_not_read(small_tiles, wrong):
-    """Launched without the check of a CPU tensor's values: this is what a GPU does."""
-    logits, labels, _ = draw(1, 3, 200)
+@pytest.mark.parametrize("wrong", [-1, 200, 2**31, 2**32 + 5, -(2**40)])
+@pytest.mark.parametrize("softcap", [0.0, 30.0])
+def test_label_that_is_no_column_is_nan_and_not_read(small_tiles, wrong, softcap):
+    """Without the check of a CPU tensor's values: this is what a GPU does, in the gradient too."""
+    logits, labels, grad = draw(1, 3, 200)
     labels[0, 1] = wrong
-    logps, _, _ = launch.forward(logits, labels, 1.0, 0.0, 1.0, -100)
-    assert logps.isnan().tolist() == [[False, True, False]]
+    options = (1.0, softcap, 1.0, -100)
+    logps, *rows = launch.forward(logits, labels, *options)
+    dlogits = torch.zeros_like(logits)
+    launch.backward(grad, logits, labels, *rows, *options, dlogits)
+    plain, *plain_rows = chunked.logits_forward(logits, labels, chunked.TokenOptions(*options))
+    dplain = torch.zeros_like(logits)
+    chunked.logits_backward(grad, logits, labels, *plain_rows, chunked.TokenOptions(*options), dplain)
+    for values, gradients in ((logps, dlogits), (plain, dplain)):
+        assert values.isnan().tolist() == [[False, True, False]]
+        assert gradients[0, 1].isnan().all()
+        assert gradients[0, ::2].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
@@ -336,6 +415,18 @@ def test_inplace_backward_refuses_overlapping_logits():
         functional.token_logprobs(logits.expand(2, 3, 200), labels.expand(2, 3), inplace_backward=True)
 
 
+def test_inplace_backward_refuses_logits_that_it_would_copy(small_tiles):
+    logits, labels, grad = draw(6, 2, 100)
+    four, labels, grad = logits.view(2, 3, 2, 100), labels.view(2, 3, 2), grad.view(2, 3, 2)
+    with pytest.raises(ValueError, match="logits must have a view in three dimensions"):
+        functional.token_logprobs(four.transpose(0, 1), labels.transpose(0, 1), inplace_backward=True)
+    for leaf in (four.clone(), four.clone().transpose(1, 2).contiguous().transpose(1, 2)[:1]):  # has one, also where a size is 1
+        leaf = leaf.requires_grad_()
+        rows = slice(len(leaf))
+        functional.token_logprobs(leaf, labels[rows], impl="triton", inplace_backward=True).backward(grad[rows])
+        assert torch.equal(leaf.detach(), leaf.grad)
+
+
 # torch.library and torch.compile.
 
 
@@ -364,16 +455,29 @@ def test_compiles_whole(small_tiles, inplace):
     assert torch.equal(compiled_leaf.grad, leaf.grad)
 
 
-# Offsets past 2^31 elements, without the memory: two rows of a storage of which nothing else is ever touched.
+def test_compiles_whole_in_place_for_any_shape(small_tiles):
+    torch.compiler.reset()
+
+    def loss(x, labels):
+        return functional.token_logprobs(x * 1, labels, impl="triton", inplace_backward=True).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for shape in ((2, 3, 50), (3, 5, 60), (4, 7, 129)):
+        logits, labels, _ = draw(*shape)
+        leaf, compiled_leaf = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        loss(leaf, labels).backward()
+        compiled(compiled_leaf, labels).backward()
+        assert torch.equal(compiled_leaf.grad, leaf.grad)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="test_gpu.py has the real thing")
-def test_row_offsets_are_64_bit(small_tiles):
-    far, vocabulary = 2**31 + 8, 100
-    torch.use_deterministic_algorithms(False)  # no filling of 4 GB; the fixture sets it back
-    logits = torch.empty(far + vocabulary, dtype=torch.float16).as_strided((2, 1, vocabulary), (far, vocabulary, 1))
-    logits.copy_(draw(2, 1, vocabulary, dtype=torch.float16)[0])
-    labels, grad = torch.tensor([[3], [5]]), torch.ones(2, 1)
-    expected = kernel_of(logits.contiguous(), labels, grad)
-    for got, want in zip(kernel_of(logits, labels, grad), expected, strict=True):
-        assert torch.equal(got, want)
+@pytest.mark.parametrize(("before", "after"), [("triton", "torch"), ("torch", "triton")])
+def test_forward_and_backward_are_of_one_implementation(small_tiles, monkeypatch, before, after):
+    """Whatever the environment says by the time of the backward: the rows' numbers are in the forward's unit."""
+    logits, labels, grad = draw(1, 3, 200)
+    logits.requires_grad_()
+    monkeypatch.setenv("PAD_FAST_IMPL", before)
+    logps = functional.token_logprobs(logits, labels, **CAPPED)
+    (expected,) = torch.autograd.grad(logps, logits, grad, retain_graph=True)
+    monkeypatch.setenv("PAD_FAST_IMPL", after)
+    (got,) = torch.autograd.grad(logps, logits, grad)
+    assert torch.equal(got, expected)

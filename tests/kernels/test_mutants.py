@@ -16,9 +16,9 @@ def test_every_mutant_was_caught():
 
 @pytest.mark.parametrize("name", mutate_kernels.MUTANTS)
 def test_mutants_still_apply(name):
-    file, old, new = mutate_kernels.MUTANTS[name]
-    assert (mutate_kernels.ROOT / file).read_text().count(old) == 1
-    assert old != new
+    mutant = mutate_kernels.MUTANTS[name]
+    assert (mutate_kernels.ROOT / mutant.file).read_text().count(mutant.old) == 1
+    assert mutant.old != mutant.new
 
 
 @pytest.mark.parametrize("name", ["forward: an unread tail", "backward: wrong scale"])

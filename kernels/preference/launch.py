@@ -1,0 +1,94 @@
+"""The launcher: one program a group (several, for vpd of more than 128 responses), value and gradient together.
+
+Tiles and warps are reasoned and fixed, never tried out at run time, so that the bits are the same. A thread holds 4 or 8 sets of the
+lattice and 8 entries of most other tiles; blocks were chosen so that nothing spills, but for a few bytes that
+tests/kernels/test_compile.py names. On AMD, whose warps have 64 threads, half as many warps are as many threads. None was timed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from ..common.launching import ACCUMULATORS, on
+from .halves import preference_jsd
+from .lattice import preference_kl
+from .ranking import preference_vpd
+from .sampled import preference_sampled
+from .tables import halves
+
+PAIRS = 1024  # entries of a tile (draws, responses, responses)
+MOST_DRAWS = 64  # of a tile
+
+
+def _warps(threads: int, wide: bool) -> int:
+    """``threads`` in warps; ``wide``: of 64."""
+    return max(1, threads // (64 if wide else 32))
+
+
+def lattice_options(n: int, wide: bool) -> dict[str, int]:
+    return {"N": n, "num_warps": _warps((1 << n) // (4 if n < 10 else 8), wide)}
+
+
+def halves_options(n: int, wide: bool) -> dict[str, int]:
+    first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
+    threads = {8: 128, 9: 256, 10: 256}.get(n, 64 if n == 7 else 32)
+    return {
+        "N": n, "K": n // 2, "SETS": math.comb(n, n // 2), "FIRST": first, "REST": rest,
+        "BLOCK_F": min({9: 8, 10: 4}.get(n, 32), triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
+        "BLOCK_N": triton.next_power_of_2(n), "num_warps": _warps(threads, wide),
+    }  # fmt: skip
+
+
+def ranking_options(n: int, wide: bool) -> dict[str, int]:
+    block = min(128, triton.next_power_of_2(n))
+    step = min(8, block)
+    return {"BLOCK": block, "STEP": step, "num_warps": _warps(max(32, block * step // 8), wide)}
+
+
+def sampled_options(n: int, wide: bool) -> dict[str, int]:
+    block = triton.next_power_of_2(n)
+    draws = min(MOST_DRAWS, max(1, PAIRS // block**2))
+    return {"BLOCK": block, "DRAWS": draws, "num_warps": _warps(max(32, draws * block**2 // 8), wide)}
+
+
+def forward(
+    student: Tensor,  # (G, N) float32 or float64
+    teacher: Tensor,  # (G, N), any floating dtype
+    live: Tensor | None,  # (G, N) bool; None: all of them
+    kind: str,
+    method: str,
+    beta: float,
+    teacher_beta: float,
+    num_samples: int,
+    seed: int,
+    wide: bool | None = None,  # warps of 64 threads; None: as the device has them
+) -> tuple[Tensor, Tensor]:  # (G,), (G, N)
+    """Loss of each group, 0 with fewer than two live responses, and its gradient in the student's rewards, 0 where not live.
+
+    Computed in float32, or float64 for float64 students. Draws come from Philox counters, not from PyTorch's generator: the same
+    seed gives other draws than the PyTorch path, the same ones on each device, and those of a group depend on its index.
+    """
+    groups, n = student.shape
+    loss, grad = student.new_empty(groups), torch.empty_like(student, memory_format=torch.contiguous_format)
+    if groups == 0 or n < 2:
+        return loss.zero_(), grad.zero_()
+    tensors = (loss, grad, student.contiguous(), teacher.contiguous(), None if live is None else live.contiguous())
+    common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}  # whatever the version's default is
+    wide = torch.version.hip is not None if wide is None else wide
+    with on(student.device):
+        if kind == "vpd":
+            options = ranking_options(n, wide)
+            preference_vpd[(groups, triton.cdiv(n, options["BLOCK"]))](*tensors, n, beta, **options, **common)
+        elif method == "sampled":
+            options = sampled_options(n, wide)
+            preference_sampled[(groups,)](*tensors, n, num_samples, seed, beta, teacher_beta, KIND=kind, **options, **common)
+        elif kind == "jsd":
+            preference_jsd[(groups,)](*tensors, *halves(n, student.device), beta, teacher_beta, **halves_options(n, wide), **common)
+        else:
+            reverse = kind == "reverse_kl"
+            preference_kl[(groups,)](*tensors, beta, teacher_beta, REVERSE=reverse, **lattice_options(n, wide), **common)
+    return loss, grad
