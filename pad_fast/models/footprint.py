@@ -26,8 +26,9 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
-from pad_fast import ops  # noqa: F401, registers pad_fast::linear_token_logprobs
-from pad_fast.chunked import TILE_COLUMNS, TILE_ROWS, accumulator
+from pad_fast import budget, functional, linear_ops  # noqa: F401, the last registers pad_fast::linear_token_logprobs
+from pad_fast.chunked import TILE_COLUMNS, accumulator
+from pad_fast.chunked_linear import TILE_ROWS
 from pad_fast.models import attention, heads
 from pad_fast.models.layout import Group, PackedRows, pack, split
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
@@ -98,31 +99,33 @@ def _flops(func: Any, args: tuple, kwargs: dict, out: Any, seen: Mapping[int, fl
         return round(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])) * seen.get(args[0].shape[2], 1.0))
     if func is HEAD:
         return 2 * args[0].shape[0] * args[1].numel()
-    if func is HEAD_BACKWARD:  # the products again, and those of the hidden states' and the weight's gradients
-        return 2 * args[1].shape[0] * args[2].numel() * (1 + args[7] + args[8])
+    if func is HEAD_BACKWARD:  # the products of both gradients, and again that of the rows which did not keep their scores
+        rows, kept = len(args[5]), len(args[9])
+        return 2 * args[2].numel() * (rows * (args[10] + args[11]) + rows - kept)
     return 0
 
 
 def _workspace(func: Any, args: tuple) -> int:
     if func is HEAD:
-        return head_workspace(args[0], args[1], softcap=args[5], backward=False)
+        return head_workspace(args[0], args[1], len(args[4]), args[6] > 0, softcap=args[10], backward=False)
     if func is HEAD_BACKWARD:
-        return head_workspace(args[1], args[2], softcap=args[11], backward=True)
+        return head_workspace(args[1], args[2], len(args[5]), len(args[9]) > 0, softcap=args[14], backward=True)
     return 0
 
 
-def head_workspace(hidden: Tensor, weight: Tensor, *, softcap: float, backward: bool) -> int:
-    """Bytes that :mod:`pad_fast.chunked` holds on a CPU beside arguments and results, for hidden (M, D) and weight (V, D)."""
-    wide = accumulator(hidden.dtype).itemsize
-    rows, columns, width = min(TILE_ROWS, len(hidden)), min(TILE_COLUMNS, len(weight)), hidden.shape[1]
-    tile, part = rows * columns * wide, columns * width * wide
-    cast = part if weight.dtype.itemsize < wide else 0
-    live = hidden.numel() * wide
+def head_workspace(hidden: Tensor, weight: Tensor, count: int, kept: bool, *, softcap: float, backward: bool) -> int:
+    """Bytes that :mod:`pad_fast.chunked_linear` holds on a CPU beside arguments and results, for ``count`` rows of hidden (M, D) and
+    weight (V, D): the packed rows, and tiles. ``kept``: rows keep their scores."""
+    wide, width = accumulator(hidden.dtype).itemsize, hidden.shape[1]
+    chunk, columns = budget.chunk_rows(len(weight), hidden.device), min(TILE_COLUMNS, len(weight))
+    padded = -(-count // chunk) * chunk
+    cast = (padded + columns) * width * wide if hidden.dtype.itemsize < wide else 0
     if not backward:
-        return live + cast + tile
-    # z, the score, the softcap's slope and the score before; or the score, and what is added to a slice of the weight's gradient
-    tiles = 2 + bool(softcap) + (len(hidden) > rows or len(weight) > columns)
-    return 2 * live + cast + part + max(tile * tiles, tile + part)
+        block = chunk * len(weight) * wide if kept and hidden.dtype.itemsize < wide else 0
+        tiles = 1 + kept + (kept and softcap != 0)
+        return padded * width * hidden.dtype.itemsize + cast + block + chunk * columns * wide * tiles
+    rows = min(count, TILE_ROWS)
+    return 2 * count * width * wide + cast + 2 * columns * width * wide + 2 * rows * width * wide
 
 
 @contextmanager
@@ -130,7 +133,8 @@ def fake() -> Iterator[Meter]:
     """Everything made inside is fake and counted."""
     # transformers looks at the values of positions to find rows that hold several sequences, and where it cannot takes them for such
     unpacked = mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
-    with FakeTensorMode(), unpacked, Meter() as meter:
+    every = mock.patch.object(functional, "_live_rows", lambda labels, ignore_index: (torch.arange(len(labels)), None))
+    with FakeTensorMode(), unpacked, every, Meter() as meter:
         yield meter
 
 
