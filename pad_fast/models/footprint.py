@@ -174,6 +174,7 @@ class Reading:
     shared: bool = False
     gpu: bool = False
     attention: str | None = None
+    memory: int | None = None  # of the device that is planned for, of which the output head keeps a part; this one's if not given
 
     @property
     def layout(self) -> str:
@@ -185,7 +186,7 @@ Shape = tuple[int, int, int]  # tokens of a prompt, tokens of each response, res
 
 def training_step(config: Any, prompts: int, shape: Shape, how: Training, reading: Reading = Reading()) -> Footprint:
     """Forward and backward of `prompts` prompts of one shape, in as many slices as `how` asks for."""
-    with fake() as meter, _attending(reading):
+    with fake() as meter, _device(reading):
         model = fake_model(config, how.dtype, reading.attention)
         if how.checkpointing:
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
@@ -216,7 +217,7 @@ def training_step(config: Any, prompts: int, shape: Shape, how: Training, readin
 
 def scoring_batch(config: Any, prompts: int, shape: Shape, dtype: torch.dtype, max_tokens: int, reading: Reading = Reading()) -> Footprint:
     """Rewards of the responses to `prompts` prompts of one shape, as score_responses takes them."""
-    with fake() as meter, _attending(reading), torch.no_grad():
+    with fake() as meter, _device(reading), torch.no_grad():
         model = fake_model(config, dtype, reading.attention).eval()
         meter.restart()
         flops = 0
@@ -255,6 +256,17 @@ def _packed(groups: Sequence[Group], meter: Meter, reading: Reading) -> PackedRo
         seen = sum(s.prompt**2 + sum(y * (s.prompt + y) for y in s.responses) for s in packed.layout.whole())
         meter.seen[packed.layout.length] = seen / packed.layout.length**2
     return packed
+
+
+@contextmanager
+def _device(reading: Reading) -> Iterator[None]:
+    """What the code would find on the device that is planned for."""
+    with _attending(reading):
+        if reading.memory is None:
+            yield
+        else:
+            with mock.patch.object(budget, "auto_bytes", return_value=reading.memory // budget.SHARE):
+                yield
 
 
 def _attending(reading: Reading) -> AbstractContextManager:
