@@ -6,7 +6,6 @@ A row that keeps them costs V numbers of the input's dtype and no recomputation;
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import torch
@@ -15,7 +14,8 @@ MemoryBudget = int | Literal["auto"]
 
 CPU_ROWS = 256  # of a product: fewer starve it (128: a fifth slower on an AVX2 CPU), more are padding where a batch is small
 CHUNK_BYTES = 512 << 20  # of a GPU's float32 logits, so that two such matrices and what is smaller fit into 1 GiB
-SHARE = 16  # "auto": this part of the device's memory; 9.4 GB of an H200's, which keeps 16,384 rows of 256,000 columns in 16 bits
+SHARE = 16  # "auto": this part of a GPU's memory; 9.4 GB of an H200's, which keeps 16,384 rows of 256,000 columns in 16 bits
+CPU_AUTO = 128 << 20  # "auto" on a CPU: an eighth of what M=2048, D=768, V=50257 takes naively, where it keeps nothing
 ALIGNMENT = 64  # columns, to which rows of scores are padded: 128 bytes in 16 bits
 
 
@@ -37,10 +37,8 @@ def chunk_bytes(vocabulary: int, device: torch.device) -> int:
 
 
 def auto_bytes(device: torch.device) -> int:
-    """What "auto" stands for: a part of the memory that the device has, not of what is free, so that it is the same at each call."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // SHARE
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
+    """What "auto" stands for: on a GPU a part of the memory that it has, not of what is free, so that it is the same at each call."""
+    return torch.cuda.get_device_properties(device).total_memory // SHARE if device.type == "cuda" else CPU_AUTO
 
 
 # What torch.compiler.assume_constant_result sets; calling that would load the compiler, and Triton, with the package.

@@ -90,8 +90,8 @@ def linear_token_logprobs(
 
     ``memory_budget``, in bytes, is what forward and backward may take together beside arguments and gradients. It decides how many
     rows keep their scores, V numbers of the input's dtype each, for the backward: those cost 3 products of 2 * L * D * V
-    operations, the others 4, with the same results but for rounding. "auto" is a 16th of the device's memory; 0 keeps nothing. A
-    weight that needs no gradient costs 2 products and keeps nothing, whatever the budget. Where nothing is differentiated, a
+    operations, the others 4, with the same results but for rounding. "auto" is a 16th of a GPU's memory and 128 MiB on a CPU; 0 keeps
+    nothing. A weight that needs no gradient costs 2 products and keeps nothing, whatever the budget. Where nothing is differentiated, a
     budget below one chunk's logits (512 MiB on a GPU) takes a kernel that never writes them, slower where memory is not short.
 
     The weight has to be whole: call this where a wrapper has gathered it, inside of the forward of the module that owns it, whose

@@ -59,8 +59,10 @@ def linear_token_logprobs(
     implementation, index = resolve_impl(impl, hidden), _counted(rows, count)
     logps, peak, total, scores, dlive = _outputs(hidden, weight, labels, rows, saved_rows, unscaled)
     head = Head(weight, bias, TokenOptions(temperature, softcap, logit_scale, ignore_index))
+    chunk = chunk_rows(len(weight), hidden.device)
+    assert saved_rows % chunk == 0 or saved_rows >= len(index), (saved_rows, chunk)  # a chunk keeps all of its rows or none
     with torch.autocast(hidden.device.type, enabled=False):
-        live = chunked_linear.pack(hidden, index, chunk_rows(len(weight), hidden.device))
+        live = chunked_linear.pack(hidden, index, chunk)
         arguments = (live, labels[index], head, scores, dlive[: len(index)] if unscaled else None)
         if implementation == "triton":
             found = hybrid_linear.fused_forward(*arguments[:3]) if fused else hybrid_linear.forward(*arguments)

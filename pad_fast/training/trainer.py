@@ -58,6 +58,7 @@ class PADTrainer(Trainer):
         ValueError: unfit arguments; rows that cannot be read, by number; torch.nn.DataParallel.
     """
 
+    args: PADConfig
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -100,7 +101,7 @@ class PADTrainer(Trainer):
         if isinstance(self.data_collator, PADCollator):
             sets = [self.train_dataset, *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset])]
             choose_slices(self.data_collator, student, args, self.accelerator, next((rows for rows in sets if rows is not None), ()))
-        self._read = partial(_prepared, reader=reader, args=args)
+        self._read: Any = partial(_prepared, reader=reader, args=args)
         self.model_accepts_loss_kwargs = True  # what releases without loss_is_scaled_for_ga look at
         self._loss_of = preference_loss(args)
         self._normalize = args.normalize
@@ -261,7 +262,7 @@ class PADTrainer(Trainer):
 
     def card_body(self, base: str | None = None, note: str = "") -> str:
         """The text of the model card; ``base`` names the student before, by default as it was loaded from the hub."""
-        name = base or getattr(self.model.config, "_name_or_path", "")
+        name = str(base or getattr(getattr(self.model, "config", None), "_name_or_path", ""))
         return card_body(self.args, None if Path(name).exists() else name, self.state.log_history, note)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

@@ -247,14 +247,14 @@ def test_scoring_takes_the_fused_kernel_where_memory_is_short(monkeypatch):
 
 
 def test_opcheck():
-    hidden, weight, bias, labels, grad = draw(rows=3, width=4, vocabulary=30)
+    hidden, weight, bias, labels, grad = draw(rows=6, width=4, vocabulary=30)
     options = (0.7, 30.0, 1.3, -100, "triton")
     rows, count = linear_ops.live_rows(labels, -100)
     leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
-    torch.library.opcheck(linear_ops.linear_token_logprobs, (*leaves, labels, rows, count, 2, False, False, *options))
+    torch.library.opcheck(linear_ops.linear_token_logprobs, (*leaves, labels, rows, count, 4, False, False, *options))
     detached = [x.detach() for x in leaves]
     torch.library.opcheck(linear_ops.linear_token_logprobs, (*detached, labels, rows, count, 0, False, True, *options))
-    _, *kept, _ = linear_ops.linear_token_logprobs(*detached, labels, rows, count, 2, False, False, *options)
+    _, *kept, _ = linear_ops.linear_token_logprobs(*detached, labels, rows, count, 4, False, False, *options)
     arguments = (grad, *detached, labels, rows, count, *kept, True, True, True, *options)
     torch.library.opcheck(linear_ops.linear_token_logprobs_backward, arguments)
 
