@@ -2,7 +2,7 @@
 
 The code that is run is the code that trains, scores and samples, so that what is counted follows the architecture by itself: what
 autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only what is opaque to
-tracing needs a formula, which is here the output head's (:func:`head_workspace`).
+tracing needs a formula, which is here the output head's (:func:`pad_fast.models.meter.head_workspace`).
 
 The fake tensors lie on a fake CPU whatever device is planned for: its fused attention saves and returns the same tensors as a GPU's
 (the output and a logsumexp a row), and there autocast can be traced where no GPU is.
@@ -11,8 +11,7 @@ The fake tensors lie on a fake CPU whatever device is planned for: its fused att
 from __future__ import annotations
 
 import inspect
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,108 +20,14 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
-from pad_fast import ops  # noqa: F401, registers pad_fast::linear_token_logprobs
-from pad_fast.chunked import TILE_COLUMNS, TILE_ROWS, accumulator
+from pad_fast import budget, functional
 from pad_fast.models import attention, heads
 from pad_fast.models.layout import Group, PackedRows, pack, split
+from pad_fast.models.meter import Footprint, Meter
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
 from pad_fast.models.sharing import known_problem
-
-aten = torch.ops.aten
-HEAD = torch.ops.pad_fast.linear_token_logprobs.default
-HEAD_BACKWARD = torch.ops.pad_fast.linear_token_logprobs_backward.default
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """`start`: bytes held before the step, such as weights and the optimizer's state; `peak`: the most held at one time, those
-    included; `flops`: multiplications and additions of all matrix products."""
-
-    start: int
-    peak: int
-    flops: int
-
-
-class Meter(TorchDispatchMode):
-    """Counts the bytes of all live storages that operations inside of it made, and the flops of their products."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = self.start = self.peak = self.flops = 0
-        self.seen: dict[int, float] = {}  # share of the pairs of a row of so many tokens that see each other; all of them if not here
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is aten.add.Tensor and not torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1:
-            func = aten.add_.Tensor  # autograd adds gradients up in place, but not those that are watched
-        out = func(*args, **(kwargs or {}))
-        for value in tree_iter(out):
-            if isinstance(value, Tensor):
-                self._hold(value)
-        self.peak = max(self.peak, self.held + _workspace(func, args))
-        self.flops += _flops(func, args, kwargs or {}, out, self.seen)
-        return out
-
-    def restart(self) -> None:
-        """Forget what was passed; what is held stays."""
-        self.start, self.peak, self.flops = self.held, self.held, 0
-
-    def footprint(self) -> Footprint:
-        return Footprint(self.start, self.peak, self.flops)
-
-    def _hold(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key not in self._known:
-            self._known.add(key)
-            self.held += storage.nbytes()
-            weakref.finalize(storage, self._drop, key, storage.nbytes())
-
-    def _drop(self, key: int, nbytes: int) -> None:
-        self._known.discard(key)
-        self.held -= nbytes
-
-
-def _flops(func: Any, args: tuple, kwargs: dict, out: Any, seen: Mapping[int, float]) -> int:
-    packet = getattr(func, "_overloadpacket", func)
-    if packet in flop_registry:
-        return int(flop_registry[packet](*args, **kwargs, out_val=out))
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
-        return round(sdpa_flop_count(*(tensor.shape for tensor in args[:3])) * seen.get(args[0].shape[2], 1.0))
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        return round(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])) * seen.get(args[0].shape[2], 1.0))
-    if func is HEAD:
-        return 2 * args[0].shape[0] * args[1].numel()
-    if func is HEAD_BACKWARD:  # the products again, and those of the hidden states' and the weight's gradients
-        return 2 * args[1].shape[0] * args[2].numel() * (1 + args[7] + args[8])
-    return 0
-
-
-def _workspace(func: Any, args: tuple) -> int:
-    if func is HEAD:
-        return head_workspace(args[0], args[1], softcap=args[5], backward=False)
-    if func is HEAD_BACKWARD:
-        return head_workspace(args[1], args[2], softcap=args[11], backward=True)
-    return 0
-
-
-def head_workspace(hidden: Tensor, weight: Tensor, *, softcap: float, backward: bool) -> int:
-    """Bytes that :mod:`pad_fast.chunked` holds on a CPU beside arguments and results, for hidden (M, D) and weight (V, D)."""
-    wide = accumulator(hidden.dtype).itemsize
-    rows, columns, width = min(TILE_ROWS, len(hidden)), min(TILE_COLUMNS, len(weight)), hidden.shape[1]
-    tile, part = rows * columns * wide, columns * width * wide
-    cast = part if weight.dtype.itemsize < wide else 0
-    live = hidden.numel() * wide
-    if not backward:
-        return live + cast + tile
-    # z, the score, the softcap's slope and the score before; or the score, and what is added to a slice of the weight's gradient
-    tiles = 2 + bool(softcap) + (len(hidden) > rows or len(weight) > columns)
-    return 2 * live + cast + part + max(tile * tiles, tile + part)
 
 
 @contextmanager
@@ -130,7 +35,8 @@ def fake() -> Iterator[Meter]:
     """Everything made inside is fake and counted."""
     # transformers looks at the values of positions to find rows that hold several sequences, and where it cannot takes them for such
     unpacked = mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
-    with FakeTensorMode(), unpacked, Meter() as meter:
+    every = mock.patch.object(functional, "_live_rows", lambda labels, ignore_index: (torch.arange(len(labels)), None))
+    with FakeTensorMode(), unpacked, every, Meter() as meter:
         yield meter
 
 
@@ -170,6 +76,7 @@ class Reading:
     shared: bool = False
     gpu: bool = False
     attention: str | None = None
+    memory: int | None = None  # of the device that is planned for, of which the output head keeps a part; this one's if not given
 
     @property
     def layout(self) -> str:
@@ -181,7 +88,7 @@ Shape = tuple[int, int, int]  # tokens of a prompt, tokens of each response, res
 
 def training_step(config: Any, prompts: int, shape: Shape, how: Training, reading: Reading = Reading()) -> Footprint:
     """Forward and backward of `prompts` prompts of one shape, in as many slices as `how` asks for."""
-    with fake() as meter, _attending(reading):
+    with fake() as meter, _device(reading):
         model = fake_model(config, how.dtype, reading.attention)
         if how.checkpointing:
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
@@ -212,7 +119,7 @@ def training_step(config: Any, prompts: int, shape: Shape, how: Training, readin
 
 def scoring_batch(config: Any, prompts: int, shape: Shape, dtype: torch.dtype, max_tokens: int, reading: Reading = Reading()) -> Footprint:
     """Rewards of the responses to `prompts` prompts of one shape, as score_responses takes them."""
-    with fake() as meter, _attending(reading), torch.no_grad():
+    with fake() as meter, _device(reading), torch.no_grad():
         model = fake_model(config, dtype, reading.attention).eval()
         meter.restart()
         flops = 0
@@ -251,6 +158,17 @@ def _packed(groups: Sequence[Group], meter: Meter, reading: Reading) -> PackedRo
         seen = sum(s.prompt**2 + sum(y * (s.prompt + y) for y in s.responses) for s in packed.layout.whole())
         meter.seen[packed.layout.length] = seen / packed.layout.length**2
     return packed
+
+
+@contextmanager
+def _device(reading: Reading) -> Iterator[None]:
+    """What the code would find on the device that is planned for."""
+    with _attending(reading):
+        if reading.memory is None:
+            yield
+        else:
+            with mock.patch.object(budget, "auto_bytes", return_value=reading.memory // budget.SHARE):
+                yield
 
 
 def _attending(reading: Reading) -> AbstractContextManager:

@@ -180,7 +180,7 @@ class Estimator:
         attention = self.config.attn_implementation
         if shared and checkpoint is self.teacher:
             shared = footprint.sharing_problem(checkpoint.config, attention) is None
-        return Reading(shared, self.machine.is_gpu, attention)
+        return Reading(shared, self.machine.is_gpu, attention, self.machine.memory)
 
     def _shape(self, prompt: int, response: int | None = None) -> footprint.Shape:
         """Tokens of a prompt, of each response (as long as it may get if not given), and how many there are."""
