@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
+from pad_fast.budget import SHARE
 from pad_fast.models.heads import causal_lm
 from pad_fast.models.sharing import choose_layout, takes_one_row
 from pad_fast.training.config import PADConfig
@@ -59,14 +60,16 @@ def tokens_that_fit(model: PreTrainedModel, memory: int, *, width: int, checkpoi
     state beside them.
 
     ``width`` is the bytes of an activation. By count: a checkpoint a layer, or else what a layer keeps (some 16 hidden and 4
-    intermediate states), two layers that are worked on, and float32 hidden rows for the head; a tenth of the memory is left alone. It
-    depends on the device's size and not on what is free, so that a resumed run does as the first did.
+    intermediate states), two layers that are worked on, and float32 hidden rows for the head beside what it may keep of its scores; a
+    tenth of the memory is left alone. It depends on the device's size and not on what is free, so that a resumed run does as the
+    first did.
     """
     config = model.config.get_text_config()
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layer = width * (16 * hidden + 4 * inner)
+    states = 28 if config.model_type.startswith("gemma") else 16  # Gemma norms what enters a block and what leaves it
+    layer = width * (states * hidden + 4 * inner)
     kept = config.num_hidden_layers * (width * hidden if checkpointing else layer)
     held = sum(p.numel() * (p.element_size() + (width if width < p.element_size() else 0)) for p in model.parameters())
     held += sum(p.numel() * 3 * p.element_size() for p in model.parameters() if p.requires_grad)
-    held += 4 * hidden * config.vocab_size  # the gradient of the head while it is summed
+    held += 4 * hidden * config.vocab_size + memory // SHARE  # the gradient of the head while it is summed, and its scores
     return max(1, int((0.9 * memory - held) / (kept + 2 * layer + 16 * hidden)))
