@@ -23,7 +23,7 @@ from benchmarks.registry import CONTESTANTS, SUITES
 from benchmarks.steps import STEP_CONTESTANTS, STEP_SUITES, run_step_case
 
 MINUTES = {  # make gpu has 8, of which its tests take some
-    "cpu": 6.0, "gpu": 5.0, "smoke": 1.0, "steps": 4.0, "gpu-steps": 25.0, "steps-smoke": 1.0,
+    "cpu": 10.0, "gpu": 5.0, "smoke": 1.0, "steps": 4.0, "gpu-steps": 25.0, "steps-smoke": 1.0,
 }  # fmt: skip
 
 
