@@ -86,7 +86,7 @@ def draw_scaling(records: list[dict], folder: Path) -> Path:
             axes[1].plot(sizes, [record["value"] for record in found], style[:-1], color=WAYS[way], label=f"{divergence}, exact")
     first = records[0]
     axes[0].set_ylabel(f"ms, forward+backward, {first['prompts']} prompts")
-    axes[1].set_ylabel(f"nats, one prompt; bars: standard error of one estimate, {first['samples']} draws")
+    axes[1].set_ylabel(f"nats, one prompt\nbars: standard error of one estimate, {first['samples']} draws")
     for axis in axes:
         axis.set_yscale("log")
         axis.set_xlabel("responses of a prompt, N")
