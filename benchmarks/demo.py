@@ -45,7 +45,7 @@ def run_demo(student: Path, seed: int, folder: Path, options: list[str], threads
     seconds = time.perf_counter() - start
     evaluations = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "evaluation").glob("*.json"))}
     settings = json.loads((folder / "run.json").read_text())["config"]
-    config = {name: value for name, value in settings.items() if not Path(str(value)).is_absolute()}  # where it was run is nobody's business
+    config = {name: value for name, value in settings.items() if not Path(str(value)).is_absolute()}
     return {
         "student": student.name,
         "seed": seed,
