@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pad_fast import chunked
+from pad_fast import budget, chunked
 from pad_fast.budget import chunk_rows
 from pad_fast.chunked import OnlineSoftmax, TokenOptions, accumulator, bend, scores_of, tiles, unbend
 from pad_fast.products import add_product_, factor_dtype, product
 
-TILE_ROWS = 1024  # of a backward's product on a CPU, chosen at M=2048, D=768, V=50257, where tiles of 4 to 32 MB were alike
 GPU_TILE_ROWS = 2048
 GPU_COLUMNS = 8192  # with 16,384 rows: 256 MiB of scores, and a gradient of hidden states that is added to 16 times at V=128,256
 
@@ -101,6 +100,7 @@ def _keep(live: Tensor, rows: slice, head: Head, softmax: OnlineSoftmax, scores:
         slope = unbend(torch.ones_like(z), z, options) if options.softcap else None
         anchors.append(softmax.add(rows, columns, z))
         block[:, columns] = z if slope is None else z.mul_(slope)
+        del z, slope  # before the next product
     labels, peak, total, own = softmax.labels[rows], softmax.peak[rows], softmax.total[rows], softmax.picked[rows].unsqueeze(1)
     own = unbend(torch.ones_like(own), own, options)
     scale = 1.0 if options.softcap else options.logit_scale / options.temperature
@@ -187,7 +187,8 @@ def backward(
     read_all: bool,  # also rows with g = 0: to leave them out waits for the device
 ) -> None:
     """The gradients of hidden states, weight and bias."""
-    kept, tile = min(len(scores), len(rows)), GPU_TILE_ROWS if live.is_cuda else TILE_ROWS
+    kept = min(len(scores), len(rows))
+    tile = GPU_TILE_ROWS if live.is_cuda else chunk_rows(len(head.weight), live.device)
     if into.hidden is not None:
         for part in tiles(kept, tile):
             dlive = scale_rows(upstream.grad[part], times_weight(scores[part, : len(head.weight)], head))
@@ -208,24 +209,31 @@ def _walk_vocabulary(upstream: Upstream, kept: Tensor, head: Head, scores: Tenso
     factors = upstream.times(kept, head.factor_dtype) if into.weight is not None else None
     grad = upstream.grad[: len(kept)] / upstream.unit
     for columns in tiles(len(head.weight), GPU_COLUMNS if kept.is_cuda else chunked.TILE_COLUMNS):
-        size = columns.stop - columns.start
-        dweight = kept.new_zeros(size, kept.shape[1], dtype=head.dtype) if into.weight is not None else None
-        dbias = kept.new_zeros(size, dtype=head.dtype) if into.bias is not None else None
-        if len(kept):
-            add_weight_gradient(scores[:, columns], factors, grad, dweight, dbias)
-        if rest.count:
-            rest.add(columns, dweight, dbias)
-        for whole, part in ((into.weight, dweight), (into.bias, dbias)):
-            if whole is not None and part is not None:
-                whole[columns] = part.mul_(upstream.unit)
+        _finish_slice(columns, upstream, factors, grad, head, scores, into, rest)
+
+
+def _finish_slice(
+    columns: slice, upstream: Upstream, factors: Tensor | None, grad: Tensor, head: Head, scores: Tensor, into: Gradients, rest: _Recomputed
+) -> None:
+    """Sums are taken in place where the gradient is of their dtype."""
+    targets = [None if whole is None else whole[columns] for whole in (into.weight, into.bias)]
+    sums = [None if to is None else to.zero_() if to.dtype == head.dtype else torch.zeros_like(to, dtype=head.dtype) for to in targets]
+    if len(scores):
+        add_weight_gradient(scores[:, columns], factors, grad, *sums)
+    if rest.count:
+        rest.add(columns, *sums)
+    for target, total in zip(targets, sums, strict=True):
+        if target is not None and total is not None:
+            target.copy_(total.mul_(upstream.unit))  # nothing is copied onto itself
 
 
 def add_weight_gradient(scores: Tensor, factors: Tensor | None, grad: Tensor, dweight: Tensor | None, dbias: Tensor | None) -> None:
     """Of a slice of the vocabulary: dW += S^T @ (g * H), with ``factors`` g * H, and db += S^T @ g."""
     if dweight is not None and factors is not None:
-        add_product_(dweight, scores.to(factors.dtype).T, factors)
+        for rows in tiles(len(scores), max(1, len(scores)) if scores.dtype == factors.dtype else budget.CPU_ROWS):
+            add_product_(dweight, scores[rows].to(factors.dtype).T, factors[rows])
     if dbias is not None:
-        for rows in tiles(len(scores), TILE_ROWS):
+        for rows in tiles(len(scores), GPU_TILE_ROWS):
             dbias += grad[rows] @ scores[rows].to(grad.dtype)
 
 
@@ -257,5 +265,6 @@ class _Recomputed:
                 held[rows] = scores
             elif dweight is not None:
                 add_product_(dweight, scores.T, self.live[rows])
+            del scores  # before the next product
         if held is not None and dweight is not None:
             add_product_(dweight, held.T, self.live)

@@ -91,8 +91,9 @@ def linear_token_logprobs(
     ``memory_budget``, in bytes, is what forward and backward may take together beside arguments and gradients. It decides how many
     rows keep their scores, V numbers of the input's dtype each, for the backward: those cost 3 products of 2 * L * D * V
     operations, the others 4, with the same results but for rounding. "auto" is a 16th of a GPU's memory and 128 MiB on a CPU; 0 keeps
-    nothing. A weight that needs no gradient costs 2 products and keeps nothing, whatever the budget. Where nothing is differentiated, a
-    budget below one chunk's logits (512 MiB on a GPU) takes a kernel that never writes them, slower where memory is not short.
+    nothing, and takes what it has to: up to 1 GiB on a GPU, on a CPU 6 MiB and the packed hidden states three times over in float32. A
+    weight that needs no gradient costs 2 products and keeps nothing, whatever the budget. Where nothing is differentiated, a budget
+    below one chunk's logits (512 MiB on a GPU) takes a kernel that never writes them, slower where memory is not short.
 
     The weight has to be whole: call this where a wrapper has gathered it, inside of the forward of the module that owns it, whose
     hooks gather it again before the backward (FSDP2, ZeRO-3). What is kept for the backward is ``weight`` itself, or its cast under
@@ -127,7 +128,7 @@ def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int, memory
         for tensors in ((hidden,), (weight, bias))
     )
     if need_head:
-        return budget.saved_rows(memory_budget, rows, weight.shape[0], weight.dtype, weight.device), False, False
+        return budget.saved_rows(memory_budget, rows, weight.shape[1], weight.shape[0], weight.dtype, weight.device), False, False
     short = memory_budget != "auto" and weight.dtype != torch.float64 and memory_budget < budget.chunk_bytes(weight.shape[0], weight.device)
     return 0, need_hidden, short and not need_hidden
 

@@ -39,7 +39,7 @@ class Groups(NamedTuple):
         return cls(rows[order], responses[order], sizes, per_prompt)
 
     def chunks(self, most: int) -> Iterator[tuple[slice, slice]]:
-        """Prompts and their rows: as many prompts as have ``most`` rows together, and one at least."""
+        """Prompts and their rows: as many prompts as have ``most`` rows together."""
         first = start = stop = 0
         for prompt, size in enumerate(self.sizes):
             if stop > start and stop + size - start > most:
@@ -90,7 +90,10 @@ class GroupWalk(torch.autograd.Function):
 
 
 class _Walk:
-    """Gradients that grow from chunk to chunk: of weight and bias in the accumulator's dtype, which is no copy if that is theirs."""
+    """Gradients that grow from chunk to chunk: of weight and bias in the accumulator's dtype, which is no copy if that is theirs.
+
+    Not in float16: chunks would each have an :class:`Upstream` unit of their own.
+    """
 
     def __init__(self, hidden: Tensor, head: Head, needed: tuple[bool, ...], impl: str):
         self.hidden, self.head, self.impl = hidden, head, impl
@@ -126,22 +129,9 @@ class _Walk:
         factors = upstream.times(live[: len(rows)], self.head.factor_dtype) if self.dweight is not None else None
         for part in tiles(len(self.head.weight), GPU_COLUMNS if live.is_cuda else TILE_COLUMNS):
             into = (None if whole is None else whole[part] for whole in (self.dweight, self.dbias))
-            _add_scaled(columns[:, part], factors, upstream, *into)
+            add_weight_gradient(columns[:, part], factors, upstream.grad, *into)
 
     def finish(self) -> list[Tensor]:
         """What is needed, in the dtypes of the arguments."""
         found = (self.dhidden, self.dweight, self.dbias)
         return [gradient.to(self.hidden.dtype) for gradient in found if gradient is not None]
-
-
-def _add_scaled(scores: Tensor, factors: Tensor | None, upstream: Upstream, dweight: Tensor | None, dbias: Tensor | None) -> None:
-    """:func:`add_weight_gradient`, of chunks that have units of their own."""
-    grad = upstream.grad / upstream.unit
-    if scores.dtype != torch.float16:
-        add_weight_gradient(scores, factors, grad, dweight, dbias)
-        return
-    parts = [None if whole is None else torch.zeros_like(whole) for whole in (dweight, dbias)]
-    add_weight_gradient(scores, factors, grad, *parts)
-    for whole, part in zip((dweight, dbias), parts, strict=True):
-        if whole is not None and part is not None:
-            whole.add_(part.mul_(upstream.unit))

@@ -47,11 +47,12 @@ def linear_preference_loss(
     tokens is never live. ``options`` are those of :class:`LinearPADLoss`.
 
     Where ``memory_budget`` has no room for the scores of all rows (see :func:`linear_token_logprobs`), whole prompts are done one
-    chunk after another, gradients included, in the forward: 3 products still, with the scores of as many prompts as have room, one
-    at least, and the weight's gradient once more in float32 if the weight is not. It equals the two lines but for rounding, and waits
-    for the device twice, for rows and their numbers. The two lines themselves are taken for a budget of 0, which recomputes (4
-    products), for ``reduction="none"``, whose upstream gradient is one number a prompt, for sampled rankings, whose draws belong to
-    the whole batch, in float16, whose loss scaling comes from outside, without a gradient of the head, and under torch.compile.
+    chunk after another, gradients included, in the forward: 3 products still, with the scores of as many prompts as have room. Beside
+    the budget that takes the weight's gradient once more, in float32. It equals the two lines but for rounding, and waits for the
+    device twice, for rows and their numbers. The two lines themselves are taken where the budget has no room for the largest prompt, or
+    for the rows of one product: rows are then computed again (4 products). So they are for ``reduction="none"``, whose upstream gradient
+    is one number a prompt, for sampled rankings, whose draws belong to the whole batch, in float16, whose loss scaling comes from
+    outside, without a gradient of the head, and under torch.compile.
 
     Raises ValueError where R is not P * N, for an option that doesn't exist, and as those two functions do.
     """
@@ -197,29 +198,34 @@ def _walk_groups(
     shapes.check_budget(memory_budget)
     hidden, weight, bias = functional.cast_as_linear(hidden, weight, bias)
     vocabulary, width = shapes.check_linear(hidden, weight, bias, labels)
-    room = partial(budget.saved_rows, memory_budget, vocabulary=vocabulary, dtype=weight.dtype, device=weight.device)
-    if not _separable(teacher.shape[1], loss, **loss_options) or memory_budget == 0 or room(rows=labels.numel()) == labels.numel():
+    sizes: dict[str, Any] = {"width": width, "vocabulary": vocabulary, "dtype": weight.dtype, "device": weight.device}
+
+    def all_kept(rows: int) -> bool:
+        return budget.saved_rows(memory_budget, rows, **sizes) == rows
+
+    room, least = budget.walked_rows(memory_budget, **sizes), budget.chunk_rows(vocabulary, weight.device)
+    if not _separable(teacher.shape[1], loss, **loss_options) or room < least or all_kept(labels.numel()):
         return None
     head_needs = weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and head_needs) or weight.dtype == torch.float16:
         return None
     impl, options = token_options["impl"], {**loss_options}
     reduction = options.pop("reduction", "mean")
-    shapes.check_token_options(token_options["temperature"], token_options["softcap"], token_options["logit_scale"])
+    shapes.check_token_options(token_options["temperature"], token_options["softcap"], token_options["logit_scale"], ignore_index)
     flat, ids = labels.reshape(-1), response_ids
     if ids is None:
         ids = torch.arange(len(labels), device=labels.device).repeat_interleave(labels.shape[1])
     shapes.check_label_values(flat, vocabulary, ignore_index)
     shapes.check_response_values(ids, teacher.numel())
     groups = Groups.of(flat, ids, len(teacher), teacher.shape[1], ignore_index)
-    if room(rows=len(groups.rows)) == len(groups.rows):
+    if max(groups.sizes, default=0) > room or all_kept(len(groups.rows)):
         return None
 
     def loss_of(rewards: Tensor, prompts: slice) -> Tensor:
         return LOSSES[loss](rewards, teacher[prompts], mask=live[prompts], reduction="none", impl=impl, **options)
 
     numbers = TokenOptions(token_options["temperature"], token_options["softcap"] or 0.0, token_options["logit_scale"], ignore_index)
-    arguments = (groups, room(rows=len(groups.rows)), numbers, impl, normalize == "mean", loss_of)
+    arguments = (groups, room, numbers, impl, normalize == "mean", loss_of)
     total, rewards = GroupWalk.apply(hidden.reshape(-1, width), weight, bias, flat, *arguments)
     return total if reduction == "sum" else total / (live.sum(1) > 1).sum().clamp(min=1), rewards
 

@@ -24,7 +24,6 @@ ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, tor
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Every loop over rows and columns turns several times, and ends in a rest."""
-    monkeypatch.setattr(chunked_linear, "TILE_ROWS", 3)
     monkeypatch.setattr(budget, "CPU_ROWS", 2)
     monkeypatch.setattr(chunked, "LOGITS_ROWS", 2)
     monkeypatch.setattr(chunked, "TILE_COLUMNS", 16)
@@ -163,7 +162,7 @@ def test_number_of_products(monkeypatch, budget, frozen, products, live):
     options = {"live_rows": torch.arange(1, 1024, 2)} if live == "given" else {}
     count = 1024 if live == "all" else 512
     if budget == "half":
-        budget = 2 * 4 * 256 * 200 + count // 2 * 256 * 4
+        budget = pad_fast.budget.workspace(count, 8, 200, torch.float32, torch.device("cpu"), recomputed=True) + count // 2 * 256 * 4
     leaves = [hidden.requires_grad_(), *([] if frozen else [weight.requires_grad_()])]
     counter = Products(count * 8 * 200)
     watch(monkeypatch, counter, *LINEAR)
@@ -248,7 +247,7 @@ def test_number_of_tiles_does_not_matter(monkeypatch, tiles):
     """The weight's gradient is not accumulated in 16 bits over tiles: its error does not grow with their number."""
     hidden, weight, bias, labels, grad = draw(torch.bfloat16, rows=(4, 64))
     exact, want = gradients(linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad)
-    monkeypatch.setattr(chunked_linear, "TILE_ROWS", tiles[0])
+    monkeypatch.setattr(budget, "CPU_ROWS", tiles[0])
     monkeypatch.setattr(chunked, "TILE_COLUMNS", tiles[1])
     logps, got = gradients(linear, [hidden, weight, bias], labels, grad)
     close(logps, exact, torch.float32)
@@ -349,7 +348,7 @@ def test_slice_along_tokens_is_not_copied(monkeypatch):
 
 def test_linear_path_holds_tiles_only(monkeypatch):
     """No tensor of the size of the logits exists, forward or backward; the largest are a tile and the weight's gradient."""
-    monkeypatch.setattr(chunked_linear, "TILE_ROWS", 64)
+    monkeypatch.setattr(budget, "CPU_ROWS", 64)
     monkeypatch.setattr(chunked, "TILE_COLUMNS", 256)
     rows, width, vocabulary = 512, 16, 4096
     hidden, weight, _, labels, grad = draw(rows=(rows,), width=width, vocabulary=vocabulary)

@@ -143,10 +143,15 @@ def leaves_of(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 @pytest.fixture
 def room_for_two(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A budget that keeps the scores of 2 rows, in chunks of 2: fewer than a prompt has."""
+    """A budget that has room for the scores of the largest prompt and not of both, in products of 2 rows."""
     monkeypatch.setattr(budget, "CPU_ROWS", 2)
     monkeypatch.setattr(chunked, "TILE_COLUMNS", 5)
-    return 2 * 4 * 2 * V + 2 * 64 * 8
+    return room_for(int(LENGTHS[:N].sum()), torch.float64)
+
+
+def room_for(rows: int, dtype: torch.dtype) -> int:
+    """The least budget in which so many rows are walked over at a time."""
+    return next(size for size in range(1 << 20) if budget.walked_rows(size, D, V, dtype, torch.device("cpu")) == rows)
 
 
 @pytest.fixture
@@ -212,7 +217,7 @@ def test_walking_over_rows_in_any_order(room_for_two: int, walks: list) -> None:
 def test_walking_in_bfloat16_under_autocast(room_for_two: int, walks: list) -> None:
     hidden, weight, bias, labels, teacher = (x.float() if x.is_floating_point() else x for x in states())
     results = []
-    for budget_bytes in (0, room_for_two // 4):
+    for budget_bytes in (0, room_for(int(LENGTHS[:N].sum()), torch.bfloat16)):
         leaves = leaves_of(hidden, weight, bias)
         with torch.autocast("cpu", torch.bfloat16):
             loss, _ = linear_preference_loss(*leaves[:2], labels, teacher, bias=leaves[2], memory_budget=budget_bytes)
@@ -231,6 +236,17 @@ def test_walking_backward_twice(room_for_two: int, walks: list) -> None:
     assert walks
     for twice, once in zip(first, second, strict=True):
         torch.testing.assert_close(twice, 2 * once, rtol=1e-12, atol=0)
+
+
+def test_prompts_are_walked_over_together_where_they_have_room(room_for_two: int, walks: list) -> None:
+    hidden, weight, _, labels, teacher = states()
+    labels[:] = -100
+    labels[:, :2] = 1
+    teacher = teacher.view(3, 2)  # prompts of 4 rows
+    for rows, wanted in ((4, [slice(0, 1), slice(1, 2), slice(2, 3)]), (8, [slice(0, 2), slice(2, 3)]), (3, [])):
+        LinearPADLoss(memory_budget=room_for(rows, torch.float64))(hidden, weight, labels, teacher)
+        assert [prompts for prompts, _ in walks] == wanted, rows  # 3: a prompt has no room, so rows are computed again
+        walks.clear()
 
 
 @pytest.mark.parametrize(

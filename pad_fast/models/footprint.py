@@ -2,7 +2,7 @@
 
 The code that is run is the code that trains, scores and samples, so that what is counted follows the architecture by itself: what
 autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only what is opaque to
-tracing needs a formula, which is here the output head's (:func:`pad_fast.models.meter.head_workspace`).
+tracing needs a formula, which is here the output head's (:func:`pad_fast.budget.cpu_workspace`).
 
 The fake tensors lie on a fake CPU whatever device is planned for: its fused attention saves and returns the same tensors as a GPU's
 (the output and a logsumexp a row), and there autocast can be traced where no GPU is.

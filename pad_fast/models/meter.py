@@ -14,8 +14,6 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from pad_fast import budget, linear_ops  # noqa: F401, the latter registers pad_fast::linear_token_logprobs
-from pad_fast.chunked import TILE_COLUMNS, accumulator
-from pad_fast.chunked_linear import TILE_ROWS
 
 aten = torch.ops.aten
 HEAD = torch.ops.pad_fast.linear_token_logprobs.default
@@ -90,22 +88,12 @@ def _flops(func: Any, args: tuple, kwargs: dict, out: Any, seen: Mapping[int, fl
 
 def _workspace(func: Any, args: tuple) -> int:
     if func is HEAD:
-        return head_workspace(args[0], args[1], len(args[4]), args[6] > 0, softcap=args[10], backward=False)
+        return _head_workspace(args[0], args[1], len(args[4]), args[6], softcap=args[10], backward=False)
     if func is HEAD_BACKWARD:
-        return head_workspace(args[1], args[2], len(args[5]), len(args[9]) > 0, softcap=args[14], backward=True)
+        return _head_workspace(args[1], args[2], len(args[5]), len(args[9]), softcap=args[14], backward=True)
     return 0
 
 
-def head_workspace(hidden: Tensor, weight: Tensor, count: int, kept: bool, *, softcap: float, backward: bool) -> int:
-    """Bytes that :mod:`pad_fast.chunked_linear` holds on a CPU beside arguments and results, for ``count`` rows of hidden (M, D) and
-    weight (V, D): the packed rows, and tiles. ``kept``: rows keep their scores."""
-    wide, width = accumulator(hidden.dtype).itemsize, hidden.shape[1]
-    chunk, columns = budget.chunk_rows(len(weight), hidden.device), min(TILE_COLUMNS, len(weight))
-    padded = -(-count // chunk) * chunk
-    cast = (padded + columns) * width * wide if hidden.dtype.itemsize < wide else 0
-    if not backward:
-        block = chunk * len(weight) * wide if kept and hidden.dtype.itemsize < wide else 0
-        tiles = 1 + kept + (kept and softcap != 0)
-        return padded * width * hidden.dtype.itemsize + cast + block + chunk * columns * wide * tiles
-    rows = min(count, TILE_ROWS)
-    return 2 * count * width * wide + cast + 2 * columns * width * wide + 2 * rows * width * wide
+def _head_workspace(hidden: Tensor, weight: Tensor, rows: int, kept: int, *, softcap: float, backward: bool) -> int:
+    sizes = (rows, weight.shape[1], weight.shape[0], hidden.dtype)
+    return budget.cpu_workspace(*sizes, kept=kept > 0, recomputed=kept < rows, softcap=softcap != 0, backward=backward)

@@ -41,7 +41,6 @@ def small_tiles(monkeypatch):
     from pad_fast import hybrid_linear
 
     monkeypatch.setattr(hybrid_linear, "chunk_rows", budgets.chunk_rows)
-    monkeypatch.setattr(chunked_linear, "TILE_ROWS", 8)
     monkeypatch.setattr(launch, "rows_of", lambda device: tuning.RowTiling(64, 4))
     monkeypatch.setattr(launch, "scoring_of", lambda device: tuning.ScoringTiling(16, 32, 64, 4, 2))
     monkeypatch.setattr(logprob, "tiling_of", lambda device: logprob_tuning.Tiling(tile_bytes=1024, num_warps=4, chunk=2))
