@@ -13,7 +13,8 @@ from torch import Tensor
 
 LOGITS_JOBS = ("token_logprobs", "response_rewards")
 LINEAR_JOBS = ("linear_token_logprobs",)
-GROUP_JOBS = ("linear_preference_loss",)  # the mean KL loss of prompts, from hidden states
+GROUP_LOSS = {"linear_preference_loss": "kl", "linear_pair_loss": "vpd"}  # the mean loss of prompts, from hidden states
+GROUP_JOBS = tuple(GROUP_LOSS)
 HEAD_JOBS = LINEAR_JOBS + GROUP_JOBS
 TOKEN_JOBS = LOGITS_JOBS + LINEAR_JOBS
 SAMPLED = "_sampled"  # how a job ends that is estimated from drawn rankings; its error is that of the draws
@@ -22,7 +23,7 @@ AXES = {
     "token_logprobs": "MV",
     "response_rewards": "RTV",
     "linear_token_logprobs": "MDV",
-    "linear_preference_loss": "PNTDV",
+    **dict.fromkeys(GROUP_JOBS, "PNTDV"),
     **dict.fromkeys(LISTWISE_JOBS, "PN"),
 }
 IGNORE_INDEX = -100

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import BETA, GROUP_JOBS, HEAD_JOBS, IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, LOGITS_JOBS, Case, Inputs
+from benchmarks.cases import BETA, GROUP_JOBS, GROUP_LOSS, HEAD_JOBS, IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, LOGITS_JOBS, Case, Inputs
 from benchmarks.truth import ENUMERATED, enumerate_rankings, library_loss
 
 Call = Callable[[], Tensor]
@@ -95,7 +95,7 @@ def _no_budget(case: Case, inputs: Inputs) -> Call:
     return partial(_linear, case, inputs, 0)
 
 
-def _padded(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def padded(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     hidden, labels = inputs.hidden.view(case["R"], case["T"], -1), inputs.labels.view(case["R"], -1)
     return hidden, inputs.weight, labels, inputs.teacher
 
@@ -103,19 +103,26 @@ def _padded(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def _group_loss(case: Case, inputs: Inputs) -> Tensor:
     import pad_fast
 
-    options: dict[str, Any] = {"divergence": "kl", "beta": BETA, "softcap": case.softcap, "memory_budget": _budget(case.budget)}
-    return pad_fast.linear_preference_loss(*_padded(case, inputs), **options)[0].view(1)
+    options: dict[str, Any] = {"softcap": case.softcap, "memory_budget": _budget(case.budget), **_loss_options(case)}
+    loss = "vpd" if GROUP_LOSS[case.job] == "vpd" else "ppd"
+    return pad_fast.linear_preference_loss(*padded(case, inputs), loss=loss, **options)[0].view(1)
+
+
+def _loss_options(case: Case) -> dict[str, Any]:
+    loss = GROUP_LOSS[case.job]
+    return {"beta": BETA} | ({} if loss == "vpd" else {"divergence": loss})
 
 
 def _two_steps(case: Case, inputs: Inputs) -> Call:
     import pad_fast
 
-    hidden, weight, labels, teacher = _padded(case, inputs)
+    hidden, weight, labels, teacher = padded(case, inputs)
     budget = _budget(case.budget)
+    function = pad_fast.vanilla_preference_loss if GROUP_LOSS[case.job] == "vpd" else pad_fast.probabilistic_preference_loss
 
     def loss() -> Tensor:
         rewards = pad_fast.linear_response_rewards(hidden, weight, labels, softcap=case.softcap, memory_budget=budget)
-        return pad_fast.probabilistic_preference_loss(rewards.view(teacher.shape), teacher, divergence="kl", beta=BETA).view(1)
+        return function(rewards.view(teacher.shape), teacher, **_loss_options(case)).view(1)
 
     return loss
 
@@ -140,7 +147,7 @@ def _naive_group_loss(case: Case, inputs: Inputs) -> Tensor:
     logps = naive_linear(inputs.hidden, inputs.weight, inputs.rows, case.softcap)
     live = (inputs.labels != IGNORE_INDEX).view(case["R"], -1)
     rewards = logps.view(case["R"], -1).masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
-    return enumerate_rankings("kl", rewards.view(case["P"], -1), inputs.teacher).mean().view(1)
+    return enumerate_rankings(GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher).mean().view(1)
 
 
 def _naive(case: Case, inputs: Inputs) -> Call:
@@ -201,7 +208,7 @@ PLAIN = (
     Contestant(OURS, ("token_logprobs", *LINEAR_JOBS), _library, package="pad_fast"),
     Contestant(ZERO, LINEAR_JOBS, _no_budget, note="keeps nothing; forward alone on a GPU: no logits in memory", package="pad_fast"),
     Contestant(STEPS, GROUP_JOBS, _two_steps, note="rewards, then their loss, in the same budget", package="pad_fast", per_token=False),
-    Contestant(NAIVE, GROUP_JOBS, _naive, note=f"{ROUNDED}; all rankings", per_token=False, memory=_naive_memory),
+    Contestant(NAIVE, GROUP_JOBS, _naive, note=f"{ROUNDED}; all rankings, but for pairs", per_token=False, memory=_naive_memory),
     Contestant(OURS, ("response_rewards", *GROUP_JOBS, *LISTWISE_JOBS), _library, package="pad_fast", per_token=False),
     Contestant("torch.compile", LOGITS_JOBS, _compiled),
     Contestant("torch.compile", LINEAR_JOBS, _compiled, note=ROUNDED),

@@ -17,8 +17,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from benchmarks.cases import IGNORE_INDEX, LINEAR_JOBS, LOGITS_JOBS, Case, Inputs
-from benchmarks.contestants import ROUNDED, Call, Contestant, Unsupported
+from benchmarks.cases import BETA, IGNORE_INDEX, LINEAR_JOBS, LOGITS_JOBS, Case, Inputs
+from benchmarks.contestants import ROUNDED, Call, Contestant, Unsupported, padded
 
 TRL_COLUMNS = 32768  # trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, which add_fused_lm_head passes
 
@@ -127,6 +127,18 @@ def _liger_logits(case: Case, inputs: Inputs) -> Call:
     return losses
 
 
+def _liger_pairs(case: Case, inputs: Inputs) -> Call:
+    """SimPO without a margin is the vanilla preference loss of pairs; the better responses come first."""
+    _refuse("liger_kernel", case, inputs, softcap=False)
+    from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
+
+    hidden, weight, labels, teacher = padded(case, inputs)
+    loss_of = LigerFusedLinearSimPOLoss(ignore_index=IGNORE_INDEX, beta=BETA, gamma=0.0, compute_nll_loss=False)
+    order = teacher.argsort(dim=1, descending=True) + 2 * torch.arange(len(teacher), device=teacher.device)[:, None]
+    order = order.T.flatten()
+    return lambda: loss_of(weight, hidden[order], labels[order])[0].view(1)
+
+
 # Others.
 
 
@@ -197,6 +209,14 @@ PEERS = (
     ),
     Contestant(
         "Liger CE", LOGITS_JOBS, _liger_logits, note="gradient overwrites the logits", package="liger-kernel", sign=-1, overwrites=True
+    ),
+    Contestant(
+        "Liger chunked SimPO",
+        ("linear_pair_loss",),
+        _liger_pairs,
+        note=f"{ROUNDED}; {ACCUMULATES_16}",
+        package="liger-kernel",
+        per_token=False,
     ),
     Contestant(
         "cut-cross-entropy", LINEAR_JOBS, _cce, note=f"small gradients dropped; {ACCUMULATES_16}", package="cut-cross-entropy", sign=-1

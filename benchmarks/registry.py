@@ -29,8 +29,9 @@ _GEMMA = Case("token_logprobs", (16384, 256000), dtype="bfloat16", softcap=30.0)
 _LLAMA_HEAD = Case("linear_token_logprobs", (16384, 4096, 128256), dtype="bfloat16")
 _GEMMA_HEAD = Case("linear_token_logprobs", (16384, 2304, 256000), dtype="bfloat16", softcap=30.0)
 _LLAMA_LOSS = Case("linear_preference_loss", (8, 4, 512, 4096, 128256), dtype="bfloat16", budget=2 << 30)
+_LLAMA_PAIRS = Case("linear_pair_loss", (16, 2, 512, 4096, 128256), dtype="bfloat16")
 _CURVE = Case("linear_token_logprobs", (1024, 256, 8192))
-_GPT2_HEAD = Case("linear_token_logprobs", (2048, 768, 50257), rounds=3)
+_GPT2_HEAD = Case("linear_token_logprobs", (2048, 768, 50257), rounds=5)
 
 
 def _curves(case: Case, budgets: tuple[int, ...], rows: tuple[int, ...]) -> Iterator[Case]:
@@ -47,10 +48,12 @@ SUITES: dict[str, tuple[Case, ...]] = {
         Case("token_logprobs", (256, 50257), dtype="bfloat16"),
         Case("response_rewards", (4, 64, 50257), live=0.5),
         _GPT2_HEAD,
+        replace(_GPT2_HEAD, budget=512 << 20),  # all scores kept
         *_forward_too(Case("linear_token_logprobs", (512, 512, 32000))),
         Case("linear_token_logprobs", (512, 512, 32000), live=0.5),
         Case("linear_token_logprobs", (512, 512, 32000), frozen=True),
         Case("linear_preference_loss", (4, 4, 32, 512, 32000), budget=48 << 20),
+        Case("linear_pair_loss", (8, 2, 32, 512, 32000)),
         *(Case(job, (64, n)) for job, sizes in (("vpd", (4, 8, 12)), ("kl", (4, 6, 8, 12)), ("jsd", (4, 6, 8, 10))) for n in sizes),
         *_others(64),
         *_curves(_CURVE, (0, 24, 32, 40, 48), (256, 512, 1024, 2048)),
@@ -67,6 +70,7 @@ SUITES: dict[str, tuple[Case, ...]] = {
         Case("kl", (512, 8), target_ms=0.06),
         Case("jsd", (512, 8), target_ms=0.3),
         _LLAMA_LOSS,
+        _LLAMA_PAIRS,
         *_curves(_LLAMA_HEAD, (0, 1024, 2048, 3072, 4096, 5120), tuple(1024 << power for power in range(8))),
         *(Case(job, (512, n)) for job, sizes in (("kl", (4, 12)), ("jsd", (4, 10)), ("vpd", (4, 8, 12))) for n in sizes),
         *(replace(head, live=0.5) for head in (_LLAMA_HEAD, _GEMMA_HEAD)),
@@ -83,6 +87,7 @@ SUITES: dict[str, tuple[Case, ...]] = {
         Case("linear_token_logprobs", (48, 16, 200), live=0.5),
         Case("linear_token_logprobs", (48, 16, 200), softcap=5.0, frozen=True),
         Case("linear_preference_loss", (3, 4, 6, 16, 200), live=0.5, budget=1 << 19),
+        Case("linear_pair_loss", (3, 2, 6, 16, 200), live=0.5),
         *_curves(Case("linear_token_logprobs", (600, 16, 200)), (0, 1), (48, 600)),
         Case("vpd", (5, 4)),
         Case("kl", (5, 4)),

@@ -14,7 +14,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from benchmarks.cases import BETA, GROUP_JOBS, HEAD_JOBS, IGNORE_INDEX, LISTWISE_JOBS, SAMPLED, Case, Inputs
+from benchmarks.cases import BETA, GROUP_JOBS, GROUP_LOSS, HEAD_JOBS, IGNORE_INDEX, LISTWISE_JOBS, SAMPLED, Case, Inputs
 
 BLOCK = 1 << 24  # float64 logits at a time
 SAMPLE = 128  # rows, and columns, at which gradients are compared
@@ -71,10 +71,10 @@ def token_truth(case: Case, inputs: Inputs) -> Truth:
 
 @torch.enable_grad()
 def _group_loss(case: Case, inputs: Inputs, logps: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean KL loss of the prompts (1,), and its gradient in the log-probabilities (M,)."""
+    """The mean loss of the prompts (1,), and its gradient in the log-probabilities (M,)."""
     leaf = logps.requires_grad_()
     rewards = leaf.view(case["R"], -1).sum(1) / live.view(case["R"], -1).sum(1).clamp(min=1)
-    loss = enumerate_rankings("kl", rewards.view(case["P"], -1), inputs.teacher.double()).mean()
+    loss = enumerate_rankings(GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher.double()).mean()
     return loss.detach().view(1), torch.autograd.grad(loss, leaf)[0]
 
 
