@@ -6,9 +6,11 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.memory import allocated_peak
-from pad_fast import budget, linear_preference_loss, linear_token_logprobs
+from pad_fast import budget, chunked_linear, hybrid_linear, linear_ops, linear_preference_loss, linear_token_logprobs, shapes
+from pad_fast.models import meter
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MIB = 1 << 20
@@ -92,3 +94,47 @@ def test_rows_that_keep_scores_are_whole_chunks_within_the_budget(device: torch.
     assert found[0] == 0
     assert found[-1] == rows
     assert all(a <= b for a, b in itertools.pairwise(found))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake tensors pass for a GPU's; kernels, whose memory is that of their arguments, do nothing."""
+    from pad_fast.kernels.linear_logprob import launch
+
+    chunk_rows = budget.chunk_rows
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    for module in (chunked_linear, hybrid_linear, linear_ops):
+        monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, _: chunk_rows(vocabulary, GPU))
+    monkeypatch.setattr(linear_ops, "resolve_impl", lambda *_: "triton")
+    for module, names in ((launch, ("rows", "tile")), (shapes, ("check_label_values", "check_live_values"))):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_: None)
+    for name in ("_flops", "_workspace"):
+        monkeypatch.setattr(meter, name, lambda *_: 0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("width", "vocabulary", "softcap"), [(4096, 128256, 0.0), (2304, 256000, 30.0)])
+@pytest.mark.parametrize("gibibytes", [0, 2, 5, 9])
+def test_a_budget_holds_on_a_gpu(gibibytes: int, width: int, vocabulary: int, softcap: float, frozen: bool, as_on_a_gpu: None) -> None:
+    """16,384 rows of Llama-3's and Gemma-2's heads, counted on fake tensors: 1 GiB with a budget of 0, accumulators included."""
+    rows, dtype, size = 16384, torch.bfloat16, gibibytes << 30
+    kept = 0 if frozen else budget.saved_rows(size, rows, width, vocabulary, dtype, GPU)
+    options = (1.0, softcap, 1.0, -100, "triton")
+    with FakeTensorMode(), meter.Meter() as counted:
+        hidden, weight = (torch.empty(length, width, dtype=dtype) for length in (rows, vocabulary))
+        labels, places = torch.empty(2, rows, dtype=torch.int64)
+        counted.restart()
+        head = (hidden, weight, None, labels, places, None)
+        _, peak, total, scores, unscaled = linear_ops.linear_token_logprobs._init_fn(*head, kept, frozen, False, *options)
+        forward = counted.peak - counted.start
+        counted.peak = counted.held
+        grad = torch.empty(rows)
+        if frozen:
+            gradients = (linear_ops.scale_live_rows._init_fn(grad, places, None, total, unscaled),)
+        else:
+            needed = (True, True, False)
+            gradients = linear_ops.linear_token_logprobs_backward._init_fn(grad, *head, peak, total, scores, *needed, *options)
+        backward = counted.peak - counted.start - sum(gradient.untyped_storage().nbytes() for gradient in gradients)
+    assert scores.shape[0] == kept
+    assert max(forward, backward) <= max(size, 1 << 30)
