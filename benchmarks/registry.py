@@ -56,7 +56,7 @@ SUITES: dict[str, tuple[Case, ...]] = {
         Case("linear_pair_loss", (8, 2, 32, 512, 32000)),
         *(Case(job, (64, n)) for job, sizes in (("vpd", (4, 8, 12)), ("kl", (4, 6, 8, 12)), ("jsd", (4, 6, 8, 10))) for n in sizes),
         *_others(64),
-        *_curves(_CURVE, (0, 24, 32, 40, 48), (256, 512, 1024, 2048)),
+        *_curves(_CURVE, (0, 20, 28, 36, 48), (256, 512, 1024, 2048)),
     ),
     "gpu": (  # what has a target comes first: the last cases are dropped where the minutes are over
         replace(_LLAMA, backward=False, target_ms=1.10),

@@ -7,6 +7,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes that tests start
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -14,3 +15,13 @@ if not torch.cuda.is_available():
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a tokenizer that was used warns in each later fork
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Every loop of the PyTorch path over rows and columns turns several times, and ends in a rest."""
+    from pad_fast import budget, chunked
+
+    monkeypatch.setattr(budget, "CPU_ROWS", 2)
+    monkeypatch.setattr(chunked, "LOGITS_ROWS", 2)
+    monkeypatch.setattr(chunked, "TILE_COLUMNS", 16)

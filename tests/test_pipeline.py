@@ -1,9 +1,8 @@
-"""The pipeline's parts against counts and values by hand: calibration, prompts, stores, sampling, scoring, and a whole run."""
+"""The pipeline's parts against counts and values by hand: stores, sampling, scoring, and a whole run."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import random
@@ -12,7 +11,6 @@ import shutil
 import statistics
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 import worlds
@@ -20,7 +18,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from pad_fast import cli
-from pad_fast.pipeline import calibration, measures, prompts, sampling, scoring
+from pad_fast.pipeline import calibration, measures, sampling, scoring
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import ENTERS, FREE, RunConfig, first_phase
@@ -46,193 +44,6 @@ def world(tmp_path_factory) -> Path:
 def config_of(world: Path, **changes) -> RunConfig:
     values = {"student": str(world / "student"), "teacher": str(world / "teacher"), "prompts": "x", "output_dir": "y", "disable_tqdm": True}
     return RunConfig(**{**values, "num_generations": 3, "max_new_tokens": 6, "shard_size": 2, **changes})
-
-
-# calibration
-
-
-def test_question_wording():
-    assert calibration.choice_question("2+2?", ["4", "{options} 5"]) == (
-        "2+2?\n\nA. 4\nB. {options} 5\n\nWhich answer is best? Reply with its letter."
-    )
-    with pytest.raises(ValueError, match="between 2 and 26"):
-        calibration.choice_question("x", ["a"] * 27)
-    with pytest.raises(ValueError, match="template"):
-        calibration.choice_question("x", ["a", "b"], "{query}")
-
-
-@pytest.mark.parametrize("n", [2, 3, 8])
-def test_small_groups_ask_every_pair_in_both_orders(n):
-    plan = calibration.question_plan(n, "pairwise", both_orders=True)
-    assert sorted(plan) == sorted(itertools.permutations(range(n), 2))
-    released = calibration.question_plan(n, "pairwise", both_orders=False)
-    assert sorted(released) == sorted(itertools.combinations(range(n), 2))
-
-
-@pytest.mark.parametrize("n", [9, 10, 17, 64])
-def test_large_groups_ask_a_balanced_part(n):
-    plan = calibration.question_plan(n, "pairwise", both_orders=False)
-    assert len(plan) == len(set(plan)) == 4 * n
-    counts = [sum(i in pair for pair in plan) for i in range(n)]
-    assert counts == [8] * n
-    assert all(a < b for a, b in plan)
-
-
-@pytest.mark.parametrize(("n", "opponents"), [(4, 2), (5, 2), (8, 2), (8, 6), (9, 4), (3, 2), (4, 6)])
-def test_opponents_choose_a_balanced_part(n, opponents):
-    plan = calibration.question_plan(n, "pairwise", both_orders=False, opponents=opponents)
-    assert len(plan) == len(set(plan))
-    assert [sum(i in pair for pair in plan) for i in range(n)] == [min(opponents, n - 1)] * n
-
-
-def test_listwise_plan_and_too_few():
-    assert calibration.question_plan(4, "listwise", both_orders=True) == [(0, 1, 2, 3), (3, 2, 1, 0)]
-    assert calibration.question_plan(1, "pairwise", both_orders=True) == []
-
-
-def test_fondness_for_a_letter_cancels():
-    """A teacher with P(A) = sigmoid(quality difference + 3): averaged over both orders, equal qualities give one half."""
-    quality = [0.0, 0.0, 1.0]
-    plan = calibration.question_plan(3, "pairwise", both_orders=True)
-    forms = [[0], [1]]
-    logits = [(quality[a] + 3.0, quality[b]) for a, b in plan]
-    probs = [calibration.letter_probs(pair, forms, renormalize=True)[0] for pair in logits]
-    chosen = calibration.choice_probs(3, plan, probs)
-    assert chosen[0] == pytest.approx(chosen[1])
-    assert chosen[2] > chosen[0]
-    assert sum(chosen) == pytest.approx(1.5)  # each of the three pairs gives away one
-    one_order = calibration.question_plan(3, "pairwise", both_orders=False)
-    biased = calibration.choice_probs(3, one_order, [p for p, shown in zip(probs, plan, strict=True) if shown in one_order])
-    assert biased[0] - biased[1] > 0.3
-
-
-def test_letter_probs_sum_over_forms_and_survive_underflow():
-    probs, mass = calibration.letter_probs([math.log(0.1), math.log(0.2), math.log(0.1)], [[7, 8], [9]], renormalize=False)
-    assert probs == pytest.approx([0.3, 0.1])
-    assert mass == pytest.approx(0.4)
-    tiny, _ = calibration.letter_probs([-2000.0, -2001.0], [[7], [9]], renormalize=True)
-    assert tiny == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
-
-
-def test_calibrated_reward_and_presets():
-    assert calibration.calibrated_reward(-2.0, 0.5, 0.25, 1e-4) == pytest.approx(0.75 * -2 + 0.25 * math.log(0.5))
-    assert calibration.calibrated_reward(-2.0, 0.0, 1.0, 1e-8) == pytest.approx(math.log(1e-8))
-    released = config_of(Path(), mcq_preset="released")
-    assert (released.mcq_weight, released.mcq_floor, released.mcq_both_orders, released.mcq_renormalize) == (1.0, 1e-8, False, False)
-    ours = config_of(Path(), mcq_weight=0.25)
-    assert (ours.mcq_weight, ours.mcq_floor, ours.mcq_both_orders, ours.mcq_renormalize) == (0.25, 1e-4, True, True)
-
-
-def test_letters_need_tokens_of_their_own():
-    assert calibration.letter_token_ids(worlds.character_tokenizer(), 2) == [[32], [33]]  # after 6 special tokens and a to z
-    without = worlds.character_tokenizer([c for c in worlds.CHARACTERS if c != "B"])
-    with pytest.raises(ValueError, match="letter B"):
-        calibration.letter_token_ids(without, 2)
-
-
-# prompts
-
-
-def lines(path: Path, *rows: object) -> str:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return str(path)
-
-
-def test_prompts_of_every_shape(tmp_path):
-    source = lines(
-        tmp_path / "p.jsonl",
-        {"prompt": "one", "answer": 3},
-        "",
-        {"instruction": "two", "prompt_id": "x"},
-        {"question": [{"role": "system", "content": "s", "name": None}, {"role": "user", "content": "three"}]},
-        {"prompt": "one"},
-    )
-    rows = prompts.read_prompts(source)
-    assert [row["prompt"][-1] for row in rows] == [{"role": "user", "content": text} for text in ("one", "two", "three")]
-    assert [row["answer"] for row in rows] == ["3", None, None]
-    assert rows[1]["prompt_id"] == "x"
-    assert rows[2]["prompt"][0] == {"role": "system", "content": "s"}
-    assert rows[2]["place"].endswith("line 4")
-    pq.write_table(pq.read_table(_parquet(tmp_path, rows)), tmp_path / "again.parquet")
-    again = prompts.read_prompts(str(tmp_path / "again.parquet"))
-    assert [row["prompt_id"] for row in again] == [row["prompt_id"] for row in rows]
-
-
-def _parquet(folder: Path, rows) -> Path:
-    write_rows(folder / "p.parquet", [{key: row[key] for key in ("prompt", "prompt_id")} for row in rows])
-    return folder / "p.parquet"
-
-
-def test_prompts_of_a_local_dataset(tmp_path):
-    import datasets
-
-    data = datasets.Dataset.from_list([{"question": "q1"}, {"question": "q2"}])
-    data.save_to_disk(tmp_path / "saved")
-    assert len(prompts.read_prompts(str(tmp_path / "saved"))) == 2
-    folder = tmp_path / "plain"
-    folder.mkdir()
-    data.to_json(folder / "train.jsonl")
-    assert len(prompts.read_prompts(str(folder))) == 2
-    with pytest.raises(ValueError, match="no dataset"):
-        prompts.read_prompts(str(tmp_path / "nothing"))
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (['{"prompt": "a"}', '{"prompt": '], r"line 2 is not JSON"),
-        ([{"text": "a"}], r"line 1: no column prompt, instruction or question, only text"),
-        ([{"prompt": "a"}, {"prompt": 3}], r"line 2: prompt must be a string or a list"),
-        ([{"prompt": "  "}], r"line 1: prompt: the prompt is empty"),
-        ([["a"]], r"line 1: must be an object"),
-        ([{"prompt": [{"role": "user"}]}], r"a message holds a role and a content"),
-        ([{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}], "last message"),
-        ([{"prompt": "a", "prompt_id": "i"}, {"prompt": "b", "prompt_id": "i"}], r"line 2: prompt_id 'i' is taken"),
-        ([], "is empty"),
-        ([""], "holds no prompts"),
-    ],
-)
-def test_bad_prompts_are_named(tmp_path, rows, message):
-    with pytest.raises(ValueError, match=message):
-        prompts.read_prompts(lines(tmp_path / "p.jsonl", *rows))
-
-
-def test_prompts_of_other_files(tmp_path):
-    rows = [{"prompt": "müde", "answer": "1"}, {"prompt": "b", "answer": "2"}]
-    as_lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    files = {
-        "bom.jsonl": as_lines.encode("utf-8-sig"),
-        "lines.json": as_lines.encode(),
-        "list.json": json.dumps(rows, indent=1).encode("utf-8-sig"),
-        "table.csv": 'prompt,answer\r\nmüde,1\r\n"b",2\r\n'.encode("utf-8-sig"),
-    }
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-        found = prompts.read_prompts(str(tmp_path / name))
-        assert [(row["prompt"][0]["content"], row["answer"]) for row in found] == [("müde", "1"), ("b", "2")], name
-    for name, content, message in (
-        ("latin.jsonl", b'{"prompt": "a"}\n{"prompt": "m\xfcde"}\n', r"latin.jsonl: line 2 is not UTF-8: byte 0xfc at 14"),
-        ("latin.csv", b"prompt\nm\xfcde\n", r"latin.csv: line 2 is not UTF-8"),
-        ("bad.json", b'[{"prompt": "a"},]', r"bad.json is not JSON"),
-        ("odd.csv", b"text\na\n", r"odd.csv: row 1: no column prompt, instruction or question, only text"),
-        ("notes.txt", b"hello", r"a file must be one of .jsonl, .json, .csv, .parquet, got .*notes.txt"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=message):
-            prompts.read_prompts(str(tmp_path / name))
-
-
-def test_heldout_prompts_are_never_trained_on(tmp_path):
-    rows = prompts.read_prompts(lines(tmp_path / "p.jsonl", *({"prompt": str(n)} for n in range(30))))
-    train, heldout = prompts.split_heldout(rows, None)
-    assert (len(train), len(heldout)) == (27, 3)
-    shuffled = random.Random(0).sample(rows, len(rows))
-    assert {row["prompt_id"] for row in prompts.split_heldout(shuffled, None)[1]} == {row["prompt_id"] for row in heldout}
-    assert prompts.without(rows, heldout) == train
-    with pytest.raises(ValueError, match="heldout_size"):
-        prompts.split_heldout(rows, 30)
-    with pytest.raises(ValueError, match="every one of them is held out"):
-        prompts.without(heldout, heldout)
 
 
 # stores
