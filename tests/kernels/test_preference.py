@@ -262,6 +262,27 @@ def test_draws_repeat_by_seed_and_differ_between_groups(kind):
 # The op.
 
 
+@pytest.mark.parametrize(("kind", "method"), EVERY)
+def test_value_and_gradient_come_out_of_one_launch(kind, method, monkeypatch):
+    launches = []
+
+    class Counted:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            launches.append(grid)
+            return self.kernel[grid]
+
+    for name in ("preference_jsd", "preference_kl", "preference_vpd", "preference_sampled"):
+        monkeypatch.setattr(launch, name, Counted(getattr(launch, name)))
+    student, teacher = rewards(2, 3)
+    loss, _ = loss_of(kind, student.requires_grad_(), teacher, method=method)
+    loss.sum().backward()
+    assert student.grad.any()
+    assert [grid[0] for grid in launches] == [2]  # a program a group
+
+
 def test_groups_and_masks_through_the_public_losses():
     student, teacher = rewards(2, 7)
     mask = torch.ones(2, 7, dtype=torch.bool, device=DEVICE)
