@@ -51,10 +51,10 @@ def test_exact_jsd_of_nine_equals_enumeration() -> None:
     torch.testing.assert_close(loss, oracles.preference_loss(student, teacher, "jsd"), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("kind", "n"), [("jsd", 9), ("jsd", 10), ("kl", 12), ("reverse_kl", 12), ("kl", 16), ("reverse_kl", 16)])
+@pytest.mark.parametrize(("kind", "n"), [("jsd", 9), ("jsd", 10), *((kind, n) for kind in ("kl", "reverse_kl") for n in range(9, 17))])
 def test_far_apart_blocks_split(kind: str, n: int) -> None:
     """Responses that are surely last on both sides form a distribution of their own: P = P_first * P_rest, whatever their indices."""
-    first = {9: 7, 10: 7, 12: 6, 16: 8}[n]
+    first = 7 if kind == "jsd" else n // 2  # halves that are enumerated above
     student, teacher = rewards(2, n)
     if kind == "jsd":  # does not add up; but where the rest has one distribution on both sides, it is that of the first
         student[:, first:] = teacher[:, first:] * 2 / 3
@@ -86,6 +86,19 @@ def test_float32_is_as_good_as_enumeration_in_float32(kind: str, spread: float) 
         assert value.dtype == torch.float32
         error, allowed = (value - exact).abs().max(), (plain - exact).abs().max() + 1e-6 * exact.abs().max().clamp(min=1)
         assert error <= allowed
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "vpd"])
+@pytest.mark.parametrize("beta", [1e-3, 1.0, 1e3])
+def test_extreme_rewards_equal_enumeration(kind: str, beta: float) -> None:
+    student, teacher = rewards(8, 4, spread=1e4)
+    teacher[:4, 1] = teacher[:4, 0]  # ties
+    student[2:6, 2] = student[2:6, 3]
+    loss, grad = paths.vanilla(student, teacher, beta) if kind == "vpd" else EXACT[kind](student, teacher, beta, beta)
+    expected, expected_grad = oracles.value_and_gradient(student, teacher, kind, beta)
+    rounding = {"rtol": 1e-7, "atol": 1e-10 * max(1.0, 1e4 * beta)}  # enumeration's: of ties among logarithms as large as beta * r
+    torch.testing.assert_close(loss, expected, **rounding)
+    torch.testing.assert_close(grad / beta, expected_grad / beta, **rounding)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -144,6 +157,15 @@ def test_prompts_do_not_see_each_other(kind: str, n: int, monkeypatch: pytest.Mo
     assert_near((torch.cat([loss for loss, _ in alone]), torch.cat([grad for _, grad in alone])), whole)
     monkeypatch.setattr(rankings, "BLOCK", 4 * n * 2 ** (n - 1))  # blocks of several prompts, the last one short
     assert_near(EXACT[kind](student, teacher, 10.0, 10.0), whole)
+
+
+def test_vanilla_shift_permutation_and_company() -> None:
+    student, teacher = rewards(4, 7)
+    loss, grad = paths.vanilla(student, teacher, 4.0)
+    assert_near(paths.vanilla(student - 3, teacher + 11, 4.0), (loss, grad))
+    order = torch.randperm(7, generator=seeded())
+    assert_near(paths.vanilla(student[:, order], teacher[:, order], 4.0), (loss, grad[:, order]))
+    assert_near(paths.vanilla(student[2:3], teacher[2:3], 4.0), (loss[2:3], grad[2:3]), 0)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 40])

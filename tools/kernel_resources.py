@@ -117,8 +117,9 @@ def preference_cases() -> list[Case]:
 
         return go
 
-    jobs = (("kl", "exact", 8), ("reverse_kl", "exact", 8), ("jsd", "exact", 8), ("vpd", "exact", 200), ("kl", "sampled", 16),
-            ("jsd", "sampled", 16))  # fmt: skip
+    exact = {"kl": (8, 10, 11, 12), "reverse_kl": (8, 11, 12), "jsd": (8, 10), "vpd": (8, 200)}  # forms and register counts that differ
+    sampled = {"kl": (16,), "reverse_kl": (16,), "jsd": (16, 32)}
+    jobs = [(kind, method, n) for method, of in (("exact", exact), ("sampled", sampled)) for kind, sizes in of.items() for n in sizes]
     return [(f"{kind} {method} {n}", case(kind, method, n, masked=method == "exact")) for kind, method, n in jobs]
 
 

@@ -111,13 +111,13 @@ def preference_kl(
     beta = tl.full((), beta, ACC)
     teacher_beta = tl.full((), teacher_beta, ACC)
     alive = living_bits(live_ptr, row, N)
-    if REVERSE:
-        x, y = _scaled(student_ptr, row, alive, beta, N), _scaled(teacher_ptr, row, alive, teacher_beta, N)
-    else:
-        x, y = _scaled(teacher_ptr, row, alive, teacher_beta, N), _scaled(student_ptr, row, alive, beta, N)
+    ranks_ptr, ranks_beta = (student_ptr, beta) if REVERSE else (teacher_ptr, teacher_beta)
+    other_ptr, other_beta = (teacher_ptr, teacher_beta) if REVERSE else (student_ptr, beta)
+    x = _scaled(ranks_ptr, row, alive, ranks_beta, N)
     sets = tl.arange(0, 1 << N)
     log_x = _log_totals(x, sets, N, ACC)
     reached = _reached(x, log_x, sets, alive, N, ACC)
+    y = _scaled(other_ptr, row, alive, other_beta, N)  # read here, as n more numbers would not stay in registers meanwhile
     log_y = _log_totals(y, sets, N, ACC)
 
     log_x = _afresh(log_x, x, N)

@@ -1,8 +1,12 @@
 """The launcher: one program a group (several, for vpd of more than 128 responses), value and gradient together.
 
-Tiles and warps are reasoned and fixed, never tried out at run time, so that the bits are the same. A thread holds 4 or 8 sets of the
-lattice and 8 entries of most other tiles; blocks were chosen so that nothing spills, but for a few bytes that
-tests/kernels/test_compile.py names. On AMD, whose warps have 64 threads, half as many warps are as many threads. None was timed.
+Tiles, warps and registers are reasoned and fixed, never tried out at run time, so that the bits are the same. A thread holds 4 or 8
+entries of a tile. On AMD, whose warps have 64 threads, half as many warps are as many threads. None was timed.
+
+Left alone, NVIDIA's assembler aims at more programs a multiprocessor than there are registers for, and puts a number or two of each
+thread on a stack for it. So most launches say how many registers a thread may have: 128, those of 512 threads a multiprocessor, or
+all that there are. The others need more than 128, and were seen to keep to what they need. In float32 nothing then leaves the registers
+(tools/kernel_resources.py), in any supported version of Triton; float64 takes two for each number, and spills.
 """
 
 from __future__ import annotations
@@ -22,15 +26,19 @@ from .tables import halves
 
 PAIRS = 1024  # entries of a tile (draws, responses, responses)
 MOST_DRAWS = 64  # of a tile
+REGISTERS, MOST_REGISTERS = 128, 255  # of a thread on NVIDIA's chips
 
 
-def _warps(threads: int, wide: bool) -> int:
-    """``threads`` in warps; ``wide``: of 64."""
-    return max(1, threads // (64 if wide else 32))
+def _threads(threads: int, wide: bool, registers: int | None = None) -> dict[str, int]:
+    """``threads`` in warps; ``wide``: AMD's, of 64. ``registers``: the most of a thread; AMD's compiler takes no such number."""
+    if wide or registers is None:
+        return {"num_warps": max(1, threads // (64 if wide else 32))}
+    return {"num_warps": max(1, threads // 32), "maxnreg": registers}
 
 
 def lattice_options(n: int, wide: bool) -> dict[str, int]:
-    return {"N": n, "num_warps": _warps((1 << n) // (4 if n < 10 else 8), wide)}
+    registers = {11: MOST_REGISTERS, 12: None}.get(n, REGISTERS)  # 512 threads of 12 have no more than 128 as it is
+    return {"N": n} | _threads((1 << n) // (4 if n < 11 else 8), wide, registers)
 
 
 def halves_options(n: int, wide: bool) -> dict[str, int]:
@@ -38,21 +46,21 @@ def halves_options(n: int, wide: bool) -> dict[str, int]:
     threads = {8: 128, 9: 256, 10: 256}.get(n, 64 if n == 7 else 32)
     return {
         "N": n, "K": n // 2, "SETS": math.comb(n, n // 2), "FIRST": first, "REST": rest,
-        "BLOCK_F": min({9: 8, 10: 4}.get(n, 32), triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
-        "BLOCK_N": triton.next_power_of_2(n), "num_warps": _warps(threads, wide),
-    }  # fmt: skip
+        "BLOCK_F": min({10: 4}.get(n, 8), triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
+        "BLOCK_N": triton.next_power_of_2(n),
+    } | _threads(threads, wide, REGISTERS if n == 8 else None)  # fmt: skip
 
 
 def ranking_options(n: int, wide: bool) -> dict[str, int]:
     block = min(128, triton.next_power_of_2(n))
     step = min(8, block)
-    return {"BLOCK": block, "STEP": step, "num_warps": _warps(max(32, block * step // 8), wide)}
+    return {"BLOCK": block, "STEP": step} | _threads(max(32, block * step // 8), wide)
 
 
 def sampled_options(n: int, wide: bool) -> dict[str, int]:
     block = triton.next_power_of_2(n)
     draws = min(MOST_DRAWS, max(1, PAIRS // block**2))
-    return {"BLOCK": block, "DRAWS": draws, "num_warps": _warps(max(32, draws * block**2 // 8), wide)}
+    return {"BLOCK": block, "DRAWS": draws} | _threads(max(32, draws * block**2 // 8), wide, REGISTERS if block < 32 else None)
 
 
 def forward(

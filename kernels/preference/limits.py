@@ -1,8 +1,8 @@
 """How many responses of a group the kernels take; what is more takes PyTorch. Imports nothing, so that it can be asked anywhere.
 
 JSD of 10 walks over 252 * 120 * 128 rankings a group, 54 times those of 8, and 11 would be eleven times that. The lattice of 12 is
-4,096 sets, 8 for each of 512 threads; of more, the numbers would not stay in registers. With Triton 3.9 six to eight registers of KL
-of 12 already do not on NVIDIA's chips. A tile of drawn rankings holds all pairs of responses, and of 64 two targets spill.
+4,096 sets, 8 for each of 512 threads; of more, the numbers would not stay in registers. A tile of drawn rankings holds all pairs of
+responses, and of 64 two targets spill.
 """
 
 EXACT = {"jsd": 10, "kl": 12, "reverse_kl": 12}

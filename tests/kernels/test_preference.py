@@ -78,7 +78,9 @@ def test_float32_is_as_good_as_enumeration_in_float32(kind, spread):
         assert (value - exact).abs().max() <= 2 * (plain - exact).abs().max() + slack
 
 
-@pytest.mark.parametrize(("kind", "n"), [("kl", 8), ("reverse_kl", 8), ("jsd", 6), ("kl", 11), ("reverse_kl", 10)])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("kl", 8), ("reverse_kl", 8), ("jsd", 6), ("reverse_kl", 10), ("kl", 11), ("kl", 12), ("reverse_kl", 12)]
+)
 def test_equals_the_pytorch_path_where_rankings_are_too_many(kind, n):
     """10 and more take another form in the kernel: their softmaxes are worked out again in each pass."""
     student, teacher = rewards(1, n)
@@ -260,6 +262,27 @@ def test_draws_repeat_by_seed_and_differ_between_groups(kind):
 
 
 # The op.
+
+
+@pytest.mark.parametrize(("kind", "method"), EVERY)
+def test_value_and_gradient_come_out_of_one_launch(kind, method, monkeypatch):
+    launches = []
+
+    class Counted:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            launches.append(grid)
+            return self.kernel[grid]
+
+    for name in ("preference_jsd", "preference_kl", "preference_vpd", "preference_sampled"):
+        monkeypatch.setattr(launch, name, Counted(getattr(launch, name)))
+    student, teacher = rewards(2, 3)
+    loss, _ = loss_of(kind, student.requires_grad_(), teacher, method=method)
+    loss.sum().backward()
+    assert student.grad.any()
+    assert [grid[0] for grid in launches] == [2]  # a program a group
 
 
 def test_groups_and_masks_through_the_public_losses():
