@@ -1,19 +1,16 @@
 """preference_jsd: the Jensen-Shannon divergence over all n! rankings, meeting in the middle.
 
 For each set A of the K = n // 2 responses that are ranked first, log P(tau) = a(order of A) + b(order of the rest): an outer sum
-of two vectors, and the probabilities an outer product. A program takes a group and walks over its C(n, K) sets, a tile of
-(orders of A, orders of the rest) at a time. With c = P_s log(P_s / M) the gradient is that of sum c log P_s, in which c enters by
-its sums over either half only. Sets and orders come from tables that are made once for each n.
+of two vectors, and the probabilities an outer product. A program takes a group and walks over its C(n, K) sets, BLOCK_S of them and a
+tile of (orders of A, orders of the rest) at a time. With c = P_s log(P_s / M) the gradient is that of sum c log P_s, in which c enters
+by its sums over either half only. Sets and orders come from tables that are made once for each n.
 
 Responses that are not live come last in their own order, with probability 1, on both sides: the n! rankings then hold those of
 the live ones, once each, and others of probability 0.
 
-What it costs, counted in the machine code for sm_90 and not timed, for n = 8 without a mask: 70 sets of three tiles of 8 x 32, in
-which 8 x 24 are rankings, at about 4,500 instructions a warp and set, four fifths of them in the tiles. 512 prompts on the 132
-multiprocessors of an H200 are 1.2 million for each of their four schedulers, 0.7 ms at 1.7 GHz if one is issued each clock, where 0.3
-ms are asked for. Few of them are the rankings' own: the numbers of a row of the tile, an order of the first half, are worked out by
-all lanes of its warp. Tiles of 32 x 32 take as many with Triton 3.6 and 3.7, twice the registers and some of the stack; Triton 3.9
-gives each lane an order of its own there, and takes 1,600.
+Tiles are (orders of A, sets, orders of the rest), so that for n = 8 a warp has a set of its own and a lane an order of the rest: what is
+worked out for a set and an order, (sets, orders), is worked out once, and each lane then goes through the orders of A by itself.
+COST
 """
 
 import triton
@@ -25,11 +22,11 @@ from .rewards import LOWEST, best, living, living_bits, log_add, log_shares, one
 
 @triton.jit
 def _ranked(orders_ptr, offsets, members, FIRST: tl.constexpr, K: tl.constexpr, ORDERS: tl.constexpr):
-    """The responses of half a ranking, best first, one tuple entry a place; ``members`` holds them in 4 bits each."""
+    """The responses (S, O) of half a ranking, best first, one tuple entry a place; ``members`` (S,) holds them in 4 bits each."""
     ranked = ()
     for k in tl.static_range(K):
         place = tl.load(orders_ptr + k * ORDERS + offsets, mask=offsets < ORDERS, other=0).to(tl.int64)
-        ranked = ranked + (((members >> (4 * (place + FIRST))) & 15).to(tl.int32),)  # type: ignore[assignment]
+        ranked = ranked + (((members[:, None] >> (4 * (place + FIRST))[None, :]) & 15).to(tl.int32),)  # type: ignore[assignment]
     return ranked
 
 
@@ -61,12 +58,12 @@ def _walk(rewards_ptr, row, ranked, alive, top, beta, below, N: tl.constexpr, K:
 
 @triton.jit
 def _remaining(rewards_ptr, row, members, alive, top, beta, N: tl.constexpr, K: tl.constexpr):
-    """The log-denominator where the first half is ranked."""
-    peak = tl.full((), LOWEST, beta.dtype)
+    """The log-denominator (S,) where the first half is ranked."""
+    peak = tl.full(members.shape, LOWEST, beta.dtype)
     for k in tl.static_range(K, N):
         response = ((members >> (4 * k)) & 15).to(tl.int32)
         peak = tl.maximum(peak, one(rewards_ptr, row * N + response, ((alive >> response) & 1) == 1, top, beta))
-    total = tl.zeros((), beta.dtype)
+    total = tl.zeros(members.shape, beta.dtype)
     for k in tl.static_range(K, N):
         response = ((members >> (4 * k)) & 15).to(tl.int32)
         total += exp(one(rewards_ptr, row * N + response, ((alive >> response) & 1) == 1, top, beta) - peak)
@@ -75,8 +72,8 @@ def _remaining(rewards_ptr, row, members, alive, top, beta, N: tl.constexpr, K: 
 
 @triton.jit
 def _slopes(ranked, x, totals, alive, weight, columns, K: tl.constexpr):
-    """sum_k weight * d log P / dx of each order (ORDERS, columns), and sum_k exp(last log-denominator - log-denominator_k)."""
-    slopes = tl.zeros((weight.shape[0], columns.shape[0]), weight.dtype)
+    """sum_k weight * d log P / dx (columns, S, O), and sum_k exp(last log-denominator - log-denominator_k) (S, O)."""
+    slopes = tl.zeros((columns.shape[0], weight.shape[0], weight.shape[1]), weight.dtype)
     flow = tl.zeros(weight.shape, weight.dtype)
     for k in tl.static_range(K):
         live = ((alive >> ranked[k]) & 1) == 1
@@ -84,7 +81,7 @@ def _slopes(ranked, x, totals, alive, weight, columns, K: tl.constexpr):
             flow *= exp(totals[k] - totals[k - 1])
         flow += tl.where(live, 1.0, 0.0)
         slope = tl.where(live, weight * (1.0 - exp(x[k] - totals[k]) * flow), 0.0)
-        slopes += tl.where(ranked[k][:, None] == columns[None, :], slope[:, None], 0.0)
+        slopes += tl.where(ranked[k][None, :, :] == columns[:, None, None], slope[None, :, :], 0.0)
     return slopes, flow
 
 
@@ -105,6 +102,7 @@ def preference_jsd(
     SETS: tl.constexpr,
     FIRST: tl.constexpr,  # K!
     REST: tl.constexpr,  # (N - K)!
+    BLOCK_S: tl.constexpr,  # sets at a time
     BLOCK_F: tl.constexpr,  # orders of the first at a time
     BLOCK_R: tl.constexpr,  # all orders of the rest
     BLOCK_N: tl.constexpr,
@@ -128,43 +126,46 @@ def preference_jsd(
     live = living(live_ptr, row * N + columns, columns < N)
     s = one(student_ptr, row * N + columns, live, top_s, beta)
     rest = tl.arange(0, BLOCK_R)
-    loss = tl.zeros((BLOCK_F, BLOCK_R), ACC)
-    slopes_f = tl.zeros((BLOCK_F, BLOCK_N), ACC)
-    slopes_r = tl.zeros((BLOCK_R, BLOCK_N), ACC)
-    slopes = tl.zeros((BLOCK_N,), ACC)
-    nothing = tl.full((BLOCK_R,), LOWEST, ACC)
-    for index in range(SETS):
-        members = tl.load(sets_ptr + index)
+    loss = tl.zeros((BLOCK_S, BLOCK_R), ACC)
+    slopes_f = tl.zeros((BLOCK_N, BLOCK_S, BLOCK_F), ACC)
+    slopes_r = tl.zeros((BLOCK_N, BLOCK_S, BLOCK_R), ACC)
+    pull = tl.zeros((BLOCK_S, BLOCK_N), ACC)
+    nothing = tl.full((BLOCK_S, BLOCK_R), LOWEST, ACC)
+    for index in range(0, SETS, BLOCK_S):
+        sets = index + tl.arange(0, BLOCK_S)
+        there = sets < SETS
+        members = tl.load(sets_ptr + sets, mask=there, other=0)
         ranked = _ranked(rest_ptr, rest, members, K, N - K, REST)
-        possible = _possible(ranked, alive, seats, rest < REST, K, N - K)
+        possible = _possible(ranked, alive, seats, there[:, None] & (rest < REST)[None, :], K, N - K)
         b_s, x_s, totals_s = _walk(student_ptr, row, ranked, alive, top_s, beta, nothing, N, N - K)
         b_t = _walk(teacher_ptr, row, ranked, alive, top_t, teacher_beta, nothing, N, N - K)[0]
         p_s, p_t = tl.where(possible, exp(b_s), 0.0), tl.where(possible, exp(b_t), 0.0)
         remaining_s = _remaining(student_ptr, row, members, alive, top_s, beta, N, K)
         remaining_t = _remaining(teacher_ptr, row, members, alive, top_t, teacher_beta, N, K)
-        weight_r = tl.zeros((BLOCK_R,), ACC)
-        carried = tl.zeros((), ACC)
+        weight_r = tl.zeros((BLOCK_S, BLOCK_R), ACC)
+        carried = tl.zeros((BLOCK_S,), ACC)
         for start in range(0, FIRST, BLOCK_F):
             first = start + tl.arange(0, BLOCK_F)
             order = _ranked(first_ptr, first, members, 0, K, FIRST)
-            likely = _possible(order, alive, seats, first < FIRST, 0, K)
-            below_s, below_t = tl.zeros((BLOCK_F,), ACC) + remaining_s, tl.zeros((BLOCK_F,), ACC) + remaining_t
-            a_s, x, totals = _walk(student_ptr, row, order, alive, top_s, beta, below_s, N, K)
-            a_t = _walk(teacher_ptr, row, order, alive, top_t, teacher_beta, below_t, N, K)[0]
-            log_u, log_v = log_shares((a_s - a_t)[:, None] + (b_s - b_t)[None, :])
-            c = tl.where(likely, exp(a_s), 0.0)[:, None] * p_s[None, :] * log_u
-            loss += c + tl.where(likely, exp(a_t), 0.0)[:, None] * p_t[None, :] * log_v
+            likely = _possible(order, alive, seats, there[:, None] & (first < FIRST)[None, :], 0, K)
+            below = tl.zeros((BLOCK_S, BLOCK_F), ACC)
+            a_s, x, totals = _walk(student_ptr, row, order, alive, top_s, beta, below + remaining_s[:, None], N, K)
+            a_t = _walk(teacher_ptr, row, order, alive, top_t, teacher_beta, below + remaining_t[:, None], N, K)[0]
+            q_s, q_t = tl.where(likely, exp(a_s), 0.0), tl.where(likely, exp(a_t), 0.0)
+            log_u, log_v = log_shares(tl.trans(a_s - a_t)[:, :, None] + (b_s - b_t)[None, :, :])
+            c = tl.trans(q_s)[:, :, None] * p_s[None, :, :] * log_u
+            loss += tl.sum(c + tl.trans(q_t)[:, :, None] * p_t[None, :, :] * log_v, 0)
             weight_r += tl.sum(c, 0)
-            weight_f = tl.sum(c, 1)
+            weight_f = tl.trans(tl.sum(c, 2))
             part, flow = _slopes(order, x, totals, alive, weight_f, columns, K)
             slopes_f += part
-            carried += tl.sum(weight_f * exp(remaining_s - totals[K - 1]) * flow, 0)
+            carried += tl.sum(weight_f * exp(remaining_s[:, None] - totals[K - 1]) * flow, 1)
         slopes_r += _slopes(ranked, x_s, totals_s, alive, weight_r, columns, N - K)[0]
-        unranked = tl.zeros((BLOCK_N,), tl.int1)
+        unranked = tl.zeros((BLOCK_S, BLOCK_N), tl.int1)
         for k in tl.static_range(K, N):
-            unranked = unranked | (columns == ((members >> (4 * k)) & 15))
-        slopes -= tl.where(unranked & live, exp(s - remaining_s) * carried, 0.0)
+            unranked = unranked | (columns[None, :] == ((members >> (4 * k)) & 15)[:, None])
+        pull += tl.where(unranked & live[None, :], exp(s[None, :] - remaining_s[:, None]) * carried[:, None], 0.0)
 
     tl.store(loss_ptr + row, tl.minimum(tl.maximum(tl.sum(tl.sum(loss, 1), 0) / 2, 0.0), LN_2))
-    slopes += tl.sum(slopes_f, 0) + tl.sum(slopes_r, 0)
+    slopes = tl.sum(tl.sum(slopes_f, 2), 1) + tl.sum(tl.sum(slopes_r, 2), 1) - tl.sum(pull, 0)
     tl.store(grad_ptr + row * N + columns, beta / 2 * slopes, mask=columns < N)

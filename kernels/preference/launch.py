@@ -43,12 +43,13 @@ def lattice_options(n: int, wide: bool) -> dict[str, int]:
 
 def halves_options(n: int, wide: bool) -> dict[str, int]:
     first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
-    threads = {8: 128, 9: 256, 10: 256}.get(n, 64 if n == 7 else 32)
+    sets, block = 4 if n < 9 else 1, triton.next_power_of_2(rest)
+    threads = max(32, sets * block) if n < 9 else 256
     return {
         "N": n, "K": n // 2, "SETS": math.comb(n, n // 2), "FIRST": first, "REST": rest,
-        "BLOCK_F": min({10: 4}.get(n, 8), triton.next_power_of_2(first)), "BLOCK_R": triton.next_power_of_2(rest),
+        "BLOCK_S": sets, "BLOCK_F": min({8: 32, 10: 4}.get(n, 8), triton.next_power_of_2(first)), "BLOCK_R": block,
         "BLOCK_N": triton.next_power_of_2(n),
-    } | _threads(threads, wide, REGISTERS if n == 8 else None)  # fmt: skip
+    } | _threads(threads, wide, MOST_REGISTERS if n > 7 else None)  # fmt: skip
 
 
 def ranking_options(n: int, wide: bool) -> dict[str, int]:
