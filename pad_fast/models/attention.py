@@ -123,7 +123,7 @@ class Tiles(NamedTuple):
 
     queries: Tensor  # (S * Q,)
     keys: Tensor  # (S * K,)
-    mask: Tensor | None  # (S, 1, Q, K) bool; None: causal, Q == K
+    mask: Tensor | None  # (S, 1, Q, K) bool, or (1, 1, Q, K) where all tiles have the same; None: causal, Q == K
     number: int  # S
 
 
@@ -140,10 +140,11 @@ def _in_tiles(
     for tiles in batches:
         tile_q = _gathered(q, tiles.queries, tiles.number)
         tile_k, tile_v = (_gathered(x, tiles.keys, tiles.number) for x in (k, v))
-        if groups > 1:
+        grouped = query.device.type == "cpu" and softcap is None  # a GPU's masked kernels take no groups, and would fall back to scores
+        if groups > 1 and not grouped:
             tile_k, tile_v = (x.repeat_interleave(groups, 1) for x in (tile_k, tile_v))
         if softcap is None:
-            options: dict[str, Any] = {"attn_mask": tiles.mask, "is_causal": tiles.mask is None}
+            options: dict[str, Any] = {"attn_mask": tiles.mask, "is_causal": tiles.mask is None, "enable_gqa": grouped}
             out = nn.functional.scaled_dot_product_attention(tile_q, tile_k, tile_v, dropout_p=dropout, scale=scale, **options)
         else:
             out = _capped(tile_q, tile_k, tile_v, tiles.mask, scale, dropout, softcap)
@@ -198,6 +199,8 @@ def _tiles(layout: Layout, window: int | None, device: torch.device) -> tuple[li
 
 
 def _mask(q_at: np.ndarray, k_at: np.ndarray, window: int | None) -> Tensor:
+    if all((at == at[:1]).all() for at in (q_at - k_at[:, :1], k_at - k_at[:, :1])):  # as of responses that are equally long
+        q_at, k_at = q_at[:1], k_at[:1]
     distance = torch.from_numpy(q_at)[:, None, :, None] - torch.from_numpy(k_at)[:, None, None, :]
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
