@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from pad_fast.losses import probabilistic_preference_loss
-from pad_fast.models import attention, sharing
+from pad_fast.models import attention, flex, sharing
 from pad_fast.models.flex import block_mask, flex_attend
 from pad_fast.models.heads import head_problem
 from pad_fast.models.layout import BLOCK, LAYOUTS, Group, Layout, Segment, bucket, first_fit, pack, split
@@ -343,7 +343,7 @@ def test_the_shared_layout():
     packed.layout.plans["of a device"] = torch.zeros(1)
     again = pickle.loads(pickle.dumps(packed))  # from a worker of the data loader
     assert (again.layout.segments, again.layout.length, again.layout.plans) == (packed.layout.segments, 6, {})
-    assert pack(make_groups((2, (3, 1))), "shared", bucketed=True).input_ids.shape == (1, BLOCK)
+    assert pack(make_groups((2, (3, 1))), "shared", bucketed=True).input_ids.shape == (1, 2 * BLOCK)
     with pytest.raises(ValueError, match="layout must be one of shared, packed, padded, got 'other'"):
         pack([], "other")
 
@@ -373,7 +373,7 @@ def test_buckets_are_few():
     lengths = {bucket(length) for length in range(1, 20000)}
     assert all(length % BLOCK == 0 for length in lengths)
     assert len(lengths) < 60
-    assert all(length <= bucket(length) <= max(length * 9 / 8 + 1, BLOCK * -(-length // BLOCK)) for length in range(1, 20000, 7))
+    assert all(length <= bucket(length) <= max(length * 9 / 8 + 1, BLOCK * max(2, -(-length // BLOCK))) for length in range(1, 20000, 7))
 
 
 # what runs on a GPU
@@ -444,6 +444,43 @@ def test_flex_attention_is_that_of_the_tiles(heads, window, softcap):
     truth = (weights @ value.repeat_interleave(heads[0] // heads[1], 1)).transpose(1, 2)
     torch.testing.assert_close(wanted, truth, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_flex_attention_is_compiled_once(monkeypatch):
+    """For all lengths and windows, also where the compiler is off around it, as it is around our attention; the numbers stay the same.
+
+    By a compiler that makes no code: what there is to find is whether one graph serves."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+    from torch.nn.attention.flex_attention import flex_attention
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(flex_attention, dynamic=True, backend=counter)
+    monkeypatch.setattr(flex, "_flex", lambda device: compiled)
+    attend = torch.no_grad()(torch.compiler.disable(flex_attend))
+    for softcap, graphs in ((None, 2), (2.0, 4), (3.0, 6)):  # without a window, and with one
+        for prompt, responses in ((300, (200, 0, 170, 5)), (3, (1, 1)), (700, (90, 300)), (1000, (20, 700))):
+            length = bucket(prompt + sum(responses))
+            layout = Layout([Segment(0, prompt, responses)], length)
+            query, key, value = (torch.randn(1, heads, length, 16) for heads in (4, 2, 2))
+            for window in (None, 50, 260):
+                found = attend(query, key, value, layout, 0.3, window, softcap).transpose(1, 2)
+                wanted = attention.prefix_attention(query, key, value, layout, scaling=0.3, sliding_window=window, softcap=softcap)
+                torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        assert counter.frame_count == graphs
+
+
+def test_flex_attention_never_holds_all_scores_for_want_of_compilations(monkeypatch):
+    """Beyond its limit the compiler would call it as it is."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=True, backend="eager")
+    monkeypatch.setattr(flex, "_flex", lambda device: compiled)
+    layout = Layout([Segment(0, 200, (20, 36))], 256)
+    for heads in range(1, 11):  # more than 8
+        flex_attend(*torch.randn(3, 1, heads, 256, 16), layout, 0.3, None, None)
+    monkeypatch.setitem(flex.COMPILING, "recompile_limit", 1)
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        flex_attend(*torch.randn(3, 1, 11, 256, 16), layout, 0.3, None, None)
 
 
 @pytest.mark.gpu

@@ -214,9 +214,10 @@ def first_fit(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def bucket(length: int) -> int:
-    """The next of few lengths: multiples of BLOCK, in steps of at most an eighth of the length."""
+    """The next of few lengths: multiples of BLOCK, in steps of at most an eighth of the length. Two blocks at least: for dimensions of
+    size 1, FlexAttention would be compiled once more."""
     step = max(BLOCK, 1 << max(0, length.bit_length() - 4))
-    return -(-length // step) * step
+    return max(2 * BLOCK, -(-length // step) * step)
 
 
 def split(groups: Iterable[Group], budget: int | None, layout: str) -> list[list[Group]]:
