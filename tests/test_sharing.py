@@ -483,6 +483,32 @@ def test_flex_attention_never_holds_all_scores_for_want_of_compilations(monkeypa
         flex_attend(*torch.randn(3, 1, 11, 256, 16), layout, 0.3, None, None)
 
 
+# torch.compile
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler looks at it
+def test_a_compiled_model_shares_prompts():
+    """Our attention stays outside of the graphs, which do not see what stands where: other lengths are compiled once, then all fit."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter, model = CompileCounterWithBackend("eager"), make_model("gemma2", torch.float32)
+    attach_rewards_forward(model)
+    compiled, graphs = torch.compile(model, backend=counter), []
+    for seed in range(6):
+        groups = make_groups((3 + seed, (5, 4 + seed)), (6, tuple(range(2, 4 + seed % 3))), seed=seed)
+        count, found = sum(len(group.numbers) for group in groups), []
+        for call in (compiled, model):
+            model.zero_grad()
+            rewards = call(**pack(groups, "shared")._asdict(), num_responses=count)
+            loss_of(rewards).backward()
+            found.append(({name: gradient.clone() for name, gradient in gradients(model).items()}, rewards.detach()))
+        torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-6, atol=1e-6)
+        assert_same(*(gradient for gradient, _ in found), rtol=1e-5, atol=1e-6)
+        graphs.append(counter.frame_count)
+    assert graphs[0] > 0
+    assert graphs[1:] == [graphs[1]] * 5
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])

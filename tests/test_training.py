@@ -508,6 +508,16 @@ def test_slices_go_with_everything(options, tmp_path):
     assert found[1][1] == pytest.approx(found[0][1], rel=tolerance["rtol"])
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler looks at it
+def test_a_compiled_student_shares_prompts(tmp_path):
+    rows, losses = make_rows(6), []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        trainer = trained(tmp_path, rows, per_device_train_batch_size=3, share_prefix=True, **PLAIN, **options)
+        assert trainer.data_collator.layout == "shared"
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_one_long_group_trains_where_one_response_fits(tmp_path):
     """64 responses; no forward with a gradient holds more than a prompt and the few that fit beside it."""
     row = {

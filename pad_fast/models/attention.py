@@ -32,6 +32,7 @@ LIKE = 4096  # scores; tiles smaller than this share a batch whatever their shap
 SCORES = 1 << 23  # of a batch of tiles
 
 
+@torch.compiler.disable  # there is nothing to compile in it, and the compiler warns of its cache
 def install(model: PreTrainedModel) -> None:
     """Let the model's attention understand layouts; idempotent. Its other calls stay as they are, and no checkpoint shows it."""
     config = model.config.get_text_config()
