@@ -87,11 +87,11 @@ def step(
         micro_batched_backward(rewards_of, slices, torch.sum)
 
 
-def real_model(config, *, checkpointing: bool = False):
+def real_model(config, *, checkpointing: bool = False, **options):
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if checkpointing:
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    attach_rewards_forward(model.train())
+    attach_rewards_forward(model.train(), **options)
     return model
 
 
@@ -126,6 +126,19 @@ def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
     measured, _ = allocated_peak(lambda: step(model, shape, layout="shared", limit=limit) or (), CPU)
     how = Training(checkpointing=checkpointing, optimizer_bytes=0, max_tokens=limit)
     found = footprint.training_step(config, 1, shape, how, Reading(shared=True))
+    near(found.peak - found.start, measured)
+
+
+@pytest.mark.parametrize("budget", [0, 200 * 2**20, 2**30])
+@pytest.mark.parametrize("name", ["llama-vocabulary", "gemma2-vocabulary"])
+def test_peak_under_a_budget_of_the_head(name, budget):
+    """None of the rows keeps its scores, some do, and all; more rows than a tile of the backward has."""
+    config, prompt, response = setting(name)
+    shape = (prompt, 16 * response, N)
+    model = real_model(config, memory_budget=budget)
+    measured, _ = allocated_peak(lambda: step(model, shape) or (), CPU)
+    how = Training(checkpointing=False, optimizer_bytes=0, memory_budget=budget)
+    found = footprint.training_step(config, 1, shape, how)
     near(found.peak - found.start, measured)
 
 
@@ -403,6 +416,7 @@ def test_settings_that_peaks_depend_on(world, tmp_path):
     assert peak("train", train_dtype="bfloat16") < usual
     assert peak("train", gradient_accumulation_steps=4) > usual
     assert peak("train", num_generations=6) > usual
+    assert estimator(config_of(world, tmp_path, memory_budget=0))._how.memory_budget == 0
     assert peak("sample", sample_batch_tokens=2048) > peak("sample")
     assert peak("score", score_batch_tokens=2048) > peak("score")
     assert peak("score", share_prefix="false", score_batch_tokens=4096) != peak("score", score_batch_tokens=4096)

@@ -25,6 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 import pad_fast
+from pad_fast import budget
 from pad_fast.evaluation import ranking_agreement
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.models.rewards import attach_rewards_forward
@@ -33,6 +34,7 @@ from pad_fast.training.config import PADConfig
 from pad_fast.training.data import PADCollator, RowReader, end_of_turn_id, prepare_dataset
 from pad_fast.training.metrics import NAMES
 from pad_fast.training.objective import live_prompts
+from pad_fast.training.slices import head_budget
 from pad_fast.training.trainer import PADTrainer, disable_dropout
 
 VOCABULARY = 40
@@ -153,6 +155,8 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
         ({"group_size": 1}, "group_size must be at least 2, got 1"),
         ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
         ({"max_tokens_per_step": 0}, "max_tokens_per_step must be at least 1, got 0"),
+        ({"memory_budget": "much"}, "memory_budget must be \"auto\" or a number of bytes, an int of at least 0, got 'much'"),
+        ({"memory_budget": -1}, 'memory_budget must be "auto" or a number of bytes, an int of at least 0, got -1'),
         ({"share_prefix": "maybe"}, "share_prefix must be auto, true or false, got 'maybe'"),
         ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
         ({"method": "exact", "group_size": 11}, "method='exact' takes at most 10 responses a group for divergence='jsd', got 11"),
@@ -494,6 +498,21 @@ def test_twenty_steps_are_the_same_shared_or_not_whole_or_in_slices(tmp_path):
     assert sum(read[True, None]) < 0.7 * sum(read[False, None])
     assert max(read[True, 30]) <= 30
     assert len(read[True, 30]) > 2 * 20 * 2
+
+
+@pytest.mark.parametrize("given", ["auto", 0, "0", 2**30])
+def test_the_budget_reaches_the_output_head(given, tmp_path, monkeypatch):
+    budgets = []
+
+    def saved_rows(memory_budget, *sizes, own=budget.saved_rows):
+        budgets.append(memory_budget)
+        return own(memory_budget, *sizes)
+
+    monkeypatch.setattr(budget, "saved_rows", saved_rows)
+    (args,) = transformers.HfArgumentParser(PADConfig).parse_args_into_dataclasses(["--memory_budget", str(given)])
+    assert head_budget(args) == head_budget(make_args(tmp_path, memory_budget=given))
+    trained(tmp_path, make_rows(3), memory_budget=given, max_steps=1)
+    assert budgets[-1] == ("auto" if given == "auto" else int(given))  # after the trial's
 
 
 @pytest.mark.parametrize("options", [{"activation_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}])

@@ -90,22 +90,24 @@ def _flops(func: Any, args: tuple, kwargs: dict, out: Any, seen: Mapping[int, fl
 
 def _workspace(func: Any, args: tuple) -> int:
     if func is HEAD:
-        return head_workspace(args[0], args[1], len(args[4]), args[6] > 0, softcap=args[10], backward=False)
+        return head_workspace(args[0], args[1], len(args[4]), args[6], softcap=args[10], backward=False)
     if func is HEAD_BACKWARD:
-        return head_workspace(args[1], args[2], len(args[5]), len(args[9]) > 0, softcap=args[14], backward=True)
+        return head_workspace(args[1], args[2], len(args[5]), len(args[9]), softcap=args[14], backward=True)
     return 0
 
 
-def head_workspace(hidden: Tensor, weight: Tensor, count: int, kept: bool, *, softcap: float, backward: bool) -> int:
+def head_workspace(hidden: Tensor, weight: Tensor, count: int, kept: int, *, softcap: float, backward: bool) -> int:
     """Bytes that :mod:`pad_fast.chunked_linear` holds on a CPU beside arguments and results, for ``count`` rows of hidden (M, D) and
-    weight (V, D): the packed rows, and tiles. ``kept``: rows keep their scores."""
+    weight (V, D), of which the first ``kept`` keep their scores: the packed rows, and tiles."""
     wide, width = accumulator(hidden.dtype).itemsize, hidden.shape[1]
     chunk, columns = budget.chunk_rows(len(weight), hidden.device), min(TILE_COLUMNS, len(weight))
     padded = -(-count // chunk) * chunk
     cast = (padded + columns) * width * wide if hidden.dtype.itemsize < wide else 0
     if not backward:
         block = chunk * len(weight) * wide if kept and hidden.dtype.itemsize < wide else 0
-        tiles = 1 + kept + (kept and softcap != 0)
+        tiles = 1 if not kept else 3 if softcap else 2
         return padded * width * hidden.dtype.itemsize + cast + block + chunk * columns * wide * tiles
-    rows = min(count, TILE_ROWS)
-    return 2 * count * width * wide + cast + 2 * columns * width * wide + 2 * rows * width * wide
+    again = max(0, count - kept)
+    rows, tile = min(count, TILE_ROWS), min(again, TILE_ROWS) * columns * wide
+    again_bytes = again * width * wide + tile * (3 if softcap else 2)  # a product, its scores, and the slope of a softcap
+    return again_bytes + 2 * count * width * wide + cast + 2 * columns * width * wide + 2 * rows * width * wide

@@ -21,6 +21,7 @@ from pad_fast.functional import (
 from pad_fast.models import attention
 from pad_fast.models.heads import OutputHead, call_head, causal_lm, decode, head_problem, output_head
 from pad_fast.models.layout import PackedRows
+from pad_fast.shapes import check_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,7 +110,14 @@ def _reading(model: PreTrainedModel, packed: PackedRows) -> dict[str, Any]:
     return {"position_ids": packed.position_ids}
 
 
-def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", temperature: float = 1.0, impl: str = "auto") -> None:
+def attach_rewards_forward(
+    model: nn.Module,
+    *,
+    normalize: str = "mean",
+    temperature: float = 1.0,
+    memory_budget: MemoryBudget = "auto",
+    impl: str = "auto",
+) -> None:
     """Teach the innermost causal language model of ``model`` a second kind of call, beside its own::
 
         model(input_ids=, rows=, labels=, response_ids=, num_responses=)  ->  rewards (num_responses,), in nats per token
@@ -120,6 +128,8 @@ def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", tempera
     """
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
+    check_budget(memory_budget)
+    options: dict[str, Any] = {"normalize": normalize, "temperature": temperature, "memory_budget": memory_budget, "impl": impl}
     lm = causal_lm(model)
     head_problem(lm)  # now, while the weights are whole
     instance_forward = lm.__dict__.get("forward")
@@ -130,7 +140,7 @@ def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", tempera
         if response_ids is None:
             return call(*args, **kwargs)
         packed = PackedRows(kwargs["input_ids"], rows, kwargs["labels"], response_ids, kwargs.get("position_ids"), layout)
-        return packed_rewards(self, packed, num_responses, forward=call, normalize=normalize, temperature=temperature, impl=impl)
+        return packed_rewards(self, packed, num_responses, forward=call, **options)
 
     forward._own_forward = own  # type: ignore[attr-defined]
     # generate() and Trainer read the signature. A __wrapped__ would be wrong: accelerate's unwrapping strips forwards that have it.
