@@ -132,8 +132,7 @@ def test_long_rows_go_in_several_tiles(name, monkeypatch):
     rewards = packed_rewards(model, packed, len(packed.response_ids.unique()))
     wanted = alone(model, groups)
     torch.testing.assert_close(rewards, wanted, rtol=1e-6, atol=1e-6)
-    plans = [plan for key, plan in packed.layout.plans.items() if key != "windows"]
-    assert max(len(batches) for batches, _ in plans) > 5
+    assert max(len(batches) for batches, _ in packed.layout.plans.values()) > 5
     found, expected = (torch.autograd.grad(loss_of(x), tuple(model.parameters())) for x in (rewards, wanted))
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-6)
@@ -277,7 +276,7 @@ def leaky(query, key, value, layout, **options):
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     out = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=options["scaling"])
-    layout.plans.setdefault("windows", set()).add(options.get("sliding_window"))
+    layout.windows.add(options.get("sliding_window"))
     return out.transpose(1, 2)
 
 

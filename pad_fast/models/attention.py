@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PREFIX = "pad_fast_"
 REPLACED = ("sdpa", "eager", "flex_attention")
 QUERIES = 512  # of a tile at most, so that few keys are loaded only to be masked
-CAUSAL = 256  # a prompt this long is a tile of its own, whose kernel skips what is masked
+CAUSAL = 256  # a prompt and a response this long are a tile of their own, whose kernel skips what is masked
 LIKE = 4096  # scores; tiles smaller than this share a batch whatever their shapes
 SCORES = 1 << 23  # of a batch of tiles
 
@@ -108,7 +108,7 @@ def prefix_attention(
             raise NotImplementedError(f"its attention takes {name}")
     if unknown.get("is_causal") is False:
         raise NotImplementedError("its attention is not causal")
-    layout.plans.setdefault("windows", set()).add(sliding_window)
+    layout.windows.add(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda and query.dtype != torch.float64 and dropout == 0.0 and layout.length % BLOCK == 0:
         return flex_attend(query, key, value, layout, scale, sliding_window, softcap).transpose(1, 2)
@@ -131,10 +131,7 @@ class Tiles(NamedTuple):
 def _in_tiles(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float, window: int | None, softcap: float | None
 ) -> Tensor:
-    plan = (window, query.device)
-    if plan not in layout.plans:
-        layout.plans[plan] = _tiles(layout, window, query.device)
-    batches, places = layout.plans[plan]
+    batches, places = layout.plan((window, query.device), lambda: _tiles(layout, window, query.device))
     groups = query.shape[1] // key.shape[1]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, d), which is how projections lie in memory
     found = []
@@ -212,12 +209,13 @@ def _is_causal(tile: _Tile, window: int | None) -> bool:
 
 def _cut(layout: Layout, window: int | None) -> Iterator[_Tile]:
     for segment in layout.whole():
-        prompt = range(segment.start, segment.start + segment.prompt)
-        if len(prompt) >= CAUSAL and (window is None or len(prompt) <= window):
-            yield _Tile(prompt, (prompt, range(0)), 0)
+        prompt, spans = range(segment.start, segment.start + segment.prompt), list(segment.spans())
+        whole = range(segment.start, spans[0][1] if spans else prompt.stop)  # with its first response, behind which nothing was left out
+        if len(whole) >= CAUSAL and (window is None or len(whole) <= window):
+            yield _Tile(whole, (whole, range(0)), 0)
         else:
-            yield from (_Tile(part, (_seen(prompt, part, window), range(0)), 0) for part in _parts(prompt))
-        for start, stop in segment.spans():
+            yield from (_Tile(part, (_seen(whole, part, window), range(0)), 0) for part in _parts(whole))
+        for start, stop in spans[1:]:
             gap = start - prompt.stop
             for part in _parts(range(start, stop)):
                 own = range(part.start - gap, part.stop - gap)  # as if it stood right behind its prompt

@@ -20,14 +20,12 @@ COMPILING: dict[str, Any] = {"recompile_limit": 256, "fail_on_recompile_limit_hi
 def flex_attend(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None, softcap: float | None
 ) -> Tensor:  # (1, H, T, d of values)
-    plan = ("flex", window, query.device)
-    if plan not in layout.plans:
-        layout.plans[plan] = block_mask(layout, window, query.device)
+    mask = layout.plan(("flex", window, query.device), lambda: block_mask(layout, window, query.device))
     if (groups := query.shape[1] // key.shape[1]) > 1 and query.shape[1] & (query.shape[1] - 1):
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))  # as transformers does where H is no power of 2
     options = {"enable_gqa": query.shape[1] != key.shape[1]}
     with torch._dynamo.config.patch(COMPILING):
-        return _flex(query.device.type)(query, key, value, score_mod=_cap(softcap), block_mask=layout.plans[plan], scale=scale, **options)
+        return _flex(query.device.type)(query, key, value, score_mod=_cap(softcap), block_mask=mask, scale=scale, **options)
 
 
 @cache

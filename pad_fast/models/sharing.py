@@ -222,7 +222,6 @@ def _missing_window(lm: PreTrainedModel, packed: PackedRows) -> str | None:
     config = lm.config.get_text_config()
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     assert packed.layout is not None
-    told = packed.layout.plans.get("windows", set())
-    if isinstance(window, int) and window not in told and (kinds is None or "sliding_attention" in kinds):
+    if isinstance(window, int) and window not in packed.layout.windows and (kinds is None or "sliding_attention" in kinds):
         return f"its sliding window of {window} tokens does not reach its attention"
     return None
