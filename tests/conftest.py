@@ -7,6 +7,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes that tests start
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -14,3 +15,11 @@ if not torch.cuda.is_available():
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a tokenizer that was used warns in each later fork
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Of a dozen words, with a chat template."""
+    from students import word_tokenizer
+
+    return word_tokenizer()
