@@ -5,7 +5,19 @@ import logging
 import pytest
 import torch
 import transformers
-from groups import CONFIGS, RAGGED, VOCABULARY, alone, assert_same, checkpoint_activations, gradients, loss_of, make_groups, make_model
+from groups import (
+    CONFIGS,
+    RAGGED,
+    SMALL,
+    VOCABULARY,
+    alone,
+    assert_same,
+    checkpoint_activations,
+    gradients,
+    loss_of,
+    make_groups,
+    make_model,
+)
 from torch import nn
 
 from pad_fast.models import attention, sharing
@@ -137,19 +149,26 @@ def test_scores_are_the_same_shared_or_not():
     assert tokens[True, 1] == tokens[False, 1]  # a response a batch
 
 
-def test_whole_logits_of_response_rows_alone(monkeypatch):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_whole_logits_of_response_rows_alone(layout, monkeypatch):
     """Where the head cannot be read, the model's own sees no row but the responses'."""
     monkeypatch.setattr(sharing, "head_problem", lambda model: None)
-    model, groups = make_model(), make_groups(*RAGGED)
+    model, groups = make_model("gemma2"), make_groups(*RAGGED)  # which caps its logits behind the head
     wanted = alone(model, groups)
     from pad_fast.models import rewards
 
     monkeypatch.setattr(rewards, "head_problem", lambda model: "of this test")
     rows = []
-    model.lm_head.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[:-1].numel()))
-    packed = pack(groups, "shared")
-    torch.testing.assert_close(packed_rewards(model, packed, 23), wanted, rtol=1e-6, atol=1e-6)
+    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[:-1].numel()))
+    packed = pack(groups, layout)
+    found = packed_rewards(model, packed, 23)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
     assert rows == [len(packed.rows)]
+    mine, theirs = (torch.autograd.grad(loss_of(x), tuple(model.parameters())) for x in (found, wanted))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-6)
+    handle.remove()
+    assert not model.lm_head._forward_pre_hooks
 
 
 # the choice of a layout
@@ -161,6 +180,7 @@ def test_what_cannot_share_says_why(caplog):
         transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=24, num_hidden_layers=1, state_size=4)
     )
     bloom = transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=24, n_layer=2, n_head=2))
+    sinks = transformers.GptOssForCausalLM(transformers.GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1))
     chunked, rotated, flash, linear = (make_model(dtype=torch.float32) for _ in range(4))
     chunked.config.attention_chunk_size = 4
     rotated.config.rope_parameters = {**rotated.config.rope_parameters, "mrope_section": [1, 1, 2]}
@@ -169,6 +189,7 @@ def test_what_cannot_share_says_why(caplog):
     cases = {
         mamba: "state from token to token",
         bloom: "cannot share|shares no prompt",
+        sinks: "gpt_oss has attention sinks",
         chunked: "cut into chunks",
         rotated: "positions have several dimensions",
         flash: "its attention is flash_attention_2",

@@ -103,7 +103,7 @@ def prefix_attention(
 
     Raises NotImplementedError for what changes the softmax or the mask in other ways, such as attention sinks.
     """
-    for name in ("s_aux", "position_bias"):
+    for name in ("s_aux", "sinks", "position_bias"):
         if unknown.get(name) is not None:
             raise NotImplementedError(f"its attention takes {name}")
     if unknown.get("is_causal") is False:

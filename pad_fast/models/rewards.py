@@ -83,11 +83,23 @@ def _hidden(model: PreTrainedModel, packed: PackedRows, reading: dict[str, Any])
 
 
 def _logits(model: PreTrainedModel, forward: Callable, packed: PackedRows, reading: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The model's own logits of the M rows, and their labels; of one row of tokens the others do not meet the head."""
-    if len(packed.input_ids) == 1 and "logits_to_keep" in inspect.signature(type(model).forward).parameters:
-        logits = forward(input_ids=packed.input_ids, use_cache=False, logits_to_keep=packed.rows, **reading).logits[0]
-    else:
-        logits = forward(input_ids=packed.input_ids, use_cache=False, **reading).logits.flatten(0, 1)
+    """The model's own logits of the M rows, and their labels. No other rows meet the head, as far as it is a module that is called."""
+
+    narrowed: list[bool] = []
+
+    def narrow(head: nn.Module, args: tuple) -> tuple | None:
+        if not args or args[0].shape[:-1] != packed.input_ids.shape:
+            return None
+        narrowed.append(True)
+        return args[0].flatten(0, 1).index_select(0, packed.rows.to(args[0].device))[None], *args[1:]
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
+    try:
+        logits = forward(input_ids=packed.input_ids, use_cache=False, **reading).logits
+    finally:
+        handle.remove()
+    logits = logits.flatten(0, 1)
+    if not narrowed:
         logits = logits.index_select(0, packed.rows.to(logits.device))
     return logits, packed.labels.to(logits.device)
 
