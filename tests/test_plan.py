@@ -125,6 +125,7 @@ def test_settings_that_peaks_depend_on(world, tmp_path):
     assert peak("train", gradient_accumulation_steps=4) > usual
     assert peak("train", num_generations=6) > usual
     assert estimator(config_of(world, tmp_path, memory_budget=0))._how.memory_budget == 0
+    assert estimator(config_of(world, tmp_path), "--memory_budget", "4096")._how.memory_budget == 4096
     assert peak("sample", sample_batch_tokens=2048) > peak("sample")
     assert peak("score", score_batch_tokens=2048) > peak("score")
     assert peak("score", share_prefix="false", score_batch_tokens=4096) != peak("score", score_batch_tokens=4096)

@@ -133,12 +133,12 @@ def _in_tiles(
 ) -> Tensor:
     batches, places = layout.plan((window, query.device), lambda: _tiles(layout, window, query.device))
     groups = query.shape[1] // key.shape[1]
+    grouped = query.device.type == "cpu" and softcap is None  # a GPU's kernels with a mask take no groups, and all scores would be held
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, d), which is how projections lie in memory
     found = []
     for tiles in batches:
         tile_q = _gathered(q, tiles.queries, tiles.number)
         tile_k, tile_v = (_gathered(x, tiles.keys, tiles.number) for x in (k, v))
-        grouped = query.device.type == "cpu" and softcap is None  # a GPU's masked kernels take no groups, and would fall back to scores
         if groups > 1 and not grouped:
             tile_k, tile_v = (x.repeat_interleave(groups, 1) for x in (tile_k, tile_v))
         if softcap is None:

@@ -56,7 +56,7 @@ def block_mask(layout: Layout, window: int | None, device: torch.device) -> Any:
     group, part, position = _labels(layout)
     some, every = _blocks(group, part, position, window)
     groups, parts, positions = (torch.from_numpy(x).to(device) for x in (group, part, position))
-    oldest = None if window is None else positions - (window - 1)  # a number in the mask would be compiled into it
+    oldest = None if window is None else positions - (window - 1)  # a number that it captured would be compiled in
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         seen = (q >= k) & (groups[q] == groups[k]) & ((parts[k] == 0) | (parts[q] == parts[k]))

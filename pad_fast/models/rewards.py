@@ -84,7 +84,6 @@ def _hidden(model: PreTrainedModel, packed: PackedRows, reading: dict[str, Any])
 
 def _logits(model: PreTrainedModel, forward: Callable, packed: PackedRows, reading: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The model's own logits of the M rows, and their labels. No other rows meet the head, as far as it is a module that is called."""
-
     narrowed: list[bool] = []
 
     def narrow(head: nn.Module, args: tuple) -> tuple | None:

@@ -106,7 +106,7 @@ def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
     own = attention.own_attention(lm)
     if own not in attention.REPLACED:
         return f"its attention is {own}; sdpa, eager and flex_attention can"
-    if any("sink" in name.rpartition("self_attn.")[2] for name, _ in lm.named_parameters()):  # gpt_oss, granite_swa, deepseek_v4, ...
+    if any("sink" in name for name, _ in lm.named_parameters()):  # gpt_oss, granite_swa, deepseek_v4, ...
         return f"{config.model_type} has attention sinks"
     if getattr(config, "attention_chunk_size", None):
         return "its attention is cut into chunks"
