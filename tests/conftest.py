@@ -25,3 +25,11 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(budget, "CPU_ROWS", 2)
     monkeypatch.setattr(chunked, "LOGITS_ROWS", 2)
     monkeypatch.setattr(chunked, "TILE_COLUMNS", 16)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Of a dozen words, with a chat template."""
+    from students import word_tokenizer
+
+    return word_tokenizer()

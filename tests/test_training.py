@@ -1,13 +1,6 @@
 """The trainer against one gradient step by hand, and against itself: accumulated, on two ranks, resumed, in bfloat16."""
 
-import ast
 import copy
-import dataclasses
-import importlib.util
-import logging
-import math
-import random
-import runpy
 import subprocess
 import sys
 from functools import partial
@@ -17,337 +10,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from students import GOOD, PLAIN, RENAMED, SomeDead, assert_same, make_args, make_model, make_rows, parameters, trained
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import PreTrainedTokenizerFast, TrainingArguments
+from transformers import TrainingArguments
 
-import pad_fast
-from pad_fast.evaluation import ranking_agreement
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import score_responses
-from pad_fast.training.config import PADConfig
-from pad_fast.training.data import PADCollator, RowReader, end_of_turn_id, prepare_dataset
+from pad_fast.training.data import PADCollator, RowReader, prepare_dataset
 from pad_fast.training.metrics import NAMES
 from pad_fast.training.objective import live_prompts
 from pad_fast.training.trainer import PADTrainer, disable_dropout
 
-VOCABULARY = 40
-pytestmark = pytest.mark.filterwarnings(
-    # PEFT reads, and transformers' Trainer writes through, names that transformers has since renamed
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
-    "ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning",
-)
-
-
-def make_model(seed: int = 0, **options):
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.3,
-        **options,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-def make_rows(count: int, seed: int = 0, most: int = 5) -> list[dict]:
-    """Groups of 2 to ``most`` live responses, and now and then one that is left out."""
-    generator = random.Random(seed)
-
-    def ids(low, high):
-        return [generator.randrange(VOCABULARY) for _ in range(generator.randint(low, high))]
-
-    rows = []
-    for _ in range(count):
-        n = generator.randint(2, most)
-        rewards = [generator.gauss(-1, 0.5) for _ in range(n)] + [None] * generator.randint(0, 1)
-        completions = [ids(1, 8) for _ in rewards]
-        reasons = [generator.choice(["stop", "length"]) for _ in rewards]
-        rows.append({"prompt_ids": ids(1, 9), "completion_ids": completions, "teacher_rewards": rewards, "finish_reasons": reasons})
-    return rows
-
-
-def make_args(folder, **options) -> PADConfig:
-    defaults = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "beta": 2.0, "learning_rate": 1e-2}
-    return PADConfig(output_dir=str(folder), **{**defaults, **options})
-
-
-class SomeDead(PADCollator):
-    """Makes a prompt dead where its first token is even, so that micro-batches differ in their live prompts."""
-
-    def __call__(self, rows):
-        batch = super().__call__(rows)
-        for p, row in enumerate(rows):
-            if row["prompt_ids"][0] % 2 == 0:
-                batch["mask"][p, 1:] = False
-        return batch
-
-
-def trained(folder, rows, model=None, collator=None, **options):
-    trainer = PADTrainer(model or make_model(), make_args(folder, **options), rows, data_collator=collator)
-    trainer.train()
-    return trainer
-
-
-def parameters(model) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def assert_same(found, wanted, **tolerance):
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
-
-
-# the configuration
-
-
-def test_every_field_is_read():
-    own = {f.name for f in dataclasses.fields(PADConfig)} - {f.name for f in dataclasses.fields(TrainingArguments)}
-    folder = Path(pad_fast.__file__).parent / "training"
-    read = set()
-    for path in (folder / f"{name}.py" for name in ("trainer", "data", "slices", "objective")):
-        tree = ast.parse(path.read_text())
-        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        read |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    assert own - read == set()
-    assert len(own) > 15
-
-
-def test_config_is_parsed_from_the_command_line(tmp_path):
-    line = f"--output_dir {tmp_path} --use_cpu --teacher_beta 3 --group_size 2 --disable_dropout False --max_length 99".split()
-    (args,) = transformers.HfArgumentParser(PADConfig).parse_args_into_dataclasses([*line, "--chat_template_kwargs", '{"a": 1}'])
-    assert (args.teacher_beta, args.group_size, args.disable_dropout, args.max_length) == (3.0, 2, False, 99)
-    assert args.chat_template_kwargs == {"a": 1}
-    assert (args.learning_rate, args.beta, args.loss, args.divergence, args.logging_steps) == (8e-7, 10.0, "ppd", "jsd", 10)
-    assert args.bf16 is False
-    assert args.gradient_checkpointing is True
-
-
-@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
-def test_checkpointing_can_be_turned_off(name, tmp_path):
-    args = make_args(tmp_path, **{name: False})
-    assert (args.gradient_checkpointing, args.activation_checkpointing) == (False, False)
-    assert dataclasses.replace(args).gradient_checkpointing is False
-    assert make_args(tmp_path).activation_checkpointing is True
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"loss": "dpo"}, "loss must be one of ppd, vpd, got 'dpo'"),
-        ({"divergence": "js"}, "divergence must be one of jsd, kl, reverse_kl, got 'js'"),
-        ({"impl": "cuda"}, "impl must be one of auto, torch, triton, got 'cuda'"),
-        ({"beta": 0.0}, "beta must be a positive finite number, got 0.0"),
-        ({"teacher_beta": float("nan")}, "teacher_beta must be a positive finite number, got nan"),
-        ({"group_size": 1}, "group_size must be at least 2, got 1"),
-        ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
-        ({"max_tokens_per_step": 0}, "max_tokens_per_step must be at least 1, got 0"),
-        ({"share_prefix": "maybe"}, "share_prefix must be auto, true or false, got 'maybe'"),
-        ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
-        ({"method": "exact", "group_size": 11}, "method='exact' takes at most 10 responses a group for divergence='jsd', got 11"),
-        ({"loss": "vpd", "teacher_beta": 3.0}, "teacher_beta is an option of loss='ppd', and loss is 'vpd'; got 3.0"),
-        ({"loss": "vpd", "divergence": "kl"}, "divergence is an option of loss='ppd', and loss is 'vpd'; got 'kl'"),
-    ],
-)
-def test_config_refuses(option, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        make_args(tmp_path, **option)
-
-
-# rows and batches
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<s>", "</s>", "<turn>", "<unk>", "user", "assistant", "one", "two", "three", "a", "response", ":"]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.add_special_tokens(words[:4])
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])  # as Llama does
-    found = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    found.chat_template = (
-        "<s>{% for m in messages %}{{ m.role }} : {{ m.content }} <turn> {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
-    )
-    return found
-
-
-def read(row: dict, **options) -> dict:
-    return RowReader(**options)(row, 7)
-
-
-def test_texts_get_the_end_of_turn_and_ids_are_taken_as_they_are(tokenizer):
-    row = {
-        "prompt": "one two",
-        "completions": ["three", "two three"],
-        "teacher_rewards": [0.5, -1.0],
-        "finish_reasons": ["stop", "length"],
-    }
-    found = read(row, tokenizer=tokenizer)
-    assert found["prompt_ids"] == [1, 7, 8]
-    assert found["completion_ids"] == [[9, 2], [8, 9]]
-    assert found["clipped"] == [False, True]
-    # ids win over text, and nothing is appended
-    found = read({**row, "prompt_ids": [5], "completion_ids": [[6], [6, 6]]})
-    assert (found["prompt_ids"], found["completion_ids"]) == ([5], [[6], [6, 6]])
-
-
-def test_conversations_pass_the_chat_template_once(tokenizer):
-    prompt = [{"role": "user", "content": "one"}]
-    answers = ["two", [{"role": "assistant", "content": "three"}]]
-    found = read({"prompt": prompt, "completions": answers, "teacher_rewards": [1, 2]}, tokenizer=tokenizer)
-    assert found["prompt_ids"] == [1, 5, 12, 7, 3, 6, 12]  # one BOS, and the generation prompt
-    assert found["completion_ids"] == [[8, 3], [9, 3]]  # the template's own end of turn
-    assert end_of_turn_id(tokenizer, conversational=False) == 2
-
-
-def test_other_tools_names_of_columns(tokenizer):
-    for names in (("instruction", "generations", "ratings"), ("question", "candidates", "scores"), ("prompt", "responses", "rewards")):
-        row = dict(zip(names, ("one", ["two", "three"], [1.0, 2.0]), strict=True))
-        found = read(row, tokenizer=tokenizer)
-        assert (found["prompt_ids"], found["completion_ids"], found["teacher_rewards"]) == ([1, 7], [[8, 2], [9, 2]], [1.0, 2.0])
-
-
-def test_each_response_is_cut_by_itself():
-    row = {"prompt_ids": [1] * 6, "completion_ids": [[3] * 2, [4] * 9, [5] * 4], "teacher_rewards": [0, 1, 2]}
-    found = read(row, max_length=10)
-    assert [len(ids) for ids in found["completion_ids"]] == [2, 4, 4]
-    assert (found["clipped"], found["num_cut"]) == ([False, True, False], 1)
-    found = read(row, max_length=10, max_completion_length=3)
-    assert [len(ids) for ids in found["completion_ids"]] == [2, 3, 3]
-    found = read(row, max_length=10, mask_truncated=True)
-    assert found["teacher_rewards"] == [0.0, None, 2.0]
-
-
-def test_responses_that_are_left_out():
-    row = {"prompt_ids": [1], "completion_ids": [[3], [], [4], [5]], "teacher_rewards": [0.0, 1.0, None, 2.0]}
-    found = read(row)
-    assert found["teacher_rewards"] == [0.0, None, None, 2.0]
-    assert found["num_live"] == 2
-
-
-GOOD = {"prompt_ids": [1], "completion_ids": [[3], [4]], "teacher_rewards": [0.0, 1.0]}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"teacher_rewards": [0.0, math.nan]}, "row 7: teacher_rewards must be finite.*got nan for response 1"),
-        ({"teacher_rewards": [0.0, -math.inf]}, "row 7: teacher_rewards must be finite.*got -inf"),
-        ({"teacher_rewards": [0.0]}, "row 7: teacher_rewards.*2 completions, 1 teacher_rewards"),
-        ({"finish_reasons": ["stop"]}, "row 7: .*2 completions, 2 teacher_rewards and 1 finish_reasons"),
-        ({"teacher_rewards": None}, r"row 7: a row must have teacher_rewards \(or rewards, scores, ratings\), got the columns prompt_ids"),
-        ({"completion_ids": None}, "row 7: a row must have completions or completion_ids"),
-        ({"prompt_ids": None}, "row 7: a row must have prompt or prompt_ids"),
-        ({"prompt_ids": None, "prompt": "one"}, "row 7: prompt is text, which needs a processing_class"),
-        ({"prompt_ids": []}, "row 7: prompt must have at least one token"),
-        ({"prompt_ids": [1] * 8}, "row 7: prompt must leave room for a response in max_length=8 tokens, got 8"),
-        ({"completion_ids": [[3], [99]]}, "row 7: completion_ids must lie in 0..39, got 99"),
-        ({"prompt_ids": [-1]}, "row 7: prompt_ids must lie in 0..39, got -1"),
-        ({"prompt_ids": "23"}, "row 7: prompt_ids must be a list of token ids, got '23'"),
-        ({"prompt_ids": ["2"]}, "row 7: prompt_ids must hold integers, got '2'"),
-        ({"completion_ids": [[3], None]}, "row 7: completion_ids must be lists of token ids, one a response, got None"),
-        ({"completion_ids": [3, 4]}, "row 7: completion_ids must be lists of token ids, one a response, got 3"),
-        ({"teacher_rewards": 0.5}, "row 7: teacher_rewards must be a list with one value for each response, got 0.5"),
-        ({"teacher_rewards": ["0.5", "1"]}, "row 7: teacher_rewards must be finite.*got '0.5' for response 0"),
-        ({"teacher_rewards": [0.0, 1e39]}, r"row 7: teacher_rewards must be finite in float32.*got 1e\+39 for response 1"),
-        ({"finish_reasons": "stop"}, "row 7: finish_reasons must be a list"),
-    ],
-)
-def test_bad_rows_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        read({**GOOD, **change}, max_length=8, vocabulary=40)
-
-
-def test_bad_conversations(tokenizer):
-    answer = [{"role": "user", "content": "x"}]
-    with pytest.raises(ValueError, match="one assistant message"):
-        read({"prompt": "one", "completions": [answer], "teacher_rewards": [1.0]}, tokenizer=tokenizer)
-    for completions in (["two", None], ["two", 3], ["two", [{"role": "assistant"}]]):
-        with pytest.raises(ValueError, match="row 7: a completion must be a text or a list of one assistant message, got"):
-            read({"prompt": "one", "completions": completions, "teacher_rewards": [1.0, 2.0]}, tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="row 7: completions must be a list with one value for each response, got '23'"):
-        read({"prompt": "one", "completions": "23", "teacher_rewards": [1.0, 2.0]}, tokenizer=tokenizer)
-    for prompt in (3, [3], [{"content": "x"}], []):
-        with pytest.raises(ValueError, match="row 7: prompt must be a text or a list of messages"):
-            read({"prompt": prompt, "completions": ["two"], "teacher_rewards": [1.0]}, tokenizer=tokenizer)
-    picky = copy.deepcopy(tokenizer)
-    picky.chat_template = "{{ raise_exception('no such role') }}"
-    with pytest.raises(ValueError, match="row 7: prompt must be one that the chat template takes, which says 'no such role'"):
-        read({"prompt": [{"role": "x", "content": "y"}], "completions": ["two"], "teacher_rewards": [1.0]}, tokenizer=picky)
-    endless = copy.deepcopy(tokenizer)
-    endless.eos_token = None
-    with pytest.raises(ValueError, match="tokenizer with an EOS token"):
-        read({"prompt": "one", "completions": ["two"], "teacher_rewards": [1.0]}, tokenizer=endless)
-
-
-def test_what_was_dropped_and_cut_is_counted(caplog):
-    one = {**GOOD, "teacher_rewards": [1.0, None]}
-    long = {**GOOD, "completion_ids": [[3] * 9, [4] * 9]}
-    with caplog.at_level(logging.WARNING, "pad_fast"):
-        found = prepare_dataset([GOOD, one, long, one], RowReader(max_length=8))
-    assert found["prompt_ids"] == [[1], [1]]
-    assert "2 responses were cut" in caplog.text
-    assert "dropped 2 of 4 rows with fewer than 2 live responses" in caplog.text
-    with pytest.raises(ValueError, match="got none in 2 rows"):
-        prepare_dataset([one, one], RowReader())
-    with pytest.raises(ValueError, match="eval_dataset must not be empty"):
-        prepare_dataset([], RowReader(), name="eval")
-    with pytest.raises(ValueError, match="must have a length, got IterableDataset"):
-        prepare_dataset(Dataset.from_list([GOOD]).to_iterable_dataset(), RowReader())
-    with pytest.raises(ValueError, match="row 1: teacher_rewards must be finite"):
-        prepare_dataset([GOOD, {**GOOD, "teacher_rewards": [0.0, math.inf]}], RowReader())
-    for wrong in (0.5, ["a", "b"]):  # Arrow would refuse such a column, with no word of the row
-        with pytest.raises(ValueError, match="row 1: teacher_rewards must be"):
-            prepare_dataset([GOOD, {**GOOD, "teacher_rewards": wrong}], RowReader())
-
-
-def test_types_do_not_depend_on_the_first_rows():
-    """datasets writes 1,000 rows at a time, and takes the types of a new column from the first of them."""
-    dead = {"prompt_ids": [1], "completion_ids": [[], []], "ratings": [0.0, 1.0]}
-    assert len(prepare_dataset([dead] * 1001 + [{**dead, "completion_ids": [[3], [4]]}], RowReader())) == 1
-
-
-@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 1e300])
-def test_the_collator_takes_finite_rewards_alone(bad):
-    """Rows that another hand prepared; a NaN is no mask."""
-    row = {"prompt_ids": [1], "completion_ids": [[2], [3], [4]], "teacher_rewards": [0.0, None, bad], "clipped": [False] * 3}
-    with pytest.raises(ValueError, match=r"finite in float32 or None, got \S+ for response 2 of row 1 of a batch"):
-        PADCollator()([{**row, "teacher_rewards": [0.0, 1.0, 2.0]}, row])
-
-
-def test_batches():
-    rows = [
-        {"prompt_ids": [5, 6], "completion_ids": [[7, 8], [9]], "teacher_rewards": [0.5, 1.5], "clipped": [True, False]},
-        {
-            "prompt_ids": [1],
-            "completion_ids": [[2], [3], [3, 4, 5]],
-            "teacher_rewards": [0.0, None, -1.0],
-            "clipped": [False, True, False],
-        },
-    ]
-    batch = PADCollator()(rows)
-    assert next(iter(batch)) == "teacher_rewards"
-    assert batch["teacher_rewards"].tolist() == [[0.5, 1.5, 0.0], [0.0, 0.0, -1.0]]
-    assert batch["mask"].tolist() == [[True, True, False], [True, False, True]]
-    assert batch["lengths"].tolist() == [[2, 1, 0], [1, 1, 3]]
-    assert batch["clipped"].tolist() == [[True, False, False], [False, True, False]]
-    (part,) = batch["slices"]
-    assert part["input_ids"].tolist() == [[5, 6, 7], [5, 6, 0], [1, 0, 0], [1, 3, 4]]  # live responses, less their last tokens
-    assert part["rows"].tolist() == [1, 2, 4, 6, 9, 10, 11]
-    assert part["labels"].tolist() == [7, 8, 9, 2, 3, 4, 5]
-    assert part["response_ids"].tolist() == [0, 0, 1, 3, 5, 5, 5]
-    assert batch["num_tokens"] == 13
+pytestmark = RENAMED
 
 
 # the loss and its gradient
@@ -390,9 +67,6 @@ def test_one_step_by_hand(options, tmp_path):
     assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(loss.item(), rel=1e-5)
     wanted = {name: parameter.detach() - parameter.grad for name, parameter in twin.named_parameters()}
     assert_same(parameters(model), wanted, rtol=1e-4, atol=1e-6)
-
-
-PLAIN = {"optim": "sgd", "learning_rate": 0.3, "num_train_epochs": 2, "logging_steps": 1}  # Adam would hide a wrong scale
 
 
 def test_accumulation_does_not_change_the_mean(tmp_path):
@@ -467,92 +141,6 @@ def test_dead_prompts_are_not_counted():
     assert live_prompts(mask).item() == 2
 
 
-# sharing and slices
-
-
-def test_twenty_steps_are_the_same_shared_or_not_whole_or_in_slices(tmp_path):
-    rows, curves, read = make_rows(20, seed=5), {}, {}
-    options = {**PLAIN, "per_device_train_batch_size": 4, "num_train_epochs": 4, "activation_checkpointing": False}
-    for share, limit in ((True, None), (False, None), (True, 30), (False, 30)):
-        model, tokens = make_model(), []
-        trainer = PADTrainer(model, make_args(tmp_path, share_prefix=share, max_tokens_per_step=limit, **options), rows, rows)
-        assert trainer.data_collator.layout == ("shared" if share else "packed")
-        model.get_input_embeddings().register_forward_hook(lambda module, inputs, out, tokens=tokens: tokens.append(inputs[0].numel()))
-        trainer.train()
-        read[share, limit] = list(tokens)
-        lines = [line for line in trainer.state.log_history if "loss" in line]
-        evaluated = trainer.evaluate()
-        curves[share, limit] = [[line[name] for name in ("loss", "grad_norm", *NAMES) if name in line] for line in lines]
-        curves[share, limit].append([evaluated[f"eval_{name}"] for name in NAMES])
-        assert trainer.state.total_flos > 0
-    assert len(curves[True, None]) == 21
-    for curve in curves.values():
-        for found, wanted in zip(curve, curves[False, None], strict=True):
-            assert found == pytest.approx(wanted, rel=2e-4, abs=2e-5)
-    assert curves[False, None][0][0] > 1.1 * curves[False, None][19][0]  # it learns
-    assert len(read[True, None]) == 20
-    assert sum(read[True, None]) < 0.7 * sum(read[False, None])
-    assert max(read[True, 30]) <= 30
-    assert len(read[True, 30]) > 2 * 20 * 2
-
-
-@pytest.mark.parametrize("options", [{"activation_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}])
-def test_slices_go_with_everything(options, tmp_path):
-    rows, found = make_rows(12, seed=3), []
-    for limit in (None, 30):
-        size = {"per_device_train_batch_size": 3, "max_tokens_per_step": limit}
-        trainer = trained(tmp_path, rows, collator=SomeDead(), **{**PLAIN, **size, "num_train_epochs": 1, **options})
-        found.append((parameters(trainer.model), [line["loss"] for line in trainer.state.log_history if "loss" in line]))
-    tolerance = {"rtol": 0.1, "atol": 2e-2} if "bf16" in options else {"rtol": 1e-3, "atol": 2e-5}
-    assert_same(found[1][0], found[0][0], **tolerance)
-    assert found[1][1] == pytest.approx(found[0][1], rel=tolerance["rtol"])
-
-
-def test_one_long_group_trains_where_one_response_fits(tmp_path):
-    """64 responses; no forward with a gradient holds more than a prompt and the few that fit beside it."""
-    row = {
-        "prompt_ids": [3] * 8,
-        "completion_ids": [[i % VOCABULARY] * 20 for i in range(64)],
-        "teacher_rewards": [i / 64 for i in range(64)],
-    }
-    model, sizes = make_model(), []
-    options = {"max_tokens_per_step": 50, "loss": "vpd", "max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": 1}
-    trainer = PADTrainer(model, make_args(tmp_path, **options), [row, row])
-    model.get_input_embeddings().register_forward_hook(
-        lambda module, inputs, output: sizes.append(inputs[0].numel()) if torch.is_grad_enabled() else None
-    )
-    before = parameters(model)
-    trainer.train()
-    assert len(sizes) == 32
-    assert max(sizes) == 8 + 2 * 19
-    assert any(not torch.equal(before[name], value) for name, value in parameters(model).items())
-
-
-def test_sharing_is_refused_or_given_up_with_a_reason(tmp_path, caplog):
-    config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
-    with pytest.raises(ValueError, match=r"share_prefix=True, but MambaForCausalLM cannot share .* carries a state"):
-        PADTrainer(transformers.MambaForCausalLM(config), make_args(tmp_path, share_prefix=True), make_rows(3))
-    with caplog.at_level(logging.WARNING, "pad_fast"):
-        trainer = PADTrainer(transformers.MambaForCausalLM(config), make_args(tmp_path), make_rows(3))
-    assert trainer.data_collator.layout == "padded"
-    assert "MambaForCausalLM shares no prompt among its responses: mamba carries a state" in caplog.text
-    given = PADTrainer(make_model(), make_args(tmp_path), make_rows(3), data_collator=PADCollator("padded"))
-    assert given.data_collator.layout == "padded"
-
-
-def test_sharing_with_adapters(tmp_path):
-    peft = pytest.importorskip("peft")
-    found = []
-    for share in (True, False):
-        torch.manual_seed(1)
-        config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, task_type="CAUSAL_LM", init_lora_weights=False)
-        args = make_args(tmp_path, per_device_train_batch_size=3, share_prefix=share, **PLAIN)
-        trainer = PADTrainer(make_model(), args, make_rows(6), peft_config=config)
-        trainer.train()
-        found.append(parameters(trainer.model))
-    assert_same(found[0], found[1], rtol=1e-3, atol=2e-5)
-
-
 # precision, memory, adapters
 
 
@@ -622,86 +210,6 @@ def test_dropout_is_off_unless_asked_for(tmp_path):
         assert torch.equal(gpt2(torch.arange(5)[None]).logits, gpt2(torch.arange(5)[None]).logits)
 
 
-# metrics
-
-
-def test_metrics(tmp_path):
-    rows, model = make_rows(7, seed=1), make_model()
-    trainer = PADTrainer(
-        model, make_args(tmp_path, learning_rate=0.0, per_device_train_batch_size=2, logging_steps=4), rows, rows, callbacks=[]
-    )
-    trainer.train()
-    line = trainer.state.log_history[0]
-    metrics = trainer.evaluate()
-
-    rewards = score_responses(model, [row["prompt_ids"] for row in rows], [row["completion_ids"] for row in rows])
-    best, worst, margins, agreement, losses, lengths, clipped, logps = [], [], [], [], [], [], [], []
-    for row, group in zip(rows, rewards, strict=True):
-        live = [i for i, reward in enumerate(row["teacher_rewards"]) if reward is not None]
-        student, teacher = [group[i] for i in live], [row["teacher_rewards"][i] for i in live]
-        best.append(student[teacher.index(max(teacher))])
-        worst.append(student[teacher.index(min(teacher))])
-        margins.append(best[-1] - worst[-1])
-        agreement.append(ranking_agreement(torch.tensor([student]), torch.tensor([teacher])))
-        losses.append(probabilistic_preference_loss(torch.tensor([student]), torch.tensor([teacher]), beta=2.0).item())
-        lengths.append([len(row["completion_ids"][i]) for i in live])
-        clipped.append([row["finish_reasons"][i] == "length" for i in live])
-        logps.append(sum(student) / len(student))
-
-    def mean(values):
-        return sum(values) / len(values)
-
-    wanted = {
-        "loss": mean(losses),
-        "rewards/chosen": mean(best),
-        "rewards/rejected": mean(worst),
-        "rewards/margins": mean(margins),
-        "rewards/accuracies": mean([found["pair_accuracy"].item() for found in agreement]),
-        "ranking/kendall_tau": mean([found["kendall_tau"].item() for found in agreement]),
-        "ranking/top1": mean([found["top1"].item() for found in agreement]),
-        "logps/mean": mean(logps),
-        "completions/mean_length": mean([mean(group) for group in lengths]),
-        "completions/min_length": min(min(group) for group in lengths),
-        "completions/max_length": max(max(group) for group in lengths),
-        "completions/clipped_ratio": mean([mean(group) for group in clipped]),
-        "loss/saturated": mean([loss > 0.95 * math.log(2) for loss in losses]),
-    }
-    assert set(wanted) == set(NAMES)
-    for name, value in wanted.items():
-        assert metrics[f"eval_{name}"] == pytest.approx(value, rel=1e-4), name
-        if name != "loss":  # Trainer's own is the mean over steps, and the last of these has one prompt
-            assert line[name] == pytest.approx(value, rel=1e-4), name
-    assert line["perf/tokens_per_second"] > 0
-    assert "perf/tokens_per_second" not in metrics
-
-
-def test_evaluation_during_training_and_several_sets(tmp_path):
-    rows = make_rows(6)
-    args = make_args(tmp_path, per_device_train_batch_size=3, eval_strategy="epoch", num_train_epochs=2)
-    trainer = PADTrainer(make_model(), args, rows, {"easy": rows[:2], "hard": rows[2:]})
-    trainer.train()
-    lines = [line for line in trainer.state.log_history if "eval_easy_loss" in line]
-    assert len(lines) == 2
-    assert lines[1]["eval_easy_loss"] < lines[0]["eval_easy_loss"]
-    assert any("eval_hard_ranking/kendall_tau" in line for line in trainer.state.log_history)
-
-
-def test_datasets_that_are_given_later(tmp_path):
-    rows, later = make_rows(4), make_rows(6, seed=5)
-    trainer = PADTrainer(make_model(), make_args(tmp_path, per_device_eval_batch_size=4), rows, later)
-    wanted = trainer.evaluate()["eval_loss"]
-    assert trainer.evaluate(later)["eval_loss"] == wanted
-    assert trainer.evaluate(Dataset.from_list(later))["eval_loss"] == wanted
-    assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == wanted  # prepared before
-    assert trainer.evaluate(DatasetDict(a=Dataset.from_list(later)))["eval_a_loss"] == wanted
-    assert trainer.predict(later).metrics["test_loss"] == wanted
-    with pytest.raises(ValueError, match="row 1: teacher_rewards must be"):
-        trainer.evaluate([rows[0], {**rows[0], "teacher_rewards": 1.0}])
-    splits = DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(later))
-    with pytest.raises(ValueError, match="train_dataset must be one dataset, got several: 'train', 'test'"):
-        PADTrainer(make_model(), make_args(tmp_path), splits)
-
-
 def test_tied_weights_are_not_missing_from_a_checkpoint(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(transformers.trainer.logger, "warning", told.append)
@@ -711,18 +219,6 @@ def test_tied_weights_are_not_missing_from_a_checkpoint(tmp_path, monkeypatch):
     trainer.train(resume_from_checkpoint=True)
     assert not [text for text in told if "missing keys" in str(text)]
     assert trainer.model.lm_head.weight is trainer.model.model.embed_tokens.weight
-
-
-def test_a_saturated_loss_is_told_once(tmp_path, caplog):
-    rows = make_rows(6)
-    for row in rows:
-        row["teacher_rewards"] = [None if reward is None else 10.0 * i for i, reward in enumerate(row["teacher_rewards"])]
-    options = {"per_device_train_batch_size": 3, "logging_steps": 1, "beta": 100.0, "learning_rate": 0.0}
-    with caplog.at_level(logging.WARNING, "pad_fast"):
-        trainer = trained(tmp_path, rows, num_train_epochs=2, **options)
-    assert trainer.state.log_history[0]["loss/saturated"] > 0.5
-    assert caplog.text.count("smaller teacher_beta") == 1
-    assert "loss/saturated" not in trained(tmp_path, rows, divergence="kl", **options).state.log_history[0]
 
 
 # checkpoints
@@ -827,37 +323,3 @@ def test_trainer_refuses(tmp_path):
         PADTrainer(make_model(), args, make_rows(2))
     with pytest.raises(ValueError, match="row 0: prompt must leave room for a response in max_length=64"):
         PADTrainer(make_model(), make_args(tmp_path), [{**GOOD, "prompt_ids": [1] * 64}])  # the model's window is the smaller limit
-
-
-# the examples
-
-
-@pytest.mark.parametrize("name", ["bare_loop", "listwise_losses", "transformers_trainer"])
-def test_examples(name):
-    """They run, and the student comes to rank groups that it was not trained on as the teacher does."""
-    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
-    before, after = runpy.run_path(str(path))["main"]()
-    assert before < 0.4
-    assert after > 0.8
-
-
-def example_output(code: str) -> tuple[int, str, str]:
-    folder = Path(__file__).parents[1] / "examples"
-    done = subprocess.run([sys.executable, "-c", code, str(folder / "trl_trainer.py")], capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_the_example_in_trl():
-    if importlib.util.find_spec("trl") is None:
-        pytest.skip("TRL is not installed")
-    status, output, errors = example_output("import runpy, sys; print('taus', *runpy.run_path(sys.argv[1])['main']())")
-    assert status == 0, errors
-    before, after = map(float, output.rpartition("taus")[2].split())
-    assert before < 0.4
-    assert after > 0.8
-
-
-def test_the_example_in_trl_says_what_it_needs():
-    status, _, errors = example_output("import runpy, sys; sys.modules['trl'] = None; runpy.run_path(sys.argv[1])")
-    assert status == 1
-    assert errors.strip().endswith("this example needs TRL, which is not installed: pip install trl")

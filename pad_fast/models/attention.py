@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 PREFIX = "pad_fast_"
 REPLACED = ("sdpa", "eager", "flex_attention")
 QUERIES = 512  # of a tile at most, so that few keys are loaded only to be masked
-CAUSAL = 256  # a prompt this long is a tile of its own, whose kernel skips what is masked
+CAUSAL = 256  # a prompt and a response this long are a tile of their own, whose kernel skips what is masked
 LIKE = 4096  # scores; tiles smaller than this share a batch whatever their shapes
 SCORES = 1 << 23  # of a batch of tiles
 
 
+@torch.compiler.disable  # there is nothing to compile in it, and the compiler warns of its cache
 def install(model: PreTrainedModel) -> None:
     """Let the model's attention understand layouts; idempotent. Its other calls stay as they are, and no checkpoint shows it."""
     config = model.config.get_text_config()
@@ -102,12 +103,12 @@ def prefix_attention(
 
     Raises NotImplementedError for what changes the softmax or the mask in other ways, such as attention sinks.
     """
-    for name in ("s_aux", "position_bias"):
+    for name in ("s_aux", "sinks", "position_bias"):
         if unknown.get(name) is not None:
             raise NotImplementedError(f"its attention takes {name}")
     if unknown.get("is_causal") is False:
         raise NotImplementedError("its attention is not causal")
-    layout.plans.setdefault("windows", set()).add(sliding_window)
+    layout.windows.add(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda and query.dtype != torch.float64 and dropout == 0.0 and layout.length % BLOCK == 0:
         return flex_attend(query, key, value, layout, scale, sliding_window, softcap).transpose(1, 2)
@@ -123,27 +124,25 @@ class Tiles(NamedTuple):
 
     queries: Tensor  # (S * Q,)
     keys: Tensor  # (S * K,)
-    mask: Tensor | None  # (S, 1, Q, K) bool; None: causal, Q == K
+    mask: Tensor | None  # (S, 1, Q, K) bool, or (1, 1, Q, K) where all tiles have the same; None: causal, Q == K
     number: int  # S
 
 
 def _in_tiles(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float, window: int | None, softcap: float | None
 ) -> Tensor:
-    plan = (window, query.device)
-    if plan not in layout.plans:
-        layout.plans[plan] = _tiles(layout, window, query.device)
-    batches, places = layout.plans[plan]
+    batches, places = layout.plan((window, query.device), lambda: _tiles(layout, window, query.device))
     groups = query.shape[1] // key.shape[1]
+    grouped = query.device.type == "cpu" and softcap is None  # a GPU's kernels with a mask take no groups, and all scores would be held
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, d), which is how projections lie in memory
     found = []
     for tiles in batches:
         tile_q = _gathered(q, tiles.queries, tiles.number)
         tile_k, tile_v = (_gathered(x, tiles.keys, tiles.number) for x in (k, v))
-        if groups > 1:
+        if groups > 1 and not grouped:
             tile_k, tile_v = (x.repeat_interleave(groups, 1) for x in (tile_k, tile_v))
         if softcap is None:
-            options: dict[str, Any] = {"attn_mask": tiles.mask, "is_causal": tiles.mask is None}
+            options: dict[str, Any] = {"attn_mask": tiles.mask, "is_causal": tiles.mask is None, "enable_gqa": grouped}
             out = nn.functional.scaled_dot_product_attention(tile_q, tile_k, tile_v, dropout_p=dropout, scale=scale, **options)
         else:
             out = _capped(tile_q, tile_k, tile_v, tiles.mask, scale, dropout, softcap)
@@ -198,6 +197,8 @@ def _tiles(layout: Layout, window: int | None, device: torch.device) -> tuple[li
 
 
 def _mask(q_at: np.ndarray, k_at: np.ndarray, window: int | None) -> Tensor:
+    if all((at == at[:1]).all() for at in (q_at - k_at[:, :1], k_at - k_at[:, :1])):  # as of responses that are equally long
+        q_at, k_at = q_at[:1], k_at[:1]
     distance = torch.from_numpy(q_at)[:, None, :, None] - torch.from_numpy(k_at)[:, None, None, :]
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
@@ -208,12 +209,13 @@ def _is_causal(tile: _Tile, window: int | None) -> bool:
 
 def _cut(layout: Layout, window: int | None) -> Iterator[_Tile]:
     for segment in layout.whole():
-        prompt = range(segment.start, segment.start + segment.prompt)
-        if len(prompt) >= CAUSAL and (window is None or len(prompt) <= window):
-            yield _Tile(prompt, (prompt, range(0)), 0)
+        prompt, spans = range(segment.start, segment.start + segment.prompt), list(segment.spans())
+        whole = range(segment.start, spans[0][1] if spans else prompt.stop)  # with its first response, behind which nothing was left out
+        if len(whole) >= CAUSAL and (window is None or len(whole) <= window):
+            yield _Tile(whole, (whole, range(0)), 0)
         else:
-            yield from (_Tile(part, (_seen(prompt, part, window), range(0)), 0) for part in _parts(prompt))
-        for start, stop in segment.spans():
+            yield from (_Tile(part, (_seen(whole, part, window), range(0)), 0) for part in _parts(whole))
+        for start, stop in spans[1:]:
             gap = start - prompt.stop
             for part in _parts(range(start, stop)):
                 own = range(part.start - gap, part.stop - gap)  # as if it stood right behind its prompt

@@ -12,22 +12,25 @@ from torch import Tensor
 
 from pad_fast.models.layout import BLOCK, Layout
 
+# All models of a process share one function's compilations, of which the compiler makes 8 by default and then, without a word, calls
+# the function as it is: that would hold T * T scores. A softcap that it does not take for a constant is read from a tensor of a CPU.
+COMPILING: dict[str, Any] = {"recompile_limit": 256, "fail_on_recompile_limit_hit": True, "specialize_float": True}
+
 
 def flex_attend(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None, softcap: float | None
 ) -> Tensor:  # (1, H, T, d of values)
-    plan = ("flex", window, query.device)
-    if plan not in layout.plans:
-        layout.plans[plan] = block_mask(layout, window, query.device)
+    mask = layout.plan(("flex", window, query.device), lambda: block_mask(layout, window, query.device))
     if (groups := query.shape[1] // key.shape[1]) > 1 and query.shape[1] & (query.shape[1] - 1):
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))  # as transformers does where H is no power of 2
-    call, options = _flex(query.device.type), {"enable_gqa": query.shape[1] != key.shape[1]}
-    return call(query, key, value, score_mod=_cap(softcap), block_mask=layout.plans[plan], scale=scale, **options)
+    options = {"enable_gqa": query.shape[1] != key.shape[1]}
+    with torch._dynamo.config.patch(COMPILING):
+        return _flex(query.device.type)(query, key, value, score_mod=_cap(softcap), block_mask=mask, scale=scale, **options)
 
 
 @cache
 def _flex(device: str) -> Callable:
-    """Compiled once, for all lengths."""
+    """Compiled once for all lengths and windows: again for other heads, dtypes and softcaps, with and without a gradient, a window."""
     from torch.nn.attention.flex_attention import flex_attention
 
     attend: Callable = flex_attention
@@ -52,12 +55,12 @@ def block_mask(layout: Layout, window: int | None, device: torch.device) -> Any:
 
     group, part, position = _labels(layout)
     some, every = _blocks(group, part, position, window)
-    on_device = [torch.from_numpy(x).to(device) for x in (group, part, position)]
+    groups, parts, positions = (torch.from_numpy(x).to(device) for x in (group, part, position))
+    oldest = None if window is None else positions - (window - 1)  # a number that it captured would be compiled in
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        groups, parts, positions = on_device
         seen = (q >= k) & (groups[q] == groups[k]) & ((parts[k] == 0) | (parts[q] == parts[k]))
-        return seen if window is None else seen & (positions[q] - positions[k] < window)
+        return seen if oldest is None else seen & (positions[k] >= oldest[q])
 
     partly, wholly = ([torch.from_numpy(x).to(device)[None, None] for x in _ordered(blocks)] for blocks in (some & ~every, every))
     return BlockMask.from_kv_blocks(

@@ -66,6 +66,7 @@ class Training:
     accumulating: bool = False  # gradients of an earlier micro-batch are there
     optimizer_bytes: float = 8.0
     max_tokens: int | None = None
+    memory_budget: budget.MemoryBudget = "auto"  # of the output head
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def training_step(config: Any, prompts: int, shape: Shape, how: Training, readin
         model = fake_model(config, how.dtype, reading.attention)
         if how.checkpointing:
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        attach_rewards_forward(model.train())
+        attach_rewards_forward(model.train(), memory_budget=how.memory_budget)
         count = sum(weight.numel() for weight in model.parameters())
         state = torch.empty(round(how.optimizer_bytes * count), dtype=torch.uint8)
         slices = _slices(prompts, shape, how.max_tokens, reading)

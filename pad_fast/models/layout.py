@@ -10,8 +10,9 @@ A response's last token predicts nothing and is never read. Three layouts, of on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+from weakref import ref
 
 import numpy as np
 import torch
@@ -65,13 +66,27 @@ class Layout:
     """What stands where in one packed row of ``length`` tokens; what is behind the last segment is padding.
 
     A segment without responses is a sequence by itself. It holds host numbers only and passes any wrapper of a model as it is;
-    ``plans`` keeps what the attention makes of them, once for all layers.
+    ``windows`` are the sliding windows that layers told the attention, None for a layer without.
     """
+
+    _latest: ClassVar[Callable[[], Layout | None]] = staticmethod(lambda: None)
 
     def __init__(self, segments: Iterable[Segment], length: int) -> None:
         self.segments = tuple(segments)
         self.length = length
+        self.windows: set[int | None] = set()
         self.plans: dict[Any, Any] = {}
+
+    def plan(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What the attention makes of this row, once for all layers. Only the row that was worked on last keeps it: the masks of a
+        group's slices, all together, would be many times those of the one that is computed."""
+        if key not in self.plans:
+            before = Layout._latest()
+            if before is not None and before is not self:
+                before.plans.clear()
+            Layout._latest = ref(self)
+            self.plans[key] = make()
+        return self.plans[key]
 
     def __reduce__(self) -> tuple:
         return Layout, (self.segments, self.length)  # without plans, which lie on devices
@@ -214,9 +229,10 @@ def first_fit(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def bucket(length: int) -> int:
-    """The next of few lengths: multiples of BLOCK, in steps of at most an eighth of the length."""
+    """The next of few lengths: multiples of BLOCK, in steps of at most an eighth of the length. Two blocks at least: for dimensions of
+    size 1, FlexAttention would be compiled once more."""
     step = max(BLOCK, 1 << max(0, length.bit_length() - 4))
-    return -(-length // step) * step
+    return max(2 * BLOCK, -(-length // step) * step)
 
 
 def split(groups: Iterable[Group], budget: int | None, layout: str) -> list[list[Group]]:

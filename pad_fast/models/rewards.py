@@ -21,6 +21,7 @@ from pad_fast.functional import (
 from pad_fast.models import attention
 from pad_fast.models.heads import OutputHead, call_head, causal_lm, decode, head_problem, output_head
 from pad_fast.models.layout import PackedRows
+from pad_fast.shapes import check_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,11 +83,22 @@ def _hidden(model: PreTrainedModel, packed: PackedRows, reading: dict[str, Any])
 
 
 def _logits(model: PreTrainedModel, forward: Callable, packed: PackedRows, reading: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The model's own logits of the M rows, and their labels; of one row of tokens the others do not meet the head."""
-    if len(packed.input_ids) == 1 and "logits_to_keep" in inspect.signature(type(model).forward).parameters:
-        logits = forward(input_ids=packed.input_ids, use_cache=False, logits_to_keep=packed.rows, **reading).logits[0]
-    else:
-        logits = forward(input_ids=packed.input_ids, use_cache=False, **reading).logits.flatten(0, 1)
+    """The model's own logits of the M rows, and their labels. No other rows meet the head, as far as it is a module that is called."""
+    narrowed: list[bool] = []
+
+    def narrow(head: nn.Module, args: tuple) -> tuple | None:
+        if not args or args[0].shape[:-1] != packed.input_ids.shape:
+            return None
+        narrowed.append(True)
+        return args[0].flatten(0, 1).index_select(0, packed.rows.to(args[0].device))[None], *args[1:]
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
+    try:
+        logits = forward(input_ids=packed.input_ids, use_cache=False, **reading).logits
+    finally:
+        handle.remove()
+    logits = logits.flatten(0, 1)
+    if not narrowed:
         logits = logits.index_select(0, packed.rows.to(logits.device))
     return logits, packed.labels.to(logits.device)
 
@@ -109,7 +121,14 @@ def _reading(model: PreTrainedModel, packed: PackedRows) -> dict[str, Any]:
     return {"position_ids": packed.position_ids}
 
 
-def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", temperature: float = 1.0, impl: str = "auto") -> None:
+def attach_rewards_forward(
+    model: nn.Module,
+    *,
+    normalize: str = "mean",
+    temperature: float = 1.0,
+    memory_budget: MemoryBudget = "auto",
+    impl: str = "auto",
+) -> None:
     """Teach the innermost causal language model of ``model`` a second kind of call, beside its own::
 
         model(input_ids=, rows=, labels=, response_ids=, num_responses=)  ->  rewards (num_responses,), in nats per token
@@ -120,6 +139,8 @@ def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", tempera
     """
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
+    check_budget(memory_budget)
+    options: dict[str, Any] = {"normalize": normalize, "temperature": temperature, "memory_budget": memory_budget, "impl": impl}
     lm = causal_lm(model)
     head_problem(lm)  # now, while the weights are whole
     instance_forward = lm.__dict__.get("forward")
@@ -130,7 +151,7 @@ def attach_rewards_forward(model: nn.Module, *, normalize: str = "mean", tempera
         if response_ids is None:
             return call(*args, **kwargs)
         packed = PackedRows(kwargs["input_ids"], rows, kwargs["labels"], response_ids, kwargs.get("position_ids"), layout)
-        return packed_rewards(self, packed, num_responses, forward=call, normalize=normalize, temperature=temperature, impl=impl)
+        return packed_rewards(self, packed, num_responses, forward=call, **options)
 
     forward._own_forward = own  # type: ignore[attr-defined]
     # generate() and Trainer read the signature. A __wrapped__ would be wrong: accelerate's unwrapping strips forwards that have it.

@@ -26,7 +26,6 @@ STATEFUL = {  # what they carry from token to token cannot be cut off at a respo
     "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "mamba", "mamba2", "minimax",
     "nemotron_h", "olmo_hybrid", "plamo2", "qwen3_5", "qwen3_next", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
 }  # fmt: skip
-SINKS = ("gpt_oss",)
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")
 # of each of the two groups that are tried, so that the trial fits wherever a step does
 TRIED_RESPONSES, TRIED_PROMPT, TRIED_RESPONSE = 3, 256, 64
@@ -107,7 +106,7 @@ def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
     own = attention.own_attention(lm)
     if own not in attention.REPLACED:
         return f"its attention is {own}; sdpa, eager and flex_attention can"
-    if config.model_type in SINKS:
+    if any("sink" in name for name, _ in lm.named_parameters()):  # gpt_oss, granite_swa, deepseek_v4, ...
         return f"{config.model_type} has attention sinks"
     if getattr(config, "attention_chunk_size", None):
         return "its attention is cut into chunks"
@@ -222,7 +221,6 @@ def _missing_window(lm: PreTrainedModel, packed: PackedRows) -> str | None:
     config = lm.config.get_text_config()
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     assert packed.layout is not None
-    told = packed.layout.plans.get("windows", set())
-    if isinstance(window, int) and window not in told and (kinds is None or "sliding_attention" in kinds):
+    if isinstance(window, int) and window not in packed.layout.windows and (kinds is None or "sliding_attention" in kinds):
         return f"its sliding window of {window} tokens does not reach its attention"
     return None

@@ -21,7 +21,7 @@ MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoin
 # Settings that may always change between two calls on one run folder: they change no result, but for rounding.
 FREE = frozenset({
     "output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit",
-    "score_batch_tokens", "max_tokens_per_step", "share_prefix", "torch_empty_cache_steps", "dataset_num_proc",
+    "score_batch_tokens", "max_tokens_per_step", "memory_budget", "share_prefix", "torch_empty_cache_steps", "dataset_num_proc",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs",
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
 })  # fmt: skip

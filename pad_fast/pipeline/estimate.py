@@ -21,7 +21,7 @@ from pad_fast.pipeline import calibration
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.machine import Machine
 from pad_fast.pipeline.run import Run
-from pad_fast.training.slices import checkpoints_activations, tokens_that_fit
+from pad_fast.training.slices import checkpoints_activations, head_budget, tokens_that_fit
 
 ADAM_MOMENTS = 2  # each as large as the weights
 SMALL_OPTIMIZERS = {"8bit": 2.0, "sgd": 0.0, "adafactor": 0.0}  # bytes a weight, by a part of the name
@@ -170,7 +170,8 @@ class Estimator:
         width = 2 if self.bf16 else self._how.dtype.itemsize
         with footprint.fake():
             model = footprint.fake_model(self.student.config, self._how.dtype, self.config.attn_implementation)
-            return tokens_that_fit(model, self.machine.memory, width=width, checkpointing=settings["gradient_checkpointing"])
+            options: dict[str, Any] = {"checkpointing": settings["gradient_checkpointing"], "budget": self._how.memory_budget}
+            return tokens_that_fit(model, self.machine.memory, width=width, **options)
 
     @cached_property
     def _can_share(self) -> bool:
@@ -199,7 +200,7 @@ class Estimator:
         name = str(getattr(self.training.optim, "value", self.training.optim))
         small = next((size for part, size in SMALL_OPTIMIZERS.items() if part in name), None)
         state = ADAM_MOMENTS * dtype.itemsize if small is None else small
-        return Training(dtype, self.bf16, optimizer_bytes=state)
+        return Training(dtype, self.bf16, optimizer_bytes=state, memory_budget=head_budget(self.training))
 
     def _room(self, prompt: int) -> int:
         """The longest response that is trained after a prompt."""

@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
-from pad_fast.budget import SHARE
+from pad_fast.budget import SHARE, MemoryBudget
 from pad_fast.models.heads import causal_lm
 from pad_fast.models.sharing import choose_layout, takes_one_row
 from pad_fast.training.config import PADConfig
@@ -47,7 +47,8 @@ def choose_slices(collator: PADCollator, model: nn.Module, args: PADConfig, acce
     if collator.max_tokens is None and args.device.type == "cuda" and accelerator.distributed_type not in SPLIT:
         width = 2 if args.bf16 or args.fp16 else lm.dtype.itemsize
         memory = torch.cuda.get_device_properties(args.device).total_memory
-        collator.max_tokens = tokens_that_fit(lm, memory, width=width, checkpointing=checkpoints_activations(args))
+        options: dict[str, Any] = {"checkpointing": checkpoints_activations(args), "budget": head_budget(args)}
+        collator.max_tokens = tokens_that_fit(lm, memory, width=width, **options)
 
 
 def checkpoints_activations(args: PADConfig) -> bool:
@@ -55,14 +56,19 @@ def checkpoints_activations(args: PADConfig) -> bool:
     return bool(getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing)
 
 
-def tokens_that_fit(model: PreTrainedModel, memory: int, *, width: int, checkpointing: bool) -> int:
+def head_budget(args: PADConfig) -> MemoryBudget:
+    """The output head's memory_budget, which the arguments hold as text."""
+    return "auto" if args.memory_budget == "auto" else int(args.memory_budget)
+
+
+def tokens_that_fit(model: PreTrainedModel, memory: int, *, width: int, checkpointing: bool, budget: MemoryBudget = "auto") -> int:
     """About the most tokens of one forward and backward on a GPU of ``memory`` bytes that holds the model, its gradients and AdamW's
     state beside them.
 
     ``width`` is the bytes of an activation. By count: a checkpoint a layer, or else what a layer keeps (some 16 hidden and 4
-    intermediate states), two layers that are worked on, and float32 hidden rows for the head beside what it may keep of its scores; a
-    tenth of the memory is left alone. It depends on the device's size and not on what is free, so that a resumed run does as the
-    first did.
+    intermediate states), two layers that are worked on, and float32 hidden rows for the head beside what it may keep of its scores,
+    the ``budget``; a tenth of the memory is left alone. It depends on the device's size and not on what is free, so that a resumed run
+    does as the first did.
     """
     config = model.config.get_text_config()
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
@@ -71,5 +77,6 @@ def tokens_that_fit(model: PreTrainedModel, memory: int, *, width: int, checkpoi
     kept = config.num_hidden_layers * (width * hidden if checkpointing else layer)
     held = sum(p.numel() * (p.element_size() + (width if width < p.element_size() else 0)) for p in model.parameters())
     held += sum(p.numel() * 3 * p.element_size() for p in model.parameters() if p.requires_grad)
-    held += 4 * hidden * config.vocab_size + memory // SHARE  # the gradient of the head while it is summed, and its scores
+    held += 4 * hidden * config.vocab_size  # the gradient of the head while it is summed
+    held += memory // SHARE if budget == "auto" else budget
     return max(1, int((0.9 * memory - held) / (kept + 2 * layer + 16 * hidden)))

@@ -28,7 +28,7 @@ from pad_fast.training.data import PADCollator, RowReader, is_prepared, prepare_
 from pad_fast.training.metrics import prompt_metrics, summarize
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.objective import live_prompts, preference_loss, saturates
-from pad_fast.training.slices import choose_slices
+from pad_fast.training.slices import choose_slices, head_budget
 
 logger = logging.getLogger("pad_fast")
 
@@ -296,7 +296,8 @@ def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
         model = get_peft_model(model, peft_config)
     if args.disable_dropout:
         disable_dropout(model)
-    attach_rewards_forward(model, normalize=args.normalize, temperature=args.temperature, impl=args.impl)
+    options: dict[str, Any] = {name: getattr(args, name) for name in ("normalize", "temperature", "impl")}
+    attach_rewards_forward(model, memory_budget=head_budget(args), **options)
     return model
 
 
