@@ -10,7 +10,10 @@ the live ones, once each, and others of probability 0.
 
 Tiles are (orders of A, sets, orders of the rest), so that for n = 8 a warp has a set of its own and a lane an order of the rest: what is
 worked out for a set and an order, (sets, orders), is worked out once, and each lane then goes through the orders of A by itself.
-COST
+
+What it costs, counted in the machine code for sm_90 and not timed, for n = 8 without a mask: 18 times four sets, about 2,900
+instructions a warp and set. 512 prompts on the 132 multiprocessors of an H200 are 0.2 million for each of their four schedulers, 0.12 ms
+at 1.7 GHz if one is issued each clock; 0.3 ms are asked for. A thread takes 255 registers, so that two programs share a multiprocessor.
 """
 
 import triton
