@@ -160,13 +160,14 @@ MUTANTS |= {
         (
             "jsd: an order that is not there",
             HALVES,
-            "alive, seats, first < FIRST,",
-            "alive, seats, first >= 0,",
+            "(first < FIRST)[None, :]",
+            "(first >= 0)[None, :]",
             "path_where and jsd",
         ),
         ("jsd: those not live sit anywhere", HALVES, "| (seat == FIRST + k))", "| (seat >= 0))", f"{MASKS} and jsd"),
-        ("jsd: a set too few", HALVES, "for index in range(SETS):", "for index in range(SETS - 1):", f"{VALUES} and jsd"),
-        ("jsd: no pull at the rest", HALVES, "slopes -= tl.where(unranked", "slopes -= 0.0 * tl.where(unranked", f"{VALUES} and jsd"),
+        ("jsd: sets too few", HALVES, "range(0, SETS, BLOCK_S)", "range(0, SETS - BLOCK_S, BLOCK_S)", f"{VALUES} and jsd"),
+        ("jsd: a set that is not there", HALVES, "there = sets < SETS", "there = sets >= 0", f"{VALUES} and jsd"),
+        ("jsd: no pull at the rest", HALVES, "pull += tl.where(unranked", "pull += 0.0 * tl.where(unranked", f"{VALUES} and jsd"),
         ("jsd: wrong scale", HALVES, "beta / 2 * slopes", "beta * slopes", f"{VALUES} and jsd"),
         (
             "jsd: bfloat16 accumulation",
