@@ -190,9 +190,11 @@ def _torch_linear(case: Case, inputs: Inputs) -> Call:
     return lambda: linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, reduction="none", ignore_index=IGNORE_INDEX)
 
 
-def on_the_curve(case: Case, contestant: Contestant) -> bool:
-    """A point of a curve is measured of ours alone."""
-    return not case.curve or contestant.name == OURS or (contestant.name == ZERO and case.curve == "M")
+def takes_part(case: Case, contestant: Contestant) -> bool:
+    """A point of a curve is measured of ours alone, and a budget of the output head beside plain PyTorch: others know none."""
+    if case.curve:
+        return contestant.name == OURS or (contestant.name == ZERO and case.curve == "M")
+    return case.budget is None or case.job not in LINEAR_JOBS or contestant.name in (OURS, NAIVE)
 
 
 OURS = "pad_fast"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import machine, memory
 from benchmarks.cases import AXES, HEAD_JOBS, LISTWISE_JOBS, Case, Inputs, make_inputs
-from benchmarks.contestants import NAIVE, Contestant, Unsupported, on_the_curve, per_response
+from benchmarks.contestants import NAIVE, Contestant, Unsupported, per_response, takes_part
 from benchmarks.memory import Step
 from benchmarks.truth import Truth, truth_of
 
@@ -66,7 +66,7 @@ def guarded(entry: Entry) -> Iterator[None]:
 
 def run_case(case: Case, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]) -> list[dict]:
     """One record a contestant, without what is said of the machine."""
-    entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs and on_the_curve(case, contestant)]
+    entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs and takes_part(case, contestant)]
     try:
         inputs = make_inputs(case, device)
         truth = truth_of(case, inputs)

@@ -31,7 +31,7 @@ _GEMMA_HEAD = Case("linear_token_logprobs", (16384, 2304, 256000), dtype="bfloat
 _LLAMA_LOSS = Case("linear_preference_loss", (8, 4, 512, 4096, 128256), dtype="bfloat16", budget=2 << 30)
 _LLAMA_PAIRS = Case("linear_pair_loss", (16, 2, 512, 4096, 128256), dtype="bfloat16")
 _CURVE = Case("linear_token_logprobs", (1024, 256, 8192))
-_GPT2_HEAD = Case("linear_token_logprobs", (2048, 768, 50257), rounds=5)
+_GPT2_HEAD = Case("linear_token_logprobs", (2048, 768, 50257), rounds=3)
 
 
 def _curves(case: Case, budgets: tuple[int, ...], rows: tuple[int, ...]) -> Iterator[Case]:

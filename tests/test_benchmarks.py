@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import __main__, demo, memory, scaling, steps, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
-from benchmarks.contestants import NAIVE, OURS, ZERO, Contestant, Unsupported, on_the_curve
+from benchmarks.contestants import NAIVE, OURS, ZERO, Contestant, Unsupported, takes_part
 from benchmarks.measure import floor_seconds, run_case
 from benchmarks.peers import PEERS
 from benchmarks.registry import CONTESTANTS, SUITES
@@ -43,7 +43,7 @@ def contestant(build, **options) -> Contestant:
 def test_everybody_is_right_or_says_why_not(case):
     records = run_case(case, [c for c in CONTESTANTS if c.name not in COMPILED], CPU, ROOFS)
     assert {record["contestant"] for record in records} == {
-        c.name for c in CONTESTANTS if case.job in c.jobs and c.name not in COMPILED and on_the_curve(case, c)
+        c.name for c in CONTESTANTS if case.job in c.jobs and c.name not in COMPILED and takes_part(case, c)
     }
     for record in records:
         assert set(record) == FIELDS

@@ -11,9 +11,9 @@ the live ones, once each, and others of probability 0.
 Tiles are (orders of A, sets, orders of the rest), so that for n = 8 a warp has a set of its own and a lane an order of the rest: what is
 worked out for a set and an order, (sets, orders), is worked out once, and each lane then goes through the orders of A by itself.
 
-What it costs, counted in the machine code for sm_90 and not timed, for n = 8 without a mask: 18 times four sets, about 2,900
+What it costs, counted in the machine code for sm_90 and not timed, for n = 8 without a mask: 18 times four sets, about 2,750
 instructions a warp and set. 512 prompts on the 132 multiprocessors of an H200 are 0.2 million for each of their four schedulers, 0.12 ms
-at 1.7 GHz if one is issued each clock; 0.3 ms are asked for. A thread takes 255 registers, so that two programs share a multiprocessor.
+at 1.7 GHz if one is issued each clock; 0.3 ms are asked for. A thread takes some 200 registers, so that two programs share a multiprocessor.
 """
 
 import triton
@@ -150,19 +150,19 @@ def preference_jsd(
         for start in range(0, FIRST, BLOCK_F):
             first = start + tl.arange(0, BLOCK_F)
             order = _ranked(first_ptr, first, members, 0, K, FIRST)
-            likely = _possible(order, alive, seats, there[:, None] & (first < FIRST)[None, :], 0, K)
+            likely = _possible(order, alive, seats, (first < FIRST)[None, :], 0, K)
             below = tl.zeros((BLOCK_S, BLOCK_F), ACC)
             a_s, x, totals = _walk(student_ptr, row, order, alive, top_s, beta, below + remaining_s[:, None], N, K)
             a_t = _walk(teacher_ptr, row, order, alive, top_t, teacher_beta, below + remaining_t[:, None], N, K)[0]
             q_s, q_t = tl.where(likely, exp(a_s), 0.0), tl.where(likely, exp(a_t), 0.0)
             log_u, log_v = log_shares(tl.trans(a_s - a_t)[:, :, None] + (b_s - b_t)[None, :, :])
-            c = tl.trans(q_s)[:, :, None] * p_s[None, :, :] * log_u
-            loss += tl.sum(c + tl.trans(q_t)[:, :, None] * p_t[None, :, :] * log_v, 0)
-            weight_r += tl.sum(c, 0)
-            weight_f = tl.trans(tl.sum(c, 2))
+            loss += p_t * tl.sum(tl.trans(q_t)[:, :, None] * log_v, 0)
+            weight_r += p_s * tl.sum(tl.trans(q_s)[:, :, None] * log_u, 0)
+            weight_f = q_s * tl.trans(tl.sum(p_s[None, :, :] * log_u, 2))
             part, flow = _slopes(order, x, totals, alive, weight_f, columns, K)
             slopes_f += part
             carried += tl.sum(weight_f * exp(remaining_s[:, None] - totals[K - 1]) * flow, 1)
+        loss += weight_r
         slopes_r += _slopes(ranked, x_s, totals_s, alive, weight_r, columns, N - K)[0]
         unranked = tl.zeros((BLOCK_S, BLOCK_N), tl.int1)
         for k in tl.static_range(K, N):

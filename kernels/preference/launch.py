@@ -49,7 +49,7 @@ def halves_options(n: int, wide: bool) -> dict[str, int]:
         "N": n, "K": n // 2, "SETS": math.comb(n, n // 2), "FIRST": first, "REST": rest,
         "BLOCK_S": sets, "BLOCK_F": min({8: 32, 10: 4}.get(n, 8), triton.next_power_of_2(first)), "BLOCK_R": block,
         "BLOCK_N": triton.next_power_of_2(n),
-    } | _threads(threads, wide, MOST_REGISTERS if n > 7 else None)  # fmt: skip
+    } | _threads(threads, wide, MOST_REGISTERS if n > 8 else None)  # fmt: skip
 
 
 def ranking_options(n: int, wide: bool) -> dict[str, int]:
