@@ -12,8 +12,8 @@ Tiles are (orders of A, sets, orders of the rest), so that for n = 8 a warp has 
 worked out for a set and an order, (sets, orders), is worked out once, and each lane then goes through the orders of A by itself.
 
 What it costs, counted in the machine code for sm_90 and not timed, for n = 8 without a mask: 18 times four sets, about 2,750
-instructions a warp and set. 512 prompts on the 132 multiprocessors of an H200 are 0.2 million for each of their four schedulers, 0.12 ms
-at 1.7 GHz if one is issued each clock; 0.3 ms are asked for. A thread takes some 200 registers, so that two programs share a multiprocessor.
+instructions a warp and set. 512 prompts on the 132 multiprocessors of an H200 are 0.2 million for each of their four schedulers,
+0.12 ms at 1.7 GHz if one is issued each clock; 0.3 ms are asked for. A thread takes some 200 registers: two programs a multiprocessor.
 """
 
 import triton

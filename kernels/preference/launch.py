@@ -1,7 +1,7 @@
 """The launcher: one program a group (several, for vpd of more than 128 responses), value and gradient together.
 
 Tiles, warps and registers are reasoned and fixed, never tried out at run time, so that the bits are the same. A thread holds 4 or 8
-entries of a tile. On AMD, whose warps have 64 threads, half as many warps are as many threads. None was timed.
+entries of a tile, 32 of JSD of 8. On AMD, whose warps have 64 threads, half as many warps are as many threads. None was timed.
 
 Left alone, NVIDIA's assembler aims at more programs a multiprocessor than there are registers for, and puts a number or two of each
 thread on a stack for it. So most launches say how many registers a thread may have: 128, those of 512 threads a multiprocessor, or
