@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.cases import LISTWISE_JOBS
 from benchmarks.contestants import NAIVE, OURS, ZERO
@@ -132,8 +132,9 @@ def _tokens(cases: Cases) -> plt.Figure:
         ticks.append(((start + place - 1) / 2, _wrap(label)))
         place += 1
     for axis, title in zip(axes, ("time", "memory beyond inputs and results"), strict=True):
-        _ratio_axis(axis, f"{title}, as a multiple of naive PyTorch's")
+        _ratio_axis(axis, f"{title}\nas a multiple of naive PyTorch's")
     axes[0].set_yticks(*zip(*ticks, strict=True), fontsize=8)
+    axes[0].margins(y=0.01)
     axes[0].invert_yaxis()
     handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
@@ -179,6 +180,10 @@ def _curves(cases: Cases) -> plt.Figure:
         else:
             for axis in axes[:, 1]:
                 axis.set(xscale="log", yscale="log")
+                axis.set_xticks(sorted({of(r) for r in ran if r["curve"] == curve}), minor=False)
+                axis.xaxis.set_minor_formatter(NullFormatter())
+                for ticks in (axis.xaxis, axis.yaxis):
+                    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     first = ran[0]["shape"]
     axes[1, 0].set_xlabel(f"memory_budget, MiB (M={next(r['shape']['M'] for r in ran if r['curve'] == 'budget'):,})")
     axes[1, 1].set_xlabel("rows, M")
@@ -186,7 +191,7 @@ def _curves(cases: Cases) -> plt.Figure:
     axes[1, 0].set_ylabel("MiB beyond inputs and gradients")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-        axis.set_ylim(bottom=0) if axis.get_yscale() == "linear" else None
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1]) if axis.get_yscale() == "linear" else None
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=8, frameon=False)
     return figure
