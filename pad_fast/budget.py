@@ -64,11 +64,12 @@ def cpu_workspace(
         block = wide * CPU_ROWS * vocabulary if kept and narrow else 0
         cast = (packed + columns * width) * wide if narrow else 0
         return rows * ROW_BYTES + packed * dtype.itemsize + cast + block + tile * (1 + 2 * (kept and softcap))
+    few = min(rows, CPU_ROWS)  # a forward's products have more, of zeros
     cast = wide * columns * width * (1 + recomputed) if narrow else 0  # slices of the weight and of its gradient
     if recomputed:
-        beside = wide * rows * width + cast + tile * (2 + softcap)
+        beside = wide * rows * width + cast + wide * few * columns * (2 + softcap)
     else:  # g * H takes two of its size while it is made
-        beside = max(wide * rows * width, cast + wide * CPU_ROWS * width + tile * narrow)
+        beside = max(wide * rows * width, cast + wide * few * width + wide * few * columns * narrow)
     return rows * (ROW_BYTES + width * (dtype.itemsize + wide)) + beside
 
 
