@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.cases import LISTWISE_JOBS
 from benchmarks.contestants import NAIVE, OURS, ZERO
@@ -182,8 +182,9 @@ def _curves(cases: Cases) -> plt.Figure:
                 axis.set(xscale="log", yscale="log")
                 axis.set_xticks(sorted({of(r) for r in ran if r["curve"] == curve}), minor=False)
                 axis.xaxis.set_minor_formatter(NullFormatter())
-                for ticks in (axis.xaxis, axis.yaxis):
-                    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+                axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+                for tell in (axis.xaxis.set_major_formatter, axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                    tell(FuncFormatter(lambda value, _: f"{value:,g}"))
     first = ran[0]["shape"]
     axes[1, 0].set_xlabel(f"memory_budget, MiB (M={next(r['shape']['M'] for r in ran if r['curve'] == 'budget'):,})")
     axes[1, 1].set_xlabel("rows, M")
