@@ -100,31 +100,33 @@ def padded(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return hidden, inputs.weight, labels, inputs.teacher
 
 
+def _loss(case: Case) -> tuple[str, dict[str, Any]]:
+    """The library's name of the job's loss, and its options."""
+    loss = GROUP_LOSS[case.job]
+    return ("vpd", {"beta": BETA}) if loss == "vpd" else ("ppd", {"beta": BETA, "divergence": loss})
+
+
 def _group_loss(case: Case, inputs: Inputs) -> Tensor:
     import pad_fast
 
-    options: dict[str, Any] = {"softcap": case.softcap, "memory_budget": _budget(case.budget), **_loss_options(case)}
-    loss = "vpd" if GROUP_LOSS[case.job] == "vpd" else "ppd"
-    return pad_fast.linear_preference_loss(*padded(case, inputs), loss=loss, **options)[0].view(1)
-
-
-def _loss_options(case: Case) -> dict[str, Any]:
-    loss = GROUP_LOSS[case.job]
-    return {"beta": BETA} | ({} if loss == "vpd" else {"divergence": loss})
+    loss, options = _loss(case)
+    options |= {"loss": loss, "softcap": case.softcap, "memory_budget": _budget(case.budget)}
+    return pad_fast.linear_preference_loss(*padded(case, inputs), **options)[0].view(1)
 
 
 def _two_steps(case: Case, inputs: Inputs) -> Call:
     import pad_fast
+    from pad_fast.modules import LOSSES
 
     hidden, weight, labels, teacher = padded(case, inputs)
-    budget = _budget(case.budget)
-    function = pad_fast.vanilla_preference_loss if GROUP_LOSS[case.job] == "vpd" else pad_fast.probabilistic_preference_loss
+    loss, options = _loss(case)
+    shared: dict[str, Any] = {"softcap": case.softcap, "memory_budget": _budget(case.budget)}
 
-    def loss() -> Tensor:
-        rewards = pad_fast.linear_response_rewards(hidden, weight, labels, softcap=case.softcap, memory_budget=budget)
-        return function(rewards.view(teacher.shape), teacher, **_loss_options(case)).view(1)
+    def two_steps() -> Tensor:
+        rewards = pad_fast.linear_response_rewards(hidden, weight, labels, **shared)
+        return LOSSES[loss](rewards.view(teacher.shape), teacher, **options).view(1)
 
-    return loss
+    return two_steps
 
 
 # Plain PyTorch.

@@ -51,7 +51,7 @@ auto_bytes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def cpu_workspace(
-    rows: int, width: int, vocabulary: int, dtype: torch.dtype, *, kept: bool, softcap: bool, backward: bool, recomputed: bool = True
+    rows: int, width: int, vocabulary: int, dtype: torch.dtype, *, kept: bool, recomputed: bool, softcap: bool, backward: bool
 ) -> int:
     """Bytes that :mod:`pad_fast.chunked_linear` holds on a CPU beside arguments, results and scores, for so many packed ``rows``.
 
@@ -85,9 +85,13 @@ def workspace(rows: int, width: int, vocabulary: int, dtype: torch.dtype, device
     return max(cpu_workspace(*sizes, kept=True, softcap=True, backward=backward, recomputed=recomputed) for backward in (False, True))
 
 
+def _bytes(budget: MemoryBudget, device: torch.device) -> int:
+    return auto_bytes(device) if budget == "auto" else budget
+
+
 def saved_rows(budget: MemoryBudget, rows: int, width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
     """How many of ``rows`` keep their scores: all, or a number of whole chunks, so that few sizes occur."""
-    size = auto_bytes(device) if budget == "auto" else budget
+    size = _bytes(budget, device)
     row = padded(vocabulary) * dtype.itemsize
     if rows * row + workspace(rows, width, vocabulary, dtype, device, recomputed=False) <= size:
         return rows
@@ -97,6 +101,5 @@ def saved_rows(budget: MemoryBudget, rows: int, width: int, vocabulary: int, dty
 
 def walked_rows(budget: MemoryBudget, width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
     """How many rows may have scores at a time where none are kept for later (:mod:`pad_fast.group_walk`)."""
-    size = auto_bytes(device) if budget == "auto" else budget
     row = padded(vocabulary) * dtype.itemsize + width * (dtype.itemsize + 2 * accumulator(dtype).itemsize)  # packed, times g, gradient
-    return max(0, size - workspace(0, width, vocabulary, dtype, device, recomputed=False)) // row
+    return max(0, _bytes(budget, device) - workspace(0, width, vocabulary, dtype, device, recomputed=False)) // row

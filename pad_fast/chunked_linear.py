@@ -215,7 +215,7 @@ def _walk_vocabulary(upstream: Upstream, kept: Tensor, head: Head, scores: Tenso
 def _finish_slice(
     columns: slice, upstream: Upstream, factors: Tensor | None, grad: Tensor, head: Head, scores: Tensor, into: Gradients, rest: _Recomputed
 ) -> None:
-    """Sums are taken in place where the gradient is of their dtype."""
+    """Sums are taken in place where the gradient is of their dtype; others are gone before those of the next slice are made."""
     targets = [None if whole is None else whole[columns] for whole in (into.weight, into.bias)]
     sums = [None if to is None else to.zero_() if to.dtype == head.dtype else torch.zeros_like(to, dtype=head.dtype) for to in targets]
     if len(scores):
