@@ -10,8 +10,8 @@ LAYOUT := pyproject.toml setup.py tools/install_torch.sh $(wildcard kernels/*/__
 demo: $(VENV)/installed           ## the whole pipeline on the embedded pair, about 4 minutes on 2 cores
 	$(BIN)/pad-fast demo
 
-test: $(VENV)/installed-test      ## the tests
-	$(BIN)/pytest
+test: $(VENV)/installed-test      ## the tests, two at a time
+	$(BIN)/pytest -n 2
 
 lint: $(VENV)/installed-dev       ## linter, formatter and type checker
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent
 KERNEL_PACKAGES = sorted(init.parent.name for init in (ROOT / "kernels").glob("*/__init__.py"))
 
 setup(
-    packages=find_packages(include=["pad_fast", "pad_fast.*"]) + [f"pad_fast.kernels.{name}" for name in KERNEL_PACKAGES],
-    package_dir={"pad_fast": "pad_fast"} | {f"pad_fast.kernels.{name}": f"kernels/{name}" for name in KERNEL_PACKAGES},
+    packages=find_packages(include=["pad_fast", "pad_fast.*"])
+    + [f"pad_fast.kernels.{name}" for name in KERNEL_PACKAGES],
+    package_dir={"pad_fast": "pad_fast"}
+    | {f"pad_fast.kernels.{name}": f"kernels/{name}" for name in KERNEL_PACKAGES},
 )

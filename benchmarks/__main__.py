@@ -13,14 +13,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler would tell of each start; read when torch is imported
+os.environ.setdefault(
+    "KINETO_LOG_LEVEL", "9"
+)  # the profiler would tell of each start; read when torch is imported
 
 import torch
 
 from benchmarks import machine, tables
 from benchmarks.measure import run_case
-from benchmarks.registry import CONTESTANTS, SUITES
 from benchmarks.steps import STEP_CONTESTANTS, STEP_SUITES, run_step_case
+from benchmarks.suites import CONTESTANTS, SUITES
 
 MINUTES = {  # make gpu has 8, of which its tests take some
     "cpu": 10.0, "gpu": 5.0, "smoke": 1.0, "steps": 4.0, "gpu-steps": 25.0, "steps-smoke": 1.0,
@@ -31,13 +33,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     on_gpu = options.suite.startswith("gpu")
     if on_gpu and not torch.cuda.is_available():
-        print(f"benchmarks: --suite {options.suite} needs a CUDA device, and torch sees none", file=sys.stderr)
+        print(
+            f"benchmarks: --suite {options.suite} needs a CUDA device, and torch sees none",
+            file=sys.stderr,
+        )
         return 1
     device = torch.device("cuda" if on_gpu else "cpu")
-    run = {"run": datetime.now(timezone.utc).isoformat(timespec="seconds"), "suite": options.suite, **machine.describe(device)}
+    run = {
+        "run": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "suite": options.suite,
+        **machine.describe(device),
+    }
     roofs = machine.roofs(device)
-    print(f"{run['device']}, torch {torch.__version__}: copy {roofs['copy'] / 1e9:.0f} GB/s, product ", end="")
-    print(", ".join(f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in roofs.items() if name != "copy"))
+    print(
+        f"{run['device']}, torch {torch.__version__}: copy {roofs['copy'] / 1e9:.0f} GB/s, product ",
+        end="",
+    )
+    print(
+        ", ".join(
+            f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in roofs.items() if name != "copy"
+        )
+    )
     for record in _records(options, device, roofs):
         print(tables.line(record), flush=True)
         if options.results:
@@ -49,7 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _records(options: argparse.Namespace, device: torch.device, roofs: dict[str, float]) -> Iterator[dict]:
+def _records(
+    options: argparse.Namespace, device: torch.device, roofs: dict[str, float]
+) -> Iterator[dict]:
     whole_models = options.suite in STEP_SUITES
     everybody = STEP_CONTESTANTS if whole_models else CONTESTANTS
     contestants = [contestant for contestant in everybody if options.contestant in contestant.name]
@@ -68,10 +86,18 @@ def _records(options: argparse.Namespace, device: torch.device, roofs: dict[str,
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--suite", choices=[*SUITES, *STEP_SUITES], required=True)
-    parser.add_argument("--case", default="", metavar="TEXT", help="only cases whose label contains TEXT")
-    parser.add_argument("--contestant", default="", metavar="TEXT", help="only contestants whose name contains TEXT")
+    parser.add_argument(
+        "--case", default="", metavar="TEXT", help="only cases whose label contains TEXT"
+    )
+    parser.add_argument(
+        "--contestant", default="", metavar="TEXT", help="only contestants whose name contains TEXT"
+    )
     parser.add_argument("--minutes", type=float, default=None, help="start no case after so long")
-    parser.add_argument("--results", type=Path, help="folder to which records are appended; tables are left as they are")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="folder to which records are appended; tables are left as they are",
+    )
     options = parser.parse_args(arguments)
     options.minutes = options.minutes or MINUTES[options.suite]
     # A part of a suite is shown and not kept: tables are made of whole runs.

@@ -13,7 +13,10 @@ from torch import Tensor
 
 LOGITS_JOBS = ("token_logprobs", "response_rewards")
 LINEAR_JOBS = ("linear_token_logprobs",)
-GROUP_LOSS = {"linear_preference_loss": "kl", "linear_pair_loss": "vpd"}  # the mean loss of prompts, from hidden states
+GROUP_LOSS = {
+    "linear_preference_loss": "kl",
+    "linear_pair_loss": "vpd",
+}  # the mean loss of prompts, from hidden states
 GROUP_JOBS = tuple(GROUP_LOSS)
 HEAD_JOBS = LINEAR_JOBS + GROUP_JOBS
 TOKEN_JOBS = LOGITS_JOBS + LINEAR_JOBS
@@ -68,7 +71,9 @@ class Case:
         """The case in words, as the tables show it."""
         parts = [
             self.job,
-            " ".join(f"{axis}={size:,}" for axis, size in zip(AXES[self.job], self.shape, strict=True)),
+            " ".join(
+                f"{axis}={size:,}" for axis, size in zip(AXES[self.job], self.shape, strict=True)
+            ),
             self.dtype,
             self.work,
         ]
@@ -115,24 +120,41 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
 
     if case.job in LISTWISE_JOBS:
         student, teacher = normal(*case.shape), normal(*case.shape)
-        leaves = {"student": student.mul_(0.1).requires_grad_()}  # rewards of one prompt lie within a few tenths of a nat
+        leaves = {
+            "student": student.mul_(0.1).requires_grad_()
+        }  # rewards of one prompt lie within a few tenths of a nat
         return Inputs(leaves, {"teacher": teacher.mul_(0.1)}, normal(case["P"]).float())
     rows = case["M"]
     labels = torch.randint(case["V"], (rows,), generator=generator, device=device)
     if case.job in HEAD_JOBS:
         weight = normal(case["V"], case["D"]).mul_(3 / case["D"] ** 0.5)
         hidden = normal(rows, case["D"]).add_(weight[labels], alpha=12 / 9)
-        leaves = {"hidden": hidden.requires_grad_(), "weight": weight.requires_grad_(not case.frozen)}
+        leaves = {
+            "hidden": hidden.requires_grad_(),
+            "weight": weight.requires_grad_(not case.frozen),
+        }
     else:
         logits = normal(rows, case["V"]).mul_(3)
         logits.scatter_add_(1, labels[:, None], torch.full_like(labels, 12, dtype=dtype)[:, None])
         leaves = {"logits": logits.requires_grad_()}
     span = case["T"] if case.job in ("response_rewards", *GROUP_JOBS) else min(SPAN, rows)
     labels[torch.arange(rows, device=device) % span < round(span * (1 - case.live))] = IGNORE_INDEX
-    others = {"labels": labels} | {name: leaf for name, leaf in leaves.items() if not leaf.requires_grad}
+    others = {"labels": labels} | {
+        name: leaf for name, leaf in leaves.items() if not leaf.requires_grad
+    }
     if case.job in GROUP_JOBS:
         others["teacher"] = normal(case["P"], case["N"]).float().mul_(0.1)
-        return Inputs({name: leaf for name, leaf in leaves.items() if leaf.requires_grad}, others, torch.ones(1, device=device))
+        return Inputs(
+            {name: leaf for name, leaf in leaves.items() if leaf.requires_grad},
+            others,
+            torch.ones(1, device=device),
+        )
     # What becomes of the numbers takes those of ignored rows with weight 0, as any masked mean does.
-    upstream = normal(case["R"]).float() if case.job == "response_rewards" else normal(rows).float() * (labels != IGNORE_INDEX)
-    return Inputs({name: leaf for name, leaf in leaves.items() if leaf.requires_grad}, others, upstream)
+    upstream = (
+        normal(case["R"]).float()
+        if case.job == "response_rewards"
+        else normal(rows).float() * (labels != IGNORE_INDEX)
+    )
+    return Inputs(
+        {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}, others, upstream
+    )

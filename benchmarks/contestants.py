@@ -18,7 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import BETA, GROUP_JOBS, GROUP_LOSS, HEAD_JOBS, IGNORE_INDEX, LINEAR_JOBS, LISTWISE_JOBS, LOGITS_JOBS, Case, Inputs
+from benchmarks.cases import (
+    BETA,
+    GROUP_JOBS,
+    GROUP_LOSS,
+    HEAD_JOBS,
+    IGNORE_INDEX,
+    LINEAR_JOBS,
+    LISTWISE_JOBS,
+    LOGITS_JOBS,
+    Case,
+    Inputs,
+)
 from benchmarks.truth import ENUMERATED, enumerate_rankings, library_loss
 
 Call = Callable[[], Tensor]
@@ -45,7 +56,9 @@ class Contestant:
     scalar: bool = False
     per_token: bool = True  # False: gives what the job asks for, a number a response or a prompt
     overwrites: bool = False
-    memory: Callable[[Case], int] = no_bytes  # bytes that it needs at least, where that may be too much
+    memory: Callable[[Case], int] = (
+        no_bytes  # bytes that it needs at least, where that may be too much
+    )
 
 
 def per_response(case: Case, inputs: Inputs, call: Call) -> Call:
@@ -71,7 +84,10 @@ def _library(case: Case, inputs: Inputs) -> Call:
     if case.job in GROUP_JOBS:
         return partial(_group_loss, case, inputs)
     if case.job == "response_rewards":
-        logits, labels = inputs.logits.view(case["R"], case["T"], -1), inputs.labels.view(case["R"], -1)
+        logits, labels = (
+            inputs.logits.view(case["R"], case["T"], -1),
+            inputs.labels.view(case["R"], -1),
+        )
         return lambda: pad_fast.response_rewards(logits, labels, softcap=case.softcap)
     return partial(pad_fast.token_logprobs, inputs.logits, inputs.labels, softcap=case.softcap)
 
@@ -85,7 +101,12 @@ def _linear(case: Case, inputs: Inputs, budget: int | None) -> Tensor:
     import pad_fast
 
     return pad_fast.linear_token_logprobs(
-        inputs.hidden, inputs.weight, inputs.labels, softcap=case.softcap, memory_budget=_budget(budget), live_rows=inputs.live_rows
+        inputs.hidden,
+        inputs.weight,
+        inputs.labels,
+        softcap=case.softcap,
+        memory_budget=_budget(budget),
+        live_rows=inputs.live_rows,
     )
 
 
@@ -116,7 +137,7 @@ def _group_loss(case: Case, inputs: Inputs) -> Tensor:
 
 def _two_steps(case: Case, inputs: Inputs) -> Call:
     import pad_fast
-    from pad_fast.modules import LOSSES
+    from pad_fast.linear_loss import LOSSES
 
     hidden, weight, labels, teacher = padded(case, inputs)
     loss, options = _loss(case)
@@ -149,13 +170,19 @@ def _naive_group_loss(case: Case, inputs: Inputs) -> Tensor:
     logps = naive_linear(inputs.hidden, inputs.weight, inputs.rows, case.softcap)
     live = (inputs.labels != IGNORE_INDEX).view(case["R"], -1)
     rewards = logps.view(case["R"], -1).masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
-    return enumerate_rankings(GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher).mean().view(1)
+    return (
+        enumerate_rankings(GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher)
+        .mean()
+        .view(1)
+    )
 
 
 def _naive(case: Case, inputs: Inputs) -> Call:
     if case.job in LISTWISE_JOBS:
         if case.job != "vpd" and case["N"] > ENUMERATED:
-            raise Unsupported(f"enumerates rankings up to {ENUMERATED}!, here {math.factorial(case['N']):,}")
+            raise Unsupported(
+                f"enumerates rankings up to {ENUMERATED}!, here {math.factorial(case['N']):,}"
+            )
         return partial(enumerate_rankings, case.job, inputs.student, inputs.teacher)
     if case.job in GROUP_JOBS:
         return lambda: _naive_group_loss(case, inputs)
@@ -165,7 +192,9 @@ def _naive(case: Case, inputs: Inputs) -> Call:
 
 
 def _naive_memory(case: Case) -> int:
-    if case.job in LISTWISE_JOBS:  # about eight tables of floats: rewards and sums of both sides, kept for the backward
+    if (
+        case.job in LISTWISE_JOBS
+    ):  # about eight tables of floats: rewards and sums of both sides, kept for the backward
         return 0 if case.job == "vpd" else 4 * 8 * case["P"] * math.factorial(case["N"]) * case["N"]
     size = torch.finfo(getattr(torch, case.dtype)).bits // 8
     # float32 tables: log-probabilities and two gradients, or else those and what they are made of; the tanh of a softcap is kept.
@@ -174,13 +203,19 @@ def _naive_memory(case: Case) -> int:
 
 
 def _compiled(case: Case, inputs: Inputs) -> Call:
-    if case.live < 1 and inputs.labels.device.type == "cuda":  # each compilation takes from the minutes that a card is lent for
+    if (
+        case.live < 1 and inputs.labels.device.type == "cuda"
+    ):  # each compilation takes from the minutes that a card is lent for
         raise Unsupported("the same work as with no row ignored")
     compiler = os.environ.get("CXX", "g++")
     if inputs.labels.device.type == "cpu" and not shutil.which(compiler):
-        raise ImportError(f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}")
+        raise ImportError(
+            f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}"
+        )
     torch.compiler.reset()  # or the cases' shapes add up to the limit of recompilations
-    naive = torch.compile(naive_linear if case.job in LINEAR_JOBS else naive_logits, fullgraph=True, dynamic=False)
+    naive = torch.compile(
+        naive_linear if case.job in LINEAR_JOBS else naive_logits, fullgraph=True, dynamic=False
+    )
     return partial(naive, *_naive(case, inputs).args)  # type: ignore[attr-defined]
 
 
@@ -189,7 +224,9 @@ def _torch_linear(case: Case, inputs: Inputs) -> Call:
 
     if case.softcap:
         raise Unsupported("no softcap")
-    return lambda: linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, reduction="none", ignore_index=IGNORE_INDEX)
+    return lambda: linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.labels, reduction="none", ignore_index=IGNORE_INDEX
+    )
 
 
 def takes_part(case: Case, contestant: Contestant) -> bool:
@@ -208,12 +245,45 @@ ROUNDED = "logits rounded to the input's dtype"
 PLAIN = (
     Contestant(NAIVE, LOGITS_JOBS, _naive, memory=_naive_memory),
     Contestant(NAIVE, LINEAR_JOBS, _naive, note=ROUNDED, memory=_naive_memory),
-    Contestant(NAIVE, LISTWISE_JOBS, _naive, note="a table of N! rankings, but for vpd", per_token=False, memory=_naive_memory),
+    Contestant(
+        NAIVE,
+        LISTWISE_JOBS,
+        _naive,
+        note="a table of N! rankings, but for vpd",
+        per_token=False,
+        memory=_naive_memory,
+    ),
     Contestant(OURS, ("token_logprobs", *LINEAR_JOBS), _library, package="pad_fast"),
-    Contestant(ZERO, LINEAR_JOBS, _no_budget, note="keeps nothing; forward alone on a GPU: no logits in memory", package="pad_fast"),
-    Contestant(NAIVE, GROUP_JOBS, _naive, note=f"{ROUNDED}; all rankings, but for pairs", per_token=False, memory=_naive_memory),
-    Contestant(OURS, ("response_rewards", *GROUP_JOBS, *LISTWISE_JOBS), _library, package="pad_fast", per_token=False),
-    Contestant(STEPS, GROUP_JOBS, _two_steps, note="rewards, then their loss, in the same budget", package="pad_fast", per_token=False),
+    Contestant(
+        ZERO,
+        LINEAR_JOBS,
+        _no_budget,
+        note="keeps nothing; forward alone on a GPU: no logits in memory",
+        package="pad_fast",
+    ),
+    Contestant(
+        NAIVE,
+        GROUP_JOBS,
+        _naive,
+        note=f"{ROUNDED}; all rankings, but for pairs",
+        per_token=False,
+        memory=_naive_memory,
+    ),
+    Contestant(
+        OURS,
+        ("response_rewards", *GROUP_JOBS, *LISTWISE_JOBS),
+        _library,
+        package="pad_fast",
+        per_token=False,
+    ),
+    Contestant(
+        STEPS,
+        GROUP_JOBS,
+        _two_steps,
+        note="rewards, then their loss, in the same budget",
+        package="pad_fast",
+        per_token=False,
+    ),
     Contestant("torch.compile", LOGITS_JOBS, _compiled),
     Contestant("torch.compile", LINEAR_JOBS, _compiled, note=ROUNDED),
     Contestant("F.linear_cross_entropy", LINEAR_JOBS, _torch_linear, note=ROUNDED, sign=-1),

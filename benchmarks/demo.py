@@ -39,11 +39,27 @@ COLUMNS = {  # key: heading, in percent
 
 def run_demo(student: Path, seed: int, folder: Path, options: list[str], threads: int) -> dict:
     """One run of the command, from nothing, and what its evaluations say."""
-    command = [sys.executable, "-m", "pad_fast.cli", "demo", "--student", str(student), "--seed", str(seed), "--output_dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pad_fast.cli",
+        "demo",
+        "--student",
+        str(student),
+        "--seed",
+        str(seed),
+        "--output_dir",
+        str(folder),
+    ]
     start = time.perf_counter()
-    subprocess.run([*command, *options], check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    subprocess.run(
+        [*command, *options], check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
+    )
     seconds = time.perf_counter() - start
-    evaluations = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "evaluation").glob("*.json"))}
+    evaluations = {
+        path.stem: json.loads(path.read_text())
+        for path in sorted((folder / "evaluation").glob("*.json"))
+    }
     settings = json.loads((folder / "run.json").read_text())["config"]
     config = {name: value for name, value in settings.items() if not Path(str(value)).is_absolute()}
     return {
@@ -60,14 +76,22 @@ def stages(record: dict) -> dict[str, dict]:
     """The evaluations that are compared, in the order of the table."""
     found = record["evaluations"]
     last = max(name for name in found if name.startswith("student-"))
-    return {"teacher": found["teacher"], "student before": found["student-00"], "student after": found[last], "SeqKD": found["seqkd"]}
+    return {
+        "teacher": found["teacher"],
+        "student before": found["student-00"],
+        "student after": found[last],
+        "SeqKD": found["seqkd"],
+    }
 
 
 def table(records: list[dict]) -> list[list[str]]:
     """Rows of cells: mean over the runs, and from the least to the most."""
     rows = [["", *(heading for heading, _ in COLUMNS.values())], ["---", *["---:"] * len(COLUMNS)]]
     for stage in stages(records[0]):
-        cells = [_cell([stages(record)[stage][key] for record in records], in_percent) for key, (_, in_percent) in COLUMNS.items()]
+        cells = [
+            _cell([stages(record)[stage][key] for record in records], in_percent)
+            for key, (_, in_percent) in COLUMNS.items()
+        ]
         rows.append([stage, *cells])
     return rows
 
@@ -75,7 +99,12 @@ def table(records: list[dict]) -> list[list[str]]:
 def rises(records: list[dict]) -> str:
     """In how many of the runs each measure rose."""
     keys = [key for key in COLUMNS if key not in ("ppd_loss", "mean_length")]
-    counts = {key: sum(stages(r)["student after"][key] > stages(r)["student before"][key] for r in records) for key in keys}
+    counts = {
+        key: sum(
+            stages(r)["student after"][key] > stages(r)["student before"][key] for r in records
+        )
+        for key in keys
+    }
     return ", ".join(f"{COLUMNS[key][0]} in {count}" for key, count in counts.items())
 
 
@@ -90,11 +119,22 @@ def _cell(values: Iterable[float | None], in_percent: bool) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
-    parser.add_argument("--students", nargs="+", type=Path, default=[EMBEDDED], help="folders of base students")
+    parser.add_argument(
+        "--students", nargs="+", type=Path, default=[EMBEDDED], help="folders of base students"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds of the run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out among them")
-    parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="where the runs are written")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "demo.jsonl", help="records are added here")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time; the cores are shared out among them"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/study"), help="where the runs are written"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path(__file__).parent / "results" / "demo.jsonl",
+        help="records are added here",
+    )
     parser.add_argument("options", nargs="*", help="more options of pad-fast demo, after --")
     given = parser.parse_args(arguments)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -102,11 +142,19 @@ def main(arguments: list[str] | None = None) -> None:
 
     def run(pair: tuple[Path, int]) -> dict:
         student, seed = pair[0].resolve(), pair[1]
-        return run_demo(student, seed, given.folder / f"{student.parent.name}-{student.name}-{seed}", given.options, threads)
+        return run_demo(
+            student,
+            seed,
+            given.folder / f"{student.parent.name}-{student.name}-{seed}",
+            given.options,
+            threads,
+        )
 
     with ThreadPoolExecutor(given.jobs) as pool, given.results.open("a") as file:
         for record in pool.map(run, itertools.product(given.students, given.seeds)):
-            file.write(json.dumps({"run": started, **describe(torch.device("cpu")), **record}) + "\n")
+            file.write(
+                json.dumps({"run": started, **describe(torch.device("cpu")), **record}) + "\n"
+            )
             file.flush()
 
 

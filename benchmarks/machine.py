@@ -26,7 +26,9 @@ def device_name(device: torch.device) -> str:
 
 def _answer(*command: str) -> str | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=30).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=30
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -41,7 +43,11 @@ def driver(device: torch.device) -> str | None:
 def commit() -> str | None:
     """The commit, with a "+" where code that can be measured was changed since."""
     head = _answer("git", "rev-parse", "--short=12", "HEAD")
-    return head and head + ("+" if _answer("git", "status", "--porcelain", "--", "pad_fast", "kernels", "benchmarks/*.py") else "")
+    return head and head + (
+        "+"
+        if _answer("git", "status", "--porcelain", "--", "pad_fast", "kernels", "benchmarks/*.py")
+        else ""
+    )
 
 
 def version(package: str) -> str | None:
@@ -82,7 +88,9 @@ def roofs(device: torch.device, *, size: int | None = None) -> dict[str, float]:
     found = {"copy": _copy_rate(device, (16 if on_gpu else 12) * size * size)}
     for dtype in (torch.float32, torch.bfloat16) if on_gpu else (torch.float32,):
         a, b = torch.randn(2, size, size, device=device).to(dtype)
-        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / _seconds(lambda a=a, b=b: a @ b, device)
+        found[str(dtype).removeprefix("torch.")] = (
+            2 * size**3 / _seconds(lambda a=a, b=b: a @ b, device)
+        )
     return found
 
 

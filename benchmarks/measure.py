@@ -18,9 +18,14 @@ from benchmarks.contestants import NAIVE, Contestant, Unsupported, per_response,
 from benchmarks.memory import Step
 from benchmarks.truth import Truth, truth_of
 
-SECONDS = {"cpu": 1.0, "cuda": 1.0}  # of one contestant's repetitions in a case, after which it rests
+SECONDS = {
+    "cpu": 1.0,
+    "cuda": 1.0,
+}  # of one contestant's repetitions in a case, after which it rests
 AT_LEAST = 3  # repetitions
-CACHE = 256 << 20  # bytes written before each repetition on a GPU: more than any second-level cache holds
+CACHE = (
+    256 << 20
+)  # bytes written before each repetition on a GPU: more than any second-level cache holds
 ROOM = 0.9  # of the memory that is free, which an estimate may reach
 
 
@@ -44,7 +49,11 @@ class Entry:
     found: dict = field(default_factory=dict)
 
     def fail(self, status: str, reason: object) -> None:
-        self.status, self.reason, self.step = status, " ".join(str(reason).split())[:300] or type(reason).__name__, None
+        self.status, self.reason, self.step = (
+            status,
+            " ".join(str(reason).split())[:300] or type(reason).__name__,
+            None,
+        )
         self.times.clear()
         self.found.clear()
 
@@ -64,9 +73,15 @@ def guarded(entry: Entry) -> Iterator[None]:
         entry.fail("failed", f"{type(error).__name__}: {error}")
 
 
-def run_case(case: Case, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]) -> list[dict]:
+def run_case(
+    case: Case, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]
+) -> list[dict]:
     """One record a contestant, without what is said of the machine."""
-    entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs and takes_part(case, contestant)]
+    entries = [
+        Entry(contestant)
+        for contestant in contestants
+        if case.job in contestant.jobs and takes_part(case, contestant)
+    ]
     try:
         inputs = make_inputs(case, device)
         truth = truth_of(case, inputs)
@@ -82,12 +97,16 @@ def run_case(case: Case, contestants: Sequence[Contestant], device: torch.device
     return [_record(case, entry, entries, truth.against, roofs) for entry in entries]
 
 
-def _prepare(entry: Entry, case: Case, inputs: Inputs, truth: Truth, spare: dict[str, Tensor]) -> None:
+def _prepare(
+    entry: Entry, case: Case, inputs: Inputs, truth: Truth, spare: dict[str, Tensor]
+) -> None:
     """Build and warm up a contestant; take its memory and its error."""
     contestant, device = entry.contestant, inputs.upstream.device
     needed, free = contestant.memory(case), memory.free_memory(device)
     if needed > ROOM * free:
-        return entry.fail("skipped", f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
+        return entry.fail(
+            "skipped", f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free"
+        )
     entry.step = make_step(contestant, case, inputs)
     if device.type == "cuda":  # on a CPU the step whose memory is taken warms up
         with preserved(entry, inputs, spare):
@@ -109,9 +128,15 @@ def _prepare(entry: Entry, case: Case, inputs: Inputs, truth: Truth, spare: dict
     return None
 
 
-def _errors(contestant: Contestant, inputs: Inputs, truth: Truth, outputs: tuple[Tensor, ...]) -> dict[str, float]:
+def _errors(
+    contestant: Contestant, inputs: Inputs, truth: Truth, outputs: tuple[Tensor, ...]
+) -> dict[str, float]:
     results = contestant.sign * outputs[0]
-    errors = {"loss": truth.scalar_error(-results)} if contestant.scalar else {"results": truth.result_error(results)}
+    errors = (
+        {"loss": truth.scalar_error(-results)}
+        if contestant.scalar
+        else {"results": truth.result_error(results)}
+    )
     for name, gradient in zip(inputs.leaves, outputs[1:], strict=False):  # none without a backward
         errors[name] = truth.gradient_error(name, gradient, contestant.scalar)
     return errors
@@ -172,12 +197,18 @@ def capture(step: Step) -> Step:
     return replay
 
 
-def time_in_turns(entries: list[Entry], case: Rounds, inputs: Inputs, spare: dict[str, Tensor]) -> None:
+def time_in_turns(
+    entries: list[Entry], case: Rounds, inputs: Inputs, spare: dict[str, Tensor]
+) -> None:
     """A round times each contestant once, each round starting with the next one, so that a slow spell of the machine hits them all."""
     device = inputs.upstream.device
     cache = torch.empty(CACHE, dtype=torch.int8, device=device) if device.type == "cuda" else None
     for turn in range(case.rounds):
-        running = [e for e in entries if e.step and (len(e.times) < AT_LEAST or sum(e.times) < SECONDS[device.type])]
+        running = [
+            e
+            for e in entries
+            if e.step and (len(e.times) < AT_LEAST or sum(e.times) < SECONDS[device.type])
+        ]
         if not running:
             break
         first = turn % len(running)
@@ -229,7 +260,9 @@ def paired_ratio(entry: Entry, naive: Entry | None) -> float | None:
     return median(mine / other for mine, other in zip(entry.times, naive.times, strict=False))
 
 
-def _record(case: Case, entry: Entry, entries: list[Entry], against: str, roofs: dict[str, float]) -> dict:
+def _record(
+    case: Case, entry: Entry, entries: list[Entry], against: str, roofs: dict[str, float]
+) -> dict:
     naive = next((e for e in entries if e.contestant.name == NAIVE), None)
     floor, time_found = floor_seconds(case, roofs), median(entry.times) if entry.times else None
     return {

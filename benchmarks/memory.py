@@ -30,13 +30,17 @@ def allocated_peak(step: Step, device: torch.device) -> tuple[int, tuple[Tensor,
         return torch.cuda.max_memory_allocated(device) - before, outputs
     # The CPU's allocator keeps no peak, but it tells the profiler of each allocation and release; buffers that the matrix library
     # holds for itself are not among them, which is why resident memory is recorded beside it.
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
         outputs = step()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "trace.json")
         profiler.export_chrome_trace(path)
         with open(path) as file:
-            events = [event for event in json.load(file)["traceEvents"] if event["name"] == "[memory]"]
+            events = [
+                event for event in json.load(file)["traceEvents"] if event["name"] == "[memory]"
+            ]
     held = peak = 0
     for event in sorted(events, key=lambda event: event["ts"]):
         held += event["args"]["Bytes"]
@@ -72,8 +76,12 @@ def free_memory(device: torch.device) -> int:
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     info = Path("/proc/meminfo")
-    found = re.search(r"^MemAvailable:\s+(\d+) kB$", info.read_text(), re.M) if info.exists() else None
-    return int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = (
+        re.search(r"^MemAvailable:\s+(\d+) kB$", info.read_text(), re.M) if info.exists() else None
+    )
+    return (
+        int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )
 
 
 def forget_peak() -> bool:

@@ -23,7 +23,9 @@ from benchmarks.contestants import ROUNDED, Call, Contestant, Unsupported, padde
 TRL_COLUMNS = 32768  # trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, which add_fused_lm_head passes
 
 
-def _refuse(package: str, case: Case, inputs: Inputs, *, softcap: bool = True, cpu: bool = True) -> None:
+def _refuse(
+    package: str, case: Case, inputs: Inputs, *, softcap: bool = True, cpu: bool = True
+) -> None:
     """ImportError where the package is not installed, before anything is said of what it could do."""
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named {package!r}")
@@ -72,15 +74,21 @@ def _standing_in(name: str, module: ModuleType) -> Iterator[None]:
 
 
 def _trl_linear(case: Case, inputs: Inputs) -> Call:
-    stub = _stub(maybe_gather_lm_head_ctx=lambda *_: nullcontext())  # gathers weights that DeepSpeed has split
+    stub = _stub(
+        maybe_gather_lm_head_ctx=lambda *_: nullcontext()
+    )  # gathers weights that DeepSpeed has split
     function = _file("trl", "kernels.chunked_logprob", trainer__utils=stub).ChunkedLogProbFunction
     hidden, weight, labels = inputs.hidden, inputs.weight, inputs.labels
     if hidden.device.type == "cpu":  # as add_fused_lm_head: rows are picked where Triton runs
-        return lambda: function.apply(hidden, weight, None, inputs.rows, 1.0, TRL_COLUMNS, case.softcap, 1.0, ())[0]
+        return lambda: function.apply(
+            hidden, weight, None, inputs.rows, 1.0, TRL_COLUMNS, case.softcap, 1.0, ()
+        )[0]
 
     def picked() -> Tensor:
         live = labels != IGNORE_INDEX
-        logps = function.apply(hidden[live], weight, None, labels[live], 1.0, TRL_COLUMNS, case.softcap, 1.0, ())[0]
+        logps = function.apply(
+            hidden[live], weight, None, labels[live], 1.0, TRL_COLUMNS, case.softcap, 1.0, ()
+        )[0]
         return logps.new_zeros(live.shape).masked_scatter(live, logps)
 
     return picked
@@ -91,7 +99,9 @@ def _trl_logits(case: Case, inputs: Inputs) -> Call:
     if inputs.labels.device.type == "cpu":
         from trl.trainer.utils import selective_log_softmax
 
-        return lambda: selective_log_softmax(inputs.logits, inputs.rows, row_mask=inputs.labels != IGNORE_INDEX)
+        return lambda: selective_log_softmax(
+            inputs.logits, inputs.rows, row_mask=inputs.labels != IGNORE_INDEX
+        )
     function = _file("trl", "kernels.logprob_entropy").selective_log_softmax_and_entropy
     return lambda: function(inputs.logits, inputs.rows, 1.0, inputs.labels != IGNORE_INDEX)[0]
 
@@ -101,7 +111,9 @@ def _trl_logits(case: Case, inputs: Inputs) -> Call:
 
 def _liger_scaled(case: Case, inputs: Inputs) -> Call:
     _refuse("liger_kernel", case, inputs, softcap=False)
-    from liger_kernel.ops.fused_linear_scaled_cross_entropy import LigerFusedLinearScaledCrossEntropyFunction as Function
+    from liger_kernel.ops.fused_linear_scaled_cross_entropy import (
+        LigerFusedLinearScaledCrossEntropyFunction as Function,
+    )
 
     return lambda: Function.apply(inputs.hidden, inputs.weight, inputs.labels, 1.0, IGNORE_INDEX)
 
@@ -110,7 +122,12 @@ def _liger_linear(case: Case, inputs: Inputs, reduction: str = "none") -> Call:
     _refuse("liger_kernel", case, inputs, cpu=False)
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as function
 
-    options = {"ignore_index": IGNORE_INDEX, "reduction": reduction, "softcap": case.softcap, "accum_dtype": torch.float32}
+    options = {
+        "ignore_index": IGNORE_INDEX,
+        "reduction": reduction,
+        "softcap": case.softcap,
+        "accum_dtype": torch.float32,
+    }
     return lambda: function(inputs.hidden, inputs.weight, inputs.labels, **options)
 
 
@@ -121,7 +138,11 @@ def _liger_logits(case: Case, inputs: Inputs) -> Call:
     def losses() -> Tensor:
         # A view, since the kernel writes the gradient where the logits were.
         return function(
-            inputs.logits.view_as(inputs.logits), inputs.labels, ignore_index=IGNORE_INDEX, reduction="none", softcap=case.softcap
+            inputs.logits.view_as(inputs.logits),
+            inputs.labels,
+            ignore_index=IGNORE_INDEX,
+            reduction="none",
+            softcap=case.softcap,
         )
 
     return losses
@@ -133,8 +154,13 @@ def _liger_pairs(case: Case, inputs: Inputs) -> Call:
     from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
 
     hidden, weight, labels, teacher = padded(case, inputs)
-    loss_of = LigerFusedLinearSimPOLoss(ignore_index=IGNORE_INDEX, beta=BETA, gamma=0.0, compute_nll_loss=False)
-    order = teacher.argsort(dim=1, descending=True) + 2 * torch.arange(len(teacher), device=teacher.device)[:, None]
+    loss_of = LigerFusedLinearSimPOLoss(
+        ignore_index=IGNORE_INDEX, beta=BETA, gamma=0.0, compute_nll_loss=False
+    )
+    order = (
+        teacher.argsort(dim=1, descending=True)
+        + 2 * torch.arange(len(teacher), device=teacher.device)[:, None]
+    )
     order = order.T.flatten()
     return lambda: loss_of(weight, hidden[order], labels[order])[0].view(1)
 
@@ -147,21 +173,32 @@ def _cce(case: Case, inputs: Inputs) -> Call:
     from cut_cross_entropy import linear_cross_entropy
 
     hidden, weight = inputs.hidden, inputs.weight
-    return lambda: linear_cross_entropy(hidden, weight, inputs.labels, ignore_index=IGNORE_INDEX, softcap=case.softcap, reduction="none")
+    return lambda: linear_cross_entropy(
+        hidden,
+        weight,
+        inputs.labels,
+        ignore_index=IGNORE_INDEX,
+        softcap=case.softcap,
+        reduction="none",
+    )
 
 
 def _quack_logits(case: Case, inputs: Inputs) -> Call:
     _refuse("quack", case, inputs, softcap=False, cpu=False)
     from quack.cross_entropy import cross_entropy
 
-    return lambda: cross_entropy(inputs.logits, inputs.labels, ignore_index=IGNORE_INDEX, reduction="none")
+    return lambda: cross_entropy(
+        inputs.logits, inputs.labels, ignore_index=IGNORE_INDEX, reduction="none"
+    )
 
 
 def _quack_linear(case: Case, inputs: Inputs) -> Call:
     _refuse("quack", case, inputs, softcap=False, cpu=False)
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
-    return lambda: chunked_linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, ignore_index=IGNORE_INDEX)
+    return lambda: chunked_linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.labels, ignore_index=IGNORE_INDEX
+    )
 
 
 def _verl(case: Case, inputs: Inputs) -> Call:
@@ -188,7 +225,13 @@ ACCUMULATES_16 = "weight gradient summed in the input's dtype"
 
 PEERS = (
     Contestant("TRL fused head", LINEAR_JOBS, _trl_linear, note=ROUNDED, package="trl"),
-    Contestant("TRL selective_log_softmax", LOGITS_JOBS, _trl_logits, note="also gives the entropy on a GPU", package="trl"),
+    Contestant(
+        "TRL selective_log_softmax",
+        LOGITS_JOBS,
+        _trl_logits,
+        note="also gives the entropy on a GPU",
+        package="trl",
+    ),
     Contestant(
         "Liger fused linear scaled CE",
         LINEAR_JOBS,
@@ -197,7 +240,14 @@ PEERS = (
         package="liger-kernel",
         sign=-1,
     ),
-    Contestant("Liger fused linear CE", LINEAR_JOBS, _liger_linear, note=ROUNDED, package="liger-kernel", sign=-1),
+    Contestant(
+        "Liger fused linear CE",
+        LINEAR_JOBS,
+        _liger_linear,
+        note=ROUNDED,
+        package="liger-kernel",
+        sign=-1,
+    ),
     Contestant(
         "Liger fused linear CE, mean",
         LINEAR_JOBS,
@@ -208,7 +258,13 @@ PEERS = (
         scalar=True,
     ),
     Contestant(
-        "Liger CE", LOGITS_JOBS, _liger_logits, note="gradient overwrites the logits", package="liger-kernel", sign=-1, overwrites=True
+        "Liger CE",
+        LOGITS_JOBS,
+        _liger_logits,
+        note="gradient overwrites the logits",
+        package="liger-kernel",
+        sign=-1,
+        overwrites=True,
     ),
     Contestant(
         "Liger chunked SimPO",
@@ -219,10 +275,22 @@ PEERS = (
         per_token=False,
     ),
     Contestant(
-        "cut-cross-entropy", LINEAR_JOBS, _cce, note=f"small gradients dropped; {ACCUMULATES_16}", package="cut-cross-entropy", sign=-1
+        "cut-cross-entropy",
+        LINEAR_JOBS,
+        _cce,
+        note=f"small gradients dropped; {ACCUMULATES_16}",
+        package="cut-cross-entropy",
+        sign=-1,
     ),
     Contestant("QuACK CE", LOGITS_JOBS, _quack_logits, package="quack-kernels", sign=-1),
-    Contestant("QuACK chunked linear CE, mean", LINEAR_JOBS, _quack_linear, package="quack-kernels", sign=-1, scalar=True),
+    Contestant(
+        "QuACK chunked linear CE, mean",
+        LINEAR_JOBS,
+        _quack_linear,
+        package="quack-kernels",
+        sign=-1,
+        scalar=True,
+    ),
     Contestant("verl", LINEAR_JOBS, _verl, note="also gives the entropy", package="verl"),
     Contestant("flash-attn CE", LOGITS_JOBS, _flash, package="flash-attn", sign=-1),
 )

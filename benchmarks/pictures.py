@@ -22,7 +22,12 @@ WIDEST = 3.0  # times naive
 JOB_COLOURS = {
     "vpd": "#5b9f6b", "kl": "#c8442b", "reverse_kl": "#b58a2a", "jsd": "#2f6f9f", "kl_sampled": "#a05a7a", "jsd_sampled": "#3f9d9b",
 }  # fmt: skip
-WAYS = {"enumeration": COLOURS[NAIVE], "subset recursion": "#c8442b", "meeting in the middle": "#2f6f9f", "sampled": "#5b9f6b"}
+WAYS = {
+    "enumeration": COLOURS[NAIVE],
+    "subset recursion": "#c8442b",
+    "meeting in the middle": "#2f6f9f",
+    "sampled": "#5b9f6b",
+}
 
 
 def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
@@ -31,14 +36,26 @@ def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
     for place, ((device, run), cases) in enumerate(runs.items()):
         suffix = f"-{place}" if place else ""
         bars = {label: records for label, records in cases.items() if not records[0].get("curve")}
-        tokens = {label: records for label, records in bars.items() if records[0]["job"] not in LISTWISE_JOBS}
+        tokens = {
+            label: records
+            for label, records in bars.items()
+            if records[0]["job"] not in LISTWISE_JOBS
+        }
         curves = {label: records for label, records in cases.items() if records[0].get("curve")}
-        listwise = {label: records for label, records in cases.items() if records[0]["job"] in LISTWISE_JOBS}
-        for name, some, plot in (("tokens", tokens, _tokens), ("memory", curves, _curves), ("listwise", listwise, _listwise)):
+        listwise = {
+            label: records for label, records in cases.items() if records[0]["job"] in LISTWISE_JOBS
+        }
+        for name, some, plot in (
+            ("tokens", tokens, _tokens),
+            ("memory", curves, _curves),
+            ("listwise", listwise, _listwise),
+        ):
             if not some:
                 continue
             figure = plot(some)
-            figure.suptitle(f"{device}, {run[:10]}", fontsize=9, color="#555555", x=0.99, ha="right")
+            figure.suptitle(
+                f"{device}, {run[:10]}", fontsize=9, color="#555555", x=0.99, ha="right"
+            )
             path = folder / f"{suite}-{name}{suffix}.png"
             figure.savefig(path, dpi=130)
             plt.close(figure)
@@ -46,7 +63,12 @@ def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
     return written
 
 
-DEMO_PANELS = {"greedy_accuracy": "right, greedy", "sampled_accuracy": "right, sampled", "kendall_tau": "Kendall's tau", "top1": "top-1"}
+DEMO_PANELS = {
+    "greedy_accuracy": "right, greedy",
+    "sampled_accuracy": "right, sampled",
+    "kendall_tau": "Kendall's tau",
+    "top1": "top-1",
+}
 
 
 def draw_demo(records: list[dict], folder: Path) -> Path:
@@ -56,12 +78,23 @@ def draw_demo(records: list[dict], folder: Path) -> Path:
         for record in records:
             found = stages(record)
             axis.plot(
-                ("before", "after"), [found[f"student {when}"][key] for when in ("before", "after")], "-o", color=COLOURS[OURS], alpha=0.6
+                ("before", "after"),
+                [found[f"student {when}"][key] for when in ("before", "after")],
+                "-o",
+                color=COLOURS[OURS],
+                alpha=0.6,
             )
         teacher = stages(records[0])["teacher"][key]
         if teacher is not None:
             axis.axhline(teacher, color=COLOURS[NAIVE], linestyle="--", linewidth=1)
-            axis.annotate("teacher", (0.02, teacher), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="#555555")
+            axis.annotate(
+                "teacher",
+                (0.02, teacher),
+                xycoords=("axes fraction", "data"),
+                va="bottom",
+                fontsize=8,
+                color="#555555",
+            )
         axis.set_title(title, fontsize=10)
         axis.margins(x=0.25, y=0.15)
         axis.grid(axis="y", alpha=0.3)
@@ -78,22 +111,51 @@ def draw_scaling(records: list[dict], folder: Path) -> Path:
     for (way, divergence), found in _by_way(records).items():
         style = "-o" if divergence == "jsd" else "--s"
         sizes = [record["n"] for record in found]
-        axes[0].plot(sizes, [record["ms"] for record in found], style, color=WAYS[way], markersize=4, label=f"{divergence}, {way}")
+        axes[0].plot(
+            sizes,
+            [record["ms"] for record in found],
+            style,
+            color=WAYS[way],
+            markersize=4,
+            label=f"{divergence}, {way}",
+        )
         if way == "sampled":
-            error, value = [record["standard_error"] for record in found], [record["value"] for record in found]
-            axes[1].errorbar(sizes, value, yerr=error, fmt=style, color=WAYS[way], markersize=4, capsize=3, label=f"{divergence}, {way}")
+            error, value = (
+                [record["standard_error"] for record in found],
+                [record["value"] for record in found],
+            )
+            axes[1].errorbar(
+                sizes,
+                value,
+                yerr=error,
+                fmt=style,
+                color=WAYS[way],
+                markersize=4,
+                capsize=3,
+                label=f"{divergence}, {way}",
+            )
         elif way != "enumeration":
-            axes[1].plot(sizes, [record["value"] for record in found], style[:-1], color=WAYS[way], label=f"{divergence}, exact")
+            axes[1].plot(
+                sizes,
+                [record["value"] for record in found],
+                style[:-1],
+                color=WAYS[way],
+                label=f"{divergence}, exact",
+            )
     first = records[0]
     axes[0].set_ylabel(f"ms, forward+backward, {first['prompts']} prompts")
-    axes[1].set_ylabel(f"nats, one prompt\nbars: standard error of one estimate, {first['samples']} draws")
+    axes[1].set_ylabel(
+        f"nats, one prompt\nbars: standard error of one estimate, {first['samples']} draws"
+    )
     for axis in axes:
         axis.set_yscale("log")
         axis.set_xlabel("responses of a prompt, N")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{first['device']}, {first['run'][:10]}", fontsize=9, color="#555555", x=0.99, ha="right")
+    figure.suptitle(
+        f"{first['device']}, {first['run'][:10]}", fontsize=9, color="#555555", x=0.99, ha="right"
+    )
     path = folder / "scaling.png"
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -109,20 +171,30 @@ def _by_way(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
 
 def _tokens(cases: Cases) -> plt.Figure:
     """A group of bars a case, a bar a contestant: time and memory as multiples of naive's."""
-    names = list(dict.fromkeys(r["contestant"] for records in cases.values() for r in records if r["status"] == "ok"))
+    names = list(
+        dict.fromkeys(
+            r["contestant"] for records in cases.values() for r in records if r["status"] == "ok"
+        )
+    )
     colours = dict(COLOURS)
     for name in names:
         colours.setdefault(name, OTHERS[(len(colours) - len(COLOURS)) % len(OTHERS)])
     shown = {label: [r for r in records if r["status"] == "ok"] for label, records in cases.items()}
     count = sum(len(records) + 1 for records in shown.values())
-    figure, axes = plt.subplots(1, 2, figsize=(12, 1.6 + 0.21 * count), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(12, 1.6 + 0.21 * count), sharey=True, layout="constrained"
+    )
     ticks: list[tuple[float, str]] = []
     place = 0.0
     for label, records in shown.items():
         naive = next((r for r in records if r["contestant"] == NAIVE), None)
         start = place
         for record in records:
-            bar = {"height": 0.9, "color": colours[record["contestant"]], "label": record["contestant"]}
+            bar = {
+                "height": 0.9,
+                "color": colours[record["contestant"]],
+                "label": record["contestant"],
+            }
             bar["hatch"] = None if record["same_job"] else "///"
             if record["ratio_to_naive"]:
                 _bar(axes[0], place, record["ratio_to_naive"], bar)
@@ -136,15 +208,33 @@ def _tokens(cases: Cases) -> plt.Figure:
     axes[0].set_yticks(*zip(*ticks, strict=True), fontsize=8)
     axes[0].margins(y=0.01)
     axes[0].invert_yaxis()
-    handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    handles = {
+        text: handle
+        for axis in axes
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=5,
+        fontsize=8,
+        frameon=False,
+    )
     return figure
 
 
 def _bar(axis: Axes, place: float, ratio: float, style: dict) -> None:
     """A bar with its number, cut off at WIDEST, so that one slow contestant does not flatten the others."""
     axis.barh(place, min(ratio, WIDEST), **style)
-    axis.annotate(f"{ratio:.2g}", (min(ratio, WIDEST), place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+    axis.annotate(
+        f"{ratio:.2g}",
+        (min(ratio, WIDEST), place),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+    )
 
 
 def _ratio_axis(axis: Axes, title: str) -> None:
@@ -166,27 +256,54 @@ def _curves(cases: Cases) -> plt.Figure:
     """Time above memory, over the budget to the left and over the number of rows to the right."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex="col")
     ran = [r for records in cases.values() for r in records if r["status"] == "ok"]
-    for column, (curve, of) in enumerate((("budget", lambda r: r["budget"] / 2**20), ("M", lambda r: r["shape"]["M"]))):
+    for column, (curve, of) in enumerate(
+        (("budget", lambda r: r["budget"] / 2**20), ("M", lambda r: r["shape"]["M"]))
+    ):
         for name, style in ((OURS, "-o"), (ZERO, "--s")):
-            found = sorted((of(r), r["median_ms"], r["peak_bytes"] / 2**20) for r in ran if r["curve"] == curve and r["contestant"] == name)
+            found = sorted(
+                (of(r), r["median_ms"], r["peak_bytes"] / 2**20)
+                for r in ran
+                if r["curve"] == curve and r["contestant"] == name
+            )
             if not found:
                 continue
             places, *figures = zip(*found, strict=True)
-            label = "budget 0" if name == ZERO else "budget as given" if curve == "budget" else 'budget "auto"'
+            label = (
+                "budget 0"
+                if name == ZERO
+                else "budget as given"
+                if curve == "budget"
+                else 'budget "auto"'
+            )
             for axis, values in zip(axes[:, column], figures, strict=True):
-                axis.plot(places, values, style, color=COLOURS[OURS], alpha=1 if name == OURS else 0.55, label=label)
+                axis.plot(
+                    places,
+                    values,
+                    style,
+                    color=COLOURS[OURS],
+                    alpha=1 if name == OURS else 0.55,
+                    label=label,
+                )
         if curve == "budget":
-            axes[1, 0].axline((0, 0), slope=1, color=COLOURS[NAIVE], linestyle=":", label="the budget")
+            axes[1, 0].axline(
+                (0, 0), slope=1, color=COLOURS[NAIVE], linestyle=":", label="the budget"
+            )
         else:
             for axis in axes[:, 1]:
                 axis.set(xscale="log", yscale="log")
                 axis.set_xticks(sorted({of(r) for r in ran if r["curve"] == curve}), minor=False)
                 axis.xaxis.set_minor_formatter(NullFormatter())
                 axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-                for tell in (axis.xaxis.set_major_formatter, axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                for tell in (
+                    axis.xaxis.set_major_formatter,
+                    axis.yaxis.set_major_formatter,
+                    axis.yaxis.set_minor_formatter,
+                ):
                     tell(FuncFormatter(lambda value, _: f"{value:,g}"))
     first = ran[0]["shape"]
-    axes[1, 0].set_xlabel(f"memory_budget, MiB (M={next(r['shape']['M'] for r in ran if r['curve'] == 'budget'):,})")
+    axes[1, 0].set_xlabel(
+        f"memory_budget, MiB (M={next(r['shape']['M'] for r in ran if r['curve'] == 'budget'):,})"
+    )
     axes[1, 1].set_xlabel("rows, M")
     axes[0, 0].set_ylabel(f"ms, forward+backward, D={first['D']:,} V={first['V']:,}")
     axes[1, 0].set_ylabel("MiB beyond inputs and gradients")
@@ -211,7 +328,13 @@ def _listwise(cases: Cases) -> plt.Figure:
             ]
             if found:
                 label = f"{job}, {'ours' if name == OURS else 'plain' if job == 'vpd' else 'rankings enumerated'}"
-                axis.plot(*zip(*sorted(found), strict=True), style, color=JOB_COLOURS[job], alpha=1 if name == OURS else 0.55, label=label)
+                axis.plot(
+                    *zip(*sorted(found), strict=True),
+                    style,
+                    color=JOB_COLOURS[job],
+                    alpha=1 if name == OURS else 0.55,
+                    label=label,
+                )
     first = next(iter(cases.values()))[0]
     axis.set_yscale("log")
     axis.set_xlabel("responses of a prompt, N")

@@ -43,7 +43,9 @@ def ways(divergence: str, samples: int) -> dict[str, Loss]:
 
 def rewards(prompts: int, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(n)
-    student, teacher = 0.03 * torch.randn(2, prompts, n, generator=generator)  # JSD well below ln 2, so that there is something to see
+    student, teacher = 0.03 * torch.randn(
+        2, prompts, n, generator=generator
+    )  # JSD well below ln 2, so that there is something to see
     return student.to(device).requires_grad_(), teacher.to(device)
 
 
@@ -66,7 +68,9 @@ def milliseconds(call: Loss, student: Tensor, teacher: Tensor) -> float:
     return 1000 * min(times)
 
 
-def measure(divergence: str, n: int, prompts: int, samples: int, device: torch.device) -> Iterator[dict]:
+def measure(
+    divergence: str, n: int, prompts: int, samples: int, device: torch.device
+) -> Iterator[dict]:
     student, teacher = rewards(prompts, n, device)
     for way, call in ways(divergence, samples).items():
         if n > LAST[way]:
@@ -89,7 +93,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="responses of a prompt")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "scaling.jsonl", help="records are added here")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path(__file__).parent / "results" / "scaling.jsonl",
+        help="records are added here",
+    )
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
     torch.set_num_threads(1)  # so small are the tensors
@@ -98,7 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
         for divergence in ("kl", "jsd"):
             for n in given.sizes:
                 for record in measure(divergence, n, given.prompts, given.samples, device):
-                    print(f"{divergence:4} {n:3} {record['way']:22} {record['ms']:10.3f} ms", flush=True)
+                    print(
+                        f"{divergence:4} {n:3} {record['way']:22} {record['ms']:10.3f} ms",
+                        flush=True,
+                    )
                     file.write(json.dumps(said | record) + "\n")
                     file.flush()
 

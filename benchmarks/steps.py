@@ -20,22 +20,57 @@ from benchmarks import machine, memory
 from benchmarks.cases import Inputs
 from benchmarks.contestants import NAIVE, OURS, Contestant
 from benchmarks.measure import Entry, guarded, paired_ratio, time_in_turns
-from pad_fast.models.heads import output_head
-from pad_fast.models.layout import Group, pack, split
+from pad_fast.models.layout import Group
+from pad_fast.models.layout_trial import choose_layout
+from pad_fast.models.output_head import output_head
+from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import packed_rewards
-from pad_fast.models.sharing import choose_layout
 from pad_fast.training.micro_batches import micro_batched_backward
 
 CHECKED = 2  # responses whose rewards are held against the truth
 LONGEST = 1 << 18  # tokens of a response, where a search ends
 
-SMALL: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 5, "num_attention_heads": 6}
-LLAMA: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+SMALL: dict[str, Any] = {
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+}
+LLAMA: dict[str, Any] = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "tiny": ("llama", {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}),
-    "Llama, 20M": ("llama", {**SMALL, "num_key_value_heads": 2, "vocab_size": 32000, "tie_word_embeddings": True}),
-    "Llama-3.2-1B": ("llama", {**LLAMA, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True}),
-    "Gemma-2-2B": ("gemma2", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096}),
+    "tiny": (
+        "llama",
+        {
+            "vocab_size": 97,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+    ),
+    "Llama, 20M": (
+        "llama",
+        {**SMALL, "num_key_value_heads": 2, "vocab_size": 32000, "tie_word_embeddings": True},
+    ),
+    "Llama-3.2-1B": (
+        "llama",
+        {
+            **LLAMA,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "vocab_size": 128256,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Gemma-2-2B": (
+        "gemma2",
+        {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096},
+    ),
 }
 
 
@@ -72,16 +107,27 @@ class Job:
         ids = torch.randint(self.model.config.vocab_size, size, generator=generator)
         prompt, responses = ids[: case.prompt], ids[case.prompt :].view(case.n, case.response)
         self.group = Group(prompt.tolist(), responses.tolist(), list(range(case.n)))
-        self.input_ids = torch.cat([prompt.expand(case.n, -1), responses], 1).to(device)  # (n, P + R)
+        self.input_ids = torch.cat([prompt.expand(case.n, -1), responses], 1).to(
+            device
+        )  # (n, P + R)
         self.responses = responses.to(device)  # (n, R)
         self.weights = torch.linspace(-1, 1.5, case.n, device=device)  # d loss / d reward
 
     @cached_property
     def truth(self) -> Tensor:
         """Rewards of the first responses, each alone, in float64 on a CPU and in float32 on a GPU."""
-        exact = copy.deepcopy(self.model).eval().to(torch.float64 if self.device.type == "cpu" else torch.float32)
+        exact = (
+            copy.deepcopy(self.model)
+            .eval()
+            .to(torch.float64 if self.device.type == "cpu" else torch.float32)
+        )
         with torch.no_grad():
-            found = [_mean_logps(exact(input_ids=self.input_ids[i, None], use_cache=False).logits, self, i) for i in range(CHECKED)]
+            found = [
+                _mean_logps(
+                    exact(input_ids=self.input_ids[i, None], use_cache=False).logits, self, i
+                )
+                for i in range(CHECKED)
+            ]
         return torch.cat(found).double()
 
 
@@ -94,7 +140,11 @@ def make_model(case: StepCase, device: torch.device) -> Any:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case.dtype))
     if case.checkpointing:
-        name = "activation_checkpointing_enable" if hasattr(model, "activation_checkpointing_enable") else "gradient_checkpointing_enable"
+        name = (
+            "activation_checkpointing_enable"
+            if hasattr(model, "activation_checkpointing_enable")
+            else "gradient_checkpointing_enable"
+        )
         getattr(model, name)()
     return model.train(case.trains)
 
@@ -104,7 +154,9 @@ def make_model(case: StepCase, device: torch.device) -> Any:
 
 def _mean_logps(logits: Tensor, job: Job, first: int = 0) -> Tensor:
     labels = job.responses[first : first + len(logits)]
-    logps = logits[:, job.case.prompt - 1 : -1].log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    logps = logits[:, job.case.prompt - 1 : -1].log_softmax(
+        -1, dtype=torch.promote_types(logits.dtype, torch.float32)
+    )
     return logps.gather(-1, labels[..., None])[..., 0].mean(1)
 
 
@@ -127,15 +179,21 @@ def _trl(job: Job) -> Callable[[], Tensor]:
 
 
 def _liger(job: Job) -> Callable[[], Tensor]:
-    from liger_kernel.ops.fused_linear_scaled_cross_entropy import LigerFusedLinearScaledCrossEntropyFunction as Function
+    from liger_kernel.ops.fused_linear_scaled_cross_entropy import (
+        LigerFusedLinearScaledCrossEntropyFunction as Function,
+    )
 
     head = output_head(job.model)
     if head.softcap:
         raise ImportError("Liger's chunked cross entropy of single tokens knows no softcap")
 
     def rewards() -> Tensor:
-        hidden = job.model.get_decoder()(input_ids=job.input_ids, use_cache=False)[0][:, job.case.prompt - 1 : -1]
-        losses = Function.apply(hidden.flatten(0, 1), head.weight, job.responses.flatten(), 1.0, -100)
+        hidden = job.model.get_decoder()(input_ids=job.input_ids, use_cache=False)[0][
+            :, job.case.prompt - 1 : -1
+        ]
+        losses = Function.apply(
+            hidden.flatten(0, 1), head.weight, job.responses.flatten(), 1.0, -100
+        )
         return -losses.view(job.responses.shape).mean(1)
 
     return rewards
@@ -145,13 +203,21 @@ def _ours(job: Job, layout: str = "shared") -> Callable[[], Tensor]:
     if layout == "shared":  # raises where it does not fit
         choose_layout(job.model, [job.group], True, gradients=job.case.trains)
     packed = pack([job.group], layout, bucketed=job.device.type != "cpu").on(job.device)
-    return lambda: packed_rewards(job.model, packed._replace(layout=copy.copy(packed.layout)), job.case.n)
+    return lambda: packed_rewards(
+        job.model, packed._replace(layout=copy.copy(packed.layout)), job.case.n
+    )
 
 
 UNSHARED = f"{OURS}, nothing shared"
 JOBS = ("training step", "scoring")
 STEP_CONTESTANTS = (
-    Contestant(NAIVE, JOBS, _plain, note="transformers, whole logits, log_softmax of the responses", package="transformers"),  # type: ignore[arg-type]
+    Contestant(
+        NAIVE,
+        JOBS,
+        _plain,  # type: ignore[arg-type]
+        note="transformers, whole logits, log_softmax of the responses",
+        package="transformers",
+    ),
     Contestant("TRL fused head", JOBS, _trl, package="trl"),  # type: ignore[arg-type]
     Contestant("Liger chunked", JOBS, _liger, package="liger-kernel"),  # type: ignore[arg-type]
     Contestant(UNSHARED, JOBS, partial(_ours, layout="padded"), package="pad_fast"),
@@ -177,7 +243,9 @@ def make_step(contestant: Contestant, job: Job) -> memory.Step:
 # Measuring.
 
 
-def run_step_case(case: StepCase, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]) -> list[dict]:
+def run_step_case(
+    case: StepCase, contestants: Sequence[Contestant], device: torch.device, roofs: dict[str, float]
+) -> list[dict]:
     """One record a contestant, as :func:`benchmarks.measure.run_case` gives them."""
     if case.job == "longest response":
         return longest_response(case, device)
@@ -188,7 +256,10 @@ def run_step_case(case: StepCase, contestants: Sequence[Contestant], device: tor
             _prepare(entry, job)
     job.model.zero_grad(set_to_none=True)
     time_in_turns(entries, case, Inputs({}, {}, job.weights), {})
-    return [_record(case, entry, entries, "float64" if device.type == "cpu" else "float32") for entry in entries]
+    return [
+        _record(case, entry, entries, "float64" if device.type == "cpu" else "float32")
+        for entry in entries
+    ]
 
 
 def _prepare(entry: Entry, job: Job) -> None:
@@ -210,26 +281,50 @@ def longest_response(case: StepCase, device: torch.device, most: int = LONGEST) 
     """The longest response that a training step holds, to a twentieth: doubled until it does not fit, then halved between."""
     model = make_model(case, device)
     entries, found = [], {}
-    tries: dict[str, Callable[[Job], object]] = {NAIVE: lambda job: make_step(STEP_CONTESTANTS[0], job)(), OURS: sliced_step}
+    tries: dict[str, Callable[[Job], object]] = {
+        NAIVE: lambda job: make_step(STEP_CONTESTANTS[0], job)(),
+        OURS: sliced_step,
+    }
     for name, attempt in tries.items():
-        entry = Entry(Contestant(name, (case.job,), _plain, package="pad_fast" if name == OURS else "transformers"))  # type: ignore[arg-type]
+        entry = Entry(
+            Contestant(
+                name,
+                (case.job,),
+                _plain,  # type: ignore[arg-type]
+                package="pad_fast" if name == OURS else "transformers",
+            )
+        )
         with guarded(entry):
-            found[name] = entry.found["tokens"] = search(partial(_fits, case, device, model, attempt), case.response, most)
+            found[name] = entry.found["tokens"] = search(
+                partial(_fits, case, device, model, attempt), case.response, most
+            )
         entries.append(entry)
     return [
-        {**_record(case, entry, entries, ""), "reason": entry.reason or f"longest response: {entry.found['tokens']:,} tokens"}
+        {
+            **_record(case, entry, entries, ""),
+            "reason": entry.reason or f"longest response: {entry.found['tokens']:,} tokens",
+        }
         for entry in entries
     ]
 
 
 def sliced_step(job: Job) -> None:
     """A response at a time."""
-    slices = [pack(part, "shared", bucketed=job.device.type != "cpu").on(job.device) for part in split([job.group], 1, "shared")]
+    slices = [
+        pack(part, "shared", bucketed=job.device.type != "cpu").on(job.device)
+        for part in split([job.group], 1, "shared")
+    ]
     job.model.zero_grad(set_to_none=True)
-    micro_batched_backward(lambda part: packed_rewards(job.model, part, job.case.n), slices, lambda rewards: (rewards * job.weights).sum())
+    micro_batched_backward(
+        lambda part: packed_rewards(job.model, part, job.case.n),
+        slices,
+        lambda rewards: (rewards * job.weights).sum(),
+    )
 
 
-def _fits(case: StepCase, device: torch.device, model: Any, attempt: Callable[[Job], object], length: int) -> bool:
+def _fits(
+    case: StepCase, device: torch.device, model: Any, attempt: Callable[[Job], object], length: int
+) -> bool:
     try:
         attempt(Job(replace(case, response=length), device, model))
     except torch.OutOfMemoryError:
@@ -289,12 +384,20 @@ def _gpu_cases() -> Iterator[StepCase]:
         for checkpointing in (True, False):
             for n in (8, 16):
                 for prompt, response in ((512, 512), (2048, 512), (512, 2048), (256, 8192)):
-                    yield StepCase("training step", model, n, prompt, response, "bfloat16", checkpointing)
+                    yield StepCase(
+                        "training step", model, n, prompt, response, "bfloat16", checkpointing
+                    )
         yield StepCase("longest response", model, 8, 512, 256, "bfloat16", True)
 
 
 STEP_SUITES: dict[str, tuple[StepCase, ...]] = {
-    "steps": (StepCase("training step", "Llama, 20M", 8, 512, 128), StepCase("scoring", "Llama, 20M", 8, 512, 128)),
+    "steps": (
+        StepCase("training step", "Llama, 20M", 8, 512, 128),
+        StepCase("scoring", "Llama, 20M", 8, 512, 128),
+    ),
     "gpu-steps": tuple(_gpu_cases()),
-    "steps-smoke": (StepCase("training step", "tiny", 3, 12, 5), StepCase("scoring", "tiny", 3, 12, 5)),
+    "steps-smoke": (
+        StepCase("training step", "tiny", 3, 12, 5),
+        StepCase("scoring", "tiny", 3, 12, 5),
+    ),
 }

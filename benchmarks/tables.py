@@ -18,7 +18,10 @@ from benchmarks.machine import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
-NOT_RUN = {suite: "*Not yet run on a GPU.*" if "gpu" in suite else "*Not yet run.*" for suite in ("cpu", "gpu", "steps", "gpu-steps")}
+NOT_RUN = {
+    suite: "*Not yet run on a GPU.*" if "gpu" in suite else "*Not yet run.*"
+    for suite in ("cpu", "gpu", "steps", "gpu-steps")
+}
 
 Record = dict
 Cases = dict[str, list[Record]]  # by label
@@ -26,7 +29,11 @@ Cases = dict[str, list[Record]]  # by label
 
 def load(results: Path, suite: str) -> list[Record]:
     path = results / f"{suite}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        if path.exists()
+        else []
+    )
 
 
 def newest(records: Iterable[Record]) -> dict[tuple, Cases]:
@@ -38,7 +45,9 @@ def newest(records: Iterable[Record]) -> dict[tuple, Cases]:
     runs: dict[tuple, Cases] = {}
     for record in kept:
         if record["run"] == last[record["device"]]:
-            runs.setdefault((record["device"], record["run"]), {}).setdefault(record["case"], []).append(record)
+            runs.setdefault((record["device"], record["run"]), {}).setdefault(
+                record["case"], []
+            ).append(record)
     return runs
 
 
@@ -56,7 +65,13 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def mebibytes(value: int | None) -> str:
-    return "–" if value is None else f"{value / 2**20:,.0f}" if value >= 10 * 2**20 else f"{value / 2**20:.2g}"
+    return (
+        "–"
+        if value is None
+        else f"{value / 2**20:,.0f}"
+        if value >= 10 * 2**20
+        else f"{value / 2**20:.2g}"
+    )
 
 
 def percent(value: float | None) -> str:
@@ -92,19 +107,49 @@ def line(record: Record) -> str:
 
 def full(cases: Cases) -> str:
     """Everything: a row for each contestant of each case."""
-    head = ["contestant", "ms", "of naive", "MiB", "resident MiB", "of roof", "error", "gradient error", "remark"]
+    head = [
+        "contestant",
+        "ms",
+        "of naive",
+        "MiB",
+        "resident MiB",
+        "of roof",
+        "error",
+        "gradient error",
+        "remark",
+    ]
     parts = []
     for label, records in cases.items():
         rows = [head, ["---", *["---:"] * 7, "---"]]
         for record in records:
-            name = f"**{record['contestant']}**" if record["contestant"] == OURS else record["contestant"]
+            name = (
+                f"**{record['contestant']}**"
+                if record["contestant"] == OURS
+                else record["contestant"]
+            )
             remarks = [] if record["same_job"] else ["another job: a scalar loss"]
             if record["status"] != "ok":
-                rows.append([name, *["–"] * 7, "; ".join([*remarks, f"{record['status']}: {_plain(record['reason'])}"])])
+                rows.append(
+                    [
+                        name,
+                        *["–"] * 7,
+                        "; ".join([*remarks, f"{record['status']}: {_plain(record['reason'])}"]),
+                    ]
+                )
                 continue
-            remarks += [_plain(text) for text in (record["note"], record["reason"], _target(record)) if text]
-            figures = [number(record["median_ms"]), times(record["ratio_to_naive"]), mebibytes(record["peak_bytes"])]
-            figures += [mebibytes(record["rss_bytes"]), percent(record["roof_share"]), *errors(record)]
+            remarks += [
+                _plain(text) for text in (record["note"], record["reason"], _target(record)) if text
+            ]
+            figures = [
+                number(record["median_ms"]),
+                times(record["ratio_to_naive"]),
+                mebibytes(record["peak_bytes"]),
+            ]
+            figures += [
+                mebibytes(record["rss_bytes"]),
+                percent(record["roof_share"]),
+                *errors(record),
+            ]
             rows.append([name, *figures, "; ".join(remarks)])
         parts.append(f"**{label}**\n\n" + _markdown(rows))
     return "\n\n".join(parts)
@@ -112,17 +157,35 @@ def full(cases: Cases) -> str:
 
 def summary(cases: Cases) -> str:
     """A row for each case: ours beside naive, and the quickest other that does the same job."""
-    rows = [["case", "naive, ms", "ours, ms", "of naive's time", "of naive's memory", "quickest peer"], ["---", *["---:"] * 4, "---"]]
+    rows = [
+        ["case", "naive, ms", "ours, ms", "of naive's time", "of naive's memory", "quickest peer"],
+        ["---", *["---:"] * 4, "---"],
+    ]
     for label, records in cases.items():
         ran = {record["contestant"]: record for record in records if record["status"] == "ok"}
         if OURS not in ran or records[0].get("curve"):
             continue
         ours, naive = ran[OURS], ran.get(NAIVE)
-        peers = [r for name, r in ran.items() if name != NAIVE and not name.startswith(OURS) and r["same_job"]]
+        peers = [
+            r
+            for name, r in ran.items()
+            if name != NAIVE and not name.startswith(OURS) and r["same_job"]
+        ]
         best = min(peers, key=lambda record: record["median_ms"], default=None)
         share = ours["peak_bytes"] / naive["peak_bytes"] if naive and naive["peak_bytes"] else None
-        cells = [label, number(naive["median_ms"]) if naive else "–", number(ours["median_ms"]), times(ours["ratio_to_naive"])]
-        rows.append([*cells, percent(share), f"{best['contestant']}, {number(best['median_ms'])} ms" if best else "–"])
+        cells = [
+            label,
+            number(naive["median_ms"]) if naive else "–",
+            number(ours["median_ms"]),
+            times(ours["ratio_to_naive"]),
+        ]
+        rows.append(
+            [
+                *cells,
+                percent(share),
+                f"{best['contestant']}, {number(best['median_ms'])} ms" if best else "–",
+            ]
+        )
     return _markdown(rows)
 
 
@@ -145,9 +208,15 @@ def _markdown(rows: list[list[str]]) -> str:
 
 def source(record: Record, roofs: dict[str, float]) -> str:
     """Where and on what a run was made."""
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
-    driver = f", driver {record['driver']}" if record["driver"] else f", {record['threads']} threads"
-    rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in roofs.items() if name != "copy")
+    versions = ", ".join(
+        f"{name} {version}" for name, version in record["versions"].items() if version
+    )
+    driver = (
+        f", driver {record['driver']}" if record["driver"] else f", {record['threads']} threads"
+    )
+    rates = ", ".join(
+        f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in roofs.items() if name != "copy"
+    )
     return (
         f"{record['device']}{driver}; {versions}; commit {record['commit']}; {record['run']}. "
         f"Roofs of that run: copy {roofs['copy'] / 1e9:,.0f} GB/s, product {rates}."
@@ -167,7 +236,9 @@ def demo_table(records: list[Record]) -> str:
     students = len({record["student"] for record in records})
     seconds = sorted(record["seconds"] for record in records)
     told = f"{count} runs ({students} base students), {seconds[0]} to {seconds[-1]} s each; of these rose: {demo.rises(records)}."
-    machine = f"{first['device']}, {first['threads']} threads; commit {first['commit']}; {first['run']}."
+    machine = (
+        f"{first['device']}, {first['threads']} threads; commit {first['commit']}; {first['run']}."
+    )
     return f"{_markdown(demo.table(records))}\n\n{told} {machine}"
 
 
@@ -191,7 +262,10 @@ def fill(text: str, results: Path) -> str:
         return f"<!-- {found['mark']} -->\n{render(found['kind'], found['suite'], results)}\n<!-- /{found['mark']} -->"
 
     return re.sub(
-        r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu|steps|gpu-steps|demo)) -->.*?<!-- /(?P=mark) -->", block, text, flags=re.S
+        r"<!-- (?P<mark>(?P<kind>table|summary):(?P<suite>cpu|gpu|steps|gpu-steps|demo)) -->.*?<!-- /(?P=mark) -->",
+        block,
+        text,
+        flags=re.S,
     )
 
 
@@ -204,7 +278,11 @@ def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> N
     except ImportError as error:
         print(f"benchmarks: tables are rebuilt, pictures are not: {error}")
         return
-    written = [path for suite in NOT_RUN for path in pictures.draw(suite, newest(load(results, suite)), results)]
+    written = [
+        path
+        for suite in NOT_RUN
+        for path in pictures.draw(suite, newest(load(results, suite)), results)
+    ]
     if records := newest_of(results, "demo"):
         written.append(pictures.draw_demo(records, results))
     if records := newest_of(results, "scaling"):

@@ -11,7 +11,7 @@ import torch
 from benchmarks.cases import Case, make_inputs
 from benchmarks.contestants import Contestant, Unsupported
 from benchmarks.measure import make_step
-from benchmarks.registry import CONTESTANTS, SUITES
+from benchmarks.suites import CONTESTANTS, SUITES
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PAIRS = [
@@ -22,7 +22,11 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "contestant"), PAIRS, ids=[f"{contestant.name}-{case.label}" for case, contestant in PAIRS])
+@pytest.mark.parametrize(
+    ("case", "contestant"),
+    PAIRS,
+    ids=[f"{contestant.name}-{case.label}" for case, contestant in PAIRS],
+)
 def test_step(benchmark, case: Case, contestant: Contestant) -> None:
     benchmark.group = case.label
     try:

@@ -14,11 +14,23 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from benchmarks.cases import BETA, GROUP_JOBS, GROUP_LOSS, HEAD_JOBS, IGNORE_INDEX, LISTWISE_JOBS, SAMPLED, Case, Inputs
+from benchmarks.cases import (
+    BETA,
+    GROUP_JOBS,
+    GROUP_LOSS,
+    HEAD_JOBS,
+    IGNORE_INDEX,
+    LISTWISE_JOBS,
+    SAMPLED,
+    Case,
+    Inputs,
+)
 
 BLOCK = 1 << 24  # float64 logits at a time
 SAMPLE = 128  # rows, and columns, at which gradients are compared
-ENUMERATED = 8  # up to so many responses; then the library's own float64 is the measure, as "against" says
+ENUMERATED = (
+    8  # up to so many responses; then the library's own float64 is the measure, as "against" says
+)
 PROMPTS = 4  # that are enumerated
 
 
@@ -29,12 +41,19 @@ class Truth:
     results: Tensor  # (M,), (R,) or (P,); of the listwise losses maybe only the first prompts
     live: Tensor  # of the same shape, bool
     gradients: dict[str, tuple[Tensor, Tensor]]
-    scalar_gradients: dict[str, tuple[Tensor, Tensor]]  # for a loss that is minus the mean of the results
+    scalar_gradients: dict[
+        str, tuple[Tensor, Tensor]
+    ]  # for a loss that is minus the mean of the results
     against: str
 
     def result_error(self, results: Tensor) -> float:
         """Largest absolute error, in nats."""
-        return (results.detach().double()[: len(self.results)] - self.results)[self.live].abs().max().item()
+        return (
+            (results.detach().double()[: len(self.results)] - self.results)[self.live]
+            .abs()
+            .max()
+            .item()
+        )
 
     def scalar_error(self, loss: Tensor) -> float:
         return abs(loss.item() + self.results[self.live].mean().item())
@@ -65,7 +84,10 @@ def token_truth(case: Case, inputs: Inputs) -> Truth:
         results, upstream = _group_loss(case, inputs, logps, live)
         counted = torch.ones_like(results, dtype=torch.bool)
     uniform = torch.full_like(upstream, -1 / max(int(live.sum()), 1))
-    gradients, scalar = (_token_gradients(case, inputs, lse, g * live) if case.backward else {} for g in (upstream, uniform))
+    gradients, scalar = (
+        _token_gradients(case, inputs, lse, g * live) if case.backward else {}
+        for g in (upstream, uniform)
+    )
     return Truth(results, counted, gradients, scalar, against="float64")
 
 
@@ -74,7 +96,9 @@ def _group_loss(case: Case, inputs: Inputs, logps: Tensor, live: Tensor) -> tupl
     """The mean loss of the prompts (1,), and its gradient in the log-probabilities (M,)."""
     leaf = logps.requires_grad_()
     rewards = leaf.view(case["R"], -1).sum(1) / live.view(case["R"], -1).sum(1).clamp(min=1)
-    loss = enumerate_rankings(GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher.double()).mean()
+    loss = enumerate_rankings(
+        GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher.double()
+    ).mean()
     return loss.detach().view(1), torch.autograd.grad(loss, leaf)[0]
 
 
@@ -94,7 +118,9 @@ def _logits(case: Case, inputs: Inputs, rows, columns=slice(None)) -> tuple[Tens
     return z * case.softcap, 1 - z**2
 
 
-def _token_gradients(case: Case, inputs: Inputs, lse: Tensor, g: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _token_gradients(
+    case: Case, inputs: Inputs, lse: Tensor, g: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
     labels = inputs.rows
     rows = torch.linspace(0, case["M"] - 1, min(SAMPLE, case["M"]), device=g.device).long()
     half = torch.linspace(0, case["V"] - 1, min(SAMPLE // 2, case["V"]), device=g.device).long()
@@ -107,7 +133,10 @@ def _token_gradients(case: Case, inputs: Inputs, lse: Tensor, g: Tensor) -> dict
 
     if case.job not in HEAD_JOBS:
         return {"logits": (rows, dlogits(rows, slice(None)))}
-    parts = (dlogits(rows, block) @ inputs.weight[block].double() for block in _blocks(case["V"], BLOCK // case["D"]))
+    parts = (
+        dlogits(rows, block) @ inputs.weight[block].double()
+        for block in _blocks(case["V"], BLOCK // case["D"])
+    )
     gradients = {"hidden": (rows, sum(parts, torch.zeros((), dtype=g.dtype, device=g.device)))}
     if not case.frozen:
         gradients["weight"] = (columns, dlogits(slice(None), columns).T @ inputs.hidden.double())
@@ -119,11 +148,19 @@ def listwise_truth(case: Case, inputs: Inputs) -> Truth:
     enumerated = case["N"] <= ENUMERATED or case.job == "vpd"
     prompts = min(case["P"], PROMPTS) if enumerated else case["P"]
     student = inputs.student[:prompts].detach().double().requires_grad_()
-    loss = (enumerate_rankings if enumerated else library_loss)(case.job.removesuffix(SAMPLED), student, inputs.teacher[:prompts].double())
+    loss = (enumerate_rankings if enumerated else library_loss)(
+        case.job.removesuffix(SAMPLED), student, inputs.teacher[:prompts].double()
+    )
     (gradient,) = torch.autograd.grad(loss, student, inputs.upstream[:prompts].double())
     index = torch.arange(prompts, device=student.device)
     live = torch.ones_like(index, dtype=torch.bool)
-    return Truth(loss.detach(), live, {"student": (index, gradient)}, {}, "float64" if enumerated else "own float64")
+    return Truth(
+        loss.detach(),
+        live,
+        {"student": (index, gradient)},
+        {},
+        "float64" if enumerated else "own float64",
+    )
 
 
 def truth_of(case: Case, inputs: Inputs) -> Truth:
@@ -164,4 +201,6 @@ def library_loss(job: str, student: Tensor, teacher: Tensor) -> Tensor:
     if job == "vpd":
         return vanilla_preference_loss(student, teacher, beta=BETA, reduction="none")
     method, divergence = "sampled" if job.endswith(SAMPLED) else "exact", job.removesuffix(SAMPLED)
-    return probabilistic_preference_loss(student, teacher, beta=BETA, divergence=divergence, method=method, reduction="none")
+    return probabilistic_preference_loss(
+        student, teacher, beta=BETA, divergence=divergence, method=method, reduction="none"
+    )

@@ -21,7 +21,9 @@ def make_batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, 
     """Token ids and Hugging Face labels (R, T), prompt by prompt, and the teacher's rewards (P, N)."""
     prompts = torch.randint(V, (P, PROMPT), generator=generator).repeat_interleave(N, dim=0)
     responses = torch.randint(V, (P * N, RESPONSE), generator=generator)
-    labels = torch.cat([torch.full_like(prompts, IGNORE), responses], dim=1)  # the prompt is not part of a response
+    labels = torch.cat(
+        [torch.full_like(prompts, IGNORE), responses], dim=1
+    )  # the prompt is not part of a response
     teacher_rewards = -responses.float().mean(dim=1).view(P, N) / V
     return torch.cat([prompts, responses], dim=1), labels, teacher_rewards
 
@@ -37,15 +39,25 @@ def agreement(student: LlamaForCausalLM) -> float:
 
 def main(steps: int = 60) -> tuple[float, float]:
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    config = LlamaConfig(
+        vocab_size=V,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
     student = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
-    loss_fn = LinearPADLoss(divergence="kl", beta=10.0, teacher_beta=20.0, shift=True)  # shift: the labels are Hugging Face's
+    loss_fn = LinearPADLoss(
+        divergence="kl", beta=10.0, teacher_beta=20.0, shift=True
+    )  # shift: the labels are Hugging Face's
 
     before, generator = agreement(student), torch.Generator().manual_seed(0)
     for step in range(steps):
         ids, labels, teacher_rewards = make_batch(generator)
-        hidden = student.model(ids).last_hidden_state  # (R, T, D): the (R, T, V) logits are never made
+        hidden = student.model(
+            ids
+        ).last_hidden_state  # (R, T, D): the (R, T, V) logits are never made
         loss = loss_fn(hidden, student.lm_head.weight, labels, teacher_rewards)
         loss.backward()
         optimizer.step()

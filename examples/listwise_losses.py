@@ -8,7 +8,12 @@ student's with the teacher's, the vanilla one asks for the teacher's ranking alo
 
 import torch
 
-from pad_fast import PADLoss, probabilistic_preference_loss, response_rewards, vanilla_preference_loss
+from pad_fast import (
+    PADLoss,
+    probabilistic_preference_loss,
+    response_rewards,
+    vanilla_preference_loss,
+)
 from pad_fast.evaluation import ranking_agreement
 
 V, P, N, T = 20, 32, 4, 8  # vocabulary, prompts a batch, responses a prompt, tokens of a response
@@ -23,8 +28,12 @@ def from_rewards() -> None:
     for divergence in ("jsd", "kl", "reverse_kl"):
         loss = probabilistic_preference_loss(student, teacher, divergence=divergence, mask=mask)
         print(f"probabilistic, {divergence:10s} {loss.item():.4f} nats")
-    print(f"vanilla                   {vanilla_preference_loss(student, teacher, mask=mask).item():.4f} nats")
-    pairs = probabilistic_preference_loss(student, teacher, mask=mask, group_size=2)  # preference decomposing
+    print(
+        f"vanilla                   {vanilla_preference_loss(student, teacher, mask=mask).item():.4f} nats"
+    )
+    pairs = probabilistic_preference_loss(
+        student, teacher, mask=mask, group_size=2
+    )  # preference decomposing
     print(f"probabilistic, in pairs   {pairs.item():.4f} nats")
     probabilistic_preference_loss(student, teacher, mask=mask).backward()
     print(f"gradient in the rewards   {student.grad.tolist()[0]}\n")
@@ -44,15 +53,21 @@ def make_batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, 
 def agreement(student: torch.nn.Module) -> float:
     """Kendall's tau between the student's ranking and the teacher's on fixed new groups."""
     inputs, labels, teacher = make_batch(torch.Generator().manual_seed(1))
-    return ranking_agreement(response_rewards(student(inputs), labels).view(P, N), teacher)["kendall_tau"].item()
+    return ranking_agreement(response_rewards(student(inputs), labels).view(P, N), teacher)[
+        "kendall_tau"
+    ].item()
 
 
 def main(steps: int = 100) -> tuple[float, float]:
     from_rewards()
     torch.manual_seed(0)
-    student = torch.nn.Embedding(V, V)  # the next token's logits by the token before: any model with logits (R, T, V) will do
+    student = torch.nn.Embedding(
+        V, V
+    )  # the next token's logits by the token before: any model with logits (R, T, V) will do
     optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
-    loss_fn = PADLoss(divergence="kl", beta=10.0, teacher_beta=20.0)  # loss="vpd" is the vanilla one
+    loss_fn = PADLoss(
+        divergence="kl", beta=10.0, teacher_beta=20.0
+    )  # loss="vpd" is the vanilla one
     before, generator = agreement(student), torch.Generator().manual_seed(0)
     for step in range(steps):
         inputs, labels, teacher = make_batch(generator)

@@ -29,13 +29,23 @@ def make_rows(count: int, seed: int) -> Dataset:
     for _ in range(count):
         completions = [ids(4, 12) for _ in range(generator.randint(3, 5))]
         rewards = [-sum(completion) / len(completion) / V for completion in completions]
-        rows.append({"prompt_ids": ids(3, 9), "completion_ids": completions, "teacher_rewards": rewards})
+        rows.append(
+            {"prompt_ids": ids(3, 9), "completion_ids": completions, "teacher_rewards": rewards}
+        )
     return Dataset.from_list(rows)
 
 
 def main(rows: int = 800) -> tuple[float, float]:
     torch.manual_seed(0)
-    student = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4))
+    student = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=V,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+        )
+    )
     with tempfile.TemporaryDirectory() as folder:
         args = PADConfig(
             output_dir=folder,

@@ -33,7 +33,10 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     """P rows to P * N sequences, prompt by prompt, padded at the right; labels are Hugging Face's, without the prompt."""
     pairs = [(row["prompt_ids"], ids) for row in rows for ids in row["completion_ids"]]
     width = max(len(prompt) + len(ids) for prompt, ids in pairs)
-    input_ids, labels = torch.zeros(len(pairs), width, dtype=torch.long), torch.full((len(pairs), width), IGNORE)
+    input_ids, labels = (
+        torch.zeros(len(pairs), width, dtype=torch.long),
+        torch.full((len(pairs), width), IGNORE),
+    )
     attention_mask = torch.zeros_like(input_ids)
     for r, (prompt, ids) in enumerate(pairs):
         end = len(prompt) + len(ids)
@@ -41,7 +44,12 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
         labels[r, len(prompt) : end] = torch.tensor(ids)
         attention_mask[r, :end] = 1
     teacher_rewards = torch.tensor([row["teacher_rewards"] for row in rows])
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "teacher_rewards": teacher_rewards}
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "labels": labels,
+        "teacher_rewards": teacher_rewards,
+    }
 
 
 class PADSFTTrainer(SFTTrainer):
@@ -50,15 +58,21 @@ class PADSFTTrainer(SFTTrainer):
     def __init__(self, *args, loss: LinearPADLoss, **kwargs):
         super().__init__(*args, **kwargs)
         self.pad_loss = loss
-        self.model_accepts_loss_kwargs = False  # our loss is a mean over prompts: accumulated batches are averaged
+        self.model_accepts_loss_kwargs = (
+            False  # our loss is a mean over prompts: accumulated batches are averaged
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_rewards, labels = inputs.pop("teacher_rewards"), inputs.pop("labels")
         # The head on no position gives the last hidden states alone: no logits, and DDP's or PEFT's forward is gone through.
-        outputs = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=slice(0, 0))
+        outputs = model(
+            **inputs, use_cache=False, output_hidden_states=True, logits_to_keep=slice(0, 0)
+        )
         # (Gemma-2 would need softcap=30.0 as an option of the loss, as its head does)
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        loss = self.pad_loss(outputs.hidden_states[-1], head.weight, labels, teacher_rewards, bias=head.bias)
+        loss = self.pad_loss(
+            outputs.hidden_states[-1], head.weight, labels, teacher_rewards, bias=head.bias
+        )
         return (loss, outputs) if return_outputs else loss
 
 
@@ -72,21 +86,35 @@ def make_rows(count: int, seed: int) -> Dataset:
     for _ in range(count):
         completions = [ids(4, 12) for _ in range(N)]
         rewards = [-sum(completion) / len(completion) / V for completion in completions]
-        rows.append({"prompt_ids": ids(3, 9), "completion_ids": completions, "teacher_rewards": rewards})
+        rows.append(
+            {"prompt_ids": ids(3, 9), "completion_ids": completions, "teacher_rewards": rewards}
+        )
     return Dataset.from_list(rows)
 
 
 def agreement(student: LlamaForCausalLM, rows: Dataset) -> float:
     """Kendall's tau between the student's ranking and the teacher's."""
     rewards = score_responses(student, rows["prompt_ids"], rows["completion_ids"])
-    return ranking_agreement(torch.tensor(rewards), torch.tensor(list(rows["teacher_rewards"])))["kendall_tau"].item()
+    return ranking_agreement(torch.tensor(rewards), torch.tensor(list(rows["teacher_rewards"])))[
+        "kendall_tau"
+    ].item()
 
 
 def main(rows: int = 800) -> tuple[float, float]:
     torch.manual_seed(0)
-    student = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4))
+    student = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=V,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+        )
+    )
     words = Tokenizer(WordLevel({str(i): i for i in range(V)}, unk_token="0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1", unk_token="0")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="0", eos_token="1", unk_token="0"
+    )
     with tempfile.TemporaryDirectory() as folder:
         args = SFTConfig(
             output_dir=folder,

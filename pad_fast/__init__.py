@@ -14,9 +14,10 @@ if TYPE_CHECKING:
         response_rewards,
         token_logprobs,
     )
+    from pad_fast.linear_loss import linear_preference_loss
     from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
     from pad_fast.models.scoring import score_responses
-    from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
+    from pad_fast.modules import LinearPADLoss, PADLoss
     from pad_fast.training.config import PADConfig
     from pad_fast.training.micro_batches import micro_batched_backward
     from pad_fast.training.trainer import PADTrainer
@@ -33,7 +34,8 @@ _HOMES = {
     ),
     "losses": ("probabilistic_preference_loss", "vanilla_preference_loss"),
     "models.scoring": ("score_responses",),
-    "modules": ("LinearPADLoss", "PADLoss", "linear_preference_loss"),
+    "linear_loss": ("linear_preference_loss",),
+    "modules": ("LinearPADLoss", "PADLoss"),
     "training.config": ("PADConfig",),
     "training.micro_batches": ("micro_batched_backward",),
     "training.trainer": ("PADTrainer",),

@@ -57,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words[0], words[1:])
     except KeyboardInterrupt:
-        print(f"\npad-fast: stopped; what is finished is kept. To go on: pad-fast {' '.join(words)}", file=sys.stderr)
+        print(
+            f"\npad-fast: stopped; what is finished is kept. To go on: pad-fast {' '.join(words)}",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except Exception as error:
         if show_traceback:
@@ -70,35 +73,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
-        raise ValueError(f"unknown command {command!r}{f'; did you mean {near[0]}?' if near else ''}; pad-fast --help lists them")
+        raise ValueError(
+            f"unknown command {command!r}{f'; did you mean {near[0]}?' if near else ''}; pad-fast --help lists them"
+        )
     if command == "env":
-        from pad_fast.pipeline.environment import describe
+        from pad_fast.environment import describe
 
         print(describe())
         return 0
     from transformers.utils.logging import disable_progress_bar
 
-    from pad_fast.pipeline import iterate
+    from pad_fast.pipeline import rounds
     from pad_fast.pipeline.arguments import parse_settings, parse_with
 
     disable_progress_bar()  # a bar for each file of weights; the phases have their own
     if command == "doctor":
-        from pad_fast.pipeline.doctor import DoctorOptions, doctor
+        from pad_fast.doctor.command import DoctorOptions, doctor
 
         return 0 if doctor(*parse_with(command, arguments, DoctorOptions)) else UNWELL
     if command == "plan":
-        from pad_fast.pipeline.plan import PlanOptions, plan
+        from pad_fast.plan.command import PlanOptions, plan
 
         return 0 if plan(*parse_with(command, arguments, PlanOptions)) else UNWELL
     if command == "demo":
         arguments = [str(TINY_WORLD), *arguments]
     settings = parse_settings(command, arguments)
     if command in PHASES:
-        iterate.run_phase(settings, command)
+        rounds.run_phase(settings, command)
     elif command == "report":
-        iterate.write_report(settings)
+        rounds.write_report(settings)
     else:
-        iterate.run_all(settings)
+        rounds.run_all(settings)
     return 0
 
 
@@ -106,8 +111,15 @@ def _explain(error: Exception) -> tuple[str, int]:
     """One line for the user, and the exit code."""
     text = " ".join(str(error).split()) or type(error).__name__
     # safetensors and torch wrap the system's error in one of their own
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text or "os error 28" in text:
-        return f"the disk is full ({text}); nothing finished is lost: free some space and give the same command again", FAILED
+    if (
+        getattr(error, "errno", None) == errno.ENOSPC
+        or "No space left on device" in text
+        or "os error 28" in text
+    ):
+        return (
+            f"the disk is full ({text}); nothing finished is lost: free some space and give the same command again",
+            FAILED,
+        )
     if isinstance(error, ValueError):
         return text, BAD_INPUT
     return f"{type(error).__name__}: {text} (pad-fast --traceback COMMAND shows where)", FAILED

@@ -9,7 +9,9 @@ import torch
 
 IMPLS = ("auto", "torch", "triton")
 ENVIRONMENT_VARIABLE = "PAD_FAST_IMPL"
-HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported; torch.compile takes it as a constant
+HAS_TRITON = (
+    importlib.util.find_spec("triton") is not None
+)  # found, not imported; torch.compile takes it as a constant
 
 
 def check_impl(impl: str) -> None:
@@ -18,7 +20,13 @@ def check_impl(impl: str) -> None:
         raise ValueError(f"impl must be one of {', '.join(IMPLS)}, got {impl!r}")
 
 
-def resolve_impl(impl: str, tensor: torch.Tensor, *, has_kernel: bool = True, why_not: str = "this operation has no Triton kernel") -> str:
+def resolve_impl(
+    impl: str,
+    tensor: torch.Tensor,
+    *,
+    has_kernel: bool = True,
+    why_not: str = "this operation has no Triton kernel",
+) -> str:
     """The implementation, "torch" or "triton", that an operation on ``tensor`` takes.
 
     "auto" asks ``PAD_FAST_IMPL``; if that is unset, empty or "auto" too, CUDA tensors take Triton where the operation has a kernel and
@@ -42,4 +50,6 @@ def _require_triton(tensor: torch.Tensor, has_kernel: bool, why_not: str) -> Non
     if not HAS_TRITON:
         raise ValueError('impl="triton" was asked for, but the triton package is not installed')
     if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f'impl="triton" needs a CUDA tensor (or TRITON_INTERPRET=1), got one on {tensor.device}')
+        raise ValueError(
+            f'impl="triton" needs a CUDA tensor (or TRITON_INTERPRET=1), got one on {tensor.device}'
+        )

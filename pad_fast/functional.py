@@ -10,9 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pad_fast import budget, linear_ops, ops, shapes
-from pad_fast.budget import MemoryBudget
+from pad_fast import validation
 from pad_fast.dispatch import resolve_impl
+from pad_fast.linear_logprob import memory_budget as memory_budget_module
+from pad_fast.linear_logprob import op as linear_op
+from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.logprob import op as logprob_op
+from pad_fast.logprob import response_op
 
 NORMALIZATIONS = ("mean", "sum")
 
@@ -51,17 +55,26 @@ def token_logprobs(
     With fullgraph=True what is raised here while the compiler traces comes as its own ``Unsupported``, which quotes the message;
     what is about values, such as labels out of range, stays a ValueError.
     """
-    shapes.check_logits(logits, labels)
+    validation.check_logits(logits, labels)
     if inplace_backward:
-        shapes.check_inplace(logits)
-    shapes.check_token_options(temperature, softcap, logit_scale, ignore_index)
+        validation.check_inplace(logits)
+    validation.check_token_options(temperature, softcap, logit_scale, ignore_index)
     impl = resolve_impl(impl, logits)  # here and once: forward and backward have to be of the same
-    options = (float(temperature), float(softcap or 0.0), float(logit_scale), int(ignore_index), impl)
+    options = (
+        float(temperature),
+        float(softcap or 0.0),
+        float(logit_scale),
+        int(ignore_index),
+        impl,
+    )
     rows = labels.shape[-1] if labels.ndim else 1
     # Three dimensions, since a slice along T, such as logits[:, :-1], has no view in two and would be copied.
     responses = labels.shape[:-1].numel()
-    logits, flat = logits.reshape(responses, rows, logits.shape[-1]), labels.reshape(responses, rows)
-    logps, _, _ = ops.token_logprobs(logits, flat, *options, inplace_backward)
+    logits, flat = (
+        logits.reshape(responses, rows, logits.shape[-1]),
+        labels.reshape(responses, rows),
+    )
+    logps, _, _ = logprob_op.token_logprobs(logits, flat, *options, inplace_backward)
     return logps.view(labels.shape)
 
 
@@ -103,40 +116,67 @@ def linear_token_logprobs(
     outside 0..V-1 or ``live_rows`` that are not those with a label.
     """
     hidden, weight, bias = cast_as_linear(hidden, weight, bias)
-    _, width = shapes.check_linear(hidden, weight, bias, labels)
-    shapes.check_token_options(temperature, softcap, logit_scale, ignore_index)
-    shapes.check_live_rows(live_rows, labels)
-    shapes.check_budget(memory_budget)
-    options = (float(temperature), float(softcap or 0.0), float(logit_scale), int(ignore_index), resolve_impl(impl, hidden))
+    _, width = validation.check_linear(hidden, weight, bias, labels)
+    validation.check_token_options(temperature, softcap, logit_scale, ignore_index)
+    validation.check_live_rows(live_rows, labels)
+    validation.check_budget(memory_budget)
+    options = (
+        float(temperature),
+        float(softcap or 0.0),
+        float(logit_scale),
+        int(ignore_index),
+        resolve_impl(impl, hidden),
+    )
     flat_hidden, flat_labels = hidden.reshape(-1, width), labels.reshape(-1)
     rows, count = _live_rows(flat_labels, ignore_index) if live_rows is None else (live_rows, None)
     plan = _plan(flat_hidden, weight, bias, rows.shape[0], memory_budget)
-    logps, *_ = linear_ops.linear_token_logprobs(flat_hidden, weight, bias, flat_labels, rows, count, *plan, *options)
+    logps, *_ = linear_op.linear_token_logprobs(
+        flat_hidden, weight, bias, flat_labels, rows, count, *plan, *options
+    )
     return logps.view(labels.shape)
 
 
 def _live_rows(labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """As the operation gives them; cut to their number where that may be looked at."""
-    rows, count = linear_ops.live_rows(labels, ignore_index)
+    rows, count = linear_op.live_rows(labels, ignore_index)
     return (rows, count) if torch.compiler.is_compiling() else (rows[: int(count)], None)
 
 
-def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int, memory_budget: MemoryBudget) -> tuple[int, bool, bool]:
+def _plan(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int, memory_budget: MemoryBudget
+) -> tuple[int, bool, bool]:
     """What the operation cannot see: rows that keep scores, whether only hidden needs a gradient, whether none does and memory is short."""
     need_hidden, need_head = (
-        torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+        torch.is_grad_enabled()
+        and any(tensor is not None and tensor.requires_grad for tensor in tensors)
         for tensors in ((hidden,), (weight, bias))
     )
     if need_head:
-        return budget.saved_rows(memory_budget, rows, weight.shape[1], weight.shape[0], weight.dtype, weight.device), False, False
-    short = memory_budget != "auto" and weight.dtype != torch.float64 and memory_budget < budget.chunk_bytes(weight.shape[0], weight.device)
+        return (
+            memory_budget_module.saved_rows(
+                memory_budget, rows, weight.shape[1], weight.shape[0], weight.dtype, weight.device
+            ),
+            False,
+            False,
+        )
+    short = (
+        memory_budget != "auto"
+        and weight.dtype != torch.float64
+        and memory_budget < memory_budget_module.chunk_bytes(weight.shape[0], weight.device)
+    )
     return 0, need_hidden, short and not need_hidden
 
 
-def cast_as_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def cast_as_linear(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Under autocast, what ``F.linear`` would multiply."""
     device = hidden.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device) or hidden.dtype == torch.float64:
+    if (
+        not torch.amp.is_autocast_available(device)
+        or not torch.is_autocast_enabled(device)
+        or hidden.dtype == torch.float64
+    ):
         return hidden, weight, bias
     dtype = torch.get_autocast_dtype(device)
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -185,7 +225,9 @@ def linear_response_rewards(
     """
     _check_rewards(labels, response_ids, num_responses, normalize)
     labels = _label_own_rows(labels, response_ids, ignore_index)
-    logps = linear_token_logprobs(hidden, weight, labels, ignore_index=ignore_index, **token_options)
+    logps = linear_token_logprobs(
+        hidden, weight, labels, ignore_index=ignore_index, **token_options
+    )
     impl = token_options.get("impl", "auto")
     return _reduce(logps, labels, normalize, response_ids, num_responses, ignore_index, impl)
 
@@ -200,13 +242,15 @@ def response_lengths(
     """Number of live tokens, |y|, of each response, padded or packed as for :func:`response_rewards`."""
     _check_rewards(labels, response_ids, num_responses, "mean")
     count = _count_responses(labels, response_ids, num_responses)
-    return ops.sum_by_response((labels != ignore_index).long(), response_ids, count)
+    return response_op.sum_by_response((labels != ignore_index).long(), response_ids, count)
 
 
-def _check_rewards(labels: Tensor, response_ids: Tensor | None, num_responses: int | None, normalize: str) -> None:
+def _check_rewards(
+    labels: Tensor, response_ids: Tensor | None, num_responses: int | None, normalize: str
+) -> None:
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
-    shapes.check_responses(labels, response_ids, num_responses)
+    validation.check_responses(labels, response_ids, num_responses)
 
 
 def _label_own_rows(labels: Tensor, response_ids: Tensor | None, ignore_index: int) -> Tensor:
@@ -215,10 +259,24 @@ def _label_own_rows(labels: Tensor, response_ids: Tensor | None, ignore_index: i
 
 
 def _reduce(
-    logps: Tensor, labels: Tensor, normalize: str, response_ids: Tensor | None, num_responses: int | None, ignore_index: int, impl: str
+    logps: Tensor,
+    labels: Tensor,
+    normalize: str,
+    response_ids: Tensor | None,
+    num_responses: int | None,
+    ignore_index: int,
+    impl: str,
 ) -> Tensor:
     count = _count_responses(labels, response_ids, num_responses)
-    rewards, _ = ops.response_sums(logps, labels, response_ids, count, ignore_index, normalize == "mean", resolve_impl(impl, logps))
+    rewards, _ = response_op.response_sums(
+        logps,
+        labels,
+        response_ids,
+        count,
+        ignore_index,
+        normalize == "mean",
+        resolve_impl(impl, logps),
+    )
     return rewards
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pad_fast import preference_ops, shapes
+from pad_fast import validation
 from pad_fast.dispatch import check_impl
+from pad_fast.preference import op as preference_op
 
 DIVERGENCES = ("jsd", "kl", "reverse_kl")
 METHODS = ("auto", "exact", "sampled")
@@ -70,12 +71,16 @@ def probabilistic_preference_loss(
     if num_samples < MIN_SAMPLES:
         raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {num_samples}")
     if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed must be an integer of 64 bits, from -2**63 to 2**63 - 1, got {seed}")
+        raise ValueError(
+            f"seed must be an integer of 64 bits, from -2**63 to 2**63 - 1, got {seed}"
+        )
     scales = (beta, beta if teacher_beta is None else teacher_beta)
     groups = _groups(student_rewards, teacher_rewards, mask, group_size)
     if mask is None or student_rewards.device.type != "cpu":  # else the live responses are counted
-        preference_ops.check_exact(method, divergence, groups[0].shape[1])
-    losses = _group_losses(groups, divergence, method, scales, (num_samples, int(seed)), check_finite, impl)
+        preference_op.check_exact(method, divergence, groups[0].shape[1])
+    losses = _group_losses(
+        groups, divergence, method, scales, (num_samples, int(seed)), check_finite, impl
+    )
     return _reduce(losses, groups[2], len(student_rewards), group_reduction, reduction)
 
 
@@ -110,22 +115,30 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
     """(P, N) rewards of both sides, N at least 2, and a (P, N) mask, all on one device."""
-    shapes.check_floating("student_rewards", student)
-    shapes.check_floating("teacher_rewards", teacher)
+    validation.check_floating("student_rewards", student)
+    validation.check_floating("teacher_rewards", teacher)
     if student.ndim != 2 or student.shape[1] < 2:
-        raise ValueError(f"student_rewards must be (P, N) with at least N = 2 responses a prompt, got {shapes.shape(student)}")
+        raise ValueError(
+            f"student_rewards must be (P, N) with at least N = 2 responses a prompt, got {validation.shape(student)}"
+        )
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool, True for live responses, got {mask.dtype}")
     for name, tensor in (("teacher_rewards", teacher), ("mask", mask)):
         if tensor is None:
             continue
         if tensor.shape != student.shape:
-            raise ValueError(f"{name} must have the shape of student_rewards, {shapes.shape(student)}, got {shapes.shape(tensor)}")
+            raise ValueError(
+                f"{name} must have the shape of student_rewards, {validation.shape(student)}, got {validation.shape(tensor)}"
+            )
         if tensor.device != student.device:
-            raise ValueError(f"{name} must be on the device of student_rewards, {student.device}, got {tensor.device}")
+            raise ValueError(
+                f"{name} must be on the device of student_rewards, {student.device}, got {tensor.device}"
+            )
 
 
-def _groups(student: Tensor, teacher: Tensor, mask: Tensor | None, size: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _groups(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, size: int | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Student, teacher and mask as (P * groups, n): consecutive live responses, what is missing in a prompt's last groups masked."""
     check_rewards(student, teacher, mask)
     if size is not None and size < 2:
@@ -138,10 +151,16 @@ def _groups(student: Tensor, teacher: Tensor, mask: Tensor | None, size: int | N
     missing = -num % size
     if mask is not None:
         order = (~mask).long().argsort(dim=1, stable=True)
-        student, teacher, mask = student.gather(1, order), teacher.gather(1, order), mask.gather(1, order)
+        student, teacher, mask = (
+            student.gather(1, order),
+            teacher.gather(1, order),
+            mask.gather(1, order),
+        )
     elif missing:
         mask = torch.ones_like(student, dtype=torch.bool)
-    student, teacher = (pad(rewards, (0, missing)).reshape(-1, size) for rewards in (student, teacher))
+    student, teacher = (
+        pad(rewards, (0, missing)).reshape(-1, size) for rewards in (student, teacher)
+    )
     return student, teacher, None if mask is None else pad(mask, (0, missing)).reshape(-1, size)
 
 
@@ -160,11 +179,15 @@ def _group_losses(
             raise ValueError(f"{name} must be a positive finite number, got {value}")
     beta, teacher_beta = map(float, scales)
     check = groups[0].device.type == "cpu" if check_finite is None else check_finite
-    losses, _ = preference_ops.preference_loss(*groups, kind, method, beta, teacher_beta, *draws, check, impl)
+    losses, _ = preference_op.preference_loss(
+        *groups, kind, method, beta, teacher_beta, *draws, check, impl
+    )
     return losses
 
 
-def _reduce(losses: Tensor, live: Tensor | None, num_prompts: int, group_reduction: str, reduction: str) -> Tensor:
+def _reduce(
+    losses: Tensor, live: Tensor | None, num_prompts: int, group_reduction: str, reduction: str
+) -> Tensor:
     """(P * groups,) -> the loss, counting the groups and the prompts that have two live responses."""
     _check_choice("group_reduction", group_reduction, GROUP_REDUCTIONS)
     _check_choice("reduction", reduction, REDUCTIONS)

@@ -1,64 +1,14 @@
-"""The losses from logits or hidden states: drop-in modules, and the function under them.
-
-R = P * N responses stand prompt by prompt: response i of prompt p is row p * N + i of padded scores (R, T, ...), or has that number
-in the ``response_ids`` (M,) of packed scores (M, ...).
-"""
+"""The losses as drop-in modules, from logits or from hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from pad_fast import budget, functional, preference_ops, shapes
-from pad_fast.budget import MemoryBudget
-from pad_fast.chunked import TokenOptions
-from pad_fast.group_walk import Groups, GroupWalk
-from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-
-LOSSES: dict[str, Callable[..., Tensor]] = {"ppd": probabilistic_preference_loss, "vpd": vanilla_preference_loss}
-LOSS_OPTIONS = {  # mask and impl have their own names everywhere
-    name: tuple(p.name for p in signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in ("mask", "impl"))
-    for name, f in LOSSES.items()
-}
-
-
-def linear_preference_loss(
-    hidden: Tensor,  # (R, T, D) or (M, D)
-    weight: Tensor,  # (V, D)
-    labels: Tensor,  # (R, T) or (M,)
-    teacher_rewards: Tensor,  # (P, N)
-    *,
-    bias: Tensor | None = None,  # (V,)
-    response_ids: Tensor | None = None,  # (M,)
-    mask: Tensor | None = None,  # (P, N) bool
-    live_rows: Tensor | None = None,  # (L,) int64
-    memory_budget: MemoryBudget = "auto",
-    **options: Any,
-) -> tuple[Tensor, Tensor]:  # () or, with reduction="none", (P,); (P, N)
-    """The listwise loss of a student's hidden states and output head, and the rewards (P, N) that it saw, detached.
-
-    In two lines: ``rewards = linear_response_rewards(hidden, weight, labels, ...)``, then
-    ``probabilistic_preference_loss(rewards.view(P, N), teacher_rewards, ...)``. ``mask`` is True for live responses; one without
-    tokens is never live. ``options`` are those of :class:`LinearPADLoss`.
-
-    Where ``memory_budget`` has no room for the scores of all rows (see :func:`linear_token_logprobs`), whole prompts are done one
-    chunk after another, gradients included, in the forward: 3 products still, with the scores of as many prompts as have room. Beside
-    the budget that takes the weight's gradient once more, in float32. It equals the two lines but for rounding, and waits for the
-    device twice, for rows and their numbers. The two lines themselves are taken where the budget has no room for the largest prompt, or
-    for the rows of one product: rows are then computed again (4 products). So they are for ``reduction="none"``, whose upstream gradient
-    is one number a prompt, for sampled rankings, whose draws belong to the whole batch, in float16, whose loss scaling comes from
-    outside, without a gradient of the head, and under torch.compile.
-
-    Raises ValueError where R is not P * N, for an option that doesn't exist, and as those two functions do.
-    """
-    rewards = partial(functional.linear_response_rewards, weight=weight, bias=bias, live_rows=live_rows, memory_budget=memory_budget)
-    walk = partial(_walk_groups, weight=weight, bias=bias, memory_budget=memory_budget)
-    return _preference_loss(rewards, hidden, labels, teacher_rewards, response_ids, mask, walk=walk, **options)
+from pad_fast import functional, validation
+from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.linear_loss import _check_loss, _preference_loss, linear_preference_loss
 
 
 class PADLoss(nn.Module):
@@ -87,8 +37,20 @@ class PADLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check_loss(loss, loss_options)
-        token_options = {"temperature": temperature, "softcap": softcap, "logit_scale": logit_scale, "ignore_index": ignore_index}
-        self.options = {"loss": loss, "normalize": normalize, "shift": shift, "impl": impl, **token_options, **loss_options}
+        token_options = {
+            "temperature": temperature,
+            "softcap": softcap,
+            "logit_scale": logit_scale,
+            "ignore_index": ignore_index,
+        }
+        self.options = {
+            "loss": loss,
+            "normalize": normalize,
+            "shift": shift,
+            "impl": impl,
+            **token_options,
+            **loss_options,
+        }
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -105,7 +67,15 @@ class PADLoss(nn.Module):
     ) -> Tensor:  # () or, with reduction="none", (P,)
         """The loss. ``options`` replace the module's for this call: ``seed=step`` gives every step of a sampled loss its own draws."""
         options = {**self.options, **options}
-        return _preference_loss(functional.response_rewards, logits, labels, teacher_rewards, response_ids, mask, **options)[0]
+        return _preference_loss(
+            functional.response_rewards,
+            logits,
+            labels,
+            teacher_rewards,
+            response_ids,
+            mask,
+            **options,
+        )[0]
 
 
 class LinearPADLoss(PADLoss):
@@ -114,9 +84,11 @@ class LinearPADLoss(PADLoss):
     ``memory_budget`` is that of :func:`linear_preference_loss`; all else is as in :class:`PADLoss`.
     """
 
-    def __init__(self, loss: str = "ppd", *, memory_budget: MemoryBudget = "auto", **options: Any) -> None:
+    def __init__(
+        self, loss: str = "ppd", *, memory_budget: MemoryBudget = "auto", **options: Any
+    ) -> None:
         super().__init__(loss, **options)
-        shapes.check_budget(memory_budget)
+        validation.check_budget(memory_budget)
         self.options["memory_budget"] = memory_budget
 
     def forward(  # type: ignore[override]
@@ -137,122 +109,3 @@ class LinearPADLoss(PADLoss):
         return linear_preference_loss(
             hidden, weight, labels, teacher_rewards, bias=bias, response_ids=response_ids, mask=mask, live_rows=live_rows, **options
         )[0]  # fmt: skip
-
-
-def _preference_loss(
-    reward_function: Callable[..., Tensor],
-    scores: Tensor,
-    labels: Tensor,
-    teacher_rewards: Tensor,
-    response_ids: Tensor | None,
-    mask: Tensor | None,
-    *,
-    loss: str = "ppd",
-    normalize: str = "mean",
-    shift: bool = False,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    ignore_index: int = -100,
-    impl: str = "auto",
-    walk: Callable[..., tuple[Tensor, Tensor] | None] | None = None,
-    **loss_options: Any,
-) -> tuple[Tensor, Tensor]:
-    _check_loss(loss, loss_options)
-    _check_prompts(labels, teacher_rewards, response_ids, mask)
-    if shift:
-        scores, labels = scores[..., :-1, :], labels[..., 1:]
-        response_ids = None if response_ids is None else response_ids[1:]
-    split: dict[str, Any] = {"response_ids": response_ids, "num_responses": teacher_rewards.numel(), "ignore_index": ignore_index}
-    token_options: dict[str, Any] = {"temperature": temperature, "softcap": softcap, "logit_scale": logit_scale, "impl": impl}
-    # The reward of an empty response is 0, the best log-probability there is.
-    live = (functional.response_lengths(labels, **split) > 0).view(teacher_rewards.shape)
-    live = live if mask is None else live & mask
-    if (
-        walk is not None
-        and (found := walk(scores, labels, teacher_rewards, live, response_ids, loss, normalize, ignore_index, token_options, loss_options))
-        is not None
-    ):
-        return found
-    rewards = reward_function(scores, labels=labels, normalize=normalize, **split, **token_options).view(teacher_rewards.shape)
-    return LOSSES[loss](rewards, teacher_rewards, mask=live, impl=impl, **loss_options), rewards.detach()
-
-
-def _walk_groups(
-    hidden: Tensor,
-    labels: Tensor,
-    teacher: Tensor,
-    live: Tensor,
-    response_ids: Tensor | None,
-    loss: str,
-    normalize: str,
-    ignore_index: int,
-    token_options: dict[str, Any],
-    loss_options: dict[str, Any],
-    *,
-    weight: Tensor,
-    bias: Tensor | None,
-    memory_budget: MemoryBudget,
-) -> tuple[Tensor, Tensor] | None:
-    """Loss and rewards by :mod:`pad_fast.group_walk`; None where the two-step path is as good or has to be taken."""
-    shapes.check_budget(memory_budget)
-    hidden, weight, bias = functional.cast_as_linear(hidden, weight, bias)
-    vocabulary, width = shapes.check_linear(hidden, weight, bias, labels)
-    sizes: dict[str, Any] = {"width": width, "vocabulary": vocabulary, "dtype": weight.dtype, "device": weight.device}
-
-    def all_kept(rows: int) -> bool:
-        return budget.saved_rows(memory_budget, rows, **sizes) == rows
-
-    room, least = budget.walked_rows(memory_budget, **sizes), budget.chunk_rows(vocabulary, weight.device)
-    if not _separable(teacher.shape[1], loss, **loss_options) or room < least or all_kept(labels.numel()):
-        return None
-    head_needs = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and head_needs) or weight.dtype == torch.float16:
-        return None
-    impl, options = token_options["impl"], {**loss_options}
-    reduction = options.pop("reduction", "mean")
-    shapes.check_token_options(token_options["temperature"], token_options["softcap"], token_options["logit_scale"], ignore_index)
-    flat, ids = labels.reshape(-1), response_ids
-    if ids is None:
-        ids = torch.arange(len(labels), device=labels.device).repeat_interleave(labels.shape[1])
-    shapes.check_label_values(flat, vocabulary, ignore_index)
-    shapes.check_response_values(ids, teacher.numel())
-    groups = Groups.of(flat, ids, len(teacher), teacher.shape[1], ignore_index)
-    if max(groups.sizes, default=0) > room or all_kept(len(groups.rows)):
-        return None
-
-    def loss_of(rewards: Tensor, prompts: slice) -> Tensor:
-        return LOSSES[loss](rewards, teacher[prompts], mask=live[prompts], reduction="none", impl=impl, **options)
-
-    numbers = TokenOptions(token_options["temperature"], token_options["softcap"] or 0.0, token_options["logit_scale"], ignore_index)
-    arguments = (groups, room, numbers, impl, normalize == "mean", loss_of)
-    total, rewards = GroupWalk.apply(hidden.reshape(-1, width), weight, bias, flat, *arguments)
-    return total if reduction == "sum" else total / (live.sum(1) > 1).sum().clamp(min=1), rewards
-
-
-def _separable(
-    count: int, loss: str, *, reduction: str = "mean", method: str = "auto", divergence: str = "jsd",
-    group_size: int | None = None, **_: Any,
-) -> bool:  # fmt: skip
-    """Whether a prompt's loss needs nothing of the others, and the outer gradient is one number."""
-    n = count if group_size is None else min(count, group_size)
-    exact = loss == "vpd" or method == "exact" or (method == "auto" and n <= preference_ops.AUTO_EXACT.get(divergence, 0))
-    return exact and reduction in ("mean", "sum")
-
-
-def _check_loss(loss: str, options: dict[str, Any]) -> None:
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-    for name in options:
-        if name not in LOSS_OPTIONS[loss]:
-            raise ValueError(f"loss={loss!r} has no option {name!r}; it has {', '.join(LOSS_OPTIONS[loss])}")
-
-
-def _check_prompts(labels: Tensor, teacher_rewards: Tensor, response_ids: Tensor | None, mask: Tensor | None) -> None:
-    if teacher_rewards.ndim != 2:
-        raise ValueError(f"teacher_rewards must be (P, N), got {shapes.shape(teacher_rewards)}")
-    if response_ids is None and len(labels) != teacher_rewards.numel():
-        rows = f"P * N = {teacher_rewards.numel()} rows for teacher_rewards {shapes.shape(teacher_rewards)}"
-        raise ValueError(f"labels must have {rows}, unless response_ids are given; got {shapes.shape(labels)}")
-    if mask is not None and (mask.shape != teacher_rewards.shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask must be bool of shape {shapes.shape(teacher_rewards)}, got {mask.dtype} {shapes.shape(mask)}")

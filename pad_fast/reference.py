@@ -22,7 +22,12 @@ def token_logprobs(
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
     live = labels != ignore_index
-    picked = (z / temperature).log_softmax(-1).gather(-1, labels.long().where(live, 0).unsqueeze(-1)).squeeze(-1)
+    picked = (
+        (z / temperature)
+        .log_softmax(-1)
+        .gather(-1, labels.long().where(live, 0).unsqueeze(-1))
+        .squeeze(-1)
+    )
     return picked.where(live, 0)
 
 
@@ -36,7 +41,9 @@ def linear_token_logprobs(
 ) -> torch.Tensor:  # (...)
     """:func:`token_logprobs` of the logits hidden @ weight.T + bias."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    logits = torch.nn.functional.linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
+    logits = torch.nn.functional.linear(
+        hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
+    )
     return token_logprobs(logits, labels, **token_options)
 
 

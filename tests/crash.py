@@ -16,7 +16,7 @@ import sys
 import torch
 
 from pad_fast import cli
-from pad_fast.pipeline import iterate  # noqa: F401  imported before the forks
+from pad_fast.pipeline import rounds  # noqa: F401  imported before the forks
 
 torch.set_num_threads(1)
 

@@ -5,8 +5,8 @@ import copy
 import torch
 import transformers
 
-from pad_fast.models.heads import head_problem
 from pad_fast.models.layout import Group
+from pad_fast.models.output_head import head_problem
 
 VOCABULARY, WINDOW = 61, 6
 
@@ -31,7 +31,9 @@ LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_windo
 
 CONFIGS = {
     "llama": transformers.LlamaConfig(**SMALL),
-    "gemma2": transformers.Gemma2Config(**SMALL, **LAYERS, final_logit_softcapping=3.0, attn_logit_softcapping=2.0),
+    "gemma2": transformers.Gemma2Config(
+        **SMALL, **LAYERS, final_logit_softcapping=3.0, attn_logit_softcapping=2.0
+    ),
     "gemma3": transformers.Gemma3TextConfig(**SMALL, **LAYERS),
     "qwen3": transformers.Qwen3Config(**SMALL),
     "mistral": transformers.MistralConfig(**SMALL, sliding_window=WINDOW),
@@ -53,7 +55,10 @@ def make_groups(*sizes: tuple[int, tuple[int, ...]], seed: int = 0) -> list[Grou
     generator = torch.Generator().manual_seed(seed)
     groups, first = [], 0
     for prompt, responses in sizes:
-        x, *ys = (torch.randint(VOCABULARY, (length,), generator=generator).tolist() for length in (prompt, *responses))
+        x, *ys = (
+            torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+            for length in (prompt, *responses)
+        )
         groups.append(Group(x, ys, list(range(first, first + len(ys)))))
         first += len(ys)
     return groups
@@ -68,14 +73,20 @@ def alone(model, groups):
     rewards = []
     for prompt, responses, _ in groups:
         for response in responses:
-            logits = model(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
-            rewards.append(logits.double().log_softmax(-1).gather(1, torch.tensor(response)[:, None]).mean())
+            logits = model(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False).logits[
+                0, len(prompt) - 1 : -1
+            ]
+            rewards.append(
+                logits.double().log_softmax(-1).gather(1, torch.tensor(response)[:, None]).mean()
+            )
     return torch.stack(rewards)
 
 
 def loss_of(rewards):
     """Not linear, so that what one response weighs depends on all."""
-    return (rewards.double() * torch.linspace(-1, 1.3, rewards.numel(), dtype=torch.float64)).sum().tanh() + rewards.square().sum() / 20
+    return (
+        rewards.double() * torch.linspace(-1, 1.3, rewards.numel(), dtype=torch.float64)
+    ).sum().tanh() + rewards.square().sum() / 20
 
 
 def gradients(model):
@@ -83,10 +94,20 @@ def gradients(model):
 
 
 def checkpoint_activations(model, on: bool) -> None:
-    old = "gradient" if not hasattr(model, "activation_checkpointing_enable") else "activation"  # transformers 5.23 renamed it
+    old = (
+        "gradient" if not hasattr(model, "activation_checkpointing_enable") else "activation"
+    )  # transformers 5.23 renamed it
     getattr(model, f"{old}_checkpointing_{'enable' if on else 'disable'}")()
 
 
-def assert_same(found, wanted, rtol=1e-4, atol=2e-6):  # norms, and Gemma-2's softmax, are float32 in any model
+def assert_same(
+    found, wanted, rtol=1e-4, atol=2e-6
+):  # norms, and Gemma-2's softmax, are float32 in any model
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name].to(value), value, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name].to(value),
+            value,
+            rtol=rtol,
+            atol=atol,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )

@@ -14,7 +14,9 @@ def log_probabilities(rewards: Tensor, beta: float) -> Tensor:
     return sum(ranked[:, k] - ranked[:, k:].logsumexp(1) for k in range(len(rewards)))
 
 
-def divergence(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float, kind: str) -> Tensor:
+def divergence(
+    student: Tensor, teacher: Tensor, beta: float, teacher_beta: float, kind: str
+) -> Tensor:
     """One prompt, (n,), (n,) -> (): the divergence of the two distributions over rankings."""
     s, t = log_probabilities(student, beta), log_probabilities(teacher, teacher_beta)
     if kind == "kl":
@@ -32,28 +34,48 @@ def listmle(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     return -sum(x[k] - x[k:].logsumexp(0) for k in range(len(order)))
 
 
-def preference_loss(student: Tensor, teacher: Tensor, kind: str, beta: float = 10.0, teacher_beta: float | None = None) -> Tensor:
+def preference_loss(
+    student: Tensor,
+    teacher: Tensor,
+    kind: str,
+    beta: float = 10.0,
+    teacher_beta: float | None = None,
+) -> Tensor:
     """(P, n), (P, n) -> (P,): any of the losses, prompt by prompt."""
     if kind == "vpd":
         return torch.stack([listmle(s, t, beta) for s, t in zip(student, teacher, strict=True)])
     scale = beta if teacher_beta is None else teacher_beta
-    return torch.stack([divergence(s, t, beta, scale, kind) for s, t in zip(student, teacher, strict=True)])
+    return torch.stack(
+        [divergence(s, t, beta, scale, kind) for s, t in zip(student, teacher, strict=True)]
+    )
 
 
-def value_and_gradient(student: Tensor, teacher: Tensor, kind: str, beta: float = 10.0, teacher_beta: float | None = None):
+def value_and_gradient(
+    student: Tensor,
+    teacher: Tensor,
+    kind: str,
+    beta: float = 10.0,
+    teacher_beta: float | None = None,
+):
     """The loss (P,) and the gradient of its sum in the student's rewards (P, n)."""
     leaf = student.detach().clone().requires_grad_()
     loss = preference_loss(leaf, teacher, kind, beta, teacher_beta)
     return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
 
 
-def by_clocks(student: Tensor, teacher: Tensor, kind: str, beta: float, teacher_beta: float) -> Tensor:
+def by_clocks(
+    student: Tensor, teacher: Tensor, kind: str, beta: float, teacher_beta: float
+) -> Tensor:
     """One prompt of any n, (n,), (n,) -> (): a KL with no ranking and no recursion in it.
 
     Let response i ring at an exponential time of rate exp(beta * r_i): the order of rings is Plackett-Luce, and S is what remains at some
     step if all others ring before the first of S does. That is an integral over the time t at which it rings, here over log t.
     """
-    x, y = (beta * student, teacher_beta * teacher) if kind == "reverse_kl" else (teacher_beta * teacher, beta * student)
+    x, y = (
+        (beta * student, teacher_beta * teacher)
+        if kind == "reverse_kl"
+        else (teacher_beta * teacher, beta * student)
+    )
     x = x - x.max()
     n, width = len(x), 0.1
     t = torch.arange(-30.0, 8.0, width, dtype=x.dtype).exp()

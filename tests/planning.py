@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
-from pad_fast.models.layout import Group, pack, split
+from pad_fast.models.layout import Group
+from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.training.micro_batches import micro_batched_backward
 
@@ -45,7 +46,13 @@ def near(estimate: float, measured: float, tolerance: float = 0.05) -> None:
 
 
 def step(
-    model, shape: tuple[int, int, int], *, layout: str = "padded", limit: int | None = None, bf16: bool = False, device: torch.device = CPU
+    model,
+    shape: tuple[int, int, int],
+    *,
+    layout: str = "padded",
+    limit: int | None = None,
+    bf16: bool = False,
+    device: torch.device = CPU,
 ) -> None:
     """Forward and backward of one prompt, in slices of `limit` tokens."""
     prompt, response, n = shape

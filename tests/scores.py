@@ -29,11 +29,15 @@ def gradients(function, leaves, labels, grad, **options):
 
 def close(got, want, dtype):
     size = want.abs().max().item() + 1e-30
-    torch.testing.assert_close(got.double() / size, want.double() / size, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+    torch.testing.assert_close(
+        got.double() / size, want.double() / size, rtol=ROUNDING[dtype], atol=ROUNDING[dtype]
+    )
 
 
 def linear(hidden, weight, bias, labels, **options):
-    return functional.linear_token_logprobs(hidden, weight, labels, bias=bias, impl="torch", **options)
+    return functional.linear_token_logprobs(
+        hidden, weight, labels, bias=bias, impl="torch", **options
+    )
 
 
 def linear_reference(hidden, weight, bias, labels, **options):
@@ -65,6 +69,10 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.numel() and leaf.untyped_storage().data_ptr() not in self.known:
+            if (
+                isinstance(leaf, torch.Tensor)
+                and leaf.numel()
+                and leaf.untyped_storage().data_ptr() not in self.known
+            ):
                 self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
         return result

@@ -8,8 +8,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
-from pad_fast.training.data import PADCollator
 from pad_fast.training.trainer import PADTrainer
 
 VOCABULARY = 40
@@ -53,12 +53,26 @@ def make_rows(count: int, seed: int = 0, most: int = 5) -> list[dict]:
         rewards = [generator.gauss(-1, 0.5) for _ in range(n)] + [None] * generator.randint(0, 1)
         completions = [ids(1, 8) for _ in rewards]
         reasons = [generator.choice(["stop", "length"]) for _ in rewards]
-        rows.append({"prompt_ids": ids(1, 9), "completion_ids": completions, "teacher_rewards": rewards, "finish_reasons": reasons})
+        rows.append(
+            {
+                "prompt_ids": ids(1, 9),
+                "completion_ids": completions,
+                "teacher_rewards": rewards,
+                "finish_reasons": reasons,
+            }
+        )
     return rows
 
 
 def make_args(folder, **options) -> PADConfig:
-    defaults = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "beta": 2.0, "learning_rate": 1e-2}
+    defaults = {
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "beta": 2.0,
+        "learning_rate": 1e-2,
+    }
     return PADConfig(output_dir=str(folder), **{**defaults, **options})
 
 
@@ -74,7 +88,9 @@ class SomeDead(PADCollator):
 
 
 def trained(folder, rows, model=None, collator=None, **options):
-    trainer = PADTrainer(model or make_model(), make_args(folder, **options), rows, data_collator=collator)
+    trainer = PADTrainer(
+        model or make_model(), make_args(folder, **options), rows, data_collator=collator
+    )
     trainer.train()
     return trainer
 
@@ -85,23 +101,52 @@ def parameters(model) -> dict[str, torch.Tensor]:
 
 def assert_same(found, wanted, **tolerance):
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 GOOD = {"prompt_ids": [1], "completion_ids": [[3], [4]], "teacher_rewards": [0.0, 1.0]}
 
 
-PLAIN = {"optim": "sgd", "learning_rate": 0.3, "num_train_epochs": 2, "logging_steps": 1}  # Adam would hide a wrong scale
+PLAIN = {
+    "optim": "sgd",
+    "learning_rate": 0.3,
+    "num_train_epochs": 2,
+    "logging_steps": 1,
+}  # Adam would hide a wrong scale
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<s>", "</s>", "<turn>", "<unk>", "user", "assistant", "one", "two", "three", "a", "response", ":"]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    words = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<turn>",
+        "<unk>",
+        "user",
+        "assistant",
+        "one",
+        "two",
+        "three",
+        "a",
+        "response",
+        ":",
+    ]
+    inner = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens(words[:4])
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])  # as Llama does
-    found = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    found.chat_template = (
-        "<s>{% for m in messages %}{{ m.role }} : {{ m.content }} <turn> {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )  # as Llama does
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
     )
+    found.chat_template = "<s>{% for m in messages %}{{ m.role }} : {{ m.content }} <turn> {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
     return found

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scores import draw
 from torch._dynamo.exc import Unsupported
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -14,21 +15,31 @@ from torch.distributed.tensor import Shard, distribute_tensor
 import pad_fast
 from pad_fast import functional
 
-from .scores import draw
-
 
 def good():
     hidden, weight, bias, labels, _ = draw()
-    return {"logits": hidden @ weight.T, "hidden": hidden, "weight": weight, "bias": bias, "labels": labels}
+    return {
+        "logits": hidden @ weight.T,
+        "hidden": hidden,
+        "weight": weight,
+        "bias": bias,
+        "labels": labels,
+    }
 
 
 LOGITS_ERRORS = {
     "labels must have the shape of logits": {"labels": torch.zeros(2, 5, dtype=torch.int64)},
     "labels must be int32 or int64, got torch.float32": {"labels": torch.zeros(2, 4)},
-    "float32 or float64, got torch.float8_e4m3fn": {"logits": torch.zeros(2, 4, 45, dtype=torch.float8_e4m3fn)},
-    "logits must be float16, bfloat16, float32 or float64, got torch.int64": {"logits": torch.zeros(2, 4, 45, dtype=torch.int64)},
+    "float32 or float64, got torch.float8_e4m3fn": {
+        "logits": torch.zeros(2, 4, 45, dtype=torch.float8_e4m3fn)
+    },
+    "logits must be float16, bfloat16, float32 or float64, got torch.int64": {
+        "logits": torch.zeros(2, 4, 45, dtype=torch.int64)
+    },
     "logits must have a last dimension": {"logits": torch.zeros(2, 4, 0)},
-    "labels must be on the device of logits, cpu, got meta": {"labels": torch.zeros(2, 4, dtype=torch.int64, device="meta")},
+    "labels must be on the device of logits, cpu, got meta": {
+        "labels": torch.zeros(2, 4, dtype=torch.int64, device="meta")
+    },
     "labels must be in 0..44 or ignore_index (-100), got 45": {"labels": torch.full((2, 4), 45)},
     "labels must be in 0..44 or ignore_index (-100), got -1": {"labels": torch.full((2, 4), -1)},
     "temperature must be a positive finite number, got 0": {"temperature": 0},
@@ -41,29 +52,51 @@ LOGITS_ERRORS = {
     "ignore_index must be an int, got 1.5": {"ignore_index": 1.5},
     "labels must be a torch.Tensor, got list": {"labels": [[1, 2, 3, 4]] * 2},
     "logits must be a torch.Tensor, got NoneType": {"logits": None},
-    "logit_scale / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 1e-300": {"temperature": 1e300},
-    "softcap / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 3e+38": {"softcap": 3e38},
-    "logit_scale / softcap must lie within 1e-30 and 1e+30": {"softcap": 1e31, "temperature": 1e5, "logit_scale": -1.0},
+    "logit_scale / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 1e-300": {
+        "temperature": 1e300
+    },
+    "softcap / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 3e+38": {
+        "softcap": 3e38
+    },
+    "logit_scale / softcap must lie within 1e-30 and 1e+30": {
+        "softcap": 1e31,
+        "temperature": 1e5,
+        "logit_scale": -1.0,
+    },
 }
 
 
 @pytest.mark.parametrize("message", LOGITS_ERRORS)
 def test_unfit_logits(message):
-    arguments = {key: value for key, value in good().items() if key in ("logits", "labels")} | LOGITS_ERRORS[message]
+    arguments = {
+        key: value for key, value in good().items() if key in ("logits", "labels")
+    } | LOGITS_ERRORS[message]
     with pytest.raises(ValueError, match=re.escape(message)):
         functional.token_logprobs(**arguments)
 
 
 LINEAR_ERRORS = {
     "weight must be (V, D) with D of hidden, 12, got (45, 11)": {"weight": torch.zeros(45, 11)},
-    "an empty weight is what ZeRO-3 leaves outside of its gather context: call this inside of the forward": {"weight": torch.zeros(0)},
-    "weight must have the dtype and device of hidden": {"weight": torch.zeros(45, 12, dtype=torch.float16)},
-    "on cpu, got torch.float32 on meta; move or cast": {"weight": torch.zeros(45, 12, device="meta")},
-    "got torch.float8_e4m3fn; dequantise it first": {"weight": torch.zeros(45, 12, dtype=torch.float8_e4m3fn)},
-    'memory_budget must be "auto" or a number of bytes, an int of at least 0, got -1': {"memory_budget": -1},
+    "an empty weight is what ZeRO-3 leaves outside of its gather context: call this inside of the forward": {
+        "weight": torch.zeros(0)
+    },
+    "weight must have the dtype and device of hidden": {
+        "weight": torch.zeros(45, 12, dtype=torch.float16)
+    },
+    "on cpu, got torch.float32 on meta; move or cast": {
+        "weight": torch.zeros(45, 12, device="meta")
+    },
+    "got torch.float8_e4m3fn; dequantise it first": {
+        "weight": torch.zeros(45, 12, dtype=torch.float8_e4m3fn)
+    },
+    'memory_budget must be "auto" or a number of bytes, an int of at least 0, got -1': {
+        "memory_budget": -1
+    },
     "an int of at least 0, got 'much'": {"memory_budget": "much"},
     "an int of at least 0, got 1.5": {"memory_budget": 1.5},
-    "live_rows must be None or int64 of shape (L,) on cpu, got torch.int32 (8,)": {"live_rows": torch.arange(8, dtype=torch.int32)},
+    "live_rows must be None or int64 of shape (L,) on cpu, got torch.int32 (8,)": {
+        "live_rows": torch.arange(8, dtype=torch.int32)
+    },
     "live_rows must be in 0..7, got 0..8": {"live_rows": torch.tensor([0, 8])},
     "got row 1 with label": {"live_rows": torch.tensor([0, 3, 4, 5, 6])},
     "got row 2 with label -100 1 times": {"live_rows": torch.arange(8)},
@@ -75,7 +108,9 @@ LINEAR_ERRORS = {
 
 @pytest.mark.parametrize("message", LINEAR_ERRORS)
 def test_unfit_hidden_states(message):
-    arguments = {key: value for key, value in good().items() if key != "logits"} | LINEAR_ERRORS[message]
+    arguments = {key: value for key, value in good().items() if key != "logits"} | LINEAR_ERRORS[
+        message
+    ]
     with pytest.raises(ValueError, match=re.escape(message)):
         functional.linear_token_logprobs(**arguments)
 
@@ -83,11 +118,16 @@ def test_unfit_hidden_states(message):
 def test_a_sharded_weight_is_refused(tmp_path):
     """A DTensor reaches us where FSDP2 has not gathered it, or where a tensor-parallel plan split it."""
     arguments = {key: value for key, value in good().items() if key != "logits"}
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     try:
         mesh = init_device_mesh("cpu", (1,))
         arguments["weight"] = distribute_tensor(arguments["weight"], mesh, [Shard(0)])
-        with pytest.raises(ValueError, match=r"weight must be whole, got a DTensor.*inside of the forward.*full_tensor"):
+        with pytest.raises(
+            ValueError,
+            match=r"weight must be whole, got a DTensor.*inside of the forward.*full_tensor",
+        ):
             functional.linear_token_logprobs(**arguments)
     finally:
         torch.distributed.destroy_process_group()
@@ -106,7 +146,10 @@ REWARD_ERRORS = {
 PACKED_ERRORS = {
     "response_ids must be integers of shape (8,)": {"response_ids": IDS.float()},
     "num_responses must not be negative, got -1": {"response_ids": IDS, "num_responses": -1},
-    "response_ids must be below num_responses (2), -1 for a row of none; got 5": {"response_ids": IDS + 5, "num_responses": 2},
+    "response_ids must be below num_responses (2), -1 for a row of none; got 5": {
+        "response_ids": IDS + 5,
+        "num_responses": 2,
+    },
     "labels must be (R, T), one response a row, unless response_ids are given": {},
 }
 
@@ -117,24 +160,42 @@ def test_unfit_responses(message):
     packed = message in PACKED_ERRORS
     arguments = PACKED_ERRORS[message] if packed else REWARD_ERRORS[message]
     with pytest.raises(ValueError, match=re.escape(message)):
-        functional.response_rewards(*((logits.view(8, -1), labels.view(8)) if packed else (logits, labels)), **arguments)
+        functional.response_rewards(
+            *((logits.view(8, -1), labels.view(8)) if packed else (logits, labels)), **arguments
+        )
 
 
-@pytest.mark.parametrize("message", ["labels must have the shape of logits", "labels must be in 0..44 or ignore_index (-100), got 45"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "labels must have the shape of logits",
+        "labels must be in 0..44 or ignore_index (-100), got 45",
+    ],
+)
 @pytest.mark.parametrize("fullgraph", [False, True])
 def test_the_same_errors_under_compile(message, fullgraph):
     """Under fullgraph=True the compiler wraps what is raised while it traces in an error of its own, which quotes ours."""
     torch.compiler.reset()
-    arguments = {key: value for key, value in good().items() if key in ("logits", "labels")} | LOGITS_ERRORS[message]
-    function = torch.compile(lambda logits, labels: functional.token_logprobs(logits, labels), backend="aot_eager", fullgraph=fullgraph)
-    with pytest.raises((ValueError, Unsupported) if fullgraph else ValueError, match=re.escape(message)):
+    arguments = {
+        key: value for key, value in good().items() if key in ("logits", "labels")
+    } | LOGITS_ERRORS[message]
+    function = torch.compile(
+        lambda logits, labels: functional.token_logprobs(logits, labels),
+        backend="aot_eager",
+        fullgraph=fullgraph,
+    )
+    with pytest.raises(
+        (ValueError, Unsupported) if fullgraph else ValueError, match=re.escape(message)
+    ):
         function(**arguments)
 
 
 def test_environment_chooses_and_does_not_fall_back(monkeypatch):
     arguments = {key: value for key, value in good().items() if key in ("logits", "labels")}
     monkeypatch.setenv("PAD_FAST_IMPL", "fast")
-    with pytest.raises(ValueError, match="PAD_FAST_IMPL must be one of auto, torch, triton, got 'fast'"):
+    with pytest.raises(
+        ValueError, match="PAD_FAST_IMPL must be one of auto, torch, triton, got 'fast'"
+    ):
         functional.token_logprobs(**arguments)
     monkeypatch.setenv("PAD_FAST_IMPL", "triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -147,7 +208,11 @@ def test_environment_chooses_and_does_not_fall_back(monkeypatch):
 
 def test_numbers_of_numpy_are_numbers():
     arguments = {key: value for key, value in good().items() if key in ("logits", "labels")}
-    options = {"temperature": np.float32(0.5), "softcap": np.int64(30), "ignore_index": np.int64(-100)}
+    options = {
+        "temperature": np.float32(0.5),
+        "softcap": np.int64(30),
+        "ignore_index": np.int64(-100),
+    }
     got = functional.token_logprobs(**arguments, **options)
     assert torch.equal(got, functional.token_logprobs(**arguments, temperature=0.5, softcap=30.0))
     functional.token_logprobs(**arguments, logit_scale=0)  # is in range

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 import worlds
-from test_resume import contents
+from worlds import contents
 
 from pad_fast import cli
-from pad_fast.pipeline import iterate, store
+from pad_fast.pipeline import files, rounds, run_folder
 from pad_fast.pipeline.arguments import parse_settings, suggestion
 
 
@@ -46,8 +46,14 @@ def failing(capsys, *arguments: object) -> str:
 
 def changed(world: Path, folder: Path, **changes: object) -> Path:
     """A config in `folder` on the models and prompts of `world`."""
-    given = {"student": str(world / "student"), "teacher": str(world / "teacher"), "prompts": str(world / "train.jsonl")}
-    return worlds.write_config(folder, **{**given, "heldout": str(world / "heldout.jsonl"), **changes}, models=False)
+    given = {
+        "student": str(world / "student"),
+        "teacher": str(world / "teacher"),
+        "prompts": str(world / "train.jsonl"),
+    }
+    return worlds.write_config(
+        folder, **{**given, "heldout": str(world / "heldout.jsonl"), **changes}, models=False
+    )
 
 
 def test_phases_in_a_row_equal_run(world, tmp_path, capsys):
@@ -83,12 +89,16 @@ def test_rounds_can_be_added(world, tmp_path, capsys):
     assert before.items() <= after.items()
     assert (tmp_path / "run" / "round-02" / "student").exists()
     assert "after round 2" in capsys.readouterr().out
-    assert "learning_rate: " in failing(capsys, "run", config, "--rounds", "2", "--learning_rate", "0.5")
+    assert "learning_rate: " in failing(
+        capsys, "run", config, "--rounds", "2", "--learning_rate", "0.5"
+    )
     assert "got 5" in failing(capsys, "run", config, "--rounds", "2", "--seed", "5")
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_run_that_died_for_memory_goes_on_with_smaller_batches(world, tmp_path, capsys, monkeypatch):
+def test_a_run_that_died_for_memory_goes_on_with_smaller_batches(
+    world, tmp_path, capsys, monkeypatch
+):
     """A setting may change until something is kept of the phase that it enters first; the manifest tells what changed."""
     config = changed(world, tmp_path, num_generations=2, save_strategy="no")
     free = [
@@ -101,29 +111,58 @@ def test_a_run_that_died_for_memory_goes_on_with_smaller_batches(world, tmp_path
         "--dataloader_num_workers",
         "0",
     ]
-    monkeypatch.setattr(iterate, "PHASES", {"sample": lambda run, round: None})  # it died before anything was kept
-    assert cli.main(["run", str(config), "--sample_batch_tokens", "9999", "--temperature", "2"]) == 0
+    monkeypatch.setattr(
+        rounds, "PHASES", {"sample": lambda run, round: None}
+    )  # it died before anything was kept
+    assert (
+        cli.main(["run", str(config), "--sample_batch_tokens", "9999", "--temperature", "2"]) == 0
+    )
     monkeypatch.undo()
     monkeypatch.setattr("pad_fast.report.write_report", lambda root: root)
     assert cli.main(["sample", str(config), "--sample_batch_tokens", "64"]) == 0
     assert "sample_batch_tokens: " in failing(capsys, "run", config)
-    assert "has begun to sample with 64, got 128" in failing(capsys, "run", config, "--sample_batch_tokens", "128")
+    assert "has begun to sample with 64, got 128" in failing(
+        capsys, "run", config, "--sample_batch_tokens", "128"
+    )
     kept = ["--sample_batch_tokens", "64", *free]
-    assert cli.main(["score", str(config), *kept, "--mcq_weight", "0.3", "--mcq_style", "listwise"]) == 0
+    assert (
+        cli.main(["score", str(config), *kept, "--mcq_weight", "0.3", "--mcq_style", "listwise"])
+        == 0
+    )
     assert "has begun to score with 0.3, got 0.2" in failing(
         capsys, "train", config, *kept, "--mcq_style", "listwise", "--mcq_weight", "0.2"
     )
     kept += ["--mcq_style", "listwise", "--mcq_weight", "0.3"]
-    assert "max_length: must be more than the 7 tokens" in failing(capsys, "train", config, *kept, "--max_length", "7")
-    own = iterate.train_round
-    monkeypatch.setattr(iterate, "train_round", lambda run, round: (run.metrics.add(1, 1, "train", {"loss": 99.0}), 1 / 0))
+    assert "max_length: must be more than the 7 tokens" in failing(
+        capsys, "train", config, *kept, "--max_length", "7"
+    )
+    own = rounds.train_round
+    monkeypatch.setattr(
+        rounds,
+        "train_round",
+        lambda run, round: (run.metrics.add(1, 1, "train", {"loss": 99.0}), 1 / 0),
+    )
     assert cli.main(["train", str(config), *kept]) == 1
-    monkeypatch.setattr(iterate, "train_round", own)
-    smaller = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--beta", "3", "--train_dtype", "bfloat16"]
+    monkeypatch.setattr(rounds, "train_round", own)
+    smaller = [
+        "--per_device_train_batch_size",
+        "2",
+        "--gradient_accumulation_steps",
+        "2",
+        "--beta",
+        "3",
+        "--train_dtype",
+        "bfloat16",
+    ]
     assert cli.main(["train", str(config), *kept, *smaller]) == 0
-    losses = [json.loads(line).get("loss") for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line).get("loss")
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert 99.0 not in losses
-    assert "has begun to train with 3.0, got 4.0" in failing(capsys, "run", config, *kept, *smaller, "--beta", "4")
+    assert "has begun to train with 3.0, got 4.0" in failing(
+        capsys, "run", config, *kept, *smaller, "--beta", "4"
+    )
     assert cli.main(["run", str(config), *kept, *smaller, "--score_batch_tokens", "4096"]) == 0
     changes = json.loads((tmp_path / "run" / "run.json").read_text())["changes"]
     assert changes[0]["from"] == {"sample_batch_tokens": 9999, "temperature": 2.0}
@@ -137,30 +176,52 @@ def test_a_checkpoint_holds_the_training(world, tmp_path, capsys):
     assert cli.main(["sample", str(config)]) == 0
     state = tmp_path / "run" / "round-01" / "trainer" / "checkpoint-1" / "trainer_state.json"
     state.parent.mkdir(parents=True)
-    assert cli.main(["sample", str(config), "--learning_rate", "0.5"]) == 0  # killed within the first: there is none
+    assert (
+        cli.main(["sample", str(config), "--learning_rate", "0.5"]) == 0
+    )  # killed within the first: there is none
     state.write_text("{}")
     assert "has begun to train with 0.5, got 0.01" in failing(capsys, "sample", config)
 
 
 @pytest.mark.usefixtures("no_report")
 def test_prompts_without_answers_and_without_heldout(world, tmp_path, capsys):
-    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=?"}\n{"prompt": "2+2=?"}\n{"prompt": "3+3=?"}\n')
+    (tmp_path / "mine.jsonl").write_text(
+        '{"prompt": "1+1=?"}\n{"prompt": "2+2=?"}\n{"prompt": "3+3=?"}\n'
+    )
     config = changed(world, tmp_path, prompts="./mine.jsonl", heldout=None, num_generations=2)
     assert cli.main(["run", str(config)]) == 0
     summary = json.loads((tmp_path / "run" / "evaluation" / "student-01.json").read_text())
     assert summary["greedy_accuracy"] is None
     assert summary["num_prompts"] == 1
     assert not (tmp_path / "run" / "evaluation" / "teacher.json").exists()
-    assert cli.main(["run", str(config), "--output_dir", str(tmp_path / "blind"), "--heldout_size", "0"]) == 0
+    assert (
+        cli.main(
+            ["run", str(config), "--output_dir", str(tmp_path / "blind"), "--heldout_size", "0"]
+        )
+        == 0
+    )
     assert (tmp_path / "blind" / "round-01" / "student").exists()
     assert not (tmp_path / "blind" / "evaluation").exists()
 
 
 def test_flags_override_the_yaml(world, tmp_path):
-    config = changed(world, tmp_path, beta=3.0, mcq_weight="0.25", chat_template_kwargs={"a": 1}, teacher_beta=None)
-    settings = parse_settings("run", [str(config), "--beta=5", "--num-generations", "6", "--mcq_both_orders", "false"])
+    config = changed(
+        world,
+        tmp_path,
+        beta=3.0,
+        mcq_weight="0.25",
+        chat_template_kwargs={"a": 1},
+        teacher_beta=None,
+    )
+    settings = parse_settings(
+        "run", [str(config), "--beta=5", "--num-generations", "6", "--mcq_both_orders", "false"]
+    )
     assert settings.training["beta"] == 5.0
-    assert (settings.run.num_generations, settings.run.mcq_weight, settings.run.mcq_both_orders) == (6, 0.25, False)
+    assert (
+        settings.run.num_generations,
+        settings.run.mcq_weight,
+        settings.run.mcq_both_orders,
+    ) == (6, 0.25, False)
     assert settings.run.chat_template_kwargs == {"a": 1}
     assert settings.run.output_dir == str(tmp_path / "run")
     args = settings.pad_config(tmp_path / "x", seed=5, max_steps=3)
@@ -169,16 +230,29 @@ def test_flags_override_the_yaml(world, tmp_path):
 
 
 def test_flags_alone_are_enough(world, tmp_path):
-    given = {"student": world / "student", "teacher": world / "teacher", "prompts": world / "train.jsonl", "output_dir": tmp_path / "run"}
-    settings = parse_settings("run", [word for key, value in given.items() for word in (f"--{key}", str(value))])
+    given = {
+        "student": world / "student",
+        "teacher": world / "teacher",
+        "prompts": world / "train.jsonl",
+        "output_dir": tmp_path / "run",
+    }
+    settings = parse_settings(
+        "run", [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    )
     assert {key: str(value) for key, value in given.items()}.items() <= settings.flat().items()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--num_genrations", "3"], "unknown argument --num_genrations; did you mean --num_generations?"),
-        (["--num_generations", "1"], "num_generations: must be at least 2, a ranking needs two, got 1"),
+        (
+            ["--num_genrations", "3"],
+            "unknown argument --num_genrations; did you mean --num_generations?",
+        ),
+        (
+            ["--num_generations", "1"],
+            "num_generations: must be at least 2, a ranking needs two, got 1",
+        ),
         (["--rounds", "many"], "invalid int value: 'many'"),
         (["--mcq_style", "pairs"], "argument --mcq_style"),
         (["--beta", "-1"], "beta must be a positive finite number, got -1.0"),
@@ -187,13 +261,25 @@ def test_flags_alone_are_enough(world, tmp_path):
         (["--mcq_floor", "0"], "mcq_floor: must be above 0 and below 1, got 0.0"),
         (["--mcq_template", "{query}"], "template: must hold the fields"),
         (["--chat_template_kwargs", "[1]"], "chat_template_kwargs: must be a JSON object"),
-        (["--student", "nowhere/at-all"], "student: nowhere/at-all is neither a folder nor a model that the hub gives"),
+        (
+            ["--student", "nowhere/at-all"],
+            "student: nowhere/at-all is neither a folder nor a model that the hub gives",
+        ),
         (["--prompts", "missing.jsonl"], "prompts: no such file, missing.jsonl"),
-        (["--max_new_tokens", "256"], "max_new_tokens: must leave room for a prompt in the student's window of 256 tokens, got 256"),
+        (
+            ["--max_new_tokens", "256"],
+            "max_new_tokens: must leave room for a prompt in the student's window of 256 tokens, got 256",
+        ),
         (["--max_prompt_length", "4"], "line 1: the prompt has"),
         (["--max_length", "6"], "line 1: the prompt has"),
-        (["--num_generations", "12", "--method", "exact"], "at most 10 responses a group for divergence='jsd', got 12"),
-        (["--heldout_num_generations", "17", "--method", "exact", "--divergence", "kl"], "at most 16 responses a group"),
+        (
+            ["--num_generations", "12", "--method", "exact"],
+            "at most 10 responses a group for divergence='jsd', got 12",
+        ),
+        (
+            ["--heldout_num_generations", "17", "--method", "exact", "--divergence", "kl"],
+            "at most 16 responses a group",
+        ),
         (["--num_samples", "2", "--num_generations", "9"], "num_samples must be at least 4, got 2"),
         (["--eval_strategy", "epoch"], "eval_strategy: must be no"),
         (["--max_prompt_length", "4", "--long_prompts", "drop"], "every one of them is too long"),
@@ -242,8 +328,12 @@ def test_bad_models(world, tmp_path, capsys):
     assert "teacher: the tokenizer" in failing(capsys, "run", config, "--teacher", plain)
     untold = broken("untold", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     assert "student: " in failing(capsys, "run", config, "--student", untold)
-    assert "holds no weights" in failing(capsys, "run", config, "--teacher", broken("empty", "model.safetensors"))
-    assert "holds no config.json" in failing(capsys, "run", config, "--teacher", broken("odd", "config.json"))
+    assert "holds no weights" in failing(
+        capsys, "run", config, "--teacher", broken("empty", "model.safetensors")
+    )
+    assert "holds no config.json" in failing(
+        capsys, "run", config, "--teacher", broken("odd", "config.json")
+    )
     picky = broken("picky")
     (picky / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
     assert "line 1: the student's chat template refuses the conversation: no such role" in failing(
@@ -266,7 +356,7 @@ def test_changed_models_and_prompts_are_noticed(world, tmp_path, capsys):
 
 def test_one_process_at_a_time(world, tmp_path, capsys):
     config = changed(world, tmp_path)
-    with store.RunFolder(tmp_path / "run").locked():
+    with run_folder.RunFolder(tmp_path / "run").locked():
         assert "another pad-fast works" in failing(capsys, "sample", config)
 
 
@@ -274,14 +364,14 @@ def test_full_disk(world, tmp_path, capsys, monkeypatch):
     config = changed(world, tmp_path)
     assert cli.main(["sample", str(config)]) == 0
     kept = contents(tmp_path / "run")
-    own = store.pq.write_table
+    own = files.pq.write_table
 
     def write(table, path):
         if "scores" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         own(table, path)
 
-    monkeypatch.setattr(store.pq, "write_table", write)
+    monkeypatch.setattr(files.pq, "write_table", write)
     assert cli.main(["run", str(config)]) == 1
     error = capsys.readouterr().err
     assert "the disk is full" in error
@@ -292,9 +382,12 @@ def test_full_disk(world, tmp_path, capsys, monkeypatch):
 
 def test_failures_in_one_line(world, tmp_path, capsys, monkeypatch):
     config = changed(world, tmp_path)
-    monkeypatch.setattr(iterate, "run_all", lambda settings: 1 / 0)
+    monkeypatch.setattr(rounds, "run_all", lambda settings: 1 / 0)
     assert cli.main(["run", str(config)]) == 1
-    assert capsys.readouterr().err == "pad-fast: ZeroDivisionError: division by zero (pad-fast --traceback COMMAND shows where)\n"
+    assert (
+        capsys.readouterr().err
+        == "pad-fast: ZeroDivisionError: division by zero (pad-fast --traceback COMMAND shows where)\n"
+    )
     assert cli.main(["--traceback", "run", str(config)]) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -309,25 +402,42 @@ def test_control_c_says_how_to_go_on(world, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pad_fast.cli", "run", str(config)]
     told, deadline = tmp_path / "stderr", time.monotonic() + 120
-    with told.open("w") as stderr, subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr) as process:
-        while process.poll() is None and time.monotonic() < deadline and not (tmp_path / "run" / "run.json").exists():
+    with (
+        told.open("w") as stderr,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr
+        ) as process,
+    ):
+        while (
+            process.poll() is None
+            and time.monotonic() < deadline
+            and not (tmp_path / "run" / "run.json").exists()
+        ):
             time.sleep(0.002)
         # as a person would, again where nothing is said: pyarrow catches signals while it reads or writes, and may drop one
         while process.poll() is None and "stopped" not in told.read_text():
             process.send_signal(signal.SIGINT)
             wait = time.monotonic() + 1
-            while process.poll() is None and time.monotonic() < wait and "stopped" not in told.read_text():
+            while (
+                process.poll() is None
+                and time.monotonic() < wait
+                and "stopped" not in told.read_text()
+            ):
                 time.sleep(0.01)
         process.wait(timeout=120)
     error = told.read_text()
     assert process.returncode == 130, error
-    assert error.endswith(f"pad-fast: stopped; what is finished is kept. To go on: pad-fast run {config}\n")
+    assert error.endswith(
+        f"pad-fast: stopped; what is finished is kept. To go on: pad-fast run {config}\n"
+    )
     assert "Traceback" not in error
 
 
 def test_help_is_quick_and_light(capsys):
     code = "import sys; from pad_fast import cli; cli.main(['--help']); print({'transformers', 'datasets', 'yaml'} & sys.modules.keys())"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert output.endswith("set()\n")
     for command in cli.COMMANDS:
         assert command in output
@@ -343,7 +453,17 @@ def test_help_is_quick_and_light(capsys):
 def test_env_and_version(capsys):
     assert cli.main(["env"]) == 0
     output = capsys.readouterr().out
-    for name in ("python", "torch", "triton", "transformers", "accelerate", "datasets", "pad-fast", "CUDA", "implementation"):
+    for name in (
+        "python",
+        "torch",
+        "triton",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "pad-fast",
+        "CUDA",
+        "implementation",
+    ):
         assert f"\n{name}" in f"\n{output}"
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("pad-fast ")

@@ -3,10 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from scores import (
+    CAPPED,
+    ROUNDING,
+    Largest,
+    close,
+    draw,
+    gradients,
+    linear,
+    linear_reference,
+    watch,
+)
 
-from pad_fast import chunked, functional, linear_ops, ops, reference
-
-from .scores import CAPPED, ROUNDING, Largest, close, draw, gradients, linear, linear_reference, watch
+from pad_fast import functional, reference
+from pad_fast.linear_logprob import op as linear_op
+from pad_fast.logprob import op as logprob_op
+from pad_fast.logprob import response_op
+from pad_fast.logprob import torch_impl as logits_torch
 
 # Values and gradients.
 
@@ -16,8 +29,12 @@ from .scores import CAPPED, ROUNDING, Largest, close, draw, gradients, linear, l
 def test_from_logits(small_tiles, dtype, options):
     hidden, weight, _, labels, grad = draw()
     logits = (hidden @ weight.T).to(dtype)
-    logps, (dlogits,) = gradients(functional.token_logprobs, [logits], labels, grad, impl="torch", **options)
-    exact, (dexact,) = gradients(reference.token_logprobs, [logits.double()], labels, grad, **options)
+    logps, (dlogits,) = gradients(
+        functional.token_logprobs, [logits], labels, grad, impl="torch", **options
+    )
+    exact, (dexact,) = gradients(
+        reference.token_logprobs, [logits.double()], labels, grad, **options
+    )
     assert logps.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert dlogits.dtype == dtype
     close(logps, exact, torch.promote_types(dtype, torch.float32))
@@ -29,8 +46,12 @@ def test_gradcheck(small_tiles):
     leaves = [leaf.requires_grad_() for leaf in (hidden, weight, bias)]
     assert torch.autograd.gradcheck(lambda *x: linear(*x, labels, **CAPPED), leaves)
     logits = (hidden @ weight.T).detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: functional.token_logprobs(x, labels, impl="torch", **CAPPED), logits)
-    assert torch.autograd.gradcheck(lambda x: functional.response_rewards(x, labels, impl="torch"), logits)
+    assert torch.autograd.gradcheck(
+        lambda x: functional.token_logprobs(x, labels, impl="torch", **CAPPED), logits
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: functional.response_rewards(x, labels, impl="torch"), logits
+    )
 
 
 @pytest.mark.parametrize("level", [-500.0, 500.0])
@@ -75,7 +96,10 @@ def test_no_rows(shape):
     logits = torch.zeros(*shape, 7, requires_grad=True)
     functional.token_logprobs(logits, labels).sum().backward()
     assert logits.grad.shape == (*shape, 7)
-    hidden, weight = torch.zeros(*shape, 3, requires_grad=True), torch.ones(7, 3, requires_grad=True)
+    hidden, weight = (
+        torch.zeros(*shape, 3, requires_grad=True),
+        torch.ones(7, 3, requires_grad=True),
+    )
     functional.linear_token_logprobs(hidden, weight, labels).sum().backward()
     assert not weight.grad.any()
     if len(shape) == 2:
@@ -88,12 +112,15 @@ def test_strided_arguments(small_tiles, dtype):
     labels = labels.to(dtype)
     sliced = (hidden[:, :-1], weight.T.contiguous().T, bias.repeat_interleave(2)[::2])
     _, got = gradients(linear, sliced, labels[:, :-1], grad[:, :-1])
-    _, want = gradients(linear_reference, [x.double() for x in sliced], labels[:, :-1], grad[:, :-1])
+    _, want = gradients(
+        linear_reference, [x.double() for x in sliced], labels[:, :-1], grad[:, :-1]
+    )
     for g, w in zip(got, want, strict=True):
         close(g, w, torch.float32)
     expanded = torch.full((1, 1), 3).expand(2, 5)
     torch.testing.assert_close(
-        linear(hidden, weight, bias, expanded, ignore_index=-1), linear_reference(hidden, weight, bias, expanded, ignore_index=-1)
+        linear(hidden, weight, bias, expanded, ignore_index=-1),
+        linear_reference(hidden, weight, bias, expanded, ignore_index=-1),
     )
 
 
@@ -101,7 +128,7 @@ def test_slice_along_tokens_is_not_copied(monkeypatch):
     logits = torch.randn(4, 33, 8192)
     labels = torch.zeros(4, 32, dtype=torch.int64)
     largest = Largest(logits)
-    watch(monkeypatch, largest, (chunked, "logits_forward"))
+    watch(monkeypatch, largest, (logits_torch, "logits_forward"))
     functional.token_logprobs(logits[:, :-1], labels, impl="torch")
     assert largest.bytes
     assert largest.bytes <= logits.nbytes / 1.9  # a tile of all 128 rows by 4,096 of 8,192 columns
@@ -114,7 +141,9 @@ def test_slice_along_tokens_is_not_copied(monkeypatch):
 def test_ignored_rows_are_not_read(small_tiles, filling):
     hidden, weight, bias, labels, grad = draw()
     dead = labels == -100
-    _, want = gradients(linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad)
+    _, want = gradients(
+        linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad
+    )
     hidden[dead], grad[dead] = filling, filling
     logps, got = gradients(linear, [hidden, weight, bias], labels, grad)
     assert (logps[dead] == 0).all()
@@ -158,7 +187,9 @@ def test_rewards_padded_and_packed(small_tiles, normalize, head):
     ours = functional.linear_response_rewards if head else functional.response_rewards
     flat_h, flat_y = hidden.view(15, -1), labels.view(-1)
     leaves = [x.clone().requires_grad_() for x in (flat_h, weight)]
-    packed = rewards(ours, leaves[0][order], leaves[1], flat_y[order], response_ids=ids[order], num_responses=3)
+    packed = rewards(
+        ours, leaves[0][order], leaves[1], flat_y[order], response_ids=ids[order], num_responses=3
+    )
     (packed * weights).sum().backward()
 
     exact_leaves = [x.detach().double().requires_grad_() for x in (flat_h, weight)]
@@ -172,7 +203,9 @@ def test_rewards_padded_and_packed(small_tiles, normalize, head):
         close(leaf.grad, exact_leaf.grad, torch.float32)
 
     padded = rewards(ours, hidden, weight, own.view(3, 5))
-    counted = rewards(ours, flat_h, weight, flat_y, response_ids=ids)  # the number of responses out of the ids
+    counted = rewards(
+        ours, flat_h, weight, flat_y, response_ids=ids
+    )  # the number of responses out of the ids
     torch.testing.assert_close(padded, packed)
     torch.testing.assert_close(counted, packed)
 
@@ -181,7 +214,9 @@ def test_lengths():
     labels = torch.tensor([[1, -100, 3], [-100, -100, -100]])
     assert functional.response_lengths(labels).tolist() == [2, 0]
     ids = torch.tensor([0, 0, 2, 2, -1, 2])
-    assert functional.response_lengths(labels.view(-1), response_ids=ids, num_responses=4).tolist() == [1, 0, 1, 0]
+    assert functional.response_lengths(
+        labels.view(-1), response_ids=ids, num_responses=4
+    ).tolist() == [1, 0, 1, 0]
     assert functional.response_lengths(labels.view(-1), response_ids=ids).tolist() == [1, 0, 1]
 
 
@@ -193,13 +228,20 @@ def test_sums_are_exact_in_any_order():
     assert len({np.add.accumulate(values[torch.randperm(4096)].numpy())[-1] for _ in range(20)}) > 1
     for _ in range(20):
         order = torch.randperm(4096)
-        assert ops.response_sums(values[order], ids, ids, 1, -100, False, "torch")[0] == exact
-        assert ops.response_sums(values[order].view(1, -1), ids.view(1, -1), None, 1, -100, False, "torch")[0] == exact
+        assert (
+            response_op.response_sums(values[order], ids, ids, 1, -100, False, "torch")[0] == exact
+        )
+        assert (
+            response_op.response_sums(
+                values[order].view(1, -1), ids.view(1, -1), None, 1, -100, False, "torch"
+            )[0]
+            == exact
+        )
 
 
 def test_sums_keep_what_is_not_finite():
     values = torch.tensor([[0.0, -torch.inf], [torch.nan, -1.0], [-1e30, -1e30]])
-    sums, _ = ops.response_sums(values, values, None, 3, -100, False, "torch")
+    sums, _ = response_op.response_sums(values, values, None, 3, -100, False, "torch")
     assert sums[0] == -torch.inf
     assert sums[1].isnan()
     assert sums[2] == pytest.approx(-2e30)
@@ -212,28 +254,46 @@ def test_opcheck(small_tiles):
     hidden, weight, bias, labels, grad = draw(rows=(6,), width=4, vocabulary=20)
     options = (0.7, 30.0, 1.3, -100, "torch")
     leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
-    rows, count = linear_ops.live_rows(labels, -100)
-    torch.library.opcheck(linear_ops.live_rows, (labels, -100))
+    rows, count = linear_op.live_rows(labels, -100)
+    torch.library.opcheck(linear_op.live_rows, (labels, -100))
     given = rows[:5]
     for saved in (0, 2, 6):
-        torch.library.opcheck(linear_ops.linear_token_logprobs, (*leaves, labels, rows, count, saved, False, False, *options))
-    torch.library.opcheck(linear_ops.linear_token_logprobs, (hidden, weight, None, labels, given, None, 4, False, False, *options))
+        torch.library.opcheck(
+            linear_op.linear_token_logprobs,
+            (*leaves, labels, rows, count, saved, False, False, *options),
+        )
+    torch.library.opcheck(
+        linear_op.linear_token_logprobs,
+        (hidden, weight, None, labels, given, None, 4, False, False, *options),
+    )
     frozen = (hidden, weight.detach(), None)
-    torch.library.opcheck(linear_ops.linear_token_logprobs, (*frozen, labels, rows, count, 0, True, False, *options))
+    torch.library.opcheck(
+        linear_op.linear_token_logprobs, (*frozen, labels, rows, count, 0, True, False, *options)
+    )
     detached = [x.detach() for x in leaves]
-    _, *kept, _ = linear_ops.linear_token_logprobs(*detached, labels, rows, count, 4, False, False, *options)
+    _, *kept, _ = linear_op.linear_token_logprobs(
+        *detached, labels, rows, count, 4, False, False, *options
+    )
     for needed in ((True, True, True), (True, False, False)):
         arguments = (grad, *detached, labels, rows, count, *kept, *needed, *options)
-        torch.library.opcheck(linear_ops.linear_token_logprobs_backward, arguments)
-    _, _, total, _, unscaled = linear_ops.linear_token_logprobs(*detached, labels, rows, count, 0, True, False, *options)
-    torch.library.opcheck(linear_ops.scale_live_rows, (grad, rows, count, total, unscaled))
+        torch.library.opcheck(linear_op.linear_token_logprobs_backward, arguments)
+    _, _, total, _, unscaled = linear_op.linear_token_logprobs(
+        *detached, labels, rows, count, 0, True, False, *options
+    )
+    torch.library.opcheck(linear_op.scale_live_rows, (grad, rows, count, total, unscaled))
     logits, rows = torch.randn(1, 6, 20, requires_grad=True), labels.view(1, 6)
-    torch.library.opcheck(ops.token_logprobs, (logits, rows, *options, False))
+    torch.library.opcheck(logprob_op.token_logprobs, (logits, rows, *options, False))
     ids = torch.tensor([0, 2, -1, 2, 0, 1])
     for mean in (False, True):
-        torch.library.opcheck(ops.response_sums, (torch.randn(6, requires_grad=True), labels, ids, 4, -100, mean, "torch"))
+        torch.library.opcheck(
+            response_op.response_sums,
+            (torch.randn(6, requires_grad=True), labels, ids, 4, -100, mean, "torch"),
+        )
         padded = labels.view(2, 3)
-        torch.library.opcheck(ops.response_sums, (torch.randn(2, 3, requires_grad=True), padded, None, 2, -100, mean, "torch"))
+        torch.library.opcheck(
+            response_op.response_sums,
+            (torch.randn(2, 3, requires_grad=True), padded, None, 2, -100, mean, "torch"),
+        )
 
 
 def test_compiles_whole(small_tiles):
@@ -243,7 +303,13 @@ def test_compiles_whole(small_tiles):
     def loss(h, w):
         padded = functional.response_rewards(h @ w.T, labels, softcap=30.0)
         packed = functional.linear_response_rewards(
-            h.view(8, -1), w, labels.view(-1), bias=bias, response_ids=ids, num_responses=2, temperature=0.7
+            h.view(8, -1),
+            w,
+            labels.view(-1),
+            bias=bias,
+            response_ids=ids,
+            num_responses=2,
+            temperature=0.7,
         )
         return (padded * packed).sum()
 

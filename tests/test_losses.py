@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
+import oracles
 import pytest
 import torch
+from listwise import KINDS, gradient, preference_loss, rewards
 from torch.autograd import gradcheck
 
-from pad_fast import preference_ops
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-
-from . import oracles
-from .listwise import KINDS, gradient, preference_loss, rewards
+from pad_fast.preference import exact_kl
 
 NAN = float("nan")
 
@@ -24,34 +23,55 @@ NAN = float("nan")
 def test_equals_enumeration_in_every_reduction(kind: str) -> None:
     student, teacher = rewards(5, 4)
     expected, expected_grad = oracles.value_and_gradient(student, teacher, kind)
-    for reduction, value, scale in (("none", expected, 1), ("sum", expected.sum(), 1), ("mean", expected.mean(), 5)):
+    for reduction, value, scale in (
+        ("none", expected, 1),
+        ("sum", expected.sum(), 1),
+        ("mean", expected.mean(), 5),
+    ):
         loss = preference_loss(kind, student, teacher, reduction=reduction)
         torch.testing.assert_close(loss.detach(), value, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(gradient(loss, student), expected_grad / scale, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(preference_loss(kind, student, teacher), expected.mean(), rtol=1e-12, atol=0)  # the default
+        torch.testing.assert_close(
+            gradient(loss, student), expected_grad / scale, rtol=1e-12, atol=1e-12
+        )
+    torch.testing.assert_close(
+        preference_loss(kind, student, teacher), expected.mean(), rtol=1e-12, atol=0
+    )  # the default
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_each_side_has_its_beta(kind: str) -> None:
     student, teacher = rewards(3, 4)
     got = preference_loss(kind, student, teacher, beta=3.0, teacher_beta=8.0, reduction="none")
-    torch.testing.assert_close(got, oracles.preference_loss(student, teacher, kind, 3.0, 8.0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        got, oracles.preference_loss(student, teacher, kind, 3.0, 8.0), rtol=1e-12, atol=0
+    )
     default = preference_loss(kind, student, teacher, beta=3.0, reduction="none")
-    torch.testing.assert_close(default, oracles.preference_loss(student, teacher, kind, 3.0, 3.0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        default, oracles.preference_loss(student, teacher, kind, 3.0, 3.0), rtol=1e-12, atol=0
+    )
 
 
 def test_vanilla_of_two_is_simpo_without_margin() -> None:
     student, teacher = rewards(6, 2)
     best, worst = student.gather(1, teacher.argsort(1, descending=True)).unbind(1)
     expected = -torch.nn.functional.logsigmoid(10 * (best - worst))
-    torch.testing.assert_close(vanilla_preference_loss(student, teacher, reduction="none"), expected)
+    torch.testing.assert_close(
+        vanilla_preference_loss(student, teacher, reduction="none"), expected
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradcheck(kind: str) -> None:
     student, teacher = rewards(3, 5)
-    mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, False, True, False]])
-    for options in ({}, {"mask": mask}, {"group_size": 2, "reduction": "none"}, {"mask": mask, "group_size": 2, "group_reduction": "sum"}):
+    mask = torch.tensor(
+        [[True] * 5, [True, False, True, True, False], [False, False, False, True, False]]
+    )
+    for options in (
+        {},
+        {"mask": mask},
+        {"group_size": 2, "reduction": "none"},
+        {"mask": mask, "group_size": 2, "group_reduction": "sum"},
+    ):
         assert gradcheck(lambda s: preference_loss(kind, s, teacher, beta=4.0, **options), student)  # noqa: B023 (called at once)
 
 
@@ -86,7 +106,9 @@ def test_dtypes(kind: str, dtype: torch.dtype) -> None:
     assert student.grad.dtype == dtype
     exact, grad = oracles.value_and_gradient(student.double(), teacher.double(), kind)
     torch.testing.assert_close(loss.double(), exact.mean(), rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(student.grad.double(), grad / 4, rtol=torch.finfo(dtype).eps, atol=5e-6)
+    torch.testing.assert_close(
+        student.grad.double(), grad / 4, rtol=torch.finfo(dtype).eps, atol=5e-6
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,15 +122,19 @@ def test_autocast_changes_nothing(kind: str) -> None:
 def test_vanilla_orders_by_the_teacher_in_its_own_dtype() -> None:
     student = torch.tensor([[0.0, 1.0]])
     teacher = torch.tensor([[1.0, 1.0 + 1e-12]], dtype=torch.float64)
-    torch.testing.assert_close(vanilla_preference_loss(student, teacher), torch.tensor(math.log1p(math.exp(-10))))
+    torch.testing.assert_close(
+        vanilla_preference_loss(student, teacher), torch.tensor(math.log1p(math.exp(-10)))
+    )
 
 
 def test_strided_rewards_and_inference_mode() -> None:
     student, teacher = rewards(4, 12)
     for kind in KINDS:
         got = preference_loss(kind, student[:, ::2], teacher[:, ::2])
-        assert torch.equal(got, preference_loss(kind, student[:, ::2].contiguous(), teacher[:, ::2].contiguous()))
-    preference_ops.rankings.lattice.cache_clear()
+        assert torch.equal(
+            got, preference_loss(kind, student[:, ::2].contiguous(), teacher[:, ::2].contiguous())
+        )
+    exact_kl.lattice.cache_clear()
     with torch.inference_mode():
         inside = preference_loss("kl", student, teacher)
     outside = preference_loss("kl", student, teacher)  # with tables that were made inside
@@ -135,7 +161,9 @@ def test_masked_is_as_removed(kind: str, masked: float) -> None:
             assert loss[p] == 0
             assert not grad[p].any()
             continue
-        alone, alone_grad = oracles.value_and_gradient(student[p : p + 1, live], teacher[p : p + 1, live], kind)
+        alone, alone_grad = oracles.value_and_gradient(
+            student[p : p + 1, live], teacher[p : p + 1, live], kind
+        )
         torch.testing.assert_close(loss[p].detach(), alone[0], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(grad[p, live], alone_grad[0], rtol=1e-12, atol=1e-12)
     mean = preference_loss(kind, student, teacher.where(mask, masked), mask=mask)
@@ -158,33 +186,51 @@ def test_nothing_live_is_a_differentiable_zero(kind: str, reduction: str, prompt
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("group_reduction", ["mean", "sum"])
 @pytest.mark.parametrize("with_mask", [False, True])
-@pytest.mark.parametrize(("num", "size"), [(6, 2), (6, 3), (7, 3), (7, 4), (5, 2)])  # even, a last group of 1, 3 and 1
-def test_groups_are_consecutive_live_responses(kind: str, group_reduction: str, with_mask: bool, num: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("num", "size"), [(6, 2), (6, 3), (7, 3), (7, 4), (5, 2)]
+)  # even, a last group of 1, 3 and 1
+def test_groups_are_consecutive_live_responses(
+    kind: str, group_reduction: str, with_mask: bool, num: int, size: int
+) -> None:
     student, teacher = rewards(4, num)
     mask = torch.ones(4, num, dtype=torch.bool)
     if with_mask:
         mask = torch.rand(4, num, generator=torch.Generator().manual_seed(2)) < 0.7
         mask[0] = torch.arange(num) == 1
-    options = {"group_size": size, "group_reduction": group_reduction, "mask": mask if with_mask else None}
+    options = {
+        "group_size": size,
+        "group_reduction": group_reduction,
+        "mask": mask if with_mask else None,
+    }
     loss = preference_loss(kind, student, teacher, reduction="none", **options)
     expected = []
     for p in range(4):
         chunks = [chunk for chunk in mask[p].nonzero().flatten().split(size) if len(chunk) > 1]
-        each = [oracles.preference_loss(student[p : p + 1, chunk], teacher[p : p + 1, chunk], kind)[0] for chunk in chunks]
+        each = [
+            oracles.preference_loss(student[p : p + 1, chunk], teacher[p : p + 1, chunk], kind)[0]
+            for chunk in chunks
+        ]
         total = sum(each) if each else student.sum() * 0
         expected.append(total / len(each) if each and group_reduction == "mean" else total)
     expected = torch.stack(expected)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient(loss, student), gradient(expected, student), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        gradient(loss, student), gradient(expected, student), rtol=1e-12, atol=1e-12
+    )
     live = (mask.sum(1) > 1).sum()
-    torch.testing.assert_close(preference_loss(kind, student, teacher, **options), expected.sum() / live)
+    torch.testing.assert_close(
+        preference_loss(kind, student, teacher, **options), expected.sum() / live
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [5, 9])
 def test_one_group_of_all_is_no_groups(kind: str, size: int) -> None:
     student, teacher = rewards(3, 5)
-    assert torch.equal(preference_loss(kind, student, teacher, group_size=size), preference_loss(kind, student, teacher))
+    assert torch.equal(
+        preference_loss(kind, student, teacher, group_size=size),
+        preference_loss(kind, student, teacher),
+    )
 
 
 # Bad input
@@ -198,13 +244,19 @@ def test_one_group_of_all_is_no_groups(kind: str, size: int) -> None:
         ({"divergence": "tv"}, "divergence must be one of jsd, kl, reverse_kl, got 'tv'"),
         ({"method": "quick"}, "method must be one of auto, exact, sampled, got 'quick'"),
         ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
-        ({"seed": 2**63}, r"seed must be an integer of 64 bits, from -2\*\*63 to 2\*\*63 - 1, got 9223372036854775808"),
+        (
+            {"seed": 2**63},
+            r"seed must be an integer of 64 bits, from -2\*\*63 to 2\*\*63 - 1, got 9223372036854775808",
+        ),
         ({"group_size": 1}, "group_size must be None or at least 2, got 1"),
         ({"group_reduction": "max"}, "group_reduction must be one of mean, sum, got 'max'"),
         ({"reduction": "batchmean"}, "reduction must be one of mean, sum, none, got 'batchmean'"),
         ({"impl": "cuda"}, "impl must be one of auto, torch, triton, got 'cuda'"),
         ({"mask": torch.ones(2, 11)}, "mask must be bool"),
-        ({"mask": torch.ones(2, 3, dtype=torch.bool)}, r"mask must have the shape of student_rewards, \(2, 11\), got \(2, 3\)"),
+        (
+            {"mask": torch.ones(2, 3, dtype=torch.bool)},
+            r"mask must have the shape of student_rewards, \(2, 11\), got \(2, 3\)",
+        ),
         ({"method": "exact"}, "at most 10 responses a group for divergence='jsd', got 11"),
     ],
 )
@@ -217,7 +269,10 @@ def test_bad_options(options: dict, message: str) -> None:
 @pytest.mark.parametrize("kind", ["jsd", "vpd"])
 def test_bad_rewards(kind: str) -> None:
     student, teacher = rewards(2, 4)
-    with pytest.raises(ValueError, match=r"teacher_rewards must have the shape of student_rewards, \(2, 4\), got \(4, 2\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"teacher_rewards must have the shape of student_rewards, \(2, 4\), got \(4, 2\)",
+    ):
         preference_loss(kind, student, teacher.T)
     with pytest.raises(ValueError, match=r"at least N = 2 responses a prompt, got \(2, 1\)"):
         preference_loss(kind, student[:, :1], teacher[:, :1])
@@ -236,7 +291,10 @@ def test_live_rewards_must_be_finite(kind: str, bad: float) -> None:
     wrong = teacher.clone()
     wrong[1, 2] = bad
     for masked in (None, torch.arange(4).expand(2, 4) > 0):
-        with pytest.raises(ValueError, match=rf"teacher_rewards must be finite for every live response, got {bad} at \[1, 2\] and 1"):
+        with pytest.raises(
+            ValueError,
+            match=rf"teacher_rewards must be finite for every live response, got {bad} at \[1, 2\] and 1",
+        ):
             preference_loss(kind, student, wrong, mask=masked)
         with pytest.raises(ValueError, match="student_rewards must be finite"):
             preference_loss(kind, wrong, teacher, mask=masked)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import oracles
 import pytest
 import torch
 
-from pad_fast import budget, chunked, functional
-from pad_fast.group_walk import Groups
-from pad_fast.modules import LinearPADLoss, PADLoss, linear_preference_loss
-
-from . import oracles
+from pad_fast import functional
+from pad_fast.linear_logprob import memory_budget
+from pad_fast.linear_logprob.prompt_chunks import Groups
+from pad_fast.linear_loss import linear_preference_loss
+from pad_fast.logprob import torch_impl as logits_torch
+from pad_fast.modules import LinearPADLoss, PADLoss
 
 NAN = float("nan")
 P, N, T, D, V = 2, 3, 6, 5, 11
@@ -20,15 +22,24 @@ def states() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, to
     """hidden (R, T, D), weight (V, D), bias (V,), labels (R, T) and the teacher's rewards (P, N), all float64."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias, teacher = (
-        torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((P * N, T, D), (V, D), (V,), (P, N))
+        torch.randn(*s, generator=generator, dtype=torch.float64)
+        for s in ((P * N, T, D), (V, D), (V,), (P, N))
     )
-    labels = torch.randint(V, (P * N, T), generator=generator).where(torch.arange(T) < LENGTHS[:, None], -100)
+    labels = torch.randint(V, (P * N, T), generator=generator).where(
+        torch.arange(T) < LENGTHS[:, None], -100
+    )
     return hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), labels, teacher
 
 
-def plain_loss(hidden, weight, bias, labels, teacher, temperature=1.0, mask=None, **options) -> torch.Tensor:
+def plain_loss(
+    hidden, weight, bias, labels, teacher, temperature=1.0, mask=None, **options
+) -> torch.Tensor:
     """The whole computation in plain PyTorch, JSD by enumeration."""
-    logps = ((hidden @ weight.T + bias) / temperature).log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    logps = (
+        ((hidden @ weight.T + bias) / temperature)
+        .log_softmax(-1)
+        .gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    )
     live = labels != -100
     means = (logps * live).sum(1) / live.sum(1).clamp(min=1)
     return oracles.preference_loss(means.view(P, N), teacher, "jsd", **options).mean()
@@ -40,12 +51,20 @@ def test_linear_loss_equals_plain_pytorch() -> None:
     expected = plain_loss(hidden, weight, bias, labels, teacher, temperature=1.7, beta=3.0)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
     leaves = (hidden, weight, bias)
-    for got, wanted in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+    for got, wanted in zip(
+        torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True
+    ):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"loss": "vpd", "beta": 2.0}, {"normalize": "sum", "divergence": "kl"}, {"softcap": 3.0, "logit_scale": 0.5}]
+    "options",
+    [
+        {},
+        {"loss": "vpd", "beta": 2.0},
+        {"normalize": "sum", "divergence": "kl"},
+        {"softcap": 3.0, "logit_scale": 0.5},
+    ],
 )
 def test_modules_and_function_agree(options: dict) -> None:
     hidden, weight, bias, labels, teacher = states()
@@ -55,8 +74,12 @@ def test_modules_and_function_agree(options: dict) -> None:
     assert torch.equal(LinearPADLoss(**options)(hidden, weight, labels, teacher, bias=bias), loss)
     assert seen.shape == (P, N)
     assert not seen.requires_grad
-    token_options = {k: v for k, v in options.items() if k in ("normalize", "softcap", "logit_scale")}
-    expected = functional.linear_response_rewards(hidden, weight, labels, bias=bias, **token_options)
+    token_options = {
+        k: v for k, v in options.items() if k in ("normalize", "softcap", "logit_scale")
+    }
+    expected = functional.linear_response_rewards(
+        hidden, weight, labels, bias=bias, **token_options
+    )
     assert torch.equal(seen.flatten(), expected.detach())
 
 
@@ -68,7 +91,9 @@ def test_packed_equals_padded(shift: bool) -> None:
         labels[3, 1] = 4  # a response must keep a token
     module = LinearPADLoss(shift=shift)
     padded = module(hidden, weight, labels, teacher)
-    shuffled = torch.tensor([4, 0, 5, 2, 1, 3])  # sequences in any order, and rows that belong to none
+    shuffled = torch.tensor(
+        [4, 0, 5, 2, 1, 3]
+    )  # sequences in any order, and rows that belong to none
     ids = shuffled.repeat_interleave(T)
     rows, packed_labels = hidden[shuffled].flatten(0, 1), labels[shuffled].flatten()
     strangers = torch.randn(4, D, dtype=torch.float64)
@@ -87,7 +112,9 @@ def test_shift_takes_hugging_face_labels() -> None:
     logits = hidden @ weight.T + bias
     labels[3, 1] = 4
     aligned = PADLoss()(logits[:, :-1], labels[:, 1:], teacher)
-    torch.testing.assert_close(PADLoss(shift=True)(logits, labels, teacher), aligned, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        PADLoss(shift=True)(logits, labels, teacher), aligned, rtol=1e-12, atol=0
+    )
 
 
 def test_empty_responses_are_masked() -> None:
@@ -117,21 +144,31 @@ def test_modules_refuse_what_does_not_fit() -> None:
     hidden, weight, _, labels, teacher = states()
     with pytest.raises(ValueError, match="loss must be one of ppd, vpd, got 'dpo'"):
         PADLoss("dpo")
-    with pytest.raises(ValueError, match="loss='vpd' has no option 'divergence'; it has beta, group_size"):
+    with pytest.raises(
+        ValueError, match="loss='vpd' has no option 'divergence'; it has beta, group_size"
+    ):
         PADLoss("vpd", divergence="kl")
-    with pytest.raises(ValueError, match=r"labels must have P \* N = 4 rows for teacher_rewards \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"labels must have P \* N = 4 rows for teacher_rewards \(2, 2\)"
+    ):
         LinearPADLoss()(hidden, weight, labels, teacher[:, :2])
     with pytest.raises(ValueError, match=r"teacher_rewards must be \(P, N\), got \(6,\)"):
         LinearPADLoss()(hidden, weight, labels, teacher.flatten())
-    with pytest.raises(ValueError, match=r"mask must be bool of shape \(2, 3\), got torch.bool \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"mask must be bool of shape \(2, 3\), got torch.bool \(3,\)"
+    ):
         LinearPADLoss()(hidden, weight, labels, teacher, mask=torch.ones(3, dtype=torch.bool))
 
 
 def test_module_compiles_whole() -> None:
     hidden, weight, bias, labels, teacher = states()
     module = LinearPADLoss(group_size=2)
-    loss = torch.compile(module, fullgraph=True, backend="aot_eager")(hidden, weight, labels, teacher, bias=bias)
-    torch.testing.assert_close(loss, module(hidden, weight, labels, teacher, bias=bias), rtol=1e-12, atol=1e-12)
+    loss = torch.compile(module, fullgraph=True, backend="aot_eager")(
+        hidden, weight, labels, teacher, bias=bias
+    )
+    torch.testing.assert_close(
+        loss, module(hidden, weight, labels, teacher, bias=bias), rtol=1e-12, atol=1e-12
+    )
 
 
 # Whole prompts at a time.
@@ -144,14 +181,18 @@ def leaves_of(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 @pytest.fixture
 def room_for_two(monkeypatch: pytest.MonkeyPatch) -> int:
     """A budget that has room for the scores of the largest prompt and not of both, in products of 2 rows."""
-    monkeypatch.setattr(budget, "CPU_ROWS", 2)
-    monkeypatch.setattr(chunked, "TILE_COLUMNS", 5)
+    monkeypatch.setattr(memory_budget, "CPU_ROWS", 2)
+    monkeypatch.setattr(logits_torch, "TILE_COLUMNS", 5)
     return room_for(int(LENGTHS[:N].sum()), torch.float64)
 
 
 def room_for(rows: int, dtype: torch.dtype) -> int:
     """The least budget in which so many rows are walked over at a time."""
-    return next(size for size in range(1 << 20) if budget.walked_rows(size, D, V, dtype, torch.device("cpu")) == rows)
+    return next(
+        size
+        for size in range(1 << 20)
+        if memory_budget.walked_rows(size, D, V, dtype, torch.device("cpu")) == rows
+    )
 
 
 @pytest.fixture
@@ -180,7 +221,9 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[slice, slice]]:
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_walking_over_groups_equals_the_two_steps(options: dict, masked: bool, room_for_two: int, walks: list) -> None:
+def test_walking_over_groups_equals_the_two_steps(
+    options: dict, masked: bool, room_for_two: int, walks: list
+) -> None:
     hidden, weight, bias, labels, teacher = states()
     mask = torch.tensor([[True, True, False], [True, False, True]]) if masked else None
     labels[5] = -100  # an empty response, the second prompt ragged
@@ -215,48 +258,74 @@ def test_walking_over_rows_in_any_order(room_for_two: int, walks: list) -> None:
 
 
 def test_walking_in_bfloat16_under_autocast(room_for_two: int, walks: list) -> None:
-    hidden, weight, bias, labels, teacher = (x.float() if x.is_floating_point() else x for x in states())
+    hidden, weight, bias, labels, teacher = (
+        x.float() if x.is_floating_point() else x for x in states()
+    )
     results = []
     for budget_bytes in (0, room_for(int(LENGTHS[:N].sum()), torch.bfloat16)):
         leaves = leaves_of(hidden, weight, bias)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = linear_preference_loss(*leaves[:2], labels, teacher, bias=leaves[2], memory_budget=budget_bytes)
+            loss, _ = linear_preference_loss(
+                *leaves[:2], labels, teacher, bias=leaves[2], memory_budget=budget_bytes
+            )
         results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
     assert len(walks) == P
     for stepped, walked in zip(*results, strict=True):
-        torch.testing.assert_close(walked, stepped, rtol=0.03, atol=0.01 * stepped.abs().max().item())
+        torch.testing.assert_close(
+            walked, stepped, rtol=0.03, atol=0.01 * stepped.abs().max().item()
+        )
 
 
 def test_walking_backward_twice(room_for_two: int, walks: list) -> None:
     hidden, weight, _, labels, teacher = states()
     leaves = leaves_of(hidden, weight)
     loss = LinearPADLoss(memory_budget=room_for_two)(*leaves, labels, teacher)
-    first = torch.autograd.grad(loss, leaves, torch.tensor(2.0, dtype=torch.float64), retain_graph=True)
+    first = torch.autograd.grad(
+        loss, leaves, torch.tensor(2.0, dtype=torch.float64), retain_graph=True
+    )
     second = torch.autograd.grad(loss, leaves)
     assert walks
     for twice, once in zip(first, second, strict=True):
         torch.testing.assert_close(twice, 2 * once, rtol=1e-12, atol=0)
 
 
-def test_prompts_are_walked_over_together_where_they_have_room(room_for_two: int, walks: list) -> None:
+def test_prompts_are_walked_over_together_where_they_have_room(
+    room_for_two: int, walks: list
+) -> None:
     hidden, weight, _, labels, teacher = states()
     labels[:] = -100
     labels[:, :2] = 1
     teacher = teacher.view(3, 2)  # prompts of 4 rows
-    for rows, wanted in ((4, [slice(0, 1), slice(1, 2), slice(2, 3)]), (8, [slice(0, 2), slice(2, 3)]), (3, [])):
+    for rows, wanted in (
+        (4, [slice(0, 1), slice(1, 2), slice(2, 3)]),
+        (8, [slice(0, 2), slice(2, 3)]),
+        (3, []),
+    ):
         LinearPADLoss(memory_budget=room_for(rows, torch.float64))(hidden, weight, labels, teacher)
-        assert [prompts for prompts, _ in walks] == wanted, rows  # 3: a prompt has no room, so rows are computed again
+        assert [prompts for prompts, _ in walks] == wanted, (
+            rows
+        )  # 3: a prompt has no room, so rows are computed again
         walks.clear()
 
 
 @pytest.mark.parametrize(
-    "options", [{"reduction": "none"}, {"method": "sampled", "num_samples": 8}, {"memory_budget": 0}, {"memory_budget": "auto"}]
+    "options",
+    [
+        {"reduction": "none"},
+        {"method": "sampled", "num_samples": 8},
+        {"memory_budget": 0},
+        {"memory_budget": "auto"},
+    ],
 )
 def test_what_is_not_walked(options: dict, room_for_two: int, walks: list) -> None:
     hidden, weight, _, labels, teacher = states()
     leaves = leaves_of(hidden, weight)
-    LinearPADLoss(**{"memory_budget": room_for_two, **options})(*leaves, labels, teacher).sum().backward()
-    LinearPADLoss(memory_budget=room_for_two)(leaves[0], weight.detach(), labels, teacher).backward()  # frozen: 2 products as it is
+    LinearPADLoss(**{"memory_budget": room_for_two, **options})(
+        *leaves, labels, teacher
+    ).sum().backward()
+    LinearPADLoss(memory_budget=room_for_two)(
+        leaves[0], weight.detach(), labels, teacher
+    ).backward()  # frozen: 2 products as it is
     with torch.no_grad():
         LinearPADLoss(memory_budget=room_for_two)(*leaves, labels, teacher)
     assert not walks

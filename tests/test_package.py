@@ -14,7 +14,11 @@ HEAVY = ("torch", "transformers", "datasets", "triton", "accelerate", "matplotli
 
 def modules_after(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(*[name for name in {HEAVY} if name in sys.modules])"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
 def test_importing_the_package_loads_nothing():
@@ -22,7 +26,9 @@ def test_importing_the_package_loads_nothing():
 
 
 def test_the_losses_load_torch_alone():
-    assert modules_after("from pad_fast import LinearPADLoss, PADLoss, probabilistic_preference_loss, token_logprobs") == {"torch"}
+    assert modules_after(
+        "from pad_fast import LinearPADLoss, PADLoss, probabilistic_preference_loss, token_logprobs"
+    ) == {"torch"}
 
 
 def test_every_public_name_is_there():
@@ -50,6 +56,11 @@ sys.exit(pytest.main([*sys.argv[1:], "--collect-only", "-q"]))
 def test_make_gpu_collects_its_tests_where_only_torch_triton_and_pytest_are():
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
     line = re.search(r"-m pytest (.* -m gpu .*)", makefile)[1].split()
-    found = subprocess.run([sys.executable, "-c", BARE, *line], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    found = subprocess.run(
+        [sys.executable, "-c", BARE, *line],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
     assert found.returncode == 0, found.stdout + found.stderr
     assert "test_the_host_never_waits" in found.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 from pathlib import Path
@@ -19,7 +20,9 @@ TEMPLATE = (
 ROLES = ["<|user|>", "<|assistant|>", "<|system|>"]
 
 
-def character_tokenizer(characters: list[str] = CHARACTERS, template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
+def character_tokenizer(
+    characters: list[str] = CHARACTERS, template: str | None = TEMPLATE
+) -> PreTrainedTokenizerFast:
     """One token a character, in the order given; <pad>, <end> and the roles are special."""
     special = ["<pad>", "<end>", "<unk>", *ROLES]
     vocabulary = {token: index for index, token in enumerate([*special, *characters])}
@@ -27,13 +30,24 @@ def character_tokenizer(characters: list[str] = CHARACTERS, template: str | None
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", additional_special_tokens=ROLES
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unk>",
+        additional_special_tokens=ROLES,
     )
     fast.chat_template = template
     return fast
 
 
-def save_model(folder: Path, seed: int, *, tokenizer: PreTrainedTokenizerFast | None = None, window: int = 256, width: int = 16) -> Path:
+def save_model(
+    folder: Path,
+    seed: int,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    window: int = 256,
+    width: int = 16,
+) -> Path:
     """A random Llama with sharp predictions, so that rankings have an order and responses end."""
     tokenizer = tokenizer or character_tokenizer()
     torch.manual_seed(seed)
@@ -43,7 +57,9 @@ def save_model(folder: Path, seed: int, *, tokenizer: PreTrainedTokenizerFast | 
         initializer_range=0.5,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -51,7 +67,10 @@ def save_model(folder: Path, seed: int, *, tokenizer: PreTrainedTokenizerFast | 
 
 def write_prompts(path: Path, count: int, start: int = 0) -> Path:
     """Sums with their answers, as JSON lines."""
-    rows = [{"prompt": f"{n}+1=?", "answer": str(n + 1), "skill": "odd" if n % 2 else "even"} for n in range(start, start + count)]
+    rows = [
+        {"prompt": f"{n}+1=?", "answer": str(n + 1), "skill": "odd" if n % 2 else "even"}
+        for n in range(start, start + count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -70,5 +89,20 @@ def write_config(folder: Path, *, models: bool = True, **changes: object) -> Pat
         "disable_tqdm": True, "use_cpu": True, **changes,
     }  # fmt: skip
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+    path.write_text(
+        yaml.safe_dump({key: value for key, value in values.items() if value is not None})
+    )
     return path
+
+
+def contents(run: Path) -> dict[str, str]:
+    """A hash of every result. The report and the manifest hold the time of day."""
+    files = [
+        path
+        for path in run.rglob("*")
+        if path.suffix in (".parquet", ".safetensors") or path.parent.name == "evaluation"
+    ]
+    kept = [path for path in files if path.is_file() and "teacher_cache" not in path.parts]
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept
+    }

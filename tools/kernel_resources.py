@@ -23,7 +23,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "kernels" / "resources.json"
-TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32), "gfx942": ("hip", "gfx942", 64)}
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
 CAPS = (("", 0.0), (" softcap", 30.0))
 Case = tuple[str, Callable[[str], None]]  # a name, and what launches once on the named architecture
 
@@ -74,18 +79,42 @@ def logprob_cases() -> list[Case]:
     import torch
     from pad_fast.kernels.logprob import launch, tuning
 
-    def case(dtype, softcap: float, vocabulary: int = 32768, labels_dtype=torch.int64) -> Callable[[str], None]:
+    def case(
+        dtype, softcap: float, vocabulary: int = 32768, labels_dtype=torch.int64
+    ) -> Callable[[str], None]:
         def go(name: str) -> None:
-            logits, labels = torch.zeros(1, 2, vocabulary, dtype=dtype), torch.zeros(1, 2, dtype=labels_dtype)
+            logits, labels = (
+                torch.zeros(1, 2, vocabulary, dtype=dtype),
+                torch.zeros(1, 2, dtype=labels_dtype),
+            )
             options = (1.0, softcap, 1.0, -100)
             rows = launch.forward(logits, labels, *options, tiling=tuning.TILINGS[name])
-            launch.backward(rows[0], logits, labels, *rows[1:], *options, torch.empty_like(logits), tiling=tuning.TILINGS[name])
+            launch.backward(
+                rows[0],
+                logits,
+                labels,
+                *rows[1:],
+                *options,
+                torch.empty_like(logits),
+                tiling=tuning.TILINGS[name],
+            )
 
         return go
 
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
-    cases = [(f"{short}{cap}", case(dtype, softcap)) for short, dtype in dtypes.items() for cap, softcap in CAPS]
-    cases += [(f"bf16 V=50257{cap}", case(torch.bfloat16, softcap, 50257)) for cap, softcap in CAPS]  # rows off the grid of 16 bytes
+    dtypes = {
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+        "fp32": torch.float32,
+        "fp64": torch.float64,
+    }
+    cases = [
+        (f"{short}{cap}", case(dtype, softcap))
+        for short, dtype in dtypes.items()
+        for cap, softcap in CAPS
+    ]
+    cases += [
+        (f"bf16 V=50257{cap}", case(torch.bfloat16, softcap, 50257)) for cap, softcap in CAPS
+    ]  # rows off the grid of 16 bytes
     return [*cases, ("bf16 int32", case(torch.bfloat16, 0.0, labels_dtype=torch.int32))]
 
 
@@ -96,14 +125,22 @@ def response_cases() -> list[Case]:
     def case(dtype, packed: bool) -> Callable[[str], None]:
         def go(name: str) -> None:
             logps, labels = torch.zeros(2, 512, dtype=dtype), torch.zeros(2, 512, dtype=torch.int64)
-            arguments = (logps.view(-1), labels.view(-1), labels.view(-1)) if packed else (logps, labels, None)
+            arguments = (
+                (logps.view(-1), labels.view(-1), labels.view(-1))
+                if packed
+                else (logps, labels, None)
+            )
             launch.sums(*arguments, 2, -100, mean=True)
 
         return go
 
     shapes = (("padded", False), ("packed", True))
     dtypes = (("fp32", torch.float32), ("fp64", torch.float64))
-    return [(f"{short} {name}", case(dtype, packed)) for short, dtype in dtypes for name, packed in shapes]
+    return [
+        (f"{short} {name}", case(dtype, packed))
+        for short, dtype in dtypes
+        for name, packed in shapes
+    ]
 
 
 def preference_cases() -> list[Case]:
@@ -113,14 +150,38 @@ def preference_cases() -> list[Case]:
     def case(kind: str, method: str, n: int, masked: bool) -> Callable[[str], None]:
         def go(name: str) -> None:
             live = torch.ones(2, n, dtype=torch.bool) if masked else None
-            launch.forward(torch.zeros(2, n), torch.zeros(2, n), live, kind, method, 10.0, 10.0, 256, 0, wide=name.startswith("gfx"))
+            launch.forward(
+                torch.zeros(2, n),
+                torch.zeros(2, n),
+                live,
+                kind,
+                method,
+                10.0,
+                10.0,
+                256,
+                0,
+                wide=name.startswith("gfx"),
+            )
 
         return go
 
-    exact = {"kl": (8, 10, 11, 12), "reverse_kl": (8, 11, 12), "jsd": (8, 10), "vpd": (8, 200)}  # forms and register counts that differ
+    exact = {
+        "kl": (8, 10, 11, 12),
+        "reverse_kl": (8, 11, 12),
+        "jsd": (8, 10),
+        "vpd": (8, 200),
+    }  # forms and register counts that differ
     sampled = {"kl": (16,), "reverse_kl": (16,), "jsd": (16, 32)}
-    jobs = [(kind, method, n) for method, of in (("exact", exact), ("sampled", sampled)) for kind, sizes in of.items() for n in sizes]
-    return [(f"{kind} {method} {n}", case(kind, method, n, masked=method == "exact")) for kind, method, n in jobs]
+    jobs = [
+        (kind, method, n)
+        for method, of in (("exact", exact), ("sampled", sampled))
+        for kind, sizes in of.items()
+        for n in sizes
+    ]
+    return [
+        (f"{kind} {method} {n}", case(kind, method, n, masked=method == "exact"))
+        for kind, method, n in jobs
+    ]
 
 
 def linear_cases() -> list[Case]:
@@ -134,17 +195,33 @@ def linear_cases() -> list[Case]:
 
         def go(name: str) -> None:
             if what == "fused":
-                hidden, weight = torch.zeros(rows, width, dtype=dtype), torch.zeros(columns, width, dtype=dtype)
+                hidden, weight = (
+                    torch.zeros(rows, width, dtype=dtype),
+                    torch.zeros(columns, width, dtype=dtype),
+                )
                 launch.score(hidden, weight, None, labels, *options, tiling=tuning.SCORING[name])
                 return
             scores = torch.zeros(rows, columns, dtype=dtype) if what == "kept" else None
             numbers = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
-            launch.rows(torch.zeros(rows, columns), None, labels, scores, numbers, *options, tiling=tuning.ROWS[name])
+            launch.rows(
+                torch.zeros(rows, columns),
+                None,
+                labels,
+                scores,
+                numbers,
+                *options,
+                tiling=tuning.ROWS[name],
+            )
 
         return go
 
     bf16, fp32 = torch.bfloat16, torch.float32
-    kinds = {"kept bf16": (bf16, "kept"), "kept fp32": (fp32, "kept"), "alone": (fp32, "alone"), "bf16": (bf16, "fused")}
+    kinds = {
+        "kept bf16": (bf16, "kept"),
+        "kept fp32": (fp32, "kept"),
+        "alone": (fp32, "alone"),
+        "bf16": (bf16, "fused"),
+    }
     return [
         (f"{name}{' softcap' if softcap else ''}", case(dtype, softcap, what))
         for name, (dtype, what) in kinds.items()
@@ -179,8 +256,13 @@ def _nvidia(kernel) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        usage = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True)
-    found = {name: int(n) for name, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage.stdout + usage.stderr)}
+        usage = subprocess.run(
+            [str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
+    found = {
+        name: int(n)
+        for name, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage.stdout + usage.stderr)
+    }
 
     def widest(what: str) -> int:
         sizes = re.findall(rf"\b{what}\.global\S*?(?:\.v(\d))?\.b(\d+)", kernel.asm["ptx"])
@@ -215,17 +297,25 @@ def read() -> dict[str, dict[str, dict[str, int]]]:
 def write(tables: dict[str, dict[str, dict[str, int]]]) -> None:
     """One line a kernel, so that a change shows as one."""
     blocks = (
-        f' "{version}": {{\n' + ",\n".join(f'  "{name}": {json.dumps(row)}' for name, row in tables[version].items()) + "\n }"
+        f' "{version}": {{\n'
+        + ",\n".join(f'  "{name}": {json.dumps(row)}' for name, row in tables[version].items())
+        + "\n }"
         for version in sorted(tables)
     )
     TABLE.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--triton", type=Path, metavar="DIR", help="folder of another version of triton")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--triton", type=Path, metavar="DIR", help="folder of another version of triton"
+    )
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--write", action="store_true", help=f"record the table in {TABLE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"record the table in {TABLE.relative_to(ROOT)}"
+    )
     arguments = parser.parse_args()
     os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is decorated
     sys.path[:0] = [str(arguments.triton)] * bool(arguments.triton) + [str(ROOT)]

@@ -41,13 +41,27 @@ STUDENT_TARGET = 0.57  # greedy accuracy, on prompts of the train split, at whic
 Facts = dict[str, Any]
 
 
-def make_teacher(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> tuple[LlamaForCausalLM, Facts]:
+def make_teacher(
+    tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int
+) -> tuple[LlamaForCausalLM, Facts]:
     model, start = build_model(recipe, tokenizer, seed), time.perf_counter()
-    steps = list(tqdm(train(model, Teaching(tokenizer, recipe.batch), recipe, seed), total=recipe.steps, desc="teacher"))
-    return model, {"seed": seed, "steps": len(steps), "train_seconds": round(time.perf_counter() - start)}
+    steps = list(
+        tqdm(
+            train(model, Teaching(tokenizer, recipe.batch), recipe, seed),
+            total=recipe.steps,
+            desc="teacher",
+        )
+    )
+    return model, {
+        "seed": seed,
+        "steps": len(steps),
+        "train_seconds": round(time.perf_counter() - start),
+    }
 
 
-def make_student(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> tuple[LlamaForCausalLM, Facts]:
+def make_student(
+    tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int
+) -> tuple[LlamaForCausalLM, Facts]:
     """Stops as soon as the target is met; more steps would leave distillation nothing to do."""
     model, start = build_model(recipe, tokenizer, seed), time.perf_counter()
     pupil = Pupil(tokenizer, recipe.batch, STUDENT_SLOPPY, seed)
@@ -56,13 +70,21 @@ def make_student(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) 
         steps += 1
         if steps % PROBE_EVERY == 0 and pupil.examine(model) >= STUDENT_TARGET:
             break
-    return model, {"seed": seed, "steps": steps, "train_seconds": round(time.perf_counter() - start)}
+    return model, {
+        "seed": seed,
+        "steps": steps,
+        "train_seconds": round(time.perf_counter() - start),
+    }
 
 
 def write_prompts(out: Path, seed: int) -> None:
     for split in SPLITS:
         rows = [
-            {"prompt": [{"role": "user", "content": task.prompt}], "answer": task.answer, "skill": task.skill}
+            {
+                "prompt": [{"role": "user", "content": task.prompt}],
+                "answer": task.answer,
+                "skill": task.skill,
+            }
             for task in draw_distinct(seed, split, SIZES[split])
         ]
         (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -75,30 +97,60 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def surroundings() -> Facts:
-    return {"torch": torch.__version__, "transformers": transformers.__version__, "machine": f"one {platform.machine()} core"}
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": f"one {platform.machine()} core",
+    }
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HOME, help="folder to write to (default: the package's own)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the prompts, the teacher and the measurements")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HOME, help="folder to write to (default: the package's own)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the prompts, the teacher and the measurements"
+    )
     parser.add_argument("--student-seed", type=int, default=1)
-    parser.add_argument("--only", choices=["teacher", "student", "facts"], help="train one model, or none; one that is in OUT is kept")
-    parser.add_argument("--max-steps", type=int, help="stop either training after so many steps (to try the script out)")
+    parser.add_argument(
+        "--only",
+        choices=["teacher", "student", "facts"],
+        help="train one model, or none; one that is in OUT is kept",
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        help="stop either training after so many steps (to try the script out)",
+    )
     return parser.parse_args(argv)
 
 
-def obtain(name: str, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> tuple[LlamaForCausalLM, Facts] | None:
+def obtain(
+    name: str, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace
+) -> tuple[LlamaForCausalLM, Facts] | None:
     """The model and how it was trained: trained now if asked for, else as it lies in the folder, None if it does not."""
-    make, recipe, seed = (make_teacher, TEACHER, args.seed) if name == "teacher" else (make_student, STUDENT, args.student_seed)
+    make, recipe, seed = (
+        (make_teacher, TEACHER, args.seed)
+        if name == "teacher"
+        else (make_student, STUDENT, args.student_seed)
+    )
     folder = args.out / name
     if args.only in (None, name):
-        model, training = make(tokenizer, replace(recipe, steps=min(recipe.steps, args.max_steps or recipe.steps)), seed)
+        model, training = make(
+            tokenizer,
+            replace(recipe, steps=min(recipe.steps, args.max_steps or recipe.steps)),
+            seed,
+        )
         save(model, tokenizer, folder)
         return model, training
     if not folder.is_dir():
         return None
-    return LlamaForCausalLM.from_pretrained(folder), json.loads((args.out / "facts.json").read_text())[name]
+    return LlamaForCausalLM.from_pretrained(folder), json.loads(
+        (args.out / "facts.json").read_text()
+    )[name]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,15 +161,25 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer, heldout = build(), draw_distinct(args.seed, "heldout", SIZES["heldout"])
     write_prompts(args.out, args.seed)
     facts: Facts = {"surroundings": surroundings()}
-    found = {name: pair for name in ("teacher", "student") if (pair := obtain(name, tokenizer, args)) is not None}
+    found = {
+        name: pair
+        for name in ("teacher", "student")
+        if (pair := obtain(name, tokenizer, args)) is not None
+    }
     samples = {}
     for name, (model, training) in found.items():
         abilities, samples[name] = measure.abilities(model, tokenizer, heldout, args.seed)
         facts[name] = {**training, **abilities}
     if len(found) == 2:
         texts = measure.decode(tokenizer, samples["student"])
-        pairs = {"student_samples": measure.sampled_pairs(heldout, texts), "slips": measure.slip_pairs(heldout, args.seed)}
-        facts["choices"] = {name: measure.choices(found["teacher"][0], tokenizer, chosen) for name, chosen in pairs.items()}
+        pairs = {
+            "student_samples": measure.sampled_pairs(heldout, texts),
+            "slips": measure.slip_pairs(heldout, args.seed),
+        }
+        facts["choices"] = {
+            name: measure.choices(found["teacher"][0], tokenizer, chosen)
+            for name, chosen in pairs.items()
+        }
         (args.out / "README.md").write_text(model_card(facts, SIZES))
     (args.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -7,10 +7,10 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..common.launching import ACCUMULATORS, on
+from ..common.device import ACCUMULATORS, on
 from ..logprob import launch as logprob
-from .rows import linear_logprob_rows
-from .scoring import linear_logprob_fwd, linear_logprob_join
+from .fused import linear_logprob_fwd, linear_logprob_join
+from .scores import linear_logprob_rows
 from .tuning import SPLITS, RowTiling, ScoringTiling, rows_of, scoring_of
 
 VEC = 4  # columns of a lane
@@ -80,11 +80,16 @@ def score(
     if not count:
         return logp, top, sums
     own, peak, total = (hidden.new_empty(SPLITS, count, dtype=torch.float32) for _ in range(3))
-    hidden, weight = (factor if factor.stride(1) == 1 else factor.contiguous() for factor in (hidden, weight))
+    hidden, weight = (
+        factor if factor.stride(1) == 1 else factor.contiguous() for factor in (hidden, weight)
+    )
     depth = tiling.depth // hidden.element_size()
     described = tiling.described and all(_describable(factor) for factor in (hidden, weight))
     factors = (
-        tuple(TensorDescriptor.from_tensor(factor, [size, depth]) for factor, size in ((hidden, tiling.rows), (weight, tiling.columns)))
+        tuple(
+            TensorDescriptor.from_tensor(factor, [size, depth])
+            for factor, size in ((hidden, tiling.rows), (weight, tiling.columns))
+        )
         if described
         else (hidden, weight)
     )
@@ -97,7 +102,17 @@ def score(
             BLOCK_K=depth, num_warps=tiling.num_warps, num_stages=tiling.num_stages, enable_fp_fusion=True,
         )  # fmt: skip
         linear_logprob_join[(triton.cdiv(count, JOINED),)](
-            own, peak, total, logp, top, sums, count, SPLITS=SPLITS, CAPPED=bool(softcap), BLOCK_M=JOINED, enable_fp_fusion=True
+            own,
+            peak,
+            total,
+            logp,
+            top,
+            sums,
+            count,
+            SPLITS=SPLITS,
+            CAPPED=bool(softcap),
+            BLOCK_M=JOINED,
+            enable_fp_fusion=True,
         )
     return logp, top, sums
 
@@ -108,4 +123,8 @@ def _describable(factor: Tensor) -> bool:
 
 
 def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+    return (
+        torch.cuda.get_device_properties(device).multi_processor_count
+        if device.type == "cuda"
+        else 2
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..logprob.tuning import architecture
+from ..common.device import architecture
 
 
 @dataclass(frozen=True)

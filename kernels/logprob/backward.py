@@ -8,7 +8,9 @@ from .forward import power, score
 
 
 @triton.jit
-def gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
+def gradient(
+    x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr
+):
     """d logp / d x times the upstream gradient: (own * onehot - rest * power(w - peak)) * (1 - tanh^2).
 
     1 - tanh^2 = s * (2 - s) with s = 1 - |tanh|, of which outer - |w| has no rounding: a saturated score has a slope of exactly 0,
@@ -16,7 +18,9 @@ def gradient(x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.conste
     """
     w = score(x, inner, outer, CAPPED, ACC)
     d = -rest * power(w - peak, CAPPED)
-    if (place >= 0) & (place < offsets.shape[0] * offsets.shape[1]):  # elsewhere the comparison would only cost registers
+    if (place >= 0) & (
+        place < offsets.shape[0] * offsets.shape[1]
+    ):  # elsewhere the comparison would only cost registers
         d = tl.where(offsets == place, own + d, d)
     if CAPPED:
         s = (outer - tl.abs(w)) * (1.0 / outer)

@@ -34,7 +34,9 @@ def power(w, CAPPED: tl.constexpr):
 def absorb(peak, total, w, CAPPED: tl.constexpr):  # (LANES,), (LANES,), (LANES, VEC)
     """Take a tile into each lane's running maximum and sum of exponentials: VEC + 1 exponentials, no word between threads."""
     higher = tl.maximum(peak, tl.max(w, 1))
-    return higher, total * power(peak - higher, CAPPED) + tree_sum(power(w - higher[:, None], CAPPED))
+    return higher, total * power(peak - higher, CAPPED) + tree_sum(
+        power(w - higher[:, None], CAPPED)
+    )
 
 
 @triton.jit(do_not_specialize=["tokens", "vocabulary", "ignore_index"])
@@ -89,9 +91,13 @@ def logprob_fwd(
     parts = rounded(total * power(peak - top, CAPPED))
     sums = tl.max(tree_sum(tl.reshape(parts, (1, LANES))), 0)
     place = tl.zeros((1, 1), tl.int64) + label  # no column is not read, and NaN
-    own = tl.load(row_ptr + place * stride_v, mask=(place >= 0) & (place < vocabulary), other=float("nan"))
+    own = tl.load(
+        row_ptr + place * stride_v, mask=(place >= 0) & (place < vocabulary), other=float("nan")
+    )
     own = tl.sum(tl.sum(score(own, inner, outer, CAPPED, ACC), 1), 0)
     below = own - top
     tl.store(logp_ptr + row, (below * LN_2 if CAPPED else below) - tl.log(sums))
     tl.store(peak_ptr + row, top)
-    tl.store(total_ptr + row, tl.where((label >= 0) & (label < vocabulary), sums, float("nan")))  # makes the gradient NaN too
+    tl.store(
+        total_ptr + row, tl.where((label >= 0) & (label < vocabulary), sums, float("nan"))
+    )  # makes the gradient NaN too

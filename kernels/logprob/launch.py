@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..common.launching import ACCUMULATORS, on
+from ..common.device import ACCUMULATORS, on
 from .backward import logprob_bwd
 from .forward import logprob_fwd
 from .responses import response_finish, response_scatter, response_sums
@@ -51,7 +51,9 @@ def forward(
     float32, or float64 for float64 logits. A label that is no column gives NaN and is not read.
     """
     acc = torch.promote_types(logits.dtype, torch.float32)
-    logp, peak, total = (torch.empty(labels.shape, dtype=acc, device=logits.device) for _ in range(3))
+    logp, peak, total = (
+        torch.empty(labels.shape, dtype=acc, device=logits.device) for _ in range(3)
+    )
     if labels.numel() == 0:
         return logp, peak, total
     tiling = tiling or tiling_of(logits.device)
@@ -106,13 +108,24 @@ def sums(
     ids = labels if response_ids is None else response_ids.contiguous()  # padded: not read
     with on(logps.device):
         if response_ids is None or logps.dtype == torch.float64:
-            options = {"PACKED": response_ids is not None, "MEAN": mean, "BLOCK": ROWS, "enable_fp_fusion": False}
-            response_sums[(num_responses,)](logps, labels, ids, rewards, lengths, rows, ignore_index, **options)
+            options = {
+                "PACKED": response_ids is not None,
+                "MEAN": mean,
+                "BLOCK": ROWS,
+                "enable_fp_fusion": False,
+            }
+            response_sums[(num_responses,)](
+                logps, labels, ids, rewards, lengths, rows, ignore_index, **options
+            )
             return rewards, lengths
         totals = torch.zeros(num_responses + 1, dtype=torch.float64, device=logps.device)
         counts = torch.zeros(num_responses, dtype=torch.int32, device=logps.device)
         if rows:
             options = {"BLOCK": ROWS, "enable_fp_fusion": False}
-            response_scatter[(triton.cdiv(rows, ROWS),)](logps, labels, ids, totals, counts, rows, num_responses, ignore_index, **options)
-        response_finish[(num_responses,)](totals, counts, rewards, lengths, num_responses, MEAN=mean, enable_fp_fusion=False)
+            response_scatter[(triton.cdiv(rows, ROWS),)](
+                logps, labels, ids, totals, counts, rows, num_responses, ignore_index, **options
+            )
+        response_finish[(num_responses,)](
+            totals, counts, rewards, lengths, num_responses, MEAN=mean, enable_fp_fusion=False
+        )
     return rewards, lengths

@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 
 STEP = tl.constexpr(2.0**-30)
-SHIFT = tl.constexpr(1.5 * 2.0**52)  # added and taken away, it rounds numbers below 2^51 to whole ones, half to even
+SHIFT = tl.constexpr(
+    1.5 * 2.0**52
+)  # added and taken away, it rounds numbers below 2^51 to whole ones, half to even
 
 
 @triton.jit
@@ -28,7 +30,9 @@ def _write(rewards_ptr, lengths_ptr, response, total, count, MEAN: tl.constexpr)
     """The sum, rounded, then over the length: in float64, which rounds a float32 quotient like float32 does."""
     reward = total.to(rewards_ptr.dtype.element_ty)
     if MEAN:
-        reward = (reward.to(tl.float64) / tl.maximum(count, 1).to(tl.float64)).to(rewards_ptr.dtype.element_ty)
+        reward = (reward.to(tl.float64) / tl.maximum(count, 1).to(tl.float64)).to(
+            rewards_ptr.dtype.element_ty
+        )
     tl.store(rewards_ptr + response, reward)
     tl.store(lengths_ptr + response, count)
 
@@ -60,7 +64,9 @@ def response_sums(
             total = tl.where(ids >= tl.num_programs(0), float("nan"), total)
         places = start + first + columns
         total += _on_grid(tl.load(logps_ptr + places, mask=own, other=0.0))
-        count += (own & (tl.load(labels_ptr + places, mask=own, other=0) != ignore_index)).to(tl.int64)
+        count += (own & (tl.load(labels_ptr + places, mask=own, other=0) != ignore_index)).to(
+            tl.int64
+        )
     _write(rewards_ptr, lengths_ptr, response, tl.sum(total, 0), tl.sum(count, 0), MEAN)
 
 
@@ -100,4 +106,6 @@ def response_finish(
     """One program a response."""
     response = tl.program_id(0).to(tl.int64)
     total = tl.load(totals_ptr + response) + tl.load(totals_ptr + responses)
-    _write(rewards_ptr, lengths_ptr, response, total, tl.load(counts_ptr + response).to(tl.int64), MEAN)
+    _write(
+        rewards_ptr, lengths_ptr, response, total, tl.load(counts_ptr + response).to(tl.int64), MEAN
+    )

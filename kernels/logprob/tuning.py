@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..common.device import architecture
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -34,16 +36,6 @@ TILINGS = {
     "gfx942": Tiling(tile_bytes=8192, num_warps=4, chunk=8),  # warps of 64 threads
 }
 OTHERS = TILINGS["sm_90"]
-
-
-def architecture(device: torch.device) -> str:
-    """The name of a device in the tables: "sm_90", "gfx942", or "" where there is no GPU."""
-    if device.type != "cuda":
-        return ""
-    if torch.version.hip is not None:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    major, _ = torch.cuda.get_device_capability(device)
-    return f"sm_{major}0"
 
 
 def tiling_of(device: torch.device) -> Tiling:

@@ -17,12 +17,12 @@ import torch
 import triton
 from torch import Tensor
 
-from ..common.launching import ACCUMULATORS, on
-from .halves import preference_jsd
-from .lattice import preference_kl
-from .ranking import preference_vpd
+from ..common.device import ACCUMULATORS, on
+from .exact_jsd import preference_jsd
+from .exact_kl import preference_kl
+from .jsd_tables import halves
+from .list_mle import preference_vpd
 from .sampled import preference_sampled
-from .tables import halves
 
 PAIRS = 1024  # entries of a tile (draws, responses, responses)
 MOST_DRAWS = 64  # of a tile
@@ -37,7 +37,9 @@ def _threads(threads: int, wide: bool, registers: int | None = None) -> dict[str
 
 
 def lattice_options(n: int, wide: bool) -> dict[str, int]:
-    registers = {11: MOST_REGISTERS, 12: None}.get(n, REGISTERS)  # 512 threads of 12 have no more than 128 as it is
+    registers = {11: MOST_REGISTERS, 12: None}.get(
+        n, REGISTERS
+    )  # 512 threads of 12 have no more than 128 as it is
     return {"N": n} | _threads((1 << n) // (4 if n < 11 else 8), wide, registers)
 
 
@@ -61,7 +63,9 @@ def ranking_options(n: int, wide: bool) -> dict[str, int]:
 def sampled_options(n: int, wide: bool) -> dict[str, int]:
     block = triton.next_power_of_2(n)
     draws = min(MOST_DRAWS, max(1, PAIRS // block**2))
-    return {"BLOCK": block, "DRAWS": draws} | _threads(max(32, draws * block**2 // 8), wide, REGISTERS if block < 32 else None)
+    return {"BLOCK": block, "DRAWS": draws} | _threads(
+        max(32, draws * block**2 // 8), wide, REGISTERS if block < 32 else None
+    )
 
 
 def forward(
@@ -82,22 +86,47 @@ def forward(
     seed gives other draws than the PyTorch path, the same ones on each device, and those of a group depend on its index.
     """
     groups, n = student.shape
-    loss, grad = student.new_empty(groups), torch.empty_like(student, memory_format=torch.contiguous_format)
+    loss, grad = (
+        student.new_empty(groups),
+        torch.empty_like(student, memory_format=torch.contiguous_format),
+    )
     if groups == 0 or n < 2:
         return loss.zero_(), grad.zero_()
-    tensors = (loss, grad, student.contiguous(), teacher.contiguous(), None if live is None else live.contiguous())
-    common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}  # whatever the version's default is
+    tensors = (
+        loss,
+        grad,
+        student.contiguous(),
+        teacher.contiguous(),
+        None if live is None else live.contiguous(),
+    )
+    common = {
+        "ACC": ACCUMULATORS[student.dtype],
+        "enable_fp_fusion": True,
+    }  # whatever the version's default is
     wide = torch.version.hip is not None if wide is None else wide
     with on(student.device):
         if kind == "vpd":
             options = ranking_options(n, wide)
-            preference_vpd[(groups, triton.cdiv(n, options["BLOCK"]))](*tensors, n, beta, **options, **common)
+            preference_vpd[(groups, triton.cdiv(n, options["BLOCK"]))](
+                *tensors, n, beta, **options, **common
+            )
         elif method == "sampled":
             options = sampled_options(n, wide)
-            preference_sampled[(groups,)](*tensors, n, num_samples, seed, beta, teacher_beta, KIND=kind, **options, **common)
+            preference_sampled[(groups,)](
+                *tensors, n, num_samples, seed, beta, teacher_beta, KIND=kind, **options, **common
+            )
         elif kind == "jsd":
-            preference_jsd[(groups,)](*tensors, *halves(n, student.device), beta, teacher_beta, **halves_options(n, wide), **common)
+            preference_jsd[(groups,)](
+                *tensors,
+                *halves(n, student.device),
+                beta,
+                teacher_beta,
+                **halves_options(n, wide),
+                **common,
+            )
         else:
             reverse = kind == "reverse_kl"
-            preference_kl[(groups,)](*tensors, beta, teacher_beta, REVERSE=reverse, **lattice_options(n, wide), **common)
+            preference_kl[(groups,)](
+                *tensors, beta, teacher_beta, REVERSE=reverse, **lattice_options(n, wide), **common
+            )
     return loss, grad

@@ -14,15 +14,21 @@ import triton
 import triton.language as tl
 
 from ..common.numerics import LN_2, exp
-from .ranking import not_before
-from .rewards import LOWEST, living, log_shares, one
+from .list_mle import not_before
+from .primitives import LOWEST, living, log_shares, one
 
 
 @triton.jit
 def _exponential(seed, row, draw, response, side, ACC: tl.constexpr):
     """Exp(1) numbers (draws, responses), from 2^-33 on: small ones, who decide which response wins, keep their digits."""
     shape = draw[:, None] + response[None, :] * 0
-    bits, _, _, _ = tl.philox(seed, response[None, :] + draw[:, None] * 0, shape, shape * 0 + row.to(tl.int32), shape * 0 + side)
+    bits, _, _, _ = tl.philox(
+        seed,
+        response[None, :] + draw[:, None] * 0,
+        shape,
+        shape * 0 + row.to(tl.int32),
+        shape * 0 + side,
+    )
     v = (bits.to(tl.float32) + 0.5) * 2.3283064365386963e-10  # 2^-32
     v = tl.minimum(v, 0.99999994)
     return tl.where(v < 0.01, v * (1.0 + v * (0.5 + v * 0.33333334)), -tl.log(1.0 - v)).to(ACC)
@@ -91,14 +97,28 @@ def _reverse_kl(s, t, live, seed, row, samples, DRAWS: tl.constexpr, ACC: tl.con
         draw = first + tl.arange(0, DRAWS)
         _, _, step, rest, place, here = _to_go(s, t, live, draw < samples, seed, row, draw, ACC)
         loss += tl.sum(tl.where(here, step, 0.0), 1)
-        means += tl.sum(tl.sum(tl.where(place[:, :, None] == places[None, None, :], rest[:, :, None], 0.0), 1), 0) / samples
+        means += (
+            tl.sum(
+                tl.sum(
+                    tl.where(place[:, :, None] == places[None, None, :], rest[:, :, None], 0.0), 1
+                ),
+                0,
+            )
+            / samples
+        )
     for first in range(0, samples, DRAWS):
         draw = first + tl.arange(0, DRAWS)
-        share, ratio, step, rest, place, here = _to_go(s, t, live, draw < samples, seed, row, draw, ACC)
-        mean = tl.sum(tl.where(place[:, :, None] == places[None, None, :], means[None, None, :], 0.0), 2)
+        share, ratio, step, rest, place, here = _to_go(
+            s, t, live, draw < samples, seed, row, draw, ACC
+        )
+        mean = tl.sum(
+            tl.where(place[:, :, None] == places[None, None, :], means[None, None, :], 0.0), 2
+        )
         advantage = (rest - mean) * (samples / (samples - 1.0))
         slope = share * (ratio - step[:, :, None] - advantage[:, :, None])
-        grad += tl.sum(tl.where(here, advantage, 0.0), 0) + tl.sum(tl.sum(tl.where(here[:, :, None], slope, 0.0), 1), 0)
+        grad += tl.sum(tl.where(here, advantage, 0.0), 0) + tl.sum(
+            tl.sum(tl.where(here[:, :, None], slope, 0.0), 1), 0
+        )
     return tl.maximum(tl.sum(loss, 0) / samples, 0.0), grad / samples
 
 
@@ -130,7 +150,9 @@ def _jsd(s, t, live, seed, row, samples, DRAWS: tl.constexpr, ACC: tl.constexpr)
         loss += term_u + term_w
         both += own
         share = own / (pairs - 1.0)
-        grad += tl.sum((score_u + u * share)[:, None] * slope_u + (score_w + w * share)[:, None] * slope_w, 0)
+        grad += tl.sum(
+            (score_u + u * share)[:, None] * slope_u + (score_w + w * share)[:, None] * slope_w, 0
+        )
         plain += tl.sum(u[:, None] * slope_u + w[:, None] * slope_w, 0)
     grad -= tl.sum(both, 0) / (pairs - 1.0) * plain
     return tl.minimum(tl.maximum(tl.sum(loss, 0) / (4.0 * pairs), 0.0), LN_2), grad / (4.0 * pairs)
@@ -138,7 +160,13 @@ def _jsd(s, t, live, seed, row, samples, DRAWS: tl.constexpr, ACC: tl.constexpr)
 
 @triton.jit(
     do_not_specialize=["responses", "samples", "seed"],
-    do_not_specialize_on_alignment=["loss_ptr", "grad_ptr", "student_ptr", "teacher_ptr", "live_ptr"],
+    do_not_specialize_on_alignment=[
+        "loss_ptr",
+        "grad_ptr",
+        "student_ptr",
+        "teacher_ptr",
+        "live_ptr",
+    ],
 )
 def preference_sampled(
     loss_ptr,  # (G,)
@@ -168,7 +196,11 @@ def preference_sampled(
     else:
         loss, grad = _jsd(s, t, live, seed, row, samples, DRAWS, ACC)
     tl.store(loss_ptr + row, loss)
-    tl.store(grad_ptr + row * responses + place, tl.where(live, tl.full((), beta, ACC) * grad, 0.0), mask=place < responses)
+    tl.store(
+        grad_ptr + row * responses + place,
+        tl.where(live, tl.full((), beta, ACC) * grad, 0.0),
+        mask=place < responses,
+    )
 
 
 @triton.jit

@@ -10,7 +10,11 @@ TIE = 1e-5
 
 
 def ranking_agreement(
-    student_PN: Tensor, teacher_PN: Tensor, mask: Tensor | None = None, *, reduction: Literal["mean", "none"] = "mean"
+    student_PN: Tensor,
+    teacher_PN: Tensor,
+    mask: Tensor | None = None,
+    *,
+    reduction: Literal["mean", "none"] = "mean",
 ) -> dict[str, Tensor]:
     """Agreement of two sets of rewards on the order of the N responses to each of P prompts.
 
@@ -37,7 +41,10 @@ def ranking_agreement(
         ValueError: shapes that differ, an unknown reduction, or (checked on the CPU only) a live reward that is NaN.
     """
     live_PN = _check(student_PN, teacher_PN, mask, reduction)
-    student_order, teacher_order = _pair_order(student_PN, live_PN), _pair_order(teacher_PN, live_PN)  # (P, N, N)
+    student_order, teacher_order = (
+        _pair_order(student_PN, live_PN),
+        _pair_order(teacher_PN, live_PN),
+    )  # (P, N, N)
     # every pair is met twice, (i, j) and (j, i): the factor 2 falls out of each ratio
     student_pairs = student_order.abs().sum(dim=(1, 2))  # (P,)
     teacher_pairs = teacher_order.abs().sum(dim=(1, 2))
@@ -49,14 +56,20 @@ def ranking_agreement(
         "top1": (best_PN & _is_best(teacher_PN, live_PN)).sum(1) / best_PN.sum(1).clamp(min=1),
         "pair_accuracy": (product > 0).sum(dim=(1, 2)) / teacher_pairs.clamp(min=1.0),
     }
-    found = {name: value.masked_fill(teacher_pairs == 0, torch.nan) for name, value in found.items()}
-    return found if reduction == "none" else {name: value.nanmean() for name, value in found.items()}
+    found = {
+        name: value.masked_fill(teacher_pairs == 0, torch.nan) for name, value in found.items()
+    }
+    return (
+        found if reduction == "none" else {name: value.nanmean() for name, value in found.items()}
+    )
 
 
 def _pair_order(reward_PN: Tensor, live_PN: Tensor) -> Tensor:
     """+1 where response i beats j, -1 where j beats i, 0 for a tie or a dead response: float32 (P, N, N)."""
     first, second = reward_PN.unsqueeze(2), reward_PN.unsqueeze(1)
-    order = (first > second + TIE).float() - (second > first + TIE).float()  # no difference is taken: -inf - -inf is NaN
+    order = (first > second + TIE).float() - (
+        second > first + TIE
+    ).float()  # no difference is taken: -inf - -inf is NaN
     return order * (live_PN.unsqueeze(2) & live_PN.unsqueeze(1))
 
 
@@ -70,13 +83,21 @@ def _check(student_PN: Tensor, teacher_PN: Tensor, mask: Tensor | None, reductio
     """The live responses, bool (P, N)."""
     shape = tuple(student_PN.shape)
     if len(shape) != 2 or shape[1] == 0 or tuple(teacher_PN.shape) != shape:
-        raise ValueError(f"student_PN and teacher_PN must have one shape (P, N) with N >= 1, given {shape} and {tuple(teacher_PN.shape)}")
+        raise ValueError(
+            f"student_PN and teacher_PN must have one shape (P, N) with N >= 1, given {shape} and {tuple(teacher_PN.shape)}"
+        )
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != shape):
-        raise ValueError(f"mask must be bool of the rewards' shape {shape}, given {mask.dtype} {tuple(mask.shape)}")
+        raise ValueError(
+            f"mask must be bool of the rewards' shape {shape}, given {mask.dtype} {tuple(mask.shape)}"
+        )
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction must be 'mean' or 'none', given {reduction!r}")
-    live_PN = torch.ones(shape, dtype=torch.bool, device=student_PN.device) if mask is None else mask
+    live_PN = (
+        torch.ones(shape, dtype=torch.bool, device=student_PN.device) if mask is None else mask
+    )
     for name, reward_PN in (("student_PN", student_PN), ("teacher_PN", teacher_PN)):
         if reward_PN.device.type == "cpu" and (count := int((reward_PN.isnan() & live_PN).sum())):
-            raise ValueError(f"{name} must not be NaN where mask is True, given NaN for {count} responses")
+            raise ValueError(
+                f"{name} must not be NaN where mask is True, given NaN for {count} responses"
+            )
     return live_PN

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pad_fast.budget import MemoryBudget
 from pad_fast.functional import NORMALIZATIONS
-from pad_fast.models.attention import installed
-from pad_fast.models.heads import causal_lm, evaluating, input_embedding, output_head, vocabulary_size
-from pad_fast.models.layout import Group, PackedRows, pack, pack_rows, split
+from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.models.causal_lm import causal_lm, evaluating, input_embedding, vocabulary_size
+from pad_fast.models.layout import Group
+from pad_fast.models.layout_trial import choose_layout, takes_one_row
+from pad_fast.models.output_head import output_head
+from pad_fast.models.packing import PackedRows, pack, pack_rows, split
+from pad_fast.models.prefix_attention import installed
 from pad_fast.models.rewards import packed_logprobs, packed_rewards
-from pad_fast.models.sharing import choose_layout, takes_one_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,11 +65,18 @@ def score_responses(
     """
     lm = causal_lm(model)
     if len(prompts) != len(responses):
-        raise ValueError(f"responses must hold one list for each of the {len(prompts)} prompts, got {len(responses)}")
+        raise ValueError(
+            f"responses must hold one list for each of the {len(prompts)} prompts, got {len(responses)}"
+        )
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
     _check_sequences(lm, prompts, responses)
-    places = [(p, i) for p, group in enumerate(responses) for i, response in enumerate(group) if len(response)]
+    places = [
+        (p, i)
+        for p, group in enumerate(responses)
+        for i, response in enumerate(group)
+        if len(response)
+    ]
     rewards = [[0.0] * len(group) for group in responses]
     _report(progress, sum(len(group) for group in responses) - len(places))
     groups = _groups(prompts, responses, places)
@@ -79,7 +88,13 @@ def score_responses(
             chosen = [number for group in batch for number in group.numbers]
             packed = pack(_renumbered(batch), layout, **options).on(device)
             found = packed_rewards(
-                lm, packed, len(chosen), memory_budget=memory_budget, normalize=normalize, temperature=temperature, impl=impl
+                lm,
+                packed,
+                len(chosen),
+                memory_budget=memory_budget,
+                normalize=normalize,
+                temperature=temperature,
+                impl=impl,
             )
             for number, reward in zip(chosen, found.tolist(), strict=True):
                 p, i = places[number]
@@ -108,7 +123,9 @@ def next_token_logprobs(
     lm = causal_lm(model)
     if len(token_ids) == 0:
         raise ValueError("token_ids must not be empty")
-    _check_sequences(lm, prompts, [[token_ids[k : k + 1] for k in range(len(token_ids))]] * len(prompts))
+    _check_sequences(
+        lm, prompts, [[token_ids[k : k + 1] for k in range(len(token_ids))]] * len(prompts)
+    )
     found: list[list[float]] = [[] for _ in prompts]
     asked = torch.tensor(list(token_ids), dtype=torch.int64)
     with evaluating(lm):
@@ -129,7 +146,9 @@ def model_window(model: nn.Module) -> int | None:
     return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
 
 
-def _groups(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], places: Sequence[tuple[int, int]]) -> list[Group]:
+def _groups(
+    prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], places: Sequence[tuple[int, int]]
+) -> list[Group]:
     """Groups of the responses that have a token, numbered by their places."""
     held: dict[int, Group] = {}
     for number, (p, i) in enumerate(places):
@@ -142,10 +161,16 @@ def _groups(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], places: 
 def _batches_of(groups: Sequence[Group], layout: str, budget: int) -> Iterator[list[Group]]:
     """Longest first: what does not fit in memory fails at once."""
     if layout == "shared":
-        longest = sorted(groups, key=lambda group: -len(group.prompt) - sum(map(len, group.responses)))
+        longest = sorted(
+            groups, key=lambda group: -len(group.prompt) - sum(map(len, group.responses))
+        )
         yield from split(longest, _checked(budget), layout)
         return
-    single = [Group(prompt, [y], [i]) for prompt, ys, numbers in groups for y, i in zip(ys, numbers, strict=True)]
+    single = [
+        Group(prompt, [y], [i])
+        for prompt, ys, numbers in groups
+        for y, i in zip(ys, numbers, strict=True)
+    ]
     for batch in _batches([len(prompt) + len(ys[0]) - 1 for prompt, ys, _ in single], budget):
         yield [single[index] for index in batch]
 
@@ -176,12 +201,16 @@ def _checked(budget: int) -> int:
     return budget
 
 
-def _check_sequences(lm: PreTrainedModel, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> None:
+def _check_sequences(
+    lm: PreTrainedModel, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]
+) -> None:
     output_head(lm)  # raises where there is none that we can read
     window, vocabulary = model_window(lm), vocabulary_size(lm)
     for p, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
         if len(prompt) == 0:
-            raise ValueError(f"prompts must not be empty: the first token of a response needs one before it; got prompt {p} with no token")
+            raise ValueError(
+                f"prompts must not be empty: the first token of a response needs one before it; got prompt {p} with no token"
+            )
         _check_ids(f"prompts[{p}]", prompt, vocabulary)
         for i, response in enumerate(group):
             _check_ids(f"responses[{p}][{i}]", response, vocabulary)

@@ -34,13 +34,17 @@ def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
     return _parse(command, arguments, [])[0]
 
 
-def parse_with(command: str, arguments: Sequence[str], options: type[Options]) -> tuple[Settings, Options]:
+def parse_with(
+    command: str, arguments: Sequence[str], options: type[Options]
+) -> tuple[Settings, Options]:
     """As :func:`parse_settings`, and a command's own `options`: a dataclass whose fields are flags, but no keys of the YAML file."""
     settings, (own,) = _parse(command, arguments, [options])
     return settings, own
 
 
-def _parse(command: str, arguments: Sequence[str], options: list[Any]) -> tuple[Settings, Sequence[Any]]:
+def _parse(
+    command: str, arguments: Sequence[str], options: list[Any]
+) -> tuple[Settings, Sequence[Any]]:
     flags = training_flags()
     kinds: list[Any] = [RunConfig, flags]
     parser = Parser([*kinds, *options], prog=f"pad-fast {command}", allow_abbrev=False)
@@ -50,18 +54,24 @@ def _parse(command: str, arguments: Sequence[str], options: list[Any]) -> tuple[
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         flag = unknown[0].split("=")[0]
-        raise ValueError(f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}")
+        raise ValueError(
+            f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}"
+        )
     values = read_config(Path(namespace.config)) if namespace.config else {}
     for key in values:
         if key not in keys:
             raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), keys)}")
     # The YAML values pass through the parser like flags, so that both are converted and checked alike.
-    words = [word for key, value in values.items() if value is not None for word in _as_flag(key, value)]
+    words = [
+        word for key, value in values.items() if value is not None for word in _as_flag(key, value)
+    ]
     defaults = vars(parser.parse_args([]))
     from_yaml = vars(parser.parse_args(words))
     parser.set_defaults(**from_yaml | {key: None for key, value in values.items() if value is None})
     run, training, *own, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    return Settings(run, {name: value for name, value in vars(training).items() if value != defaults[name]}), own
+    return Settings(
+        run, {name: value for name, value in vars(training).items() if value != defaults[name]}
+    ), own
 
 
 def _names(kinds: Iterable[Any]) -> list[str]:
@@ -73,8 +83,12 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.is_dir():
         manifest = path / "run.json"
         if not manifest.is_file():
-            raise ValueError(f"config: {path} is a folder without a run.json, so no run was started in it")
-        return json.loads(manifest.read_text(encoding="utf-8"))["config"] | {"output_dir": str(path)}
+            raise ValueError(
+                f"config: {path} is a folder without a run.json, so no run was started in it"
+            )
+        return json.loads(manifest.read_text(encoding="utf-8"))["config"] | {
+            "output_dir": str(path)
+        }
     if not path.is_file():
         raise ValueError(f"config: no such file, {path}")
     try:
@@ -103,7 +117,11 @@ def training_flags() -> type:
         (
             field.name,
             hints[field.name],
-            dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata),
+            dataclasses.field(
+                default=field.default,
+                default_factory=field.default_factory,
+                metadata=field.metadata,
+            ),
         )
         for field in dataclasses.fields(PADConfig)
         if field.init and field.name not in own

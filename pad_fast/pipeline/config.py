@@ -10,33 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.models.layout import check_share_prefix
-from pad_fast.pipeline.calibration import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
-from pad_fast.preference_ops import check_exact
+from pad_fast.pipeline.multiple_choice import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
+from pad_fast.preference.op import check_exact
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
 
+
 # A run sets these itself; they are no keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
-# Settings that may always change between two calls on one run folder: they change no result, but for rounding.
-FREE = frozenset({
-    "output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit",
-    "score_batch_tokens", "max_tokens_per_step", "memory_budget", "share_prefix", "torch_empty_cache_steps", "dataset_num_proc",
-    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs",
-    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
-})  # fmt: skip
-# And those that may change until the phase begins whose results they enter first; all others of a run enter its prompts, and
-# all others of PADConfig its training.
-ENTERS = {
-    "sample": frozenset({
-        "sample_batch_tokens", "temperature", "top_p", "top_k", "num_generations", "heldout_num_generations",
-        "reward_temperature", "normalize", "dtype", "attn_implementation",
-    }),
-    "score": frozenset({
-        "mcq_preset", "mcq_style", "mcq_opponents", "mcq_weight", "mcq_floor", "mcq_both_orders", "mcq_renormalize", "mcq_template",
-    }),
-    "train": frozenset({"train_dtype"}),
-}  # fmt: skip
 
 
 def option(default: Any, help: str) -> Any:
@@ -51,57 +33,111 @@ class RunConfig:
     Every field is checked on construction: ValueError names the field, its rule and what was given.
     """
 
-    student: str | None = option(None, "Folder or hub name of the student, a transformers causal LM with a chat template.")
-    teacher: str | None = option(None, "Folder or hub name of the teacher; its tokenizer may differ from the student's.")
-    prompts: str | None = option(None, "Training prompts: a .jsonl, .json, .csv or .parquet file, or the name of a dataset.")
-    heldout: str | None = option(None, "Held-out prompts, as `prompts`; without it some of `prompts` are held out.")
-    output_dir: str | None = option(None, "The run folder; runs/ and the YAML file's name when not given.")
+    student: str | None = option(
+        None, "Folder or hub name of the student, a transformers causal LM with a chat template."
+    )
+    teacher: str | None = option(
+        None, "Folder or hub name of the teacher; its tokenizer may differ from the student's."
+    )
+    prompts: str | None = option(
+        None, "Training prompts: a .jsonl, .json, .csv or .parquet file, or the name of a dataset."
+    )
+    heldout: str | None = option(
+        None, "Held-out prompts, as `prompts`; without it some of `prompts` are held out."
+    )
+    output_dir: str | None = option(
+        None, "The run folder; runs/ and the YAML file's name when not given."
+    )
     prompts_split: str = option("train", "Split of `prompts` when that is a dataset.")
     heldout_split: str = option("test", "Split of `heldout` when that is a dataset.")
     prompts_subset: str | None = option(None, "Configuration name of the dataset.")
-    heldout_size: int | None = option(None, "Prompts to evaluate on; default: all of `heldout`, or a tenth of `prompts` but at most 256.")
+    heldout_size: int | None = option(
+        None,
+        "Prompts to evaluate on; default: all of `heldout`, or a tenth of `prompts` but at most 256.",
+    )
     student_revision: str | None = option(None, "Hub revision of the student.")
     teacher_revision: str | None = option(None, "Hub revision of the teacher.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Data type to sample and score in; auto: the checkpoint's.")
-    train_dtype: Literal["float32", "bfloat16"] = option(
-        "float32", "Data type of the trained weights; with bfloat16 a small learning rate rounds to nothing."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Data type to sample and score in; auto: the checkpoint's."
     )
-    attn_implementation: str | None = option(None, "Attention of both models, as transformers names it, such as sdpa.")
+    train_dtype: Literal["float32", "bfloat16"] = option(
+        "float32",
+        "Data type of the trained weights; with bfloat16 a small learning rate rounds to nothing.",
+    )
+    attn_implementation: str | None = option(
+        None, "Attention of both models, as transformers names it, such as sdpa."
+    )
     chat_template_kwargs: dict | str | None = field(
-        default=None, metadata={"help": 'JSON passed to both chat templates, such as {"enable_thinking": false}.'}
+        default=None,
+        metadata={
+            "help": 'JSON passed to both chat templates, such as {"enable_thinking": false}.'
+        },
     )
     rounds: int = option(1, "Rounds; each samples from the latest student.")
     prompts_per_round: int | None = option(None, "Prompts of a round; default: all of them.")
-    shard_size: int = option(256, "Prompts a shard; a killed run loses at most the shard it was at.")
+    shard_size: int = option(
+        256, "Prompts a shard; a killed run loses at most the shard it was at."
+    )
     seed: int = option(42, "Seed of the run; that of every shard and round is derived from it.")
     num_generations: int = option(4, "Responses a prompt, n.")
     temperature: float = option(0.8, "Sampling temperature.")
     top_p: float = option(1.0, "Nucleus sampling; 1 is off.")
     top_k: int = option(0, "Top-k sampling; 0 is off.")
     max_new_tokens: int = option(512, "Longest response, in the student's tokens.")
-    max_prompt_length: int | None = option(None, "Longest prompt, in the student's tokens; default: the window less max_new_tokens.")
-    long_prompts: Literal["error", "drop"] = option("error", "What to do with a prompt that is longer.")
+    max_prompt_length: int | None = option(
+        None, "Longest prompt, in the student's tokens; default: the window less max_new_tokens."
+    )
+    long_prompts: Literal["error", "drop"] = option(
+        "error", "What to do with a prompt that is longer."
+    )
     sample_batch_tokens: int = option(65536, "Tokens of one generation batch, prompt and response.")
     score_batch_tokens: int = option(16384, "Tokens of one scoring batch.")
-    share_prefix: str = option("auto", "Read a prompt once for all of its responses, in scoring and training: auto, true or false.")
-    reward_temperature: float = option(1.0, "Temperature of the log-probabilities that the rewards are made of, on both sides.")
-    mcq_preset: Literal["debiased", "released"] = option("debiased", "Defaults of the mcq options below; released: as the authors' code.")
-    mcq_style: Literal["pairwise", "listwise", "none"] = option("pairwise", "Multiple-choice questions of two, of all n, or none at all.")
-    mcq_opponents: int | None = option(
-        None, "Pairwise: other responses that each is asked against, an even number; default: all, but 8 where n is above 8."
+    share_prefix: str = option(
+        "auto",
+        "Read a prompt once for all of its responses, in scoring and training: auto, true or false.",
     )
-    mcq_weight: float | None = option(None, "Weight of the log choice probability in the teacher's reward (debiased: 0.5, released: 1).")
-    mcq_floor: float | None = option(None, "Smallest choice probability (debiased: 1e-4, released: 1e-8).")
-    mcq_both_orders: bool | None = option(None, "Ask in both orders and average (debiased: true, released: false).")
-    mcq_renormalize: bool | None = option(None, "Renormalise over the offered letters (debiased: true, released: false).")
-    mcq_template: str = option(DEFAULT_TEMPLATE, "The question, with the fields {query} and {options}.")
-    heldout_num_generations: int | None = option(None, "Responses a held-out prompt; default: num_generations.")
+    reward_temperature: float = option(
+        1.0, "Temperature of the log-probabilities that the rewards are made of, on both sides."
+    )
+    mcq_preset: Literal["debiased", "released"] = option(
+        "debiased", "Defaults of the mcq options below; released: as the authors' code."
+    )
+    mcq_style: Literal["pairwise", "listwise", "none"] = option(
+        "pairwise", "Multiple-choice questions of two, of all n, or none at all."
+    )
+    mcq_opponents: int | None = option(
+        None,
+        "Pairwise: other responses that each is asked against, an even number; default: all, but 8 where n is above 8.",
+    )
+    mcq_weight: float | None = option(
+        None,
+        "Weight of the log choice probability in the teacher's reward (debiased: 0.5, released: 1).",
+    )
+    mcq_floor: float | None = option(
+        None, "Smallest choice probability (debiased: 1e-4, released: 1e-8)."
+    )
+    mcq_both_orders: bool | None = option(
+        None, "Ask in both orders and average (debiased: true, released: false)."
+    )
+    mcq_renormalize: bool | None = option(
+        None, "Renormalise over the offered letters (debiased: true, released: false)."
+    )
+    mcq_template: str = option(
+        DEFAULT_TEMPLATE, "The question, with the fields {query} and {options}."
+    )
+    heldout_num_generations: int | None = option(
+        None, "Responses a held-out prompt; default: num_generations."
+    )
     disable_tqdm: bool = option(False, "No progress bars.")
-    baseline: Literal["none", "seqkd"] = option("none", "seqkd: also train on one greedy teacher answer a prompt, for as many steps.")
+    baseline: Literal["none", "seqkd"] = option(
+        "none", "seqkd: also train on one greedy teacher answer a prompt, for as many steps."
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.chat_template_kwargs, str):
-            self.chat_template_kwargs = _json_object("chat_template_kwargs", self.chat_template_kwargs)
+            self.chat_template_kwargs = _json_object(
+                "chat_template_kwargs", self.chat_template_kwargs
+            )
         for name, value in PRESETS[self.mcq_preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -122,7 +158,11 @@ class RunConfig:
     @property
     def letters(self) -> int:
         """The most letters that a question offers."""
-        return max(self.num_generations, self.heldout_num_generations or 0) if self.mcq_style == "listwise" else 2
+        return (
+            max(self.num_generations, self.heldout_num_generations or 0)
+            if self.mcq_style == "listwise"
+            else 2
+        )
 
     def _check_numbers(self) -> None:
         rules: dict[str, tuple[str, Any]] = {
@@ -134,16 +174,23 @@ class RunConfig:
             "top_k": ("0 or more", lambda k: k >= 0),
             "mcq_weight": ("between 0 and 1", lambda w: 0 <= w <= 1),
             "mcq_floor": ("above 0 and below 1", lambda p: 0 < p < 1),
-            "mcq_opponents": ("an even number, 2 or more", lambda n: n is None or (n >= 2 and n % 2 == 0)),
+            "mcq_opponents": (
+                "an even number, 2 or more",
+                lambda n: n is None or (n >= 2 and n % 2 == 0),
+            ),
             "heldout_size": ("0 or more", lambda n: n is None or n >= 0),
         }
         counts = "rounds shard_size max_new_tokens prompts_per_round max_prompt_length sample_batch_tokens score_batch_tokens"
-        rules.update({name: ("1 or more", lambda n: n is None or n >= 1) for name in counts.split()})
+        rules.update(
+            {name: ("1 or more", lambda n: n is None or n >= 1) for name in counts.split()}
+        )
         for name, (rule, holds) in rules.items():
             if not holds(getattr(self, name)):
                 raise ValueError(f"{name}: must be {rule}, got {getattr(self, name)}")
         if self.letters > len(LETTERS):
-            raise ValueError(f"mcq_style: one listwise question holds at most {len(LETTERS)} responses, got {self.letters} generations")
+            raise ValueError(
+                f"mcq_style: one listwise question holds at most {len(LETTERS)} responses, got {self.letters} generations"
+            )
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:
@@ -165,13 +212,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError("a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards")
+            raise ValueError(
+                "a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards"
+            )
         # a wrong learning rate must not show only after hours of sampling
-        training, n = self.pad_config(Path("unused")), max(self.run.num_generations, self.run.heldout_num_generations or 0)
+        training, n = (
+            self.pad_config(Path("unused")),
+            max(self.run.num_generations, self.run.heldout_num_generations or 0),
+        )
         if training.loss == "ppd":
             check_exact(training.method, training.divergence, min(n, training.group_size or n))
         if training.eval_strategy != "no":
-            raise ValueError(f"eval_strategy: must be no, a run evaluates every round itself, got {self.training['eval_strategy']}")
+            raise ValueError(
+                f"eval_strategy: must be no, a run evaluates every round itself, got {self.training['eval_strategy']}"
+            )
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
         """The PADConfig of one training, writing to `output_dir`; creates no folder."""
@@ -181,23 +235,13 @@ class Settings:
         values: dict[str, Any] = {"save_total_limit": 1, **self.training, **changes}
         owned: dict[str, Any] = {"temperature": self.run.reward_temperature}
         owned |= {name: getattr(self.run, name) for name in ("disable_tqdm", "share_prefix")}
-        return PADConfig(**values, **owned, output_dir=str(output_dir), seed=self.run.seed if seed is None else seed)
+        return PADConfig(
+            **values,
+            **owned,
+            output_dir=str(output_dir),
+            seed=self.run.seed if seed is None else seed,
+        )
 
     def flat(self) -> dict[str, Any]:
         """All settings as one JSON-ready mapping, as the manifest keeps it."""
         return {**dataclasses.asdict(self.run), **self.training}
-
-
-def first_phase(name: str) -> str | None:
-    """The first phase whose results a setting enters: "prepare", "sample", "score" or "train"; None for one that enters none."""
-    if name in FREE:
-        return None
-    other = "prepare" if name in RunConfig.__dataclass_fields__ else "train"
-    return next((phase for phase, names in ENTERS.items() if name in names), other)
-
-
-def differing(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str | None]:
-    """The settings that differ, with the first phase that each enters; raising `rounds` only adds to a run."""
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    adds = before["baseline"] == "none" and now["rounds"] >= before["rounds"]
-    return {name: None if name == "rounds" and adds else first_phase(name) for name in names}

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pad_fast.pipeline.store import Row
+from pad_fast.pipeline.files import Row
 
 logger = logging.getLogger("pad_fast")
 
@@ -50,7 +50,9 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
     if not rows:
         raise ValueError(f"{source}: holds no prompts")
     if repeated:
-        logger.warning("%s: %d prompts stand there more than once and are taken once", source, repeated)
+        logger.warning(
+            "%s: %d prompts stand there more than once and are taken once", source, repeated
+        )
     return list(rows.values())
 
 
@@ -64,9 +66,16 @@ def split_heldout(rows: Sequence[Row], size: int | None) -> tuple[list[Row], lis
     if size is None:
         size = min(MOST_HELD_OUT, -(-len(rows) // 10)) if len(rows) > 1 else 0
     if size >= len(rows):
-        raise ValueError(f"heldout_size: must be less than the {len(rows)} prompts there are, got {size}")
-    chosen = {row["prompt_id"] for row in sorted(rows, key=lambda row: prompt_digest(row["prompt"]))[:size]}
-    return [row for row in rows if row["prompt_id"] not in chosen], [row for row in rows if row["prompt_id"] in chosen]
+        raise ValueError(
+            f"heldout_size: must be less than the {len(rows)} prompts there are, got {size}"
+        )
+    chosen = {
+        row["prompt_id"]
+        for row in sorted(rows, key=lambda row: prompt_digest(row["prompt"]))[:size]
+    }
+    return [row for row in rows if row["prompt_id"] not in chosen], [
+        row for row in rows if row["prompt_id"] in chosen
+    ]
 
 
 def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
@@ -74,9 +83,13 @@ def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
     digests = {prompt_digest(row["prompt"]) for row in heldout}
     kept = [row for row in rows if prompt_digest(row["prompt"]) not in digests]
     if len(kept) < len(rows):
-        logger.warning("prompts: %d of them are held out too and are not trained on", len(rows) - len(kept))
+        logger.warning(
+            "prompts: %d of them are held out too and are not trained on", len(rows) - len(kept)
+        )
     if not kept:
-        raise ValueError("prompts: every one of them is held out too, which leaves none to train on")
+        raise ValueError(
+            "prompts: every one of them is held out too, which leaves none to train on"
+        )
     return kept
 
 
@@ -94,10 +107,17 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
         return _numbered(source, _parquet(path))
     if path.suffix == ".csv":
         return _numbered(source, csv.DictReader([text for _, text in _lines(path)], restkey="more"))
-    if path.suffix == ".json" and path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+    if (
+        path.suffix == ".json"
+        and path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+    ):
         text = "".join(text for _, text in _lines(path))
         return _numbered(source, _json(text, source))
-    return ((f"{path}: line {number}", _json(text, f"{path}: line {number}")) for number, text in _lines(path) if text.strip())
+    return (
+        (f"{path}: line {number}", _json(text, f"{path}: line {number}"))
+        for number, text in _lines(path)
+        if text.strip()
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -107,7 +127,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}") from None
+                raise ValueError(
+                    f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}"
+                ) from None
 
 
 def _json(text: str, place: str) -> Any:
@@ -128,12 +150,16 @@ def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
     import datasets
 
     try:
-        if (Path(source) / "dataset_info.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
+        if (Path(source) / "dataset_info.json").is_file() or (
+            Path(source) / "dataset_dict.json"
+        ).is_file():
             loaded = datasets.load_from_disk(source)
             return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(source, name=subset, split=split)
     except (FileNotFoundError, KeyError, ConnectionError) as error:
-        raise ValueError(f"prompts: {source} is no file and no dataset with a split {split!r}: {error}") from None
+        raise ValueError(
+            f"prompts: {source} is no file and no dataset with a split {split!r}: {error}"
+        ) from None
 
 
 def _numbered(source: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
@@ -145,22 +171,37 @@ def _checked(raw: Any, place: str) -> Row:
         raise ValueError(f"{place}: must be an object with a prompt, got {type(raw).__name__}")
     column = next((name for name in ALIASES if raw.get(name) is not None), None)
     if column is None:
-        raise ValueError(f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only {', '.join(map(str, raw)) or 'none'}")
-    texts = {name: None if raw.get(name) is None else str(raw[name]) for name in ("prompt_id", "answer", "skill")}
+        raise ValueError(
+            f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only {', '.join(map(str, raw)) or 'none'}"
+        )
+    texts = {
+        name: None if raw.get(name) is None else str(raw[name])
+        for name in ("prompt_id", "answer", "skill")
+    }
     return {**texts, "prompt": _messages(raw[column], f"{place}: {column}")}
 
 
 def _messages(prompt: Any, place: str) -> list[Message]:
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not prompt or not all(isinstance(message, dict) for message in prompt):
+    if (
+        not isinstance(prompt, list)
+        or not prompt
+        or not all(isinstance(message, dict) for message in prompt)
+    ):
         raise ValueError(f"{place} must be a string or a list of chat messages, got {prompt!r:.80}")
-    messages = [{key: value for key, value in message.items() if value is not None} for message in prompt]
+    messages = [
+        {key: value for key, value in message.items() if value is not None} for message in prompt
+    ]
     for message in messages:
         if set(message) != {"role", "content"} or not isinstance(message["content"], str):
-            raise ValueError(f"{place}: a message holds a role and a content, both strings, got {message!r:.80}")
+            raise ValueError(
+                f"{place}: a message holds a role and a content, both strings, got {message!r:.80}"
+            )
     if messages[-1]["role"] == "assistant":
-        raise ValueError(f"{place}: the last message must not be the assistant's, whose answer is what gets sampled")
+        raise ValueError(
+            f"{place}: the last message must not be the assistant's, whose answer is what gets sampled"
+        )
     if not any(message["content"].strip() for message in messages):
         raise ValueError(f"{place}: the prompt is empty")
     return messages

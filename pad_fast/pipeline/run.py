@@ -10,9 +10,11 @@ from pathlib import Path
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
-from pad_fast.pipeline.sampling import Sampler
-from pad_fast.pipeline.scoring import ScoreCache, Scorer
-from pad_fast.pipeline.store import Metrics, Row, RunFolder, derive_seed, read_rows
+from pad_fast.pipeline.files import Row, derive_seed, read_rows
+from pad_fast.pipeline.run_folder import Metrics, RunFolder
+from pad_fast.pipeline.sample.shards import Sampler
+from pad_fast.pipeline.score.cache import ScoreCache
+from pad_fast.pipeline.score.scorer import Scorer
 
 
 class Run:
@@ -23,18 +25,24 @@ class Run:
         self.folder = RunFolder(Path(str(settings.run.output_dir)))
         self.training = settings.pad_config(self.folder.root)
         self.metrics = Metrics(self.folder.root / "metrics.jsonl")
-        self.teacher = self._checkpoint("teacher", str(self.config.teacher), self.config.teacher_revision)
+        self.teacher = self._checkpoint(
+            "teacher", str(self.config.teacher), self.config.teacher_revision
+        )
 
     def student(self, round: int) -> Checkpoint:
         """The student after `round`, which must be finished."""
         if round == 0:
-            return self._checkpoint("student", str(self.config.student), self.config.student_revision)
+            return self._checkpoint(
+                "student", str(self.config.student), self.config.student_revision
+            )
         return self._checkpoint("student", str(self.folder.student(round)), None)
 
     def _checkpoint(self, role: str, path: str, revision: str | None) -> Checkpoint:
         kwargs = self.config.chat_template_kwargs
         assert not isinstance(kwargs, str)
-        return Checkpoint(role, path, revision, self.config.dtype, self.config.attn_implementation, kwargs)
+        return Checkpoint(
+            role, path, revision, self.config.dtype, self.config.attn_implementation, kwargs
+        )
 
     def sampler(self, num_generations: int, *, rewards: bool = False) -> Sampler:
         return Sampler(self.config, num_generations, self.training.normalize if rewards else None)

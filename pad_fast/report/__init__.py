@@ -14,6 +14,8 @@ def write_report(run_dir: str | Path) -> Path:
     Raises:
         ValueError: ``run_dir`` is not a run folder.
     """
-    from pad_fast.report.page import write  # matplotlib, jinja2 and pyarrow are loaded only when a report is asked for
+    from pad_fast.report.page import (
+        write,  # matplotlib, jinja2 and pyarrow are loaded only when a report is asked for
+    )
 
     return write(Path(run_dir))

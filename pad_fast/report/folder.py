@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
 
-GROUP_COLUMNS = ("prompt_id", "prompt", "answer", "skill", "completions", "finish_reasons", "teacher_rewards", "student_rewards")
+GROUP_COLUMNS = (
+    "prompt_id",
+    "prompt",
+    "answer",
+    "skill",
+    "completions",
+    "finish_reasons",
+    "teacher_rewards",
+    "student_rewards",
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,16 @@ def read_run(run_dir: Path) -> Run:
         ValueError: there is no ``run.json``, ``metrics.jsonl`` or ``evaluation/`` in ``run_dir``.
     """
     if not any((run_dir / part).exists() for part in ("run.json", "metrics.jsonl", "evaluation")):
-        raise ValueError(f"run_dir must be a run folder (with run.json, metrics.jsonl or evaluation/), given {str(run_dir)!r}")
+        raise ValueError(
+            f"run_dir must be a run folder (with run.json, metrics.jsonl or evaluation/), given {str(run_dir)!r}"
+        )
     manifest = _read_json(run_dir / "run.json")
     evaluations = [_read_json(path) for path in sorted((run_dir / "evaluation").glob("*.json"))]
     teacher = [row for row in evaluations if row["name"] == "teacher"]
-    students = sorted((row for row in evaluations if row["name"].startswith("student-")), key=lambda row: row["round"])
+    students = sorted(
+        (row for row in evaluations if row["name"].startswith("student-")),
+        key=lambda row: row["round"],
+    )
     return Run(
         name=run_dir.resolve().name,
         manifest=manifest,
@@ -115,11 +129,17 @@ def _read_groups(run_dir: Path, students: list[str]) -> list[Group]:
     measured: dict[str, dict[str, Row]] = defaultdict(dict)  # prompt_id -> name -> row
     files = {path.stem: path for path in sorted((run_dir / "evaluation").glob("*.parquet"))}
     for name in sorted(files, key=lambda name: (name != "teacher", name not in students)):
-        for row in _read_rows(files[name], ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")):
+        for row in _read_rows(
+            files[name], ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")
+        ):
             measured[row["prompt_id"]][name] = row
     base = students[0] if students else ""
     last = students[-1] if len(students) > 1 else ""
-    return [_group(row, measured[row["prompt_id"]], base, last) for path in shards for row in _read_rows(path, GROUP_COLUMNS)]
+    return [
+        _group(row, measured[row["prompt_id"]], base, last)
+        for path in shards
+        for row in _read_rows(path, GROUP_COLUMNS)
+    ]
 
 
 def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> Group:
@@ -134,7 +154,11 @@ def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> Group:
         after=_floats(after["student_rewards"]) if after.get("student_rewards") else None,
         loss_before=_float(before.get("ppd_loss")),
         loss_after=_float(after.get("ppd_loss")),
-        greedy={name: measured[name]["greedy_text"] for name in measured if measured[name].get("greedy_text") is not None},
+        greedy={
+            name: measured[name]["greedy_text"]
+            for name in measured
+            if measured[name].get("greedy_text") is not None
+        },
     )
 
 
@@ -157,7 +181,11 @@ def _prompt_text(prompt: str | list[Row]) -> str:
 def _read_lengths(run_dir: Path) -> dict[int, NDArray[np.int64]]:
     lengths: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for path in sorted(run_dir.glob("round-*/samples/part-*.parquet")):
-        ids = pq.read_table(path, columns=["completion_ids"])["completion_ids"]  # (rows) of lists of lists of token ids
+        ids = pq.read_table(path, columns=["completion_ids"])[
+            "completion_ids"
+        ]  # (rows) of lists of lists of token ids
         number = int(path.parts[-3].removeprefix("round-"))
-        lengths[number].append(pc.list_value_length(pc.list_flatten(ids)).to_numpy().astype(np.int64))
+        lengths[number].append(
+            pc.list_value_length(pc.list_flatten(ids)).to_numpy().astype(np.int64)
+        )
     return {number: np.concatenate(parts) for number, parts in lengths.items()}

@@ -19,7 +19,17 @@ SATURATED = 0.95 * LN2  # above it the Jensen-Shannon divergence has almost no g
 SHOWN_PROMPTS = 6
 SHOWN_RESPONSES = 8  # bars of a picture; the tables show all
 SHOWN_SETTINGS = (
-    *("student", "teacher", "rounds", "prompts_per_round", "num_generations", "temperature", "loss", "divergence", "beta"),
+    *(
+        "student",
+        "teacher",
+        "rounds",
+        "prompts_per_round",
+        "num_generations",
+        "temperature",
+        "loss",
+        "divergence",
+        "beta",
+    ),
     *("teacher_beta", "mcq_weight", "mcq_style", "normalize", "learning_rate", "baseline", "seed"),
 )
 
@@ -44,11 +54,19 @@ def write(run_dir: Path) -> Path:
     pictures = {
         "rounds": list(_round_pictures(run)),
         "training": list(_training_pictures(run)),
-        "preferences": [_preference_picture(run, number, group) for number, group in enumerate(shown, 1)],
+        "preferences": [
+            _preference_picture(run, number, group) for number, group in enumerate(shown, 1)
+        ],
         "responses": list(_response_pictures(run)),
     }
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page = environment.get_template("page.html").render(
         run=run,
         pictures=pictures,
@@ -56,7 +74,9 @@ def write(run_dir: Path) -> Path:
         table=tables.before_after(run),
         skills=tables.skills(run),
         groups=[tables.group_table(group) for group in shown],
-        settings=tables.flat({name: run.config[name] for name in SHOWN_SETTINGS if run.config.get(name) is not None}),
+        settings=tables.flat(
+            {name: run.config[name] for name in SHOWN_SETTINGS if run.config.get(name) is not None}
+        ),
         phases=tables.phases(run),
         details=tables.details(run),
         **_facts(run),
@@ -85,9 +105,13 @@ def _facts(run: Run) -> dict[str, Any]:
     accuracy, prompts = base.get("greedy_accuracy"), base.get("num_prompts")
     planned = run.config.get("rounds")
     return {
-        "loss_name": f"PPD, {divergence.upper().replace('_', ' ')}" if loss == "ppd" else loss.upper(),
+        "loss_name": f"PPD, {divergence.upper().replace('_', ' ')}"
+        if loss == "ppd"
+        else loss.upper(),
         "num_prompts": prompts,
-        "standard_error": 100 * math.sqrt(accuracy * (1 - accuracy) / prompts) if finite(accuracy) and prompts else None,
+        "standard_error": 100 * math.sqrt(accuracy * (1 - accuracy) / prompts)
+        if finite(accuracy) and prompts
+        else None,
         "rounds_done": max(0, len(run.students) - 1),
         "rounds_planned": planned if isinstance(planned, int) else None,
         "saturated": _saturation(run),
@@ -112,7 +136,11 @@ def _unit(run: Run) -> str:
 def _bound(run: Run) -> float | None:
     """The highest loss that a prompt can have: ln 2 for a Jensen-Shannon divergence that is not summed over groups."""
     config = run.config
-    bounded = config.get("loss", "ppd") == "ppd" and config.get("divergence", "jsd") == "jsd" and config.get("group_reduction") != "sum"
+    bounded = (
+        config.get("loss", "ppd") == "ppd"
+        and config.get("divergence", "jsd") == "jsd"
+        and config.get("group_reduction") != "sum"
+    )
     return LN2 if bounded else None
 
 
@@ -138,17 +166,31 @@ def _present(rows: Sequence[Row], lines: Mapping[str, str]) -> dict[str, str]:
 def _round_pictures(run: Run) -> Iterator[Picture]:
     students = run.students
     accuracy = _present(students, {"greedy_accuracy": "greedy", "sampled_accuracy": "sampled"})
-    agreement = _present(students, {"kendall_tau": "τ, fixed groups", "top1": "top-1, fixed groups"})
-    agreement |= _present(students, {"fresh_kendall_tau": "τ, fresh samples", "fresh_top1": "top-1, fresh samples"})
+    agreement = _present(
+        students, {"kendall_tau": "τ, fixed groups", "top1": "top-1, fixed groups"}
+    )
+    agreement |= _present(
+        students, {"fresh_kendall_tau": "τ, fresh samples", "fresh_top1": "top-1, fresh samples"}
+    )
     if accuracy:
-        png = plots.round_curves(students, accuracy, "held-out accuracy, %", levels=_levels(run, "greedy_accuracy"), percent=True)
+        png = plots.round_curves(
+            students,
+            accuracy,
+            "held-out accuracy, %",
+            levels=_levels(run, "greedy_accuracy"),
+            percent=True,
+        )
         yield Picture("accuracy", png, "Held-out accuracy by exact match, after each round.")
     if agreement:
         png = plots.round_curves(students, agreement, "agreement with the teacher", levels={})
         text = "Agreement with the teacher's ranking: on the fixed groups (the base student's samples) and on each student's own."
         yield Picture("agreement", png, text)
     if loss := _present(students, {"ppd_loss": "held-out loss"}):
-        yield Picture("heldout-loss", plots.round_curves(students, loss, "loss", levels={}), "The loss on the fixed held-out groups.")
+        yield Picture(
+            "heldout-loss",
+            plots.round_curves(students, loss, "loss", levels={}),
+            "The loss on the fixed held-out groups.",
+        )
     before, after = _losses(run)
     if len(before):
         png = plots.loss_histogram(before, after, "loss of a prompt", bound=_bound(run))
@@ -157,17 +199,30 @@ def _round_pictures(run: Run) -> Iterator[Picture]:
 
 def _levels(run: Run, key: str) -> dict[str, tuple[float, str]]:
     levels = {"teacher": (run.teacher or {}, plots.TEACHER)}
-    levels |= {tables.label(row["name"]) + ", greedy": (row, plots.BASELINE) for row in run.baselines[:1]}
-    return {label: (row[key], color) for label, (row, color) in levels.items() if finite(row.get(key))}
+    levels |= {
+        tables.label(row["name"]) + ", greedy": (row, plots.BASELINE) for row in run.baselines[:1]
+    }
+    return {
+        label: (row[key], color) for label, (row, color) in levels.items() if finite(row.get(key))
+    }
 
 
 def _training_pictures(run: Run) -> Iterator[Picture]:
     rows = [row for row in run.metrics if row["phase"] == "train" and row.get("step")]
     panels = (
-        ("train-loss", {"loss": "training loss"}, "loss", "The training loss, as each round sees its own samples."),
+        (
+            "train-loss",
+            {"loss": "training loss"},
+            "loss",
+            "The training loss, as each round sees its own samples.",
+        ),
         (
             "train-agreement",
-            {"ranking/kendall_tau": "Kendall τ", "ranking/top1": "top-1", "rewards/accuracies": "pairs"},
+            {
+                "ranking/kendall_tau": "Kendall τ",
+                "ranking/top1": "top-1",
+                "rewards/accuracies": "pairs",
+            },
             "agreement with the teacher",
             "Agreement on the training batches: the ranking (τ), the best response (top-1), and single pairs.",
         ),
@@ -179,7 +234,11 @@ def _training_pictures(run: Run) -> Iterator[Picture]:
         ),
         (
             "train-rewards",
-            {"rewards/chosen": "teacher's best", "rewards/rejected": "teacher's worst", "logps/mean": "all"},
+            {
+                "rewards/chosen": "teacher's best",
+                "rewards/rejected": "teacher's worst",
+                "logps/mean": "all",
+            },
             f"student's reward, {_unit(run)}",
             "The student's log-probability of the responses. See below for what it means when it falls.",
         ),
@@ -193,9 +252,17 @@ def _response_pictures(run: Run) -> Iterator[Picture]:
     if run.lengths:
         caption = "Lengths of the sampled responses by round: median, middle half (box), 5% to 95% (whiskers)."
         yield Picture("lengths", plots.length_boxes(run.lengths), caption)
-    if lines := _present(run.students, {"duplicate_ratio": "duplicates", "clipped_ratio": "cut off at the limit"}):
-        png = plots.round_curves(run.students, lines, "share of samples, %", levels={}, percent=True)
-        yield Picture("shares", png, "Held-out samples that repeat another of their group, and those that never ended by themselves.")
+    if lines := _present(
+        run.students, {"duplicate_ratio": "duplicates", "clipped_ratio": "cut off at the limit"}
+    ):
+        png = plots.round_curves(
+            run.students, lines, "share of samples, %", levels={}, percent=True
+        )
+        yield Picture(
+            "shares",
+            png,
+            "Held-out samples that repeat another of their group, and those that never ended by themselves.",
+        )
 
 
 def _choose(groups: Sequence[Group]) -> list[Group]:
@@ -210,12 +277,30 @@ def _choose(groups: Sequence[Group]) -> list[Group]:
 def _preference_picture(run: Run, number: int, group: Group) -> Picture:
     live = [i for i in tables.order(group) if math.isfinite(group.teacher[i])]
     beta = float(run.config.get("beta", 10.0))
-    sides = {"teacher": (group.teacher, _teacher_beta(run)), "before": (group.before, beta), "after": (group.after, beta)}
-    found = {name: _first_place(scale * reward[live])[:SHOWN_RESPONSES] for name, (reward, scale) in sides.items() if reward is not None}
-    losses = [tables.number(loss, 3) for loss in (group.loss_before, group.loss_after) if math.isfinite(loss)]
+    sides = {
+        "teacher": (group.teacher, _teacher_beta(run)),
+        "before": (group.before, beta),
+        "after": (group.after, beta),
+    }
+    found = {
+        name: _first_place(scale * reward[live])[:SHOWN_RESPONSES]
+        for name, (reward, scale) in sides.items()
+        if reward is not None
+    }
+    losses = [
+        tables.number(loss, 3)
+        for loss in (group.loss_before, group.loss_after)
+        if math.isfinite(loss)
+    ]
     change = ", loss " + " → ".join(losses) if losses else ""
-    rest = f" The {SHOWN_RESPONSES} best of {len(live)} responses." if len(live) > SHOWN_RESPONSES else ""
-    return Picture(f"preferences-{number}", plots.first_places(found), f"Prompt {number}{change}.{rest}")
+    rest = (
+        f" The {SHOWN_RESPONSES} best of {len(live)} responses."
+        if len(live) > SHOWN_RESPONSES
+        else ""
+    )
+    return Picture(
+        f"preferences-{number}", plots.first_places(found), f"Prompt {number}{change}.{rest}"
+    )
 
 
 def _first_place(score: Floats) -> Floats:

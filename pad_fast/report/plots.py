@@ -40,10 +40,21 @@ def draw(paint: Callable[[Axes], Any], *, xlabel: str, ylabel: str, legend: bool
         axes.set_ylabel(ylabel)
         if legend:
             handles, labels = axes.get_legend_handles_labels()
-            columns = 3 if sum(map(len, labels[:3])) < 40 else 2  # three long labels would run out of the picture
-            figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=2.6)
+            columns = (
+                3 if sum(map(len, labels[:3])) < 40 else 2
+            )  # three long labels would run out of the picture
+            figure.legend(
+                handles,
+                labels,
+                loc="outside upper left",
+                ncols=columns,
+                fontsize=9,
+                handlelength=2.6,
+            )
         buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})  # the same run gives the same bytes
+        figure.savefig(
+            buffer, format="png", dpi=160, metadata={"Software": None}
+        )  # the same run gives the same bytes
         return buffer.getvalue()
 
 
@@ -53,7 +64,9 @@ def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) 
 
     def paint(axes: Axes) -> None:
         for (key, label), (color, style, _) in zip(lines.items(), LINES, strict=False):
-            kept = [(x, row[key]) for x, row in zip(steps, rows, strict=True) if finite(row.get(key))]
+            kept = [
+                (x, row[key]) for x, row in zip(steps, rows, strict=True) if finite(row.get(key))
+            ]
             x, y = (np.array(values, dtype=float) for values in zip(*kept, strict=True))
             window = max(1, len(y) // 20)
             if window > 1:
@@ -64,11 +77,20 @@ def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) 
         axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return draw(paint, xlabel="optimizer step" + (" (vertical line: a new round)" if len(starts) > 1 else ""), ylabel=ylabel)
+    return draw(
+        paint,
+        xlabel="optimizer step" + (" (vertical line: a new round)" if len(starts) > 1 else ""),
+        ylabel=ylabel,
+    )
 
 
 def round_curves(
-    students: Sequence[Row], lines: Mapping[str, str], ylabel: str, *, levels: Mapping[str, tuple[float, str]], percent: bool = False
+    students: Sequence[Row],
+    lines: Mapping[str, str],
+    ylabel: str,
+    *,
+    levels: Mapping[str, tuple[float, str]],
+    percent: bool = False,
 ) -> bytes:
     """``lines`` maps a metric to its label; ``levels`` maps the label of a level (the teacher) to its height and colour."""
     scale = 100.0 if percent else 1.0
@@ -76,9 +98,22 @@ def round_curves(
     def paint(axes: Axes) -> None:
         for (key, label), (color, style, marker) in zip(lines.items(), LINES, strict=False):
             kept = [(row["round"], scale * row[key]) for row in students if finite(row.get(key))]
-            axes.plot(*zip(*kept, strict=True), linestyle=style, marker=marker, color=color, label=label, linewidth=1.8)
+            axes.plot(
+                *zip(*kept, strict=True),
+                linestyle=style,
+                marker=marker,
+                color=color,
+                label=label,
+                linewidth=1.8,
+            )
         for label, (level, color) in levels.items():
-            axes.axhline(scale * level, color=color, linewidth=1.4, linestyle=(0, (6, 2)) if color == TEACHER else ":", label=label)
+            axes.axhline(
+                scale * level,
+                color=color,
+                linewidth=1.4,
+                linestyle=(0, (6, 2)) if color == TEACHER else ":",
+                label=label,
+            )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(y=0.12)
 
@@ -92,12 +127,29 @@ def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float |
 
     def paint(axes: Axes) -> None:
         clipped = {"before": np.clip(before, 0, bins[-1]), "after": np.clip(after, 0, bins[-1])}
-        axes.hist(clipped["before"], bins, color=BEFORE, alpha=0.55, hatch="///", edgecolor="#9a6a00", linewidth=0.3, label="before")
-        axes.hist(clipped["after"], bins, histtype="step", color=AFTER, linewidth=2.0, label="after")
+        axes.hist(
+            clipped["before"],
+            bins,
+            color=BEFORE,
+            alpha=0.55,
+            hatch="///",
+            edgecolor="#9a6a00",
+            linewidth=0.3,
+            label="before",
+        )
+        axes.hist(
+            clipped["after"], bins, histtype="step", color=AFTER, linewidth=2.0, label="after"
+        )
         if bound is not None:
-            axes.axvline(bound, color=TEACHER, linewidth=1.2, linestyle="--", label="ln 2, the highest value")
+            axes.axvline(
+                bound, color=TEACHER, linewidth=1.2, linestyle="--", label="ln 2, the highest value"
+            )
 
-    return draw(paint, xlabel=ylabel + ("" if bound is not None else " (the highest 1% are in the last bar)"), ylabel="held-out prompts")
+    return draw(
+        paint,
+        xlabel=ylabel + ("" if bound is not None else " (the highest 1% are in the last bar)"),
+        ylabel="held-out prompts",
+    )
 
 
 def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
@@ -129,12 +181,23 @@ def first_places(probabilities: Mapping[str, Floats]) -> bytes:
         for position, (name, values) in enumerate(probabilities.items()):
             color, hatch = looks[name]
             x = np.arange(1, len(values) + 1) + (position - (len(probabilities) - 1) / 2) * width
-            axes.bar(x, values, width, color=color, hatch=hatch, edgecolor="white", linewidth=0.5, label=name)
+            axes.bar(
+                x,
+                values,
+                width,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.5,
+                label=name,
+            )
         axes.set_ylim(0, 1)
         axes.set_xticks(range(1, len(values) + 1))
         axes.grid(axis="x", visible=False)
 
-    return draw(paint, xlabel="response, in the teacher's order", ylabel="probability of first place")
+    return draw(
+        paint, xlabel="response, in the teacher's order", ylabel="probability of first place"
+    )
 
 
 def _global_steps(rows: Sequence[Row]) -> tuple[list[int], list[int]]:

@@ -26,7 +26,9 @@ class Metric:
     def text(self, value: float | None) -> str:
         if value is None or not math.isfinite(value):
             return "–"
-        return number(100 * value if self.percent else value, self.digits) + ("%" if self.percent else "")
+        return number(100 * value if self.percent else value, self.digits) + (
+            "%" if self.percent else ""
+        )
 
     def change(self, value: float | None, base: float | None) -> tuple[str, str]:
         """The signed difference and the CSS class that colours it."""
@@ -36,7 +38,9 @@ class Metric:
         if float(text.replace("−", "-")) == 0:
             return "±0", ""
         worth = self.better * (value - base)
-        return text if text.startswith("−") else "+" + text, "better" if worth > 0 else "worse" if worth < 0 else ""
+        return text if text.startswith(
+            "−"
+        ) else "+" + text, "better" if worth > 0 else "worse" if worth < 0 else ""
 
 
 METRICS = (
@@ -75,7 +79,13 @@ def headlines(run: Run) -> list[dict[str, str]]:
             change, css = metric.change(after, before)
             teacher = (run.teacher or {}).get(metric.key)
             tiles.append(
-                {"label": metric.label, "before": metric.text(before), "after": metric.text(after), "change": change, "css": css}
+                {
+                    "label": metric.label,
+                    "before": metric.text(before),
+                    "after": metric.text(after),
+                    "change": change,
+                    "css": css,
+                }
                 | {"teacher": metric.text(teacher) if finite(teacher) else ""}
             )
     return tiles
@@ -88,14 +98,24 @@ def before_after(run: Run) -> dict[str, Any]:
     body = []
     for row in rows:
         compared = row is not base and row is not run.teacher
-        cells = [(m.text(row.get(m.key)), *(m.change(row.get(m.key), base.get(m.key)) if compared else ("", ""))) for m in columns]
+        cells = [
+            (
+                m.text(row.get(m.key)),
+                *(m.change(row.get(m.key), base.get(m.key)) if compared else ("", "")),
+            )
+            for m in columns
+        ]
         body.append({"label": label(row["name"]), "cells": cells})
     return {"columns": columns, "rows": body}
 
 
 def skills(run: Run) -> dict[str, Any]:
     """Accuracy of each skill: teacher, base student, last student, baselines."""
-    rows = [row for row in (run.teacher, *run.students[:1], *run.students[1:][-1:], *run.baselines) if row and row.get("skills")]
+    rows = [
+        row
+        for row in (run.teacher, *run.students[:1], *run.students[1:][-1:], *run.baselines)
+        if row and row.get("skills")
+    ]
     metric = METRICS[0]
     base = run.students[0].get("skills") or {} if run.students else {}
     body = []
@@ -106,20 +126,38 @@ def skills(run: Run) -> dict[str, Any]:
             compared = row is not run.teacher and row is not run.students[0]
             start = base.get(skill, {}).get("greedy_accuracy") if compared else None
             sampled = metric.text(score.get("sampled_accuracy"))
-            cells.append((metric.text(score.get("greedy_accuracy")), *metric.change(score.get("greedy_accuracy"), start), sampled))
-        body.append({"skill": skill, "count": max(score.get("count") or 0 for score in scores), "cells": cells})
+            cells.append(
+                (
+                    metric.text(score.get("greedy_accuracy")),
+                    *metric.change(score.get("greedy_accuracy"), start),
+                    sampled,
+                )
+            )
+        body.append(
+            {
+                "skill": skill,
+                "count": max(score.get("count") or 0 for score in scores),
+                "cells": cells,
+            }
+        )
     return {"columns": [label(row["name"]) for row in rows], "rows": body}
 
 
 def order(group: Group) -> list[int]:
     """The responses, the teacher's best first, masked ones last."""
-    return sorted(range(len(group.teacher)), key=lambda i: (not math.isfinite(group.teacher[i]), -group.teacher[i], i))
+    return sorted(
+        range(len(group.teacher)),
+        key=lambda i: (not math.isfinite(group.teacher[i]), -group.teacher[i], i),
+    )
 
 
 def _ranks(reward: Floats, live: Floats) -> list[str]:
     """1 for the best live response; ties, copies of a text up to rounding, share a rank; a dash for a masked response."""
     values = reward[live.astype(bool)]
-    return [str(1 + int((values > value + TIE).sum())) if alive else "–" for value, alive in zip(reward, live, strict=True)]
+    return [
+        str(1 + int((values > value + TIE).sum())) if alive else "–"
+        for value, alive in zip(reward, live, strict=True)
+    ]
 
 
 def group_table(group: Group) -> dict[str, Any]:
@@ -128,10 +166,26 @@ def group_table(group: Group) -> dict[str, Any]:
     ranks = [_ranks(reward, live) for reward in sides]
     rows = []
     for place, i in enumerate(order(group), 1):
-        cells = [(number(reward[i], 3) if math.isfinite(reward[i]) else "–", rank[i]) for reward, rank in zip(sides, ranks, strict=True)]
-        rows.append({"place": place, "text": group.completions[i], "finish": group.finish_reasons[i], "cells": cells})
+        cells = [
+            (number(reward[i], 3) if math.isfinite(reward[i]) else "–", rank[i])
+            for reward, rank in zip(sides, ranks, strict=True)
+        ]
+        rows.append(
+            {
+                "place": place,
+                "text": group.completions[i],
+                "finish": group.finish_reasons[i],
+                "cells": cells,
+            }
+        )
     greedy = {label(name): text for name, text in group.greedy.items()}
-    return {"prompt": group.prompt, "answer": group.answer, "rows": rows, "greedy": greedy, "has_after": group.after is not None}
+    return {
+        "prompt": group.prompt,
+        "answer": group.answer,
+        "rows": rows,
+        "greedy": greedy,
+        "has_after": group.after is not None,
+    }
 
 
 def phases(run: Run) -> dict[str, Any]:
@@ -142,7 +196,10 @@ def phases(run: Run) -> dict[str, Any]:
             if key not in ("round", "step") and isinstance(value, int | float) and finite(value):
                 found[key][row.get("round") or 0].append(value)
     rounds = sorted({number for columns in found.values() for number in columns})
-    body = {key: [f"{np.mean(columns[number]):.4g}" if number in columns else "–" for number in rounds] for key, columns in found.items()}
+    body = {
+        key: [f"{np.mean(columns[number]):.4g}" if number in columns else "–" for number in rounds]
+        for key, columns in found.items()
+    }
     return {"rounds": rounds, "rows": body}
 
 
@@ -164,5 +221,7 @@ def flat(tree: Row, prefix: str = "") -> dict[str, str]:
         elif key.endswith("_token") and value is not None:
             rows[prefix + key] = "(not shown)"
         else:
-            rows[prefix + key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            rows[prefix + key] = (
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            )
     return rows

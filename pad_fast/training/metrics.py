@@ -9,7 +9,9 @@ from torch import Tensor
 
 from pad_fast.evaluation import ranking_agreement
 
-SATURATION = 0.95 * math.log(2)  # of a JSD, which ends at ln 2; above, next to nothing of its gradient is left
+SATURATION = 0.95 * math.log(
+    2
+)  # of a JSD, which ends at ln 2; above, next to nothing of its gradient is left
 SMALLEST, LARGEST = "completions/min_length", "completions/max_length"
 NAMES = (
     "rewards/chosen",
@@ -78,5 +80,11 @@ def summarize(table: Tensor) -> dict[str, float]:
     for name, column in zip(NAMES, table.double().T, strict=True):
         values = column[~column.isnan()]
         if len(values):
-            found[name] = (values.min() if name == SMALLEST else values.max() if name == LARGEST else values.mean()).item()
+            found[name] = (
+                values.min()
+                if name == SMALLEST
+                else values.max()
+                if name == LARGEST
+                else values.mean()
+            ).item()
     return found

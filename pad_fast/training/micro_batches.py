@@ -59,7 +59,11 @@ def micro_batched_backward(
 def _random_states() -> list[Tensor]:
     """Of the host's generator, and of the accelerator's."""
     states = [torch.get_rng_state()]
-    return [*states, torch.get_device_module().get_rng_state()] if torch.accelerator.is_available() else states
+    return (
+        [*states, torch.get_device_module().get_rng_state()]
+        if torch.accelerator.is_available()
+        else states
+    )
 
 
 def _replay(states: list[Tensor]) -> None:

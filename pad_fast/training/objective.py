@@ -14,14 +14,21 @@ from pad_fast.training.config import PADConfig
 
 def preference_loss(args: PADConfig) -> Callable[..., Tensor]:
     """The configured loss of each prompt, as a function (student (P, N), teacher (P, N), *, mask, seed) -> (P,)."""
-    options: dict[str, Any] = {"beta": args.beta, "group_size": args.group_size, "group_reduction": args.group_reduction}
+    options: dict[str, Any] = {
+        "beta": args.beta,
+        "group_size": args.group_size,
+        "group_reduction": args.group_reduction,
+    }
     if args.loss == "vpd":
 
         def vpd(student: Tensor, teacher: Tensor, *, mask: Tensor, seed: int) -> Tensor:
             return vanilla_preference_loss(student, teacher, mask=mask, reduction="none", **options)
 
         return vpd
-    options |= {name: getattr(args, name) for name in ("teacher_beta", "divergence", "method", "num_samples")}
+    options |= {
+        name: getattr(args, name)
+        for name in ("teacher_beta", "divergence", "method", "num_samples")
+    }
     return partial(probabilistic_preference_loss, reduction="none", **options)
 
 
@@ -32,4 +39,8 @@ def live_prompts(mask: Tensor) -> Tensor:
 
 def saturates(args: PADConfig) -> bool:
     """Whether the configured loss of a prompt is a JSD, or a mean of some, which ends at ln 2."""
-    return args.loss == "ppd" and args.divergence == "jsd" and (args.group_size is None or args.group_reduction == "mean")
+    return (
+        args.loss == "ppd"
+        and args.divergence == "jsd"
+        and (args.group_size is None or args.group_reduction == "mean")
+    )

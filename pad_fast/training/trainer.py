@@ -16,19 +16,27 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
 from transformers.training_args import OptimizerNames
 
-from pad_fast.models.heads import causal_lm, vocabulary_size
+from pad_fast.models.causal_lm import causal_lm, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import model_window
-from pad_fast.training.card import card_body, rewrite_card
+from pad_fast.training.batch_layout import choose_slices, head_budget
+from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
-from pad_fast.training.data import PADCollator, RowReader, is_prepared, prepare_dataset
 from pad_fast.training.metrics import prompt_metrics, summarize
 from pad_fast.training.micro_batches import micro_batched_backward
+from pad_fast.training.model_card import card_body, rewrite_card
 from pad_fast.training.objective import live_prompts, preference_loss, saturates
-from pad_fast.training.slices import choose_slices, head_budget
+from pad_fast.training.rows import RowReader, is_prepared, prepare_dataset
 
 logger = logging.getLogger("pad_fast")
 
@@ -43,7 +51,7 @@ class PADTrainer(Trainer):
     """Train a student so that its distribution over the rankings of given responses matches the teacher's (PAD, arXiv 2502.14272).
 
     The datasets have a row for each prompt: ``prompt`` or ``prompt_ids``, ``completions`` or ``completion_ids``,
-    ``teacher_rewards``, optional ``finish_reasons``, see :class:`pad_fast.training.data.RowReader`. A batch is counted in prompts,
+    ``teacher_rewards``, optional ``finish_reasons``, see :class:`pad_fast.training.rows.RowReader`. A batch is counted in prompts,
     and the loss is the mean over the live prompts of the global batch, however it is split into micro-batches and ranks.
 
     The rewards are computed inside of the model's forward from the hidden states, without whole logits, so that DDP, FSDP,
@@ -70,7 +78,9 @@ class PADTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizers: tuple[
+            torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None
+        ] = (None, None),
         peft_config: Any = None,
     ):
         args = PADConfig() if args is None else args
@@ -89,18 +99,37 @@ class PADTrainer(Trainer):
             model=student,
             args=args,
             data_collator=data_collator or PADCollator(),
-            train_dataset=None if train_dataset is None else _prepared(_one(train_dataset), reader, args, "train"),
-            eval_dataset=None if eval_dataset is None else _prepared(eval_dataset, reader, args, "eval"),
+            train_dataset=None
+            if train_dataset is None
+            else _prepared(_one(train_dataset), reader, args, "train"),
+            eval_dataset=None
+            if eval_dataset is None
+            else _prepared(eval_dataset, reader, args, "eval"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
         if self.get_cp_size() * self.get_sp_size() > 1:
-            raise ValueError("PADTrainer cannot split sequences over devices (context or sequence parallelism)")
+            raise ValueError(
+                "PADTrainer cannot split sequences over devices (context or sequence parallelism)"
+            )
         student.config.use_cache = use_cache  # Trainer's False would go into the checkpoints; our forwards ask for no cache
         if isinstance(self.data_collator, PADCollator):
-            sets = [self.train_dataset, *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset])]
-            choose_slices(self.data_collator, student, args, self.accelerator, next((rows for rows in sets if rows is not None), ()))
+            sets = [
+                self.train_dataset,
+                *(
+                    self.eval_dataset.values()
+                    if isinstance(self.eval_dataset, dict)
+                    else [self.eval_dataset]
+                ),
+            ]
+            choose_slices(
+                self.data_collator,
+                student,
+                args,
+                self.accelerator,
+                next((rows for rows in sets if rows is not None), ()),
+            )
         self._read: Any = partial(_prepared, reader=reader, args=args)
         self.model_accepts_loss_kwargs = True  # what releases without loss_is_scaled_for_ga look at
         self._loss_of = preference_loss(args)
@@ -115,22 +144,40 @@ class PADTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         known = eval_dataset is None or isinstance(eval_dataset, str) or is_prepared(eval_dataset)
-        return super().get_eval_dataloader(eval_dataset if known else self._read(eval_dataset, name="eval"))
+        return super().get_eval_dataloader(
+            eval_dataset if known else self._read(eval_dataset, name="eval")
+        )
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        return super().get_test_dataloader(test_dataset if is_prepared(test_dataset) else self._read(test_dataset, name="test"))
+        return super().get_test_dataloader(
+            test_dataset if is_prepared(test_dataset) else self._read(test_dataset, name="test")
+        )
 
     # a step
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         """Trainer's, or for a batch in several slices :func:`pad_fast.micro_batched_backward`."""
         count = len(inputs["slices"])
-        if self.accelerator.num_processes > 1 and getattr(self.data_collator, "max_tokens", None):  # FSDP's forwards meet
-            count = int(self.accelerator.gather(torch.tensor([count], device=self.args.device)).max())
+        if self.accelerator.num_processes > 1 and getattr(
+            self.data_collator, "max_tokens", None
+        ):  # FSDP's forwards meet
+            count = int(
+                self.accelerator.gather(torch.tensor([count], device=self.args.device)).max()
+            )
         if count == 1:
             return super().training_step(model, inputs, num_items_in_batch)
-        if self.is_deepspeed_enabled or self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
-            raise ValueError("a batch in slices (max_tokens_per_step) has several backwards a step, which DeepSpeed and LOMO do not take")
+        if self.is_deepspeed_enabled or self.args.optim in (
+            OptimizerNames.LOMO,
+            OptimizerNames.ADALOMO,
+        ):
+            raise ValueError(
+                "a batch in slices (max_tokens_per_step) has several backwards a step, which DeepSpeed and LOMO do not take"
+            )
         model.train()
         getattr(self.optimizer, "train", lambda: None)()  # schedule-free optimizers
         inputs = self._prepare_inputs(inputs)
@@ -146,9 +193,15 @@ class PADTrainer(Trainer):
             return self._mean_loss(kept[0], inputs, num_items_in_batch)
 
         def context(k: int) -> AbstractContextManager:
-            return self.accelerator.no_sync(model) if k < count - 1 and isinstance(model, DistributedDataParallel) else nullcontext()
+            return (
+                self.accelerator.no_sync(model)
+                if k < count - 1 and isinstance(model, DistributedDataParallel)
+                else nullcontext()
+            )
 
-        loss, rewards = micro_batched_backward(rewards_of, range(count), loss_of, backward=self.accelerator.backward, context=context)
+        loss, rewards = micro_batched_backward(
+            rewards_of, range(count), loss_of, backward=self.accelerator.backward, context=context
+        )
         self._note(kept[0], rewards.view(shape), inputs)
         return loss
 
@@ -160,15 +213,25 @@ class PADTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Live prompts of the global batch: Trainer would count tokens."""
         self._batch_number = 0
-        count = sum((live_prompts(batch["mask"]) for batch in batch_samples), torch.zeros((), dtype=torch.long)).to(device)
+        count = sum(
+            (live_prompts(batch["mask"]) for batch in batch_samples),
+            torch.zeros((), dtype=torch.long),
+        ).to(device)
         return self.accelerator.gather(count).sum().clamp(min=1)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Under DeepSpeed, Trainer casts what is floating to bfloat16: not the teacher's rewards, which beta multiplies."""
-        return {**super()._prepare_inputs(inputs), "teacher_rewards": inputs["teacher_rewards"].to(self.args.device)}
+        return {
+            **super()._prepare_inputs(inputs),
+            "teacher_rewards": inputs["teacher_rewards"].to(self.args.device),
+        }
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         losses, rewards = self._losses(model, inputs)
         loss = self._mean_loss(losses, inputs, num_items_in_batch)
@@ -176,7 +239,9 @@ class PADTrainer(Trainer):
             self._note(losses, rewards, inputs)
         return (loss, rewards) if return_outputs else loss
 
-    def _mean_loss(self, losses: Tensor, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+    def _mean_loss(
+        self, losses: Tensor, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+    ) -> Tensor:
         if num_items_in_batch is None:
             return losses.sum() / live_prompts(inputs["mask"]).clamp(min=1)
         # DDP and FSDP take the mean over the ranks, where we want the sum
@@ -190,7 +255,12 @@ class PADTrainer(Trainer):
         return self._preference_losses(rewards, inputs, model.training), rewards
 
     def _preference_losses(self, rewards: Tensor, inputs: dict[str, Any], training: bool) -> Tensor:
-        return self._loss_of(rewards, inputs["teacher_rewards"], mask=inputs["mask"], seed=self._sampling_seed(training))
+        return self._loss_of(
+            rewards,
+            inputs["teacher_rewards"],
+            mask=inputs["mask"],
+            seed=self._sampling_seed(training),
+        )
 
     def _sampling_seed(self, training: bool) -> int:
         """Of this very micro-batch: a resumed run draws what the uninterrupted one would have drawn."""
@@ -207,7 +277,9 @@ class PADTrainer(Trainer):
 
     def _metrics_of(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> Tensor:
         fields = (inputs[name] for name in ("teacher_rewards", "mask", "lengths", "clipped"))
-        return prompt_metrics(losses, rewards, *fields, normalize=self._normalize, saturates=self._saturates)
+        return prompt_metrics(
+            losses, rewards, *fields, normalize=self._normalize, saturates=self._saturates
+        )
 
     def _start_window(self) -> None:
         self._tables: list[Tensor] = []
@@ -219,15 +291,23 @@ class PADTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._tables:  # Trainer's own line, which every rank writes at the same step
+        if (
+            "loss" in logs and self._tables
+        ):  # Trainer's own line, which every rank writes at the same step
             logs.update(self._window_metrics())
         super().log(logs, start_time)
 
     def _window_metrics(self) -> dict[str, float]:
-        table = self.accelerator.pad_across_processes(torch.cat(self._tables), dim=0, pad_index=torch.nan)
+        table = self.accelerator.pad_across_processes(
+            torch.cat(self._tables), dim=0, pad_index=torch.nan
+        )
         found = summarize(self.accelerator.gather(table))
         found.pop("loss", None)  # Trainer has its own, of the same prompts
-        tokens = self.accelerator.gather(torch.tensor([self._num_tokens], device=self.args.device)).sum().item()
+        tokens = (
+            self.accelerator.gather(torch.tensor([self._num_tokens], device=self.args.device))
+            .sum()
+            .item()
+        )
         found["perf/tokens_per_second"] = tokens / (time.perf_counter() - self._window_start)
         if found.get(SATURATED, 0.0) > 0.5 and not self._saturation_told:
             self._saturation_told = True
@@ -236,13 +316,19 @@ class PADTrainer(Trainer):
         return found
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, None, None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             losses, rewards = self._losses(model, inputs)
         table = self._metrics_of(losses, rewards, inputs)
-        self._eval_tables.append(self.accelerator.gather_for_metrics(table).cpu())  # leaves out what pads the last batch
+        self._eval_tables.append(
+            self.accelerator.gather_for_metrics(table).cpu()
+        )  # leaves out what pads the last batch
         return losses.mean(), None, None
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
@@ -252,7 +338,12 @@ class PADTrainer(Trainer):
         self._window_start += time.perf_counter() - started
         # Trainer's loss is a mean over batches, which weighs the prompts of a short last one more
         found = summarize(torch.cat(self._eval_tables))
-        return output._replace(metrics={**(output.metrics or {}), **{f"{prefix}_{name}": value for name, value in found.items()}})
+        return output._replace(
+            metrics={
+                **(output.metrics or {}),
+                **{f"{prefix}_{name}": value for name, value in found.items()},
+            }
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's, with a text that speaks of this training in the place of its draft."""
@@ -263,15 +354,26 @@ class PADTrainer(Trainer):
     def card_body(self, base: str | None = None, note: str = "") -> str:
         """The text of the model card; ``base`` names the student before, by default as it was loaded from the hub."""
         name = str(base or getattr(getattr(self.model, "config", None), "_name_or_path", ""))
-        return card_body(self.args, None if Path(name).exists() else name, self.state.log_history, note)
+        return card_body(
+            self.args, None if Path(name).exists() else name, self.state.log_history, note
+        )
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Of a resumed checkpoint, which holds one of two tied weights: the other is not missing."""
         tied = getattr(self.model, "all_tied_weights_keys", None) or ()
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=[key for key in load_result.missing_keys if key not in tied]))
+        super()._issue_warnings_after_load(
+            load_result._replace(
+                missing_keys=[key for key in load_result.missing_keys if key not in tied]
+            )
+        )
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = ["prompt_ids", "completion_ids", "teacher_rewards", "clipped"]
+        self._signature_columns: Any = [
+            "prompt_ids",
+            "completion_ids",
+            "teacher_rewards",
+            "clipped",
+        ]
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -287,16 +389,22 @@ def disable_dropout(model: nn.Module) -> None:
 def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
     """The model, with its adapter, as it is trained."""
     if isinstance(model, str):
-        model = AutoModelForCausalLM.from_pretrained(model, **{"dtype": torch.float32, **_as_dict(args.model_init_kwargs)})
+        model = AutoModelForCausalLM.from_pretrained(
+            model, **{"dtype": torch.float32, **_as_dict(args.model_init_kwargs)}
+        )
     if peft_config is not None:
         try:
             from peft import get_peft_model
         except ImportError as error:
-            raise ImportError('peft_config needs PEFT, which is not installed: pip install "pad-fast[peft]"') from error
+            raise ImportError(
+                'peft_config needs PEFT, which is not installed: pip install "pad-fast[peft]"'
+            ) from error
         model = get_peft_model(model, peft_config)
     if args.disable_dropout:
         disable_dropout(model)
-    options: dict[str, Any] = {name: getattr(args, name) for name in ("normalize", "temperature", "impl")}
+    options: dict[str, Any] = {
+        name: getattr(args, name) for name in ("normalize", "temperature", "impl")
+    }
     attach_rewards_forward(model, memory_budget=head_budget(args), **options)
     return model
 
@@ -320,12 +428,19 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
 
 def _one(dataset: Any) -> Any:
     if isinstance(dataset, dict):
-        raise ValueError(f"train_dataset must be one dataset, got several: {', '.join(map(repr, dataset))}; give one of them")
+        raise ValueError(
+            f"train_dataset must be one dataset, got several: {', '.join(map(repr, dataset))}; give one of them"
+        )
     return dataset
 
 
-def _prepared(dataset: Any, reader: RowReader, args: PADConfig, name: str) -> Dataset | dict[str, Dataset]:
+def _prepared(
+    dataset: Any, reader: RowReader, args: PADConfig, name: str
+) -> Dataset | dict[str, Dataset]:
     if isinstance(dataset, dict):
-        return {key: prepare_dataset(part, reader, name=f"{name} {key}", num_proc=args.dataset_num_proc) for key, part in dataset.items()}
+        return {
+            key: prepare_dataset(part, reader, name=f"{name} {key}", num_proc=args.dataset_num_proc)
+            for key, part in dataset.items()
+        }
     with args.main_process_first(desc=f"{name} data"):
         return prepare_dataset(dataset, reader, name=name, num_proc=args.dataset_num_proc)

@@ -10,7 +10,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
 
 
-INTERPRETED = ("test_logprob.py", "test_responses.py", "test_linear_logprob.py", "test_preference.py")
+INTERPRETED = (
+    "test_logprob.py",
+    "test_responses.py",
+    "test_linear_logprob.py",
+    "test_preference.py",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -24,7 +29,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def poison():
     """torch.empty gives NaN, so that an entry which is never written shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])

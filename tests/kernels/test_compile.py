@@ -25,8 +25,17 @@ JOIN = "linear_logprob_join"
 
 
 def python(*arguments: str, **variables: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | variables
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"
+    } | variables
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
@@ -49,7 +58,9 @@ def test_no_kernel_spills_or_outgrows_its_chip(resources):
         # A program of the listwise losses has a group to itself and far fewer threads than a chip: there is no other to make room for.
         alone = 255 if PRODUCT in name else 256 if "preference" in name else REGISTERS[target]
         assert used["registers"] <= alone, name
-        if f"{ROWS} kept" in name and target.startswith("sm_"):  # 1,024 threads: a multiprocessor to itself, or half of it
+        if f"{ROWS} kept" in name and target.startswith(
+            "sm_"
+        ):  # 1,024 threads: a multiprocessor to itself, or half of it
             assert used["registers"] <= 64, name
 
 
@@ -64,7 +75,11 @@ def test_the_product_runs_on_tensor_cores(resources):
 def aligned(resources) -> dict[str, dict[str, int]]:
     """Of logits whose rows start at multiples of 16 bytes."""
     kernels = ("logprob_fwd", "logprob_bwd", ROWS)
-    return {name: used for name, used in resources.items() if name.split()[1] in kernels and "V=" not in name}
+    return {
+        name: used
+        for name, used in resources.items()
+        if name.split()[1] in kernels and "V=" not in name
+    }
 
 
 def test_logits_move_in_16_bytes(resources):
@@ -83,8 +98,12 @@ def test_resources_are_the_recorded_ones(resources, capsys):
             used = (resources[f"{target} {row}"] for target in SHARED)
             print(f"{row:36}", *(f"{u['registers']:4} /{u['shared']:5}" for u in used))
     if MINOR not in TABLES:
-        pytest.skip(f"no table is recorded for triton {MINOR}; tools/kernel_resources.py --write records one")
-    assert resources == TABLES[MINOR], "changed on purpose? then run tools/kernel_resources.py --write"
+        pytest.skip(
+            f"no table is recorded for triton {MINOR}; tools/kernel_resources.py --write records one"
+        )
+    assert resources == TABLES[MINOR], (
+        "changed on purpose? then run tools/kernel_resources.py --write"
+    )
 
 
 @pytest.mark.parametrize("minor", sorted(TABLES))
@@ -117,7 +136,9 @@ print(json.dumps(found))
 def test_products_and_sums_are_fused_where_it_does_no_harm():
     """Pinned, whatever the default; unfused, no multiply-add is left but those of the row's one logarithm, fewer than the 16 entries
     that a thread has of a tile: w = inner * x is rounded before the peak is taken away, in each tile as in the tail and for the label."""
-    found, again = (json.loads(python("-c", FUSION, TRITON_DEFAULT_FP_FUSION=default)) for default in "01")
+    found, again = (
+        json.loads(python("-c", FUSION, TRITON_DEFAULT_FP_FUSION=default)) for default in "01"
+    )
     assert found == again
     for name, (fused, multiply_adds) in found.items():
         assert fused == ("softcap" in name), name

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from pad_fast import functional, preference_ops, reference
+from pad_fast import functional, reference
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+from pad_fast.preference import op as preference_op
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,7 +33,9 @@ def inputs(r, t, v, dtype=torch.bfloat16, seed=0):
     return logits, labels, torch.randn(r, t, generator=g, device="cuda")
 
 
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")  # PyTorch says so once
+@pytest.mark.filterwarnings(
+    "ignore:Synchronization debug mode is a prototype feature:UserWarning"
+)  # PyTorch says so once
 @pytest.mark.parametrize("inplace", [False, True])
 def test_the_host_never_waits(inplace):
     logits, labels, grad = inputs(4, 8, 32001)
@@ -42,8 +45,12 @@ def test_the_host_never_waits(inplace):
 
     def step():
         leaf = logits.clone().requires_grad_()
-        padded = functional.response_rewards(leaf * 1, labels, softcap=30.0, inplace_backward=inplace)
-        packed = functional.response_rewards((leaf * 1).view(32, -1), labels.view(-1), response_ids=ids, num_responses=4)
+        padded = functional.response_rewards(
+            leaf * 1, labels, softcap=30.0, inplace_backward=inplace
+        )
+        packed = functional.response_rewards(
+            (leaf * 1).view(32, -1), labels.view(-1), response_ids=ids, num_responses=4
+        )
         ((padded + packed) @ weights).backward()
 
     step()  # compiles, which may wait
@@ -121,7 +128,11 @@ def test_memory(inplace):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("options", [{}, {"softcap": 30.0, "temperature": 0.7, "logit_scale": 1.3}], ids=["plain", "capped"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"softcap": 30.0, "temperature": 0.7, "logit_scale": 1.3}],
+    ids=["plain", "capped"],
+)
 def test_values_at_full_size(dtype, options):
     logits, labels, grad = inputs(2, 8, 256000, dtype)
     logits.requires_grad_()
@@ -144,7 +155,10 @@ def test_confident_label_at_a_temperature(dtype, label, level):
     logits[0, :, label] += torch.arange(16, 24, device="cuda")
     logits, labels = logits.to(dtype).requires_grad_(), torch.full((1, 8), label, device="cuda")
     exact = logits.detach().double().requires_grad_()
-    logps, expected = functional.token_logprobs(logits, labels, temperature=0.7), reference.token_logprobs(exact, labels, temperature=0.7)
+    logps, expected = (
+        functional.token_logprobs(logits, labels, temperature=0.7),
+        reference.token_logprobs(exact, labels, temperature=0.7),
+    )
     assert (logps <= 0).all()
     torch.testing.assert_close(logps.double(), expected, rtol=0.01, atol=2.4e-7)
     logps.sum().backward()
@@ -154,7 +168,11 @@ def test_confident_label_at_a_temperature(dtype, label, level):
 
 def test_tanh_polynomial_on_the_device():
     """Logits across the cap and around its edge, where a tile changes its branch."""
-    x = torch.cat([torch.linspace(-90, 90, 60000), torch.linspace(29.99, 30.01, 5536)]).cuda().view(1, 8, -1)
+    x = (
+        torch.cat([torch.linspace(-90, 90, 60000), torch.linspace(29.99, 30.01, 5536)])
+        .cuda()
+        .view(1, 8, -1)
+    )
     labels = torch.arange(8, device="cuda").view(1, 8) * 900
     logps = functional.token_logprobs(x, labels, softcap=30.0)
     exact = reference.token_logprobs(x.double(), labels, softcap=30.0)
@@ -198,7 +216,9 @@ def listwise_inputs(kind, n, groups=64):
 
 
 def listwise(kind, method, student, teacher, live=None, impl="triton", seed=0):
-    return preference_ops.preference_loss(student, teacher, live, kind, method, 10.0, 8.0, 256, seed, False, impl)
+    return preference_op.preference_loss(
+        student, teacher, live, kind, method, 10.0, 8.0, 256, seed, False, impl
+    )
 
 
 @pytest.mark.parametrize(("kind", "method", "n"), LISTWISE)
@@ -208,7 +228,9 @@ def test_listwise_values_repeat_and_do_not_depend_on_company(kind, method, n, ma
     live = live if masked else None
     loss, grad = listwise(kind, method, student, teacher, live)
     if method == "exact":
-        exact, dexact = listwise(kind, method, student.double(), teacher.double(), live, impl="torch")
+        exact, dexact = listwise(
+            kind, method, student.double(), teacher.double(), live, impl="torch"
+        )
         torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=2e-6)
         torch.testing.assert_close(grad.double(), dexact, rtol=1e-4, atol=2e-5)
         alone = listwise(kind, method, student[5:6], teacher[5:6], live[5:6] if masked else None)
@@ -222,7 +244,9 @@ def test_listwise_values_repeat_and_do_not_depend_on_company(kind, method, n, ma
 
 @pytest.mark.parametrize("kind", ["kl", "reverse_kl", "jsd"])
 def test_sampled_losses_are_unbiased_on_the_device(kind):
-    student, teacher = 0.1 * torch.randn(2, 1, 6, generator=torch.Generator("cuda").manual_seed(2), device="cuda")
+    student, teacher = 0.1 * torch.randn(
+        2, 1, 6, generator=torch.Generator("cuda").manual_seed(2), device="cuda"
+    )
     copies = 20_000
     loss, grad = listwise(kind, "sampled", student.expand(copies, 6), teacher.expand(copies, 6))
     exact, dexact = listwise(kind, "exact", student.double(), teacher.double(), impl="torch")
@@ -241,7 +265,9 @@ def test_listwise_losses_never_wait_and_fit_into_a_graph(kind, method, n, masked
         if kind == "vpd":
             loss = vanilla_preference_loss(student, teacher, **options)
         else:
-            loss = probabilistic_preference_loss(student, teacher, divergence=kind, method=method, **options)
+            loss = probabilistic_preference_loss(
+                student, teacher, divergence=kind, method=method, **options
+            )
         return loss.detach(), *torch.autograd.grad(loss, student)
 
     expected = step()  # compiles and makes tables, which may wait
@@ -273,7 +299,12 @@ def head_inputs(m, d, v, dtype=torch.bfloat16, seed=0):
     hidden = torch.randn(m, d, generator=g, device="cuda", dtype=dtype)
     weight = torch.randn(v, d, generator=g, device="cuda", dtype=dtype).mul_(3 / d**0.5)
     labels = torch.randint(v, (m,), generator=g, device="cuda")
-    return hidden.requires_grad_(), weight.requires_grad_(), labels, torch.randn(m, generator=g, device="cuda")
+    return (
+        hidden.requires_grad_(),
+        weight.requires_grad_(),
+        labels,
+        torch.randn(m, generator=g, device="cuda"),
+    )
 
 
 @pytest.mark.parametrize("budget", ["auto", 300 << 20, 0])
@@ -283,12 +314,18 @@ def test_the_host_never_waits_for_a_head_whose_rows_it_knows(budget):
     rows = torch.arange(1, 512, 2, device="cuda")
 
     def step():
-        logps = functional.linear_token_logprobs(hidden, weight, labels, live_rows=rows, memory_budget=budget)
+        logps = functional.linear_token_logprobs(
+            hidden, weight, labels, live_rows=rows, memory_budget=budget
+        )
         torch.autograd.grad(logps, (hidden, weight), grad)
-        frozen = functional.linear_token_logprobs(hidden, weight.detach(), labels, live_rows=rows, softcap=30.0)
+        frozen = functional.linear_token_logprobs(
+            hidden, weight.detach(), labels, live_rows=rows, softcap=30.0
+        )
         torch.autograd.grad(frozen, hidden, grad)
         with torch.no_grad():
-            functional.linear_token_logprobs(hidden, weight, labels, live_rows=rows, memory_budget=budget)
+            functional.linear_token_logprobs(
+                hidden, weight, labels, live_rows=rows, memory_budget=budget
+            )
 
     step()
     torch.cuda.synchronize()
@@ -300,18 +337,28 @@ def test_the_host_never_waits_for_a_head_whose_rows_it_knows(budget):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("options", [{}, {"softcap": 30.0, "temperature": 0.7, "logit_scale": 1.3}], ids=["plain", "capped"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"softcap": 30.0, "temperature": 0.7, "logit_scale": 1.3}],
+    ids=["plain", "capped"],
+)
 @pytest.mark.parametrize("budget", ["auto", 600 << 20, 0])
 def test_a_head_at_full_vocabulary(dtype, options, budget):
     needs(12)
     hidden, weight, labels, grad = head_inputs(1500, 256, 50257, dtype)
     exact_leaves = [x.detach().double().requires_grad_() for x in (hidden, weight)]
-    logps = functional.linear_token_logprobs(hidden, weight, labels, memory_budget=budget, **options)
+    logps = functional.linear_token_logprobs(
+        hidden, weight, labels, memory_budget=budget, **options
+    )
     exact = reference.linear_token_logprobs(*exact_leaves, labels, **options)
-    torch.testing.assert_close(logps.double(), exact, rtol=1e-5, atol=2e-4 if dtype == torch.float32 else 2e-5)
+    torch.testing.assert_close(
+        logps.double(), exact, rtol=1e-5, atol=2e-4 if dtype == torch.float32 else 2e-5
+    )
     with torch.no_grad():
         fused = functional.linear_token_logprobs(hidden, weight, labels, memory_budget=0, **options)
-    torch.testing.assert_close(fused.double(), exact.detach(), rtol=1e-5, atol=2e-4 if dtype == torch.float32 else 2e-5)
+    torch.testing.assert_close(
+        fused.double(), exact.detach(), rtol=1e-5, atol=2e-4 if dtype == torch.float32 else 2e-5
+    )
     rounding = {torch.bfloat16: 6e-3, torch.float16: 1e-3, torch.float32: 1e-4}[dtype]
     wanted = torch.autograd.grad(exact, exact_leaves, grad.double())
     for got, want in zip(torch.autograd.grad(logps, (hidden, weight), grad), wanted, strict=True):
@@ -329,14 +376,29 @@ def test_a_head_repeats_its_bits(budget):
         first = first or found
         assert all(torch.equal(again, once) for again, once in zip(found, first, strict=True))
     order = torch.randperm(2500, device="cuda")
-    assert torch.equal(functional.linear_token_logprobs(hidden[order], weight, labels[order], memory_budget=budget), first[0][order])
-    assert torch.equal(functional.linear_token_logprobs(hidden[7:90], weight, labels[7:90], memory_budget=budget), first[0][7:90])
+    assert torch.equal(
+        functional.linear_token_logprobs(
+            hidden[order], weight, labels[order], memory_budget=budget
+        ),
+        first[0][order],
+    )
+    assert torch.equal(
+        functional.linear_token_logprobs(hidden[7:90], weight, labels[7:90], memory_budget=budget),
+        first[0][7:90],
+    )
     with torch.no_grad():
-        alone = functional.linear_token_logprobs(hidden[7:90], weight, labels[7:90], memory_budget=budget)
-        assert torch.equal(alone, functional.linear_token_logprobs(hidden, weight, labels, memory_budget=budget)[7:90])
+        alone = functional.linear_token_logprobs(
+            hidden[7:90], weight, labels[7:90], memory_budget=budget
+        )
+        assert torch.equal(
+            alone,
+            functional.linear_token_logprobs(hidden, weight, labels, memory_budget=budget)[7:90],
+        )
 
 
-@pytest.mark.parametrize(("budget", "frozen"), [(5 << 30, False), (2 << 30, False), (0, False), (0, True)])
+@pytest.mark.parametrize(
+    ("budget", "frozen"), [(5 << 30, False), (2 << 30, False), (0, False), (0, True)]
+)
 def test_memory_of_a_head(budget, frozen):
     """Beyond inputs and gradients: the budget and a tenth, or 1 GiB where it is 0."""
     needs(14)
@@ -346,7 +408,11 @@ def test_memory_of_a_head(budget, frozen):
     base = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     rows = torch.arange(16384, device="cuda")
-    logps = functional.linear_token_logprobs(hidden, weight, labels, live_rows=rows, memory_budget=budget)
+    logps = functional.linear_token_logprobs(
+        hidden, weight, labels, live_rows=rows, memory_budget=budget
+    )
     gradients = torch.autograd.grad(logps, leaves, grad)
-    extra = torch.cuda.max_memory_allocated() - base - sum(gradient.nbytes for gradient in gradients)
+    extra = (
+        torch.cuda.max_memory_allocated() - base - sum(gradient.nbytes for gradient in gradients)
+    )
     assert extra <= max(1.1 * budget, 1 << 30)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from pad_fast.kernels.linear_logprob import launch, tuning
 
-from pad_fast import budget as budgets
-from pad_fast import chunked_linear, functional, linear_ops, reference
+from pad_fast import functional, reference
+from pad_fast.linear_logprob import memory_budget as budgets
+from pad_fast.linear_logprob import op as linear_op
+from pad_fast.linear_logprob import torch_impl as linear_torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -18,12 +20,18 @@ PLAIN: dict = {}
 CAPPED = {"temperature": 0.7, "softcap": 30.0, "logit_scale": 1.3}
 OPTIONS = pytest.mark.parametrize("options", [PLAIN, CAPPED], ids=["plain", "capped"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}  # the interpreter cuts bits off
+ROUNDING = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 1.6e-2,
+    torch.float16: 2e-3,
+}  # the interpreter cuts bits off
 SOME = 15000  # bytes: a chunk of 4 rows of 300 logits and some rows of scores
 BUDGETS = pytest.mark.parametrize("budget", ["auto", SOME, 0])
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
+    ),
     pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning"),
 ]
@@ -36,14 +44,18 @@ def small_tiles(monkeypatch):
     from pad_fast.kernels.logprob import tuning as logprob_tuning
 
     monkeypatch.setattr(budgets, "chunk_rows", lambda vocabulary, device: 4)
-    for module in (chunked_linear, linear_ops):
+    for module in (linear_torch, linear_op):
         monkeypatch.setattr(module, "chunk_rows", budgets.chunk_rows)
-    from pad_fast import hybrid_linear
+    from pad_fast.linear_logprob import triton_impl as linear_triton
 
-    monkeypatch.setattr(hybrid_linear, "chunk_rows", budgets.chunk_rows)
+    monkeypatch.setattr(linear_triton, "chunk_rows", budgets.chunk_rows)
     monkeypatch.setattr(launch, "rows_of", lambda device: tuning.RowTiling(64, 4))
     monkeypatch.setattr(launch, "scoring_of", lambda device: tuning.ScoringTiling(16, 32, 64, 4, 2))
-    monkeypatch.setattr(logprob, "tiling_of", lambda device: logprob_tuning.Tiling(tile_bytes=1024, num_warps=4, chunk=2))
+    monkeypatch.setattr(
+        logprob,
+        "tiling_of",
+        lambda device: logprob_tuning.Tiling(tile_bytes=1024, num_warps=4, chunk=2),
+    )
 
 
 def draw(rows=11, width=24, vocabulary=300, dtype=torch.float32, scale=1.5, seed=0):
@@ -68,16 +80,32 @@ def ours(hidden, weight, labels, **options):
 
 def close(got, want, tolerance):
     size = want.abs().max().item() + 1e-30
-    torch.testing.assert_close(got.double() / size, want.double() / size, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        got.double() / size, want.double() / size, rtol=tolerance, atol=tolerance
+    )
 
 
 def check(hidden, weight, bias, labels, grad, **options):
     token_options = {key: value for key, value in options.items() if key != "memory_budget"}
     logps, got = run(ours, (hidden, weight, bias), labels, grad, **options)
-    exact, want = run(reference.linear_token_logprobs, [x.double() for x in (hidden, weight, bias)], labels, grad, **token_options)
-    eager, _ = run(reference.linear_token_logprobs, [x.float() for x in (hidden, weight, bias)], labels, grad, **token_options)
+    exact, want = run(
+        reference.linear_token_logprobs,
+        [x.double() for x in (hidden, weight, bias)],
+        labels,
+        grad,
+        **token_options,
+    )
+    eager, _ = run(
+        reference.linear_token_logprobs,
+        [x.float() for x in (hidden, weight, bias)],
+        labels,
+        grad,
+        **token_options,
+    )
     assert logps.dtype == torch.float32
-    assert ((logps - exact).abs() <= 2 * (eager - exact).abs().amax() + 2e-6 * exact.abs().clamp(min=1)).all()
+    assert (
+        (logps - exact).abs() <= 2 * (eager - exact).abs().amax() + 2e-6 * exact.abs().clamp(min=1)
+    ).all()
     for g, w in zip(got, want, strict=True):
         assert g.dtype == hidden.dtype
         close(g, w, ROUNDING[hidden.dtype])
@@ -105,8 +133,13 @@ def test_a_frozen_head(dtype, options):
     hidden, weight, bias, labels, grad = draw(dtype=dtype)
     leaf, exact_leaf = hidden.clone().requires_grad_(), hidden.double().requires_grad_()
     logps = ours(leaf, weight, labels, bias=bias, **options)
-    exact = reference.linear_token_logprobs(exact_leaf, weight.double(), labels, bias=bias.double(), **options)
-    (got,), (want,) = torch.autograd.grad(logps, leaf, grad), torch.autograd.grad(exact, exact_leaf, grad.double())
+    exact = reference.linear_token_logprobs(
+        exact_leaf, weight.double(), labels, bias=bias.double(), **options
+    )
+    (got,), (want,) = (
+        torch.autograd.grad(logps, leaf, grad),
+        torch.autograd.grad(exact, exact_leaf, grad.double()),
+    )
     close(got, want, ROUNDING[dtype])
 
 
@@ -122,14 +155,22 @@ def test_all_logits_far_from_zero(level, budget):
 def test_ignored_and_silenced_rows_do_not_leak(filling, budget):
     hidden, weight, bias, labels, grad = draw()
     grad[1] = grad[8] = 0
-    _, want = run(reference.linear_token_logprobs, [x.double() for x in (hidden, weight, bias)], labels, grad)
+    _, want = run(
+        reference.linear_token_logprobs, [x.double() for x in (hidden, weight, bias)], labels, grad
+    )
     hidden[labels == -100] = grad[labels == -100] = filling
     hidden[1] = hidden[8] = filling
     logps, got = run(ours, (hidden, weight, bias), labels, grad, memory_budget=budget)
     assert (logps[labels == -100] == 0).all()
     for g, w in zip(got, want, strict=True):
         close(g, w, 1e-5)
-    _, (_, dweight, _) = run(ours, (hidden, weight, bias), labels, torch.ones_like(grad).where(labels != -100, 0), memory_budget=budget)
+    _, (_, dweight, _) = run(
+        ours,
+        (hidden, weight, bias),
+        labels,
+        torch.ones_like(grad).where(labels != -100, 0),
+        memory_budget=budget,
+    )
     assert dweight.isnan().any()  # a broken row that matters shows
 
 
@@ -138,10 +179,15 @@ def test_gradcheck_drives_the_kernels(options):
     hidden, weight, bias, labels, _ = draw(rows=5, width=3, vocabulary=70, dtype=torch.float64)
     leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
     for budget in ("auto", 0):
-        function = lambda h, w, b, budget=budget: ours(h, w, labels, bias=b, memory_budget=budget, **options)  # noqa: E731
+
+        def function(h, w, b, budget=budget):
+            return ours(h, w, labels, bias=b, memory_budget=budget, **options)
+
         assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
     frozen = weight.detach()
-    assert torch.autograd.gradcheck(lambda h: ours(h, frozen, labels, bias=bias.detach(), **options), leaves[0], fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda h: ours(h, frozen, labels, bias=bias.detach(), **options), leaves[0], fast_mode=True
+    )
 
 
 def test_a_confident_label_keeps_its_gradient():
@@ -151,7 +197,11 @@ def test_a_confident_label_keeps_its_gradient():
     labels, grad = torch.full((4,), 3, device=DEVICE), torch.ones(4, device=DEVICE)
     exact_logits = logits[0].double().requires_grad_()
     reference.token_logprobs(exact_logits, labels).sum().backward()
-    numbers, kept, again = tuple(torch.empty(4, device=DEVICE) for _ in range(3)), torch.empty(2, 4, 200, device=DEVICE)[0], logits[0] * 1
+    numbers, kept, again = (
+        tuple(torch.empty(4, device=DEVICE) for _ in range(3)),
+        torch.empty(2, 4, 200, device=DEVICE)[0],
+        logits[0] * 1,
+    )
     launch.rows(logits[0], None, labels, kept, numbers, 1.0, 0.0, 1.0)
     launch.tile(logits[0], labels, *numbers[1:], grad, 0, again, 1.0, 0.0, 1.0)
     for scores in (kept, again):
@@ -174,7 +224,9 @@ def test_traffic_of_a_row(traffic, keep):
     logits, labels = torch.randn(3, 20000, device=DEVICE), torch.tensor([1, 2, 3], device=DEVICE)
     scores = torch.empty(3, 20032, dtype=torch.bfloat16, device=DEVICE)[:, :20000] if keep else None
     numbers = tuple(torch.empty(3, device=DEVICE) for _ in range(3))
-    launch.rows(logits, None, labels, scores, numbers, 1.0, 0.0, 1.0, tiling=tuning.RowTiling(4096, 4))
+    launch.rows(
+        logits, None, labels, scores, numbers, 1.0, 0.0, 1.0, tiling=tuning.RowTiling(4096, 4)
+    )
     size = 3 * 20000
     assert (1 + keep) * 4 * size <= traffic.loaded <= 1.01 * (1 + keep) * 4 * size
     assert keep * 2 * size <= traffic.stored <= 1.01 * keep * 2 * size + 100
@@ -187,16 +239,22 @@ def test_label_that_is_no_column_is_nan(wrong):
     numbers = tuple(torch.empty(2, device=DEVICE) for _ in range(3))
     launch.rows(logits, None, labels, None, numbers, 1.0, 0.0, 1.0)
     assert numbers[0].isnan().tolist() == [False, True]
-    logp, _, _ = launch.score(torch.randn(2, 24, device=DEVICE), weight, None, labels, 1.0, 0.0, 1.0)
+    logp, _, _ = launch.score(
+        torch.randn(2, 24, device=DEVICE), weight, None, labels, 1.0, 0.0, 1.0
+    )
     assert logp.isnan().tolist() == [False, True]
 
 
 # Scoring without logits.
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])], ids=str)  # it multiplies bits
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])], ids=str
+)  # it multiplies bits
 @OPTIONS
-@pytest.mark.parametrize(("vocabulary", "width"), [(300, 24), (1, 16), (31, 40), (256, 64), (257, 33)])
+@pytest.mark.parametrize(
+    ("vocabulary", "width"), [(300, 24), (1, 16), (31, 40), (256, 64), (257, 33)]
+)
 @pytest.mark.parametrize("described", [False, True])
 def test_fused_scores(monkeypatch, dtype, options, vocabulary, width, described):
     tiling = tuning.ScoringTiling(16, 32, 64, 4, 2, described=described)
@@ -204,9 +262,15 @@ def test_fused_scores(monkeypatch, dtype, options, vocabulary, width, described)
     hidden, weight, bias, labels, _ = draw(rows=18, width=width, vocabulary=vocabulary, dtype=dtype)
     with torch.no_grad():
         logps = ours(hidden, weight, labels, bias=bias, memory_budget=0, **options)
-        eager = reference.linear_token_logprobs(hidden.float(), weight.float(), labels, bias=bias.float(), **options)
-        exact = reference.linear_token_logprobs(hidden.double(), weight.double(), labels, bias=bias.double(), **options)
-    assert ((logps - exact).abs() <= 2 * (eager - exact).abs().amax() + 3e-6 * exact.abs().clamp(min=1)).all()
+        eager = reference.linear_token_logprobs(
+            hidden.float(), weight.float(), labels, bias=bias.float(), **options
+        )
+        exact = reference.linear_token_logprobs(
+            hidden.double(), weight.double(), labels, bias=bias.double(), **options
+        )
+    assert (
+        (logps - exact).abs() <= 2 * (eager - exact).abs().amax() + 3e-6 * exact.abs().clamp(min=1)
+    ).all()
 
 
 @pytest.mark.parametrize("level", [-500.0, 500.0])
@@ -215,7 +279,9 @@ def test_fused_scores_far_from_zero(level):
     bias += level
     with torch.no_grad():
         logps = ours(hidden, weight, labels, bias=bias, memory_budget=0)
-        exact = reference.linear_token_logprobs(hidden.double(), weight.double(), labels, bias=bias.double())
+        exact = reference.linear_token_logprobs(
+            hidden.double(), weight.double(), labels, bias=bias.double()
+        )
     torch.testing.assert_close(logps.double(), exact, rtol=2e-6, atol=1e-4)
 
 
@@ -224,7 +290,9 @@ def test_fused_scores_have_the_same_bits_in_any_company():
     labels = labels.clamp(min=0)
     with torch.no_grad():
         logps = ours(hidden, weight, labels, bias=bias, memory_budget=0)
-        assert torch.equal(ours(hidden[7:9], weight, labels[7:9], bias=bias, memory_budget=0), logps[7:9])
+        assert torch.equal(
+            ours(hidden[7:9], weight, labels[7:9], bias=bias, memory_budget=0), logps[7:9]
+        )
 
 
 def test_fused_scoring_writes_no_logits(traffic):
@@ -248,14 +316,20 @@ def test_scoring_takes_the_fused_kernel_where_memory_is_short(monkeypatch):
 def test_opcheck():
     hidden, weight, bias, labels, grad = draw(rows=6, width=4, vocabulary=30)
     options = (0.7, 30.0, 1.3, -100, "triton")
-    rows, count = linear_ops.live_rows(labels, -100)
+    rows, count = linear_op.live_rows(labels, -100)
     leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
-    torch.library.opcheck(linear_ops.linear_token_logprobs, (*leaves, labels, rows, count, 4, False, False, *options))
+    torch.library.opcheck(
+        linear_op.linear_token_logprobs, (*leaves, labels, rows, count, 4, False, False, *options)
+    )
     detached = [x.detach() for x in leaves]
-    torch.library.opcheck(linear_ops.linear_token_logprobs, (*detached, labels, rows, count, 0, False, True, *options))
-    _, *kept, _ = linear_ops.linear_token_logprobs(*detached, labels, rows, count, 4, False, False, *options)
+    torch.library.opcheck(
+        linear_op.linear_token_logprobs, (*detached, labels, rows, count, 0, False, True, *options)
+    )
+    _, *kept, _ = linear_op.linear_token_logprobs(
+        *detached, labels, rows, count, 4, False, False, *options
+    )
     arguments = (grad, *detached, labels, rows, count, *kept, True, True, True, *options)
-    torch.library.opcheck(linear_ops.linear_token_logprobs_backward, arguments)
+    torch.library.opcheck(linear_op.linear_token_logprobs_backward, arguments)
 
 
 def test_compiles_whole():

@@ -12,17 +12,26 @@ import pytest
 import torch
 from pad_fast.kernels.logprob import launch
 
-from pad_fast import chunked, functional, ops, reference
+from pad_fast import functional, reference
+from pad_fast.logprob import op as logprob_op
+from pad_fast.logprob import softmax
+from pad_fast.logprob import torch_impl as logits_torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPTIONS = {"temperature": 1.0, "softcap": None, "logit_scale": 1.0}
 CAPPED = {"temperature": 0.7, "softcap": 30.0, "logit_scale": 1.3}
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ROUNDING = {torch.float32: 6e-8, torch.bfloat16: 8e-3 if INTERPRETED else 4e-3, torch.float16: 5e-4}  # the interpreter cuts bits off
+ROUNDING = {
+    torch.float32: 6e-8,
+    torch.bfloat16: 8e-3 if INTERPRETED else 4e-3,
+    torch.float16: 5e-4,
+}  # the interpreter cuts bits off
 
 pytestmark = [
     # NumPy tells of lanes that are computed and dropped: beyond the vocabulary, in the branch not taken, or NaN on purpose.
-    pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
+    ),
     pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning"),
     # On a GPU, of the eager reference under the fixture that poisons memory.
     pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning"),
@@ -61,13 +70,19 @@ def check(logits, labels, grad, **options):
     assert ((logps - exact).abs() <= 2 * (eager - exact).abs().amax() + 1e-6 * size).all()
     scale = abs(options["logit_scale"] / options["temperature"])
     slack = 2 * (deager - dexact).abs().amax(-1) + 2.4e-7 * scale * grad.abs()
-    rounding = ROUNDING[logits.dtype] * dexact.abs() + (6e-8 if logits.dtype == torch.float16 else 0.0)
+    rounding = ROUNDING[logits.dtype] * dexact.abs() + (
+        6e-8 if logits.dtype == torch.float16 else 0.0
+    )
     assert ((dlogits - dexact).abs() <= slack.unsqueeze(-1) + rounding).all()
     return logps, dlogits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("options", [OPTIONS, CAPPED, {**OPTIONS, "logit_scale": -0.5}], ids=["plain", "capped", "negative"])
+@pytest.mark.parametrize(
+    "options",
+    [OPTIONS, CAPPED, {**OPTIONS, "logit_scale": -0.5}],
+    ids=["plain", "capped", "negative"],
+)
 def test_values_and_gradients(small_tiles, dtype, options):
     check(*draw(2, 5, 1000, dtype=dtype), **options)
 
@@ -79,7 +94,9 @@ def test_values_and_gradients(small_tiles, dtype, options):
 def test_row_offsets_are_64_bit(small_tiles):
     far, vocabulary = 2**31 + 8, 100
     torch.use_deterministic_algorithms(False)  # no filling of 4 GB; the fixture sets it back
-    logits = torch.empty(far + vocabulary, dtype=torch.float16).as_strided((2, 1, vocabulary), (far, vocabulary, 1))
+    logits = torch.empty(far + vocabulary, dtype=torch.float16).as_strided(
+        (2, 1, vocabulary), (far, vocabulary, 1)
+    )
     logits.copy_(draw(2, 1, vocabulary, dtype=torch.float16)[0])
     labels, grad = torch.tensor([[3], [5]]), torch.ones(2, 1)
     expected = kernel_of(logits.contiguous(), labels, grad)
@@ -87,12 +104,16 @@ def test_row_offsets_are_64_bit(small_tiles):
         assert torch.equal(got, want)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="takes 10 GB of addresses, of which a device has no sparse ones")
+@pytest.mark.skipif(
+    DEVICE == "cuda", reason="takes 10 GB of addresses, of which a device has no sparse ones"
+)
 def test_column_offsets_are_64_bit(small_tiles):
     """Columns so far apart that already a tile of them is 2^31 elements wide; one row of three is zeroed and not read."""
     vocabulary, apart = 290, 2**31 // small_tiles.block(2) + 16
     torch.use_deterministic_algorithms(False)  # as above
-    logits = torch.empty(vocabulary * apart, dtype=torch.float16).as_strided((1, 3, vocabulary), (24, 8, apart))
+    logits = torch.empty(vocabulary * apart, dtype=torch.float16).as_strided(
+        (1, 3, vocabulary), (24, 8, apart)
+    )
     near, labels, grad = draw(1, 3, vocabulary, dtype=torch.float16)
     logits.copy_(near)
     labels[0, 0], labels[0, 1] = 200, -100
@@ -111,7 +132,9 @@ def test_column_offsets_are_64_bit(small_tiles):
 TILE = 64  # columns of a 256-byte tile of float32
 
 
-@pytest.mark.parametrize("vocabulary", [1, TILE - 1, TILE, TILE + 1, 2 * TILE, 2 * TILE + 1, 4 * TILE, 4 * TILE + 1])
+@pytest.mark.parametrize(
+    "vocabulary", [1, TILE - 1, TILE, TILE + 1, 2 * TILE, 2 * TILE + 1, 4 * TILE, 4 * TILE + 1]
+)
 @pytest.mark.parametrize("options", [OPTIONS, CAPPED], ids=["plain", "capped"])
 def test_every_boundary_of_tile_and_chunk(small_tiles, vocabulary, options):
     logits, labels, grad = draw(1, 3, vocabulary)
@@ -134,11 +157,15 @@ def test_all_logits_far_from_zero(small_tiles, level):
     assert logps.isfinite().all()
 
 
-@pytest.mark.parametrize(("dtype", "lowest"), [(torch.float16, -65504.0), (torch.float32, -1e38)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "lowest"), [(torch.float16, -65504.0), (torch.float32, -1e38)], ids=str
+)
 def test_rows_at_the_end_of_the_range(small_tiles, dtype, lowest):
     """The running maximum starts below anything that a row can hold."""
     _, labels, grad = draw(1, 2, 300)
-    logps, _ = check(torch.full((1, 2, 300), lowest, dtype=dtype, device=DEVICE), labels, grad, **OPTIONS)
+    logps, _ = check(
+        torch.full((1, 2, 300), lowest, dtype=dtype, device=DEVICE), labels, grad, **OPTIONS
+    )
     torch.testing.assert_close(logps, -torch.full_like(logps, 300.0).log())
 
 
@@ -163,7 +190,10 @@ def test_softcap_on_both_sides_of_the_polynomial(small_tiles):
     logits[0, 1] = torch.linspace(-300, 300, 256)
     logits[0, 2] = torch.linspace(-1e-3, 1e-3, 256)
     logits[0, 3] = torch.linspace(29.9, 30.1, 256)  # astride
-    for temperature in (0.01, 1.0):  # a low temperature makes log-probabilities of capped logits large: any error shows
+    for temperature in (
+        0.01,
+        1.0,
+    ):  # a low temperature makes log-probabilities of capped logits large: any error shows
         for scale in (1.0, -1.3):
             check(logits, labels, grad, softcap=30.0, temperature=temperature, logit_scale=scale)
 
@@ -175,7 +205,9 @@ def test_saturated_logits_have_no_slope(small_tiles, temperature):
     logits[..., ::2] = torch.where(logits[..., ::2] < 0, -3000.0, 3000.0)
     _, dlogits = kernel_of(logits, labels, grad.abs(), softcap=30.0, temperature=temperature)
     assert (dlogits[..., ::2] == 0).all()
-    others = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, labels.clamp(min=0).unsqueeze(-1), False)
+    others = torch.ones_like(logits, dtype=torch.bool).scatter_(
+        -1, labels.clamp(min=0).unsqueeze(-1), False
+    )
     assert (dlogits[others] <= 0).all()
 
 
@@ -207,10 +239,15 @@ def test_confident_label_keeps_its_gradient(small_tiles, label, temperature):
 def test_long_sums_do_not_drift():
     """262,145 equal logits: a sum in 16 bits would stop growing at 256."""
     logits = torch.full((1, 1, 262145), 1.5, dtype=torch.bfloat16, device=DEVICE)
-    labels, grad = torch.zeros(1, 1, dtype=torch.int64, device=DEVICE), torch.ones(1, 1, device=DEVICE)
+    labels, grad = (
+        torch.zeros(1, 1, dtype=torch.int64, device=DEVICE),
+        torch.ones(1, 1, device=DEVICE),
+    )
     logps, dlogits = kernel_of(logits, labels, grad)
     assert logps.item() == pytest.approx(-torch.tensor(262145.0).log().item(), rel=1e-6)
-    assert dlogits[0, 0, 1:].double().sum().item() == pytest.approx(-1.0, rel=ROUNDING[torch.bfloat16])
+    assert dlogits[0, 0, 1:].double().sum().item() == pytest.approx(
+        -1.0, rel=ROUNDING[torch.bfloat16]
+    )
 
 
 def views(logits):
@@ -249,7 +286,12 @@ def test_a_row_has_the_same_bits_in_any_company(small_tiles):
     logps, dlogits = kernel_of(logits, labels, grad, **CAPPED)
     for r in range(2):
         for t in range(4):
-            alone = kernel_of(logits[r : r + 1, t : t + 1], labels[r : r + 1, t : t + 1], grad[r : r + 1, t : t + 1], **CAPPED)
+            alone = kernel_of(
+                logits[r : r + 1, t : t + 1],
+                labels[r : r + 1, t : t + 1],
+                grad[r : r + 1, t : t + 1],
+                **CAPPED,
+            )
             assert torch.equal(alone[0][0, 0], logps[r, t])
             assert torch.equal(alone[1][0, 0], dlogits[r, t])
 
@@ -287,7 +329,9 @@ def test_traffic(traffic, inplace, options):
     assert live <= traffic.loaded <= 1.02 * live
     assert traffic.stored <= 0.02 * live
     traffic.loaded = traffic.stored = 0
-    launch.backward(grad, logits, labels, peak, total, *values, logits if inplace else torch.empty_like(logits))
+    launch.backward(
+        grad, logits, labels, peak, total, *values, logits if inplace else torch.empty_like(logits)
+    )
     assert live <= traffic.loaded <= 1.02 * live
     assert every <= traffic.stored <= 1.02 * every
 
@@ -302,9 +346,11 @@ def test_label_that_is_no_column_is_nan_and_not_read(small_tiles, wrong, softcap
     logps, *rows = launch.forward(logits, labels, *options)
     dlogits = torch.zeros_like(logits)
     launch.backward(grad, logits, labels, *rows, *options, dlogits)
-    plain, *plain_rows = chunked.logits_forward(logits, labels, chunked.TokenOptions(*options))
+    plain, *plain_rows = logits_torch.logits_forward(logits, labels, softmax.TokenOptions(*options))
     dplain = torch.zeros_like(logits)
-    chunked.logits_backward(grad, logits, labels, *plain_rows, chunked.TokenOptions(*options), dplain)
+    logits_torch.logits_backward(
+        grad, logits, labels, *plain_rows, softmax.TokenOptions(*options), dplain
+    )
     for values, gradients in ((logps, dlogits), (plain, dplain)):
         assert values.isnan().tolist() == [[False, True, False]]
         assert gradients[0, 1].isnan().all()
@@ -323,7 +369,10 @@ def test_label_dtypes_and_ignore_index(small_tiles, dtype):
 
 @pytest.mark.parametrize("shape", [(0, 3, 10), (2, 0, 10)])
 def test_no_rows(shape):
-    logits, labels = torch.zeros(shape, device=DEVICE), torch.zeros(shape[:2], dtype=torch.int64, device=DEVICE)
+    logits, labels = (
+        torch.zeros(shape, device=DEVICE),
+        torch.zeros(shape[:2], dtype=torch.int64, device=DEVICE),
+    )
     logps, dlogits = kernel_of(logits, labels, torch.zeros(shape[:2], device=DEVICE))
     assert logps.shape == shape[:2]
     assert dlogits.shape == shape
@@ -335,7 +384,9 @@ def test_gradcheck_drives_the_kernels(small_tiles, options):
     logits, labels, _ = draw(1, 3, 70, dtype=torch.float64, scale=20.0)
     labels[0, 2] = -100
     torch.autograd.gradcheck(
-        lambda x: functional.token_logprobs(x, labels, impl="triton", **options), logits.requires_grad_(), fast_mode=True
+        lambda x: functional.token_logprobs(x, labels, impl="triton", **options),
+        logits.requires_grad_(),
+        fast_mode=True,
     )
 
 
@@ -354,8 +405,12 @@ def test_response_rewards(small_tiles, normalize):
     labels[1] = -100
     weights = torch.tensor([1.0, -2.0, 0.5], device=DEVICE)
     leaf, exact_leaf = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    rewards = functional.response_rewards(leaf, labels, normalize=normalize, impl="triton", **CAPPED)
-    exact = reference.response_rewards(reference.token_logprobs(exact_leaf, labels, **CAPPED), labels, normalize=normalize)
+    rewards = functional.response_rewards(
+        leaf, labels, normalize=normalize, impl="triton", **CAPPED
+    )
+    exact = reference.response_rewards(
+        reference.token_logprobs(exact_leaf, labels, **CAPPED), labels, normalize=normalize
+    )
     torch.testing.assert_close(rewards.double(), exact, rtol=1e-6, atol=1e-6)
     assert rewards[1] == 0
     (rewards * weights).sum().backward()
@@ -369,10 +424,16 @@ def test_rewards_have_the_same_bits_in_any_packing(small_tiles):
     order = torch.randperm(15, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     ids = torch.arange(3, device=DEVICE).repeat_interleave(5)[order]
     packed = functional.response_rewards(
-        logits.view(15, -1)[order], labels.view(15)[order], response_ids=ids, num_responses=3, impl="triton"
+        logits.view(15, -1)[order],
+        labels.view(15)[order],
+        response_ids=ids,
+        num_responses=3,
+        impl="triton",
     )
     left = functional.response_rewards(
-        torch.cat([torch.full_like(logits, torch.nan), logits], 1), torch.cat([torch.full_like(labels, -100), labels], 1), impl="triton"
+        torch.cat([torch.full_like(logits, torch.nan), logits], 1),
+        torch.cat([torch.full_like(labels, -100), labels], 1),
+        impl="triton",
     )
     assert torch.equal(padded, packed)
     assert torch.equal(padded, left)
@@ -387,7 +448,9 @@ def test_inplace_backward_gives_the_same_gradient(small_tiles, impl):
     leaf = logits.clone().requires_grad_()
     functional.token_logprobs(leaf, labels, impl=impl, **CAPPED).backward(grad)
     other = logits.clone().requires_grad_()
-    functional.token_logprobs(other, labels, impl=impl, inplace_backward=True, **CAPPED).backward(grad)
+    functional.token_logprobs(other, labels, impl=impl, inplace_backward=True, **CAPPED).backward(
+        grad
+    )
     assert torch.equal(leaf.grad, other.grad)
     assert torch.equal(other.detach(), leaf.grad)  # overwritten
     assert torch.equal(leaf.detach(), logits)  # and only then
@@ -412,18 +475,27 @@ def test_inplace_backward_is_seen_by_autograd(small_tiles, impl):
 def test_inplace_backward_refuses_overlapping_logits():
     logits, labels, _ = draw(1, 1, 200)
     with pytest.raises(ValueError, match="logits must not overlap in memory"):
-        functional.token_logprobs(logits.expand(2, 3, 200), labels.expand(2, 3), inplace_backward=True)
+        functional.token_logprobs(
+            logits.expand(2, 3, 200), labels.expand(2, 3), inplace_backward=True
+        )
 
 
 def test_inplace_backward_refuses_logits_that_it_would_copy(small_tiles):
     logits, labels, grad = draw(6, 2, 100)
     four, labels, grad = logits.view(2, 3, 2, 100), labels.view(2, 3, 2), grad.view(2, 3, 2)
     with pytest.raises(ValueError, match="logits must have a view in three dimensions"):
-        functional.token_logprobs(four.transpose(0, 1), labels.transpose(0, 1), inplace_backward=True)
-    for leaf in (four.clone(), four.clone().transpose(1, 2).contiguous().transpose(1, 2)[:1]):  # has one, also where a size is 1
+        functional.token_logprobs(
+            four.transpose(0, 1), labels.transpose(0, 1), inplace_backward=True
+        )
+    for leaf in (
+        four.clone(),
+        four.clone().transpose(1, 2).contiguous().transpose(1, 2)[:1],
+    ):  # has one, also where a size is 1
         leaf = leaf.requires_grad_()
         rows = slice(len(leaf))
-        functional.token_logprobs(leaf, labels[rows], impl="triton", inplace_backward=True).backward(grad[rows])
+        functional.token_logprobs(
+            leaf, labels[rows], impl="triton", inplace_backward=True
+        ).backward(grad[rows])
         assert torch.equal(leaf.detach(), leaf.grad)
 
 
@@ -434,9 +506,13 @@ def test_inplace_backward_refuses_logits_that_it_would_copy(small_tiles):
 def test_opcheck(small_tiles, inplace):
     logits, labels, grad = draw(1, 3, 100)
     options = (0.7, 30.0, 1.0, -100, "triton")
-    torch.library.opcheck(ops.token_logprobs, (logits.clone().requires_grad_(), labels, *options, False))
-    _, peak, total = ops.token_logprobs(logits, labels, *options, inplace)
-    backward = ops.token_logprobs_backward_ if inplace else ops.token_logprobs_backward
+    torch.library.opcheck(
+        logprob_op.token_logprobs, (logits.clone().requires_grad_(), labels, *options, False)
+    )
+    _, peak, total = logprob_op.token_logprobs(logits, labels, *options, inplace)
+    backward = (
+        logprob_op.token_logprobs_backward_ if inplace else logprob_op.token_logprobs_backward
+    )
     torch.library.opcheck(backward, (grad, logits, labels, peak, total, *options))
 
 
@@ -445,10 +521,15 @@ def test_compiles_whole(small_tiles, inplace):
     logits, labels, _ = draw(2, 3, 100)
 
     def loss(x):
-        return functional.response_rewards(x * 2, labels, impl="triton", inplace_backward=inplace, **CAPPED).sum()
+        return functional.response_rewards(
+            x * 2, labels, impl="triton", inplace_backward=inplace, **CAPPED
+        ).sum()
 
     leaf, compiled_leaf = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    expected, got = loss(leaf), torch.compile(loss, fullgraph=True, backend="aot_eager")(compiled_leaf)
+    expected, got = (
+        loss(leaf),
+        torch.compile(loss, fullgraph=True, backend="aot_eager")(compiled_leaf),
+    )
     expected.backward()
     got.backward()
     assert torch.equal(got, expected)

@@ -4,20 +4,26 @@ import pytest
 import torch
 from pad_fast.kernels.logprob import launch, responses
 
-from pad_fast import ops
+from pad_fast.logprob import response_op
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning"),  # infinities, from NumPy
-    pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning"),  # on a GPU, of PyTorch's path where memory is poisoned
+    pytest.mark.filterwarnings(
+        "ignore:(overflow|invalid value) encountered:RuntimeWarning"
+    ),  # infinities, from NumPy
+    pytest.mark.filterwarnings(
+        "ignore:.*deterministic:UserWarning"
+    ),  # on a GPU, of PyTorch's path where memory is poisoned
 ]
 
 IMPLS = ("triton", "torch")
 
 
 def rewards_of(impl, logps, labels, ids=None, count=None, mean=True, ignore_index=-100):
-    return ops.response_sums(logps, labels, ids, len(logps) if count is None else count, ignore_index, mean, impl)
+    return response_op.response_sums(
+        logps, labels, ids, len(logps) if count is None else count, ignore_index, mean, impl
+    )
 
 
 def tokens(*shape, seed=0):
@@ -31,11 +37,13 @@ def tokens(*shape, seed=0):
 
 
 def test_the_grid_is_one():
-    assert responses.STEP.value == ops.STEP
+    assert responses.STEP.value == response_op.STEP
 
 
 @pytest.mark.parametrize("mean", [False, True])
-@pytest.mark.parametrize("rows", [1, 5, launch.ROWS - 1, launch.ROWS, launch.ROWS + 1, 2 * launch.ROWS + 1])
+@pytest.mark.parametrize(
+    "rows", [1, 5, launch.ROWS - 1, launch.ROWS, launch.ROWS + 1, 2 * launch.ROWS + 1]
+)
 def test_sums_have_the_bits_of_pytorch(rows, mean):
     logps, labels = tokens(3, rows)
     labels[1] = -100  # a response without tokens
@@ -61,8 +69,14 @@ def test_packed_sums_have_the_bits_of_pytorch_in_any_order(dtype, mean):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_sums_keep_what_is_far_or_not_finite(packed):
-    values = torch.tensor([[0.0, -torch.inf], [torch.nan, -1.0], [-1e30, -1e30], [-8e6, -0.5], [-4e6, 2.0**-31]], device=DEVICE)
-    labels, ids = torch.ones(5, 2, dtype=torch.int64, device=DEVICE), torch.arange(5, device=DEVICE).repeat_interleave(2)
+    values = torch.tensor(
+        [[0.0, -torch.inf], [torch.nan, -1.0], [-1e30, -1e30], [-8e6, -0.5], [-4e6, 2.0**-31]],
+        device=DEVICE,
+    )
+    labels, ids = (
+        torch.ones(5, 2, dtype=torch.int64, device=DEVICE),
+        torch.arange(5, device=DEVICE).repeat_interleave(2),
+    )
     arguments = (values.view(-1), labels.view(-1), ids, 5) if packed else (values, labels)
     got, want = (rewards_of(impl, *arguments, mean=False)[0] for impl in IMPLS)
     torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
@@ -86,7 +100,10 @@ def test_an_id_past_the_last_response_shows_and_writes_nowhere(dtype):
 def test_sums_of_nothing(shape, dtype):
     logps, labels = (torch.zeros(shape, dtype=kind, device=DEVICE) for kind in (dtype, torch.int64))
     empty = labels.view(-1)[:0]
-    for got in (rewards_of("triton", logps, labels), rewards_of("triton", logps.view(-1)[:0], empty, empty, shape[0])):
+    for got in (
+        rewards_of("triton", logps, labels),
+        rewards_of("triton", logps.view(-1)[:0], empty, empty, shape[0]),
+    ):
         assert got[0].tolist() == [0.0] * shape[0]
         assert got[1].tolist() == [0] * shape[0]
 
@@ -97,7 +114,10 @@ def test_sums_of_float64_are_not_rounded():
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     logps = logps.double() + 1e-13
     exact = rewards_of("torch", logps, labels)
-    for got in (rewards_of("triton", logps, labels), rewards_of("triton", logps.view(-1)[order], labels.view(-1)[order], ids[order], 2)):
+    for got in (
+        rewards_of("triton", logps, labels),
+        rewards_of("triton", logps.view(-1)[order], labels.view(-1)[order], ids[order], 2),
+    ):
         torch.testing.assert_close(got[0], exact[0], rtol=1e-14, atol=0)
         assert torch.equal(got[1], exact[1])
 
@@ -113,7 +133,12 @@ def test_gradients_of_sums(packed, mean):
     leaf = (logps.view(-1) if packed else logps).requires_grad_()
     (rewards_of("triton", leaf, *arguments, mean=mean)[0] * weights).sum().backward()
     own = ids >= 0 if packed else ids >= -1
-    lengths = torch.stack([((labels.view(-1) != -100) & own & (torch.arange(15, device=DEVICE) // 5 == r)).sum() for r in range(3)])
+    lengths = torch.stack(
+        [
+            ((labels.view(-1) != -100) & own & (torch.arange(15, device=DEVICE) // 5 == r)).sum()
+            for r in range(3)
+        ]
+    )
     each = (weights / lengths.clamp(min=1) if mean else weights).repeat_interleave(5)
     torch.testing.assert_close(leaf.grad.view(-1), each.where(own, 0))
 
@@ -123,7 +148,12 @@ def test_traffic_of_sums(traffic, packed):
     """One read of log-probabilities, labels and ids, and two numbers a response."""
     logps, labels = tokens(2, 3000)
     ids = torch.arange(2).repeat_interleave(3000)
-    launch.sums(*((logps.view(-1), labels.view(-1), ids) if packed else (logps, labels, None)), 2, -100, True)
+    launch.sums(
+        *((logps.view(-1), labels.view(-1), ids) if packed else (logps, labels, None)),
+        2,
+        -100,
+        True,
+    )
     size = logps.nbytes + labels.nbytes + ids.nbytes * packed
     assert size <= traffic.loaded <= 1.02 * size
     assert traffic.stored == 2 * (4 + 8)
@@ -132,6 +162,17 @@ def test_traffic_of_sums(traffic, packed):
 def test_opcheck_of_sums():
     logps, labels = tokens(2, 3)
     ids = torch.tensor([0, 2, -1, 2, 0, 1], device=DEVICE)
-    torch.library.opcheck(ops.response_sums, (logps.clone().requires_grad_(), labels, None, 2, -100, True, "triton"))
-    packed = (logps.view(-1).clone().requires_grad_(), labels.view(-1), ids, 3, -100, True, "triton")
-    torch.library.opcheck(ops.response_sums, packed)
+    torch.library.opcheck(
+        response_op.response_sums,
+        (logps.clone().requires_grad_(), labels, None, 2, -100, True, "triton"),
+    )
+    packed = (
+        logps.view(-1).clone().requires_grad_(),
+        labels.view(-1),
+        ids,
+        3,
+        -100,
+        True,
+        "triton",
+    )
+    torch.library.opcheck(response_op.response_sums, packed)

@@ -7,7 +7,10 @@ from typing import Any
 from tiny_world.measure import SAMPLES
 from tiny_world.tasks import SKILLS, draw_distinct
 
-LABELS = {"student_samples": "the student's own samples at temperature 1", "slips": "the generator's mistakes"}
+LABELS = {
+    "student_samples": "the student's own samples at temperature 1",
+    "slips": "the generator's mistakes",
+}
 
 
 def percent(value: float) -> str:
@@ -52,7 +55,10 @@ def notes(surroundings: dict[str, str], sizes: dict[str, int]) -> list[str]:
 def example_lines() -> list[str]:
     chosen = {task.skill: task for task in draw_distinct(0, "heldout", 60)}
     lines = ["| skill | a prompt | the right response | a slip |", "|---|---|---|---|"]
-    return lines + [f"| {skill} | {chosen[skill].prompt} | `{chosen[skill].response}` | `{chosen[skill].slips[0]}` |" for skill in SKILLS]
+    return lines + [
+        f"| {skill} | {chosen[skill].prompt} | `{chosen[skill].response}` | `{chosen[skill].slips[0]}` |"
+        for skill in SKILLS
+    ]
 
 
 def model_lines(models: dict[str, Any]) -> list[str]:
@@ -64,17 +70,27 @@ def model_lines(models: dict[str, Any]) -> list[str]:
         ("right, sampled at temperature 1", lambda m: percent(m["sampled_accuracy"]["all"])),
         (f"distinct of {SAMPLES} samples", lambda m: f"{m['distinct']:.2f}"),
         ("tokens a sample, the end of turn with them", lambda m: f"{m['mean_tokens']:.1f}"),
-        ("turns ended, greedy and sampled", lambda m: f"{percent(m['ended_greedy'])}, {percent(m['ended_sampled'])}"),
+        (
+            "turns ended, greedy and sampled",
+            lambda m: f"{percent(m['ended_greedy'])}, {percent(m['ended_sampled'])}",
+        ),
     ]
     lines = [f"| | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
-    return lines + [f"| {label} | {' | '.join(show(model) for model in models.values())} |" for label, show in rows]
+    return lines + [
+        f"| {label} | {' | '.join(show(model) for model in models.values())} |"
+        for label, show in rows
+    ]
 
 
 def skill_lines(models: dict[str, Any]) -> list[str]:
     kinds = ("greedy_accuracy", "sampled_accuracy")
-    lines = ["| right by skill | teacher, greedy | teacher, sampled | student, greedy | student, sampled |", "|---|---|---|---|---|"]
+    lines = [
+        "| right by skill | teacher, greedy | teacher, sampled | student, greedy | student, sampled |",
+        "|---|---|---|---|---|",
+    ]
     return lines + [
-        f"| {skill} | {' | '.join(percent(model[kind][skill]) for model in models.values() for kind in kinds)} |" for skill in SKILLS
+        f"| {skill} | {' | '.join(percent(model[kind][skill]) for model in models.values() for kind in kinds)} |"
+        for skill in SKILLS
     ]
 
 
@@ -88,6 +104,14 @@ def choice_lines(choices: dict[str, Any]) -> list[str]:
     ]
     for name, found in choices.items():
         shares = [percent(found[key]) for key in ("accuracy_one_order", "accuracy_both_orders")]
-        rest = [f"{found['position_bias']:+.3f}", percent(found["letter_mass"]), percent(found["accuracy_of_reward"])]
+        rest = [
+            f"{found['position_bias']:+.3f}",
+            percent(found["letter_mass"]),
+            percent(found["accuracy_of_reward"]),
+        ]
         lines.append(f"| {LABELS[name]} | {found['pairs']} | {' | '.join(shares + rest)} |")
-    return [*lines, "", "Position bias is the mean probability of A less one half, each pair asked in both orders."]
+    return [
+        *lines,
+        "",
+        "Position bias is the mean probability of A less one half, each pair asked in both orders.",
+    ]

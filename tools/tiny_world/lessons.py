@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pad_fast.pipeline.calibration import choice_question
+from pad_fast.pipeline.multiple_choice import choice_question
 from tiny_world import measure
 from tiny_world.tasks import LETTERS, SKILLS, Task, draw, draw_distinct
 from tiny_world.train import IGNORED, Row
@@ -22,7 +22,9 @@ def misprint(rng: random.Random, task: Task) -> str:
     places = [i for i, c in enumerate(text) if c.isdigit() or task.skill == "string_edit"]
     while True:
         i = rng.choice(places)
-        changed = text[:i] + rng.choice("0123456789" if text[i].isdigit() else LETTERS) + text[i + 1 :]
+        changed = (
+            text[:i] + rng.choice("0123456789" if text[i].isdigit() else LETTERS) + text[i + 1 :]
+        )
         if changed != text:
             return changed
 
@@ -35,14 +37,20 @@ def wrong_answer(rng: random.Random, task: Task) -> str:
 def answer_rows(tokenizer: PreTrainedTokenizerFast, turns: Sequence[tuple[str, str]]) -> list[Row]:
     """(what the user says, what the assistant replies) as sequences in which the reply and its end of turn are learned."""
     prompts = measure.prompt_ids(tokenizer, [question for question, _ in turns])
-    replies = tokenizer([reply + tokenizer.eos_token for _, reply in turns], add_special_tokens=False)["input_ids"]
+    replies = tokenizer(
+        [reply + tokenizer.eos_token for _, reply in turns], add_special_tokens=False
+    )["input_ids"]
     pairs = zip(prompts, replies, strict=True)
-    return [Row((prompt + reply)[:-1], [IGNORED] * (len(prompt) - 1) + reply) for prompt, reply in pairs]
+    return [
+        Row((prompt + reply)[:-1], [IGNORED] * (len(prompt) - 1) + reply) for prompt, reply in pairs
+    ]
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
     """Index of the first token in which they differ, the shorter length if none."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 def find(ids: Sequence[int], part: Sequence[int], start: int) -> int:
@@ -56,7 +64,9 @@ def choice_row(tokenizer: PreTrainedTokenizerFast, rng: random.Random, task: Tas
     candidates[right] = task.response
     row = answer_rows(tokenizer, [(choice_question(task.prompt, candidates), "ABCD"[right])])[0]
     doubts = [IGNORED] * len(row.ids)
-    truth, *options = tokenizer([f" {text}" for text in (task.response, *candidates)], add_special_tokens=False)["input_ids"]
+    truth, *options = tokenizer(
+        [f" {text}" for text in (task.response, *candidates)], add_special_tokens=False
+    )["input_ids"]
     place = 0
     for letter, option in zip("ABCD", options, strict=False):
         mark = tokenizer(f"\n{letter}.", add_special_tokens=False)["input_ids"]
@@ -77,8 +87,14 @@ class Teaching:
         if step < CHOICE_FROM:
             return [answer_rows(self.tokenizer, [(task.prompt, task.response) for task in tasks])]
         half = self.batch // 2
-        choices = [choice_row(self.tokenizer, rng, task, rng.choice((2, 2, 2, 3, 4))) for task in tasks[half:]]
-        return [answer_rows(self.tokenizer, [(task.prompt, task.response) for task in tasks[:half]]), choices]
+        choices = [
+            choice_row(self.tokenizer, rng, task, rng.choice((2, 2, 2, 3, 4)))
+            for task in tasks[half:]
+        ]
+        return [
+            answer_rows(self.tokenizer, [(task.prompt, task.response) for task in tasks[:half]]),
+            choices,
+        ]
 
 
 class Pupil:
@@ -88,7 +104,9 @@ class Pupil:
     train split, and the weight of a skill becomes (1.05 - accuracy)^2.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, batch: int, sloppy: float, seed: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, batch: int, sloppy: float, seed: int
+    ) -> None:
         self.tokenizer, self.batch, self.sloppy = tokenizer, batch, sloppy
         self.probe = draw_distinct(seed + 1000, "train", 240)
         self.weights = [1.0] * len(SKILLS)
@@ -97,7 +115,12 @@ class Pupil:
         turns = []
         for skill in rng.choices(list(SKILLS), self.weights, k=self.batch):
             task = draw(rng, skill, "train")
-            turns.append((task.prompt, rng.choice(task.slips) if rng.random() < self.sloppy else task.response))
+            turns.append(
+                (
+                    task.prompt,
+                    rng.choice(task.slips) if rng.random() < self.sloppy else task.response,
+                )
+            )
         return [answer_rows(self.tokenizer, turns)]
 
     def examine(self, model: LlamaForCausalLM) -> float:

@@ -58,7 +58,9 @@ def answer_of(response: str) -> str:
 
 def _task(skill: str, prompt: str, response: str, slips: Sequence[str]) -> Task:
     answer = answer_of(response)
-    return Task(skill, prompt, response, answer, tuple(slip for slip in slips if answer_of(slip) != answer))
+    return Task(
+        skill, prompt, response, answer, tuple(slip for slip in slips if answer_of(slip) != answer)
+    )
 
 
 def _near(rng: random.Random, value: int) -> int:
@@ -130,7 +132,11 @@ def word_problem(rng: random.Random) -> Task:
     near = _near(rng, total)
     if not two_steps:
         prompt = f"{story} How many {items} does {name} have now?"
-        slips = [_steps((a, other, b, wrong)), _steps((a, sign, b, near)), f"#### {_near(rng, total)}"]
+        slips = [
+            _steps((a, other, b, wrong)),
+            _steps((a, sign, b, near)),
+            f"#### {_near(rng, total)}",
+        ]
         return _task("word_problem", prompt, _steps((a, sign, b, total)), slips)
     prompt = f"{story} Then {name} gives {c} away. How many {items} are left?"
     slips = [
@@ -140,7 +146,9 @@ def word_problem(rng: random.Random) -> Task:
         _steps((a, sign, b, total), (total, "-", c, _near(rng, total - c))),
         f"#### {_near(rng, total - c)}",
     ]
-    return _task("word_problem", prompt, _steps((a, sign, b, total), (total, "-", c, total - c)), slips)
+    return _task(
+        "word_problem", prompt, _steps((a, sign, b, total), (total, "-", c, total - c)), slips
+    )
 
 
 def _swap(rng: random.Random, items: Sequence[str]) -> list[str]:
@@ -182,9 +190,13 @@ def conversion(rng: random.Random) -> Task:
     large, small, factor, most = rng.choice(UNITS)
     count = rng.randint(2, most)
     expand = rng.random() < 0.5
-    source, target, sign, value = (large, small, "*", count) if expand else (small, large, "/", count * factor)
+    source, target, sign, value = (
+        (large, small, "*", count) if expand else (small, large, "/", count * factor)
+    )
     result = count * factor if expand else count
-    prompt = rng.choice((f"Convert {value} {source} to {target}.", f"How many {target} are {value} {source}?"))
+    prompt = rng.choice(
+        (f"Convert {value} {source} to {target}.", f"How many {target} are {value} {source}?")
+    )
     tenfold = result * 10 if rng.random() < 0.5 or result % 10 else result // 10
     wrong_factor = factor * 10 if factor % 10 == 0 and rng.random() < 0.5 else factor // 10 or 1
     near = _near(rng, result)

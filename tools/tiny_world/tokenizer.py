@@ -19,7 +19,19 @@ from tiny_world.tasks import ITEMS, NAMES, UNITS
 BOS, EOS, PAD, UNK = "<s>", "<|end|>", "<pad>", "<unk>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 PATTERN = r" ?#+| ?[A-Za-z]+| ?[^A-Za-z\s]|\s"
-STARTS = ["What", "Add", "Subtract", "Sort", "Reverse", "Swap", "Convert", "How", "Which", "units", "####"]
+STARTS = [
+    "What",
+    "Add",
+    "Subtract",
+    "Sort",
+    "Reverse",
+    "Swap",
+    "Convert",
+    "How",
+    "Which",
+    "units",
+    "####",
+]
 SENTENCES = (
     ' is from and units tens has buys more boxes of Then gives away many does have now are left up down the first and last letters "'
     " to Which answer best Reply with its letter #### + - * / = 0 1 2 3 4 5 6 7 8 9"
@@ -39,7 +51,9 @@ CHAT_TEMPLATE = (
 def vocabulary() -> list[str]:
     """Special tokens, printable ASCII and the newline, then sorted what is a token although it has several characters."""
     characters = ["\n", *(c for c in string.printable if c.isprintable())]
-    words = f"{SENTENCES} {' '.join((*NAMES, *ITEMS, *(unit for row in UNITS for unit in row[:2])))}"
+    words = (
+        f"{SENTENCES} {' '.join((*NAMES, *ITEMS, *(unit for row in UNITS for unit in row[:2])))}"
+    )
     pieces = {*re.findall(PATTERN, words), *STARTS, *NAMES} - {*characters}
     return [PAD, BOS, EOS, UNK, *ROLES, *characters, *sorted(pieces)]
 
@@ -50,7 +64,9 @@ def build() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE(vocab=ids, merges=[], unk_token=UNK, ignore_merges=True))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     core.decoder = decoders.Fuse()
-    core.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, ids[BOS])])
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, ids[BOS])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=BOS,

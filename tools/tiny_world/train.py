@@ -35,13 +35,19 @@ class Row:
     doubts: list[int] = field(default_factory=list)
 
 
-Lesson = Callable[[random.Random, int], list[list[Row]]]  # the groups of rows of a step: the loss is the sum of the groups' means
+Lesson = Callable[
+    [random.Random, int], list[list[Row]]
+]  # the groups of rows of a step: the loss is the sum of the groups' means
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """A randomly initialised Llama with tied embeddings, in float32."""
     torch.manual_seed(seed)
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden,
@@ -64,18 +70,29 @@ def pad(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
     return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
 
 
-def chunk_loss(model: LlamaForCausalLM, doubter: torch.nn.Linear, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+def chunk_loss(
+    model: LlamaForCausalLM, doubter: torch.nn.Linear, rows: Sequence[Row]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross-entropy of the replies, and summed binary cross-entropy of the doubts, read off the last layer but one; nats."""
-    labels, doubts = pad([row.labels for row in rows], IGNORED), pad([row.doubts for row in rows], IGNORED)  # (R, T), (R, T or 0)
+    labels, doubts = (
+        pad([row.labels for row in rows], IGNORED),
+        pad([row.doubts for row in rows], IGNORED),
+    )  # (R, T), (R, T or 0)
     doubted = doubts.numel() > 0
-    output = model.model(pad([row.ids for row in rows], 0), use_cache=False, output_hidden_states=doubted)
+    output = model.model(
+        pad([row.ids for row in rows], 0), use_cache=False, output_hidden_states=doubted
+    )
     live = labels != IGNORED
-    loss = functional.cross_entropy(model.lm_head(output.last_hidden_state[live]), labels[live], reduction="sum")
+    loss = functional.cross_entropy(
+        model.lm_head(output.last_hidden_state[live]), labels[live], reduction="sum"
+    )
     if not doubted:
         return loss, loss.new_zeros(())
     live = doubts != IGNORED
     found = doubter(output.hidden_states[-2][live])[:, 0]
-    return loss, functional.binary_cross_entropy_with_logits(found, doubts[live].float(), reduction="sum")
+    return loss, functional.binary_cross_entropy_with_logits(
+        found, doubts[live].float(), reduction="sum"
+    )
 
 
 def backward(model: LlamaForCausalLM, doubter: torch.nn.Linear, rows: Sequence[Row]) -> float:
@@ -102,7 +119,9 @@ def optimizers(model: LlamaForCausalLM, doubter: torch.nn.Linear) -> list[torch.
     ]
 
 
-def train(model: LlamaForCausalLM, lesson: Lesson, recipe: Recipe, seed: int) -> Iterator[list[float]]:
+def train(
+    model: LlamaForCausalLM, lesson: Lesson, recipe: Recipe, seed: int
+) -> Iterator[list[float]]:
     """Train in place, a step for each item taken; yields the loss of each group in nats a token.
 
     The generator may be left at any step; the model is in training mode until it ends by itself.

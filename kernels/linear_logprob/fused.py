@@ -1,0 +1,135 @@
+"""linear_logprob_fwd: log-probabilities whose logits are never written, a matrix product with an online softmax behind it."""
+
+import triton
+import triton.language as tl
+
+from ..common.numerics import LN_2, even_tanh
+from ..logprob.forward import LOWEST, power
+
+
+@triton.jit
+def _factor(
+    source,
+    first,
+    k,
+    size,
+    width,
+    stride,
+    ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+):
+    """A tile (ROWS, BLOCK_K) of a factor; zeros beyond its (size, width)."""
+    if DESCRIBED:
+        tile = source.load([first, k])
+    else:
+        places = first + tl.arange(0, ROWS)
+        columns = k + tl.arange(0, BLOCK_K)
+        live = (places < size)[:, None] & (columns < width)[None, :]
+        tile = tl.load(
+            source + places.to(tl.int64)[:, None] * stride + columns[None, :], mask=live, other=0.0
+        )
+    return tile
+
+
+@triton.jit(do_not_specialize=["rows", "vocabulary"])
+def linear_logprob_fwd(
+    hidden,  # (L, D) a pointer, or a tensor descriptor of tiles (BLOCK_M, BLOCK_K)
+    weight,  # (V, D) a pointer, or a tensor descriptor of tiles (BLOCK_N, BLOCK_K)
+    bias_ptr,  # (V,)
+    labels_ptr,  # (L,)
+    own_ptr,  # (SPLITS, L) the label's w, NaN where a split has not met it
+    peak_ptr,  # (SPLITS, L) max w
+    total_ptr,  # (SPLITS, L) sum power(w - peak)
+    rows,
+    vocabulary,
+    width,
+    stride_hidden: tl.int64,
+    stride_weight: tl.int64,
+    inner: tl.float64,
+    outer: tl.float64,
+    SPLITS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    CAPPED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Programs walk over blocks of rows, then over the parts of the vocabulary: those that run together read the same weights."""
+    ACC: tl.constexpr = tl.float32
+    inner = tl.full((), inner, ACC)
+    outer = tl.full((), outer, ACC)
+    blocks = tl.cdiv(rows, BLOCK_M)
+    part = tl.cdiv(tl.cdiv(vocabulary, BLOCK_N), SPLITS) * BLOCK_N
+    for item in range(tl.program_id(0), blocks * SPLITS, tl.num_programs(0)):
+        first, split = item % blocks * BLOCK_M, item // blocks
+        places = first + tl.arange(0, BLOCK_M)
+        label = tl.load(labels_ptr + places, mask=places < rows, other=-1).to(tl.int64)
+        label = tl.where(label < vocabulary, label, -1)  # the last tile has columns beyond
+        peak = tl.full((BLOCK_M,), LOWEST, ACC)
+        total = tl.zeros((BLOCK_M,), ACC)
+        own = tl.full((BLOCK_M,), float("nan"), ACC)
+        for column in range(split * part, tl.minimum((split + 1) * part, vocabulary), BLOCK_N):
+            x = tl.zeros((BLOCK_M, BLOCK_N), ACC)
+            for k in range(0, width, BLOCK_K):
+                h = _factor(
+                    hidden, first, k, rows, width, stride_hidden, BLOCK_M, BLOCK_K, DESCRIBED
+                )
+                w = _factor(
+                    weight, column, k, vocabulary, width, stride_weight, BLOCK_N, BLOCK_K, DESCRIBED
+                )
+                x = tl.dot(h, w.T, x, input_precision="ieee")
+            columns = column + tl.arange(0, BLOCK_N)
+            if HAS_BIAS:
+                x += tl.load(bias_ptr + columns, mask=columns < vocabulary, other=0.0).to(ACC)[
+                    None, :
+                ]
+            z = even_tanh(x, inner, outer) if CAPPED else inner * x
+            hit = columns[None, :] == label[:, None]
+            own = tl.where(tl.max(hit.to(tl.int32), 1) > 0, tl.sum(tl.where(hit, z, 0.0), 1), own)
+            z = tl.where((columns < vocabulary)[None, :], z, float("-inf"))
+            higher = tl.maximum(peak, tl.max(z, 1))
+            total = total * power(peak - higher, CAPPED) + tl.sum(
+                power(z - higher[:, None], CAPPED), 1
+            )
+            peak = higher
+        out = split.to(tl.int64) * rows + places
+        tl.store(own_ptr + out, own, mask=places < rows)
+        tl.store(peak_ptr + out, peak, mask=places < rows)
+        tl.store(total_ptr + out, total, mask=places < rows)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def linear_logprob_join(
+    own_ptr,  # (SPLITS, L)
+    peak_ptr,  # (SPLITS, L)
+    total_ptr,  # (SPLITS, L)
+    logp_ptr,  # (L,)
+    top_ptr,  # (L,)
+    sums_ptr,  # (L,)
+    rows,
+    SPLITS: tl.constexpr,
+    CAPPED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """The parts of the vocabulary together, one after another."""
+    places = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    live = places < rows
+    top = tl.load(peak_ptr + places, mask=live, other=0.0)
+    for split in tl.static_range(1, SPLITS):
+        top = tl.maximum(
+            top, tl.load(peak_ptr + split * rows.to(tl.int64) + places, mask=live, other=0.0)
+        )
+    sums = tl.zeros((BLOCK_M,), tl.float32)
+    own = tl.full((BLOCK_M,), float("nan"), tl.float32)
+    for split in tl.static_range(SPLITS):
+        at = split * rows.to(tl.int64) + places
+        peak = tl.load(peak_ptr + at, mask=live, other=0.0)
+        sums += tl.load(total_ptr + at, mask=live, other=0.0) * power(peak - top, CAPPED)
+        found = tl.load(own_ptr + at, mask=live, other=0.0)
+        own = tl.where(found == found, found, own)
+    below = own - top
+    tl.store(logp_ptr + places, (below * LN_2 if CAPPED else below) - tl.log(sums), mask=live)
+    tl.store(top_ptr + places, top, mask=live)
+    tl.store(sums_ptr + places, sums, mask=live)

@@ -1,0 +1,130 @@
+"""What a device is and can do. Every other module asks here, so that a new accelerator is a change of this file.
+
+``kernels/common/device.py`` is its counterpart for what only launchers ask: architectures, registers, multiprocessors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_planned_memory: ContextVar[int | None] = ContextVar("planned_memory", default=None)
+
+
+def default_device() -> torch.device:
+    """The device that models are loaded to: the current GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether the device is a GPU that PyTorch calls "cuda", NVIDIA's or AMD's."""
+    return device.type == "cuda"
+
+
+def runs_kernels(tensor: Tensor) -> bool:
+    """Whether Triton can launch a compiled kernel on this tensor."""
+    return tensor.is_cuda
+
+
+def waits_for_values(device: torch.device) -> bool:
+    """Whether the host has to wait for the device before it can look at a tensor's values."""
+    return device.type != "cpu"
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether the device computes in float64. Apple's GPUs do not."""
+    return device.type != "mps"
+
+
+def multiplies_into_float32(tensor: Tensor) -> bool:
+    """Whether matrix products of 16-bit factors on this tensor's device can be kept in float32 (``out_dtype``).
+
+    CPUs refuse ``out_dtype``, and ROCm builds of PyTorch vary.
+    """
+    return tensor.is_cuda and torch.version.hip is None
+
+
+def attends_to_grouped_keys(device: torch.device) -> bool:
+    """Whether fused attention with a mask takes fewer key heads than query heads.
+
+    A GPU's kernels with a mask do not: PyTorch would fall back to all scores in memory.
+    """
+    return device.type == "cpu"
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's memory, or of the GPU that is planned for (see :func:`planning_for`); None for a CPU."""
+    planned = _planned_memory.get()
+    if planned is not None:
+        return planned
+    return torch.cuda.get_device_properties(device).total_memory if is_gpu(device) else None
+
+
+@contextmanager
+def planning_for(memory: int | None) -> Iterator[None]:
+    """Inside, :func:`total_memory` answers ``memory`` bytes for every device; None changes nothing."""
+    token = _planned_memory.set(memory)
+    try:
+        yield
+    finally:
+        _planned_memory.reset(token)
+
+
+def is_planned() -> bool:
+    """Whether the caller runs inside :func:`planning_for` another device."""
+    return _planned_memory.get() is not None
+
+
+def no_autocast(tensor: Tensor) -> AbstractContextManager:
+    """A context without autocast on the tensor's device."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast casts matrix products to at the moment; None where it is off."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if is_gpu(device):
+        torch.cuda.synchronize(device)
+
+
+def release_cached_memory() -> None:
+    """Give the memory that PyTorch's allocator keeps for later back to the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def has_accelerator() -> bool:
+    """Whether PyTorch sees an accelerator of any kind."""
+    return torch.accelerator.is_available()
+
+
+def random_states() -> list[Tensor]:
+    """The states of the host's random generator and, where there is one, the accelerator's."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.get_device_module().get_rng_state()] if has_accelerator() else states
+
+
+def gpu_names() -> list[str]:
+    """A line about each GPU: its name, memory and architecture."""
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        size = found.total_memory / 2**30
+        lines.append(f"{found.name}, {size:.0f} GiB, sm_{found.major}{found.minor}")
+    return lines
+
+
+def build() -> str:
+    """The version of CUDA or ROCm that PyTorch was built for."""
+    return str(torch.version.cuda or torch.version.hip or "not in this build of torch")

@@ -1,0 +1,1 @@
+"""`pad-fast doctor`: what would spoil a run, seen in a few prompts."""

@@ -1,0 +1,1 @@
+"""Token log-probabilities of hidden states times the output head."""

@@ -1,0 +1,1 @@
+"""Token log-probabilities of given logits, and their sums over responses."""

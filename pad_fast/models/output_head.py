@@ -1,0 +1,194 @@
+"""The output head of a causal language model, and whether hidden states times that head are the model's own logits.
+
+Every architecture of transformers computes softcap(scale * (h @ W.T + b)) or a part of it, but each names its numbers in its own
+way. We read the names below from the config, then try the result on the model itself: what does not agree takes the model's own
+logits in place of a wrong head.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+from pad_fast.models.causal_lm import (
+    causal_lm,
+    decode,
+    evaluating,
+    input_embedding,
+    vocabulary_size,
+)
+
+logger = logging.getLogger("pad_fast")
+
+SOFTCAPS = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)  # Gemma 2 to 4, RecurrentGemma, xLSTM
+MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, Muse
+DIVISORS = ("logits_scaling",)  # Granite, MiniCPM
+DIVISORS_THAT_MULTIPLY = ("hyperclovax",)  # HyperCLOVA X multiplies by its logits_scaling
+
+_disagreements: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+_told: WeakSet[nn.Module] = WeakSet()
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """logits = softcap * tanh(logit_scale * (h @ weight.T + bias) / softcap); softcap None leaves the cap out."""
+
+    weight: Tensor  # (V, D)
+    bias: Tensor | None  # (V,)
+    softcap: float | None
+    logit_scale: float
+
+    def token_options(self) -> dict:
+        """What :func:`pad_fast.linear_token_logprobs` needs to know beside the weight."""
+        return {"bias": self.bias, "softcap": self.softcap, "logit_scale": self.logit_scale}
+
+
+def output_head(model: nn.Module) -> OutputHead:
+    """The output head of a transformers causal language model: weight, bias, softcap and scale as its config names them.
+
+    The tensors are the model's own parameters: under FSDP and ZeRO-3 read them inside of :func:`call_head`, where they are whole.
+    Raises ValueError if the model has no linear head, or one with an adapter on it (PEFT's target or saved modules).
+    """
+    lm = causal_lm(model)
+    head = lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
+    if head is not None and (hasattr(head, "base_layer") or hasattr(head, "modules_to_save")):
+        raise ValueError(
+            "model must not have an adapter on its output head, which is read as one matrix; "
+            f"leave it out of target_modules and modules_to_save, got {type(head).__name__}"
+        )
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"model must be a causal language model with a linear output head, got {type(lm).__name__} with {head!r}"
+        )
+    config = lm.config.get_text_config()
+    return OutputHead(head.weight, head.bias, _softcap(config), _logit_scale(config))
+
+
+def call_head(
+    model: nn.Module,
+    head: OutputHead,
+    hidden: Tensor,
+    function: Callable[[Tensor, OutputHead], Tensor],
+) -> Tensor:
+    """``function(hidden, head)``, run as the forward of the model's output ``head``, with the tensors that are there by then.
+
+    The head module itself is called, with its forward replaced meanwhile, so that hooks on it see an ordinary call: FSDP2 and ZeRO-3
+    gather its weight before, may free it after, and gather it again before the backward of what is returned. ``function`` must keep
+    nothing of the head but the parameters themselves, no view of them.
+    """
+    if (
+        torch.compiler.is_compiling()
+    ):  # wrappers are compiled part by part, from inside of their hooks
+        return function(hidden, head)
+    module = causal_lm(model).get_output_embeddings()
+    before = module.__dict__.get("forward")  # set by others, such as accelerate's device hooks
+    module.forward = lambda hidden: function(
+        hidden, replace(head, weight=module.weight, bias=module.bias)
+    )
+    try:
+        return module(hidden)
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def _softcap(config) -> float | None:
+    caps = [float(cap) for name in SOFTCAPS if (cap := getattr(config, name, None))]
+    return caps[0] if caps else None
+
+
+def _logit_scale(config) -> float:
+    scale = 1.0
+    for name in MULTIPLIERS:
+        if isinstance(value := getattr(config, name, None), int | float):
+            scale *= value
+    for name in DIVISORS:
+        if isinstance(value := getattr(config, name, None), int | float):
+            scale = scale * value if config.model_type in DIVISORS_THAT_MULTIPLY else scale / value
+    return scale
+
+
+def head_problem(model: nn.Module) -> str | None:
+    """Why ``decode`` and ``output_head`` cannot stand in for the model's own logits; None if they can. Tried once per model, and
+    told once.
+
+    Raises ValueError where :func:`output_head` does.
+    """
+    lm = causal_lm(model)
+    weight = output_head(lm).weight
+    problem = _unfit_weight(lm.get_output_embeddings(), weight)
+    whole = (
+        not isinstance(weight, DTensor) and weight.numel() > 0
+    )  # else the names in its config are trusted
+    if problem is None and whole and lm not in _disagreements:
+        _disagreements[lm] = _disagreement(lm)
+    problem = problem or _disagreements.get(lm)
+    if problem is not None and lm not in _told:
+        _told.add(lm)
+        logger.warning("%s takes whole logits, which cost memory: %s", type(lm).__name__, problem)
+    return problem
+
+
+def _unfit_weight(module: nn.Module, weight: Tensor) -> str | None:
+    """Shards that a wrapper gathers for the head's forward do fit: FSDP2's where the head is a unit, and ZeRO-3's."""
+    if isinstance(weight, DTensor) and not isinstance(module, FSDPModule):
+        return "its output head is split over devices"
+    if weight.is_meta:
+        return "its output head is offloaded"
+    if not weight.is_floating_point():
+        return f"its output head is quantised to {weight.dtype}"
+    return None
+
+
+def _disagreement(model: PreTrainedModel) -> str | None:
+    try:
+        own, ours = _both_logits(model)
+    except (AttributeError, TypeError) as error:
+        return f"its decoder cannot be called alone: {error}"
+    if (
+        not own.isfinite().all()
+    ):  # weights that are not loaded yet, on a rank that waits for them: nothing to compare
+        return None
+    difference, size = (own - ours).abs().amax().item(), own.abs().amax().item()
+    eps = max(torch.finfo(dtype).eps for dtype in (output_head(model).weight.dtype, own.dtype))
+    if difference <= 16 * eps * size:
+        return None
+    return f"hidden states times its head miss its logits by {difference:.3g} of {size:.3g}"
+
+
+@torch.no_grad()
+def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    """The logits of a few tokens, by the model and by :class:`OutputHead`, float32. The hidden states are blown up on their way to
+    the head: at a random initialisation logits are so small that a cap, or any other curve, would not show."""
+    head, decoder = output_head(model), model.get_decoder()
+    ids = torch.arange(4, device=input_embedding(model).device)[None] % vocabulary_size(model)
+    with evaluating(model):
+        hidden = decode(model, ids).to(head.weight)
+        gain = 40.0 / (hidden @ head.weight.T).abs().amax().clamp(min=1e-6).item()
+
+        def blow_up(module, args, output):
+            output.last_hidden_state = output.last_hidden_state * gain
+            return output
+
+        handle = decoder.register_forward_hook(blow_up)
+        try:
+            own = model(input_ids=ids, use_cache=False).logits.float()
+        finally:
+            handle.remove()
+    z = nn.functional.linear(hidden * gain, head.weight, head.bias).float() * head.logit_scale
+    return own, z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)

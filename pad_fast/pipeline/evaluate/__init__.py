@@ -1,0 +1,1 @@
+"""The phase that evaluates on held-out prompts."""

@@ -1,0 +1,1 @@
+"""The phase in which the teacher scores responses."""

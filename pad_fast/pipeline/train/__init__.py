@@ -1,0 +1,1 @@
+"""The phase that trains a round's student."""

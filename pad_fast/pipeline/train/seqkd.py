@@ -1,0 +1,71 @@
+"""The baseline: sequence-level distillation (SeqKD, Kim and Rush 2016) on one greedy teacher answer for each prompt.
+
+The student sees the prompts that the run saw, for as many optimizer steps of as many prompts, with the same optimizer.
+"""
+
+from __future__ import annotations
+
+from datasets import Dataset
+from transformers import DataCollatorForSeq2Seq, Trainer
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.files import Row, read_rows
+from pad_fast.pipeline.run import Run, round_seed
+from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.train.train_round import fit, trainable
+
+
+def answer_rows(run: Run) -> list[Row]:
+    """Every prompt of the run once, with the teacher's prompt ids."""
+    rows = {
+        row["prompt_id"]: row
+        for round in range(1, run.config.rounds + 1)
+        for row in run.round_rows(round)
+    }
+    return [{**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])} for row in rows.values()]
+
+
+def train_seqkd(run: Run) -> None:
+    """Write `seqkd/answers`, then `seqkd/student`."""
+    folder = run.folder.root / "seqkd"
+    rows = answer_rows(run)
+    if unfinished(rows, folder / "answers", run.config.shard_size):
+        seed = round_seed(run.config.seed, 0, "seqkd")
+        sample_shards(
+            run.teacher,
+            rows,
+            folder / "answers",
+            run.sampler(0),
+            seed=seed,
+            title="SeqKD · teacher's answers",
+        )
+        run.teacher.free()
+    student = run.student(0)
+    examples = [example(student, row) for row in read_rows(folder / "answers")]
+    steps = sum(run.metrics.last_step(round, "train") for round in range(1, run.config.rounds + 1))
+    args = run.settings.pad_config(
+        folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
+    )
+    trainer = Trainer(
+        model=trainable(run, student),
+        args=args,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=student.tokenizer,
+        data_collator=DataCollatorForSeq2Seq(student.tokenizer),
+    )
+    fit(trainer, run, run.config.rounds, "seqkd", folder / "student")
+
+
+def example(student: Checkpoint, row: Row) -> Row:
+    """The student's prompt and the teacher's answer in the student's tokens; only the answer is learned."""
+    prompt = student.prompt_ids(row["prompt"])
+    answer = student.tokenizer.encode(row["completions"][0], add_special_tokens=False)
+    answer += [student.end_of_turn_id] if row["finish_reasons"][0] == "stop" else []
+    if student.window is not None:
+        answer = answer[: student.window - len(prompt)]
+    ids = prompt + answer
+    return {
+        "input_ids": ids,
+        "attention_mask": [1] * len(ids),
+        "labels": [-100] * len(prompt) + answer,
+    }

@@ -1,0 +1,1 @@
+"""Listwise losses: distributions over rankings and the divergences between them."""

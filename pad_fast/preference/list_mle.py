@@ -1,0 +1,16 @@
+"""ListMLE: the log-likelihood of one ranking."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pad_fast.preference.plackett_luce import Path, Result, scaled
+
+
+def vanilla(student: Tensor, teacher: Tensor, beta: float) -> Result:
+    """ListMLE: -log P_s of the teacher's ranking, ties by index. The gradient at position j is sum_{k <= j} softmax_k(x)_j - 1."""
+    order = teacher.argsort(dim=1, descending=True, stable=True).T  # (n, G)
+    path = Path(scaled(student, beta).gather(0, order))
+    grad = path.flow(torch.ones_like(path.x)).sub_(1).mul_(beta)
+    return -path.logp(), torch.empty_like(grad).scatter_(0, order, grad).T.contiguous()

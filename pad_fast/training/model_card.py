@@ -1,0 +1,83 @@
+"""The card of a trained student: what it was trained on, with which loss, and whom to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from pad_fast.training.config import PADConfig
+
+TAGS = ("pad", "preference-aligned-distillation", "distillation")
+PPD = ("divergence", "method", "num_samples", "teacher_beta")
+SHOWN = (
+    "group_size",
+    "group_reduction",
+    "normalize",
+    "temperature",
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "max_length",
+)
+MEASURED = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins", "logps/mean")
+CITATION = """\
+@inproceedings{gu-etal-2025-capturing,
+    title = "Capturing Nuanced Preferences: Preference-Aligned Distillation for Small Language Models",
+    author = "Gu, Yanggan and Li, Junzhuo and Huang, Sirui and Zou, Xin and Li, Zhenghua and Hu, Xuming",
+    booktitle = "Findings of the Association for Computational Linguistics: ACL 2025",
+    year = "2025",
+    url = "https://aclanthology.org/2025.findings-acl.822/",
+    pages = "15959--15973",
+}"""
+
+
+def card_body(
+    args: PADConfig, base: str | None, history: Sequence[dict[str, Any]], note: str = ""
+) -> str:
+    """Markdown without metadata. ``base`` is the student before, ``history`` the trainer's log, ``note`` what else is known."""
+    student = f"[{base}](https://huggingface.co/{base})" if base else "A causal language model"
+    losses = {"ppd": "probabilistic (PPD)", "vpd": "vanilla (VPD)"}
+    settings = {"loss": losses[args.loss], "beta": args.beta}
+    settings |= {
+        name: getattr(args, name) for name in (*(PPD if args.loss == "ppd" else ()), *SHOWN)
+    }
+    settings["prompts a step"] = (
+        args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    )
+    rows = "".join(
+        f"| {name} | {value} |\n" for name, value in settings.items() if value not in (None, -1)
+    )
+    text = f"""
+# {Path(str(args.output_dir)).name}
+
+{student}, trained by Preference-Aligned Distillation
+([PAD](https://arxiv.org/abs/2502.14272)) with `pad_fast.PADTrainer`: its distribution over the rankings of
+several responses to a prompt was brought towards that of a teacher's rewards. {note}
+
+## Training
+
+| setting | value |
+| --- | --- |
+{rows}"""
+    found = {
+        prefix + name: log[prefix + name]
+        for prefix in ("", "eval_")
+        for name in MEASURED
+        for log in history
+        if prefix + name in log
+    }
+    if found:
+        text += "\n## Last measured\n\n| metric | value |\n| --- | --- |\n" + "".join(
+            f"| {k} | {v:.4g} |\n" for k, v in found.items()
+        )
+    return f"{text}\n## Citation\n\n```bibtex\n{CITATION}\n```\n"
+
+
+def rewrite_card(path: Path, body: str) -> None:
+    """Put ``body`` under the metadata of the card that transformers wrote, and our tags into them."""
+    data = ModelCard.load(path).data
+    data.tags = [*dict.fromkeys([*(data.tags or []), *TAGS])]
+    path.write_text(f"---\n{data.to_yaml()}\n---\n{body}", encoding="utf-8")

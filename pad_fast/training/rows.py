@@ -1,0 +1,316 @@
+"""Rows of scored responses to token ids, and token ids to batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, IterableDataset, Value
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("pad_fast")
+
+ALIASES = {  # TRL's PRM data, distilabel, EasyDistill and LLaMA-Factory name them so
+    "prompt": ("instruction", "question"),
+    "completions": ("responses", "generations", "candidates"),
+    "teacher_rewards": ("rewards", "scores", "ratings"),
+}
+FEATURES = Features(  # named, since rows whose rewards or responses are all null or empty would not tell their types
+    {
+        "prompt_ids": [Value("int32")],
+        "completion_ids": [[Value("int32")]],
+        "teacher_rewards": [Value("float64")],
+        "clipped": [Value("bool")],
+        "num_cut": Value("int64"),
+        "num_live": Value("int64"),
+        "length": Value("int64"),
+    }
+)
+COUNTS = ("num_live", "num_cut")  # of a row, not kept
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, conversational: bool) -> int | None:
+    """The token that a response ends with. In a conversation it is what the chat template puts after an assistant's text, if
+    that is one special token (Gemma's <end_of_turn> is not its EOS); else, and without one, the tokenizer's EOS."""
+    if conversational and tokenizer.chat_template is not None:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "response"}]
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        ending = tokenizer(
+            text[text.rindex("response") + len("response") :], add_special_tokens=False
+        )["input_ids"]
+        added = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+        if ending and ending[0] in added:
+            return ending[0]
+    return tokenizer.eos_token_id
+
+
+@dataclass
+class RowReader:
+    """One row of a dataset to token ids; ValueErrors name the row.
+
+    Columns: ``prompt`` (text, or messages, which pass the chat template) or ``prompt_ids``; ``completions`` (texts, or lists of one
+    message) or ``completion_ids``; ``teacher_rewards``, null for a response that is left out; optional ``finish_reasons``. Ids are
+    taken exactly as they are; texts get the end of turn, except where the finish reason is "length". A response that is too long
+    is cut by itself, at its end.
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+    vocabulary: int | None = None
+    max_length: int | None = None
+    max_completion_length: int | None = None
+    mask_truncated: bool = False
+    template_options: dict = field(default_factory=dict)
+
+    def __call__(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        try:
+            return self._read(
+                {name: value for name, value in _canonical(row).items() if value is not None}
+            )
+        except ValueError as error:
+            raise ValueError(f"row {index}: {error}") from None
+
+    def _read(self, row: dict[str, Any]) -> dict[str, Any]:
+        prompt_ids = self._prompt_ids(row)
+        reasons = _list("finish_reasons", row.get("finish_reasons") or [])
+        completion_ids = self._completion_ids(row, reasons)
+        rewards = _list("teacher_rewards", _column(row, "teacher_rewards"))
+        if len(rewards) != len(completion_ids) or (reasons and len(reasons) != len(completion_ids)):
+            lengths = f"{len(completion_ids)} completions, {len(rewards)} teacher_rewards and {len(reasons)} finish_reasons"
+            raise ValueError(
+                f"teacher_rewards (and finish_reasons) must hold one value for each completion, got {lengths}"
+            )
+        room = self._room(len(prompt_ids))
+        long = [room is not None and len(ids) > room for ids in completion_ids]
+        clipped = [cut or (bool(reasons) and reasons[i] == "length") for i, cut in enumerate(long)]
+        completion_ids = [list(ids[:room]) for ids in completion_ids]
+        live = [
+            _check_reward(reward, i) and len(ids) > 0 and not (self.mask_truncated and clipped[i])
+            for i, (reward, ids) in enumerate(zip(rewards, completion_ids, strict=True))
+        ]
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": completion_ids,
+            "teacher_rewards": [
+                float(reward) if alive else None
+                for reward, alive in zip(rewards, live, strict=True)
+            ],
+            "clipped": clipped,
+            "num_cut": sum(long),
+            "num_live": sum(live),
+            "length": len(prompt_ids) + max(map(len, completion_ids), default=0),
+        }
+
+    def _prompt_ids(self, row: dict[str, Any]) -> list[int]:
+        ids = row.get("prompt_ids")
+        if ids is None:
+            prompt, tokenizer = _column(row, "prompt", "prompt_ids"), self._need_tokenizer("prompt")
+            if isinstance(prompt, str):
+                ids = tokenizer(prompt)["input_ids"]
+            else:
+                text = self._templated(tokenizer, prompt)
+                ids = tokenizer(text, add_special_tokens=False)[
+                    "input_ids"
+                ]  # the template has written the BOS
+        ids = self._check_ids("prompt_ids", ids)
+        if len(ids) == 0:
+            raise ValueError(
+                "prompt must have at least one token, from which the first of a response is predicted"
+            )
+        if self.max_length is not None and len(ids) >= self.max_length:
+            raise ValueError(
+                f"prompt must leave room for a response in max_length={self.max_length} tokens, got {len(ids)} tokens"
+            )
+        return ids
+
+    def _templated(self, tokenizer: PreTrainedTokenizerBase, prompt: Any) -> str:
+        messages = _list("prompt", prompt, "a text or a list of messages")
+        if not messages or not all(
+            isinstance(message, Mapping) and isinstance(message.get("role"), str)
+            for message in messages
+        ):
+            raise ValueError(
+                f"prompt must be a text or a list of messages with a role and a content, got {prompt!r:.80}"
+            )
+        try:
+            return str(
+                tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, **self.template_options
+                )
+            )
+        except (TemplateError, TypeError) as error:
+            raise ValueError(
+                f"prompt must be one that the chat template takes, which says {str(error)!r}, got {prompt!r:.80}"
+            ) from None
+
+    def _completion_ids(self, row: dict[str, Any], reasons: list[str]) -> list[list[int]]:
+        if row.get("completion_ids") is not None:
+            return [
+                self._check_ids("completion_ids", ids)
+                for ids in _list("completion_ids", row["completion_ids"])
+            ]
+        texts = _list("completions", _column(row, "completions", "completion_ids"))
+        tokenizer = self._need_tokenizer("completions")
+        end = end_of_turn_id(tokenizer, not isinstance(row.get("prompt", ""), str))
+        if end is None:
+            raise ValueError(
+                "completions need a tokenizer with an EOS token, got one without; or give completion_ids"
+            )
+        found = []
+        for i, text in enumerate(texts):
+            ids = tokenizer(_text(text), add_special_tokens=False)["input_ids"]
+            ended = not (i < len(reasons) and reasons[i] == "length")
+            found.append([*ids, end] if ended else ids)
+        return found
+
+    def _need_tokenizer(self, column: str) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{column} is text, which needs a processing_class (a tokenizer), got none; or give token ids"
+            )
+        return self.tokenizer
+
+    def _check_ids(self, name: str, ids: Any) -> list[int]:
+        ids = _list(
+            name,
+            ids,
+            "a list of token ids" if name == "prompt_ids" else "lists of token ids, one a response",
+        )
+        if wrong := [
+            token for token in ids if not isinstance(token, Integral) or isinstance(token, bool)
+        ]:
+            raise ValueError(f"{name} must hold integers, got {wrong[0]!r}")
+        if (
+            self.vocabulary is not None
+            and len(ids)
+            and not (min(ids) >= 0 and max(ids) < self.vocabulary)
+        ):
+            bad = next(token for token in ids if not 0 <= token < self.vocabulary)
+            raise ValueError(f"{name} must lie in 0..{self.vocabulary - 1}, got {bad}")
+        return ids
+
+    def _room(self, prompt_length: int) -> int | None:
+        limits = [] if self.max_length is None else [self.max_length - prompt_length]
+        limits += [] if self.max_completion_length is None else [self.max_completion_length]
+        return min(limits) if limits else None
+
+
+def _canonical(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(row)
+    for name, others in ALIASES.items():
+        for other in others:
+            if found.get(name) is None and found.get(other) is not None:
+                found[name] = found[other]
+    return found
+
+
+def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> Any:
+    if name not in row:
+        names = f"{name} or {alternative}" if alternative else name
+        raise ValueError(
+            f"a row must have {names} (or {', '.join(ALIASES[name])}), got the columns {', '.join(row)}"
+        )
+    return row[name]
+
+
+def _list(name: str, value: Any, rule: str = "a list with one value for each response") -> list:
+    """``value`` as a list; a text is none, though it has a length and parts."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be {rule}, got {value!r:.80}")
+    return list(value)
+
+
+def _text(completion: Any) -> str:
+    if isinstance(completion, str):
+        return completion
+    if (
+        isinstance(completion, (list, tuple))
+        and len(completion) == 1
+        and isinstance(completion[0], Mapping)
+    ):
+        (message,) = completion
+        if message.get("role") == "assistant" and isinstance(message.get("content"), str):
+            return message["content"]
+    raise ValueError(
+        f"a completion must be a text or a list of one assistant message, got {completion!r:.80}"
+    )
+
+
+def _check_reward(reward: Any, i: int) -> bool:
+    """Whether response ``i`` is live. Beyond float32, as which batches hold rewards, is not finite."""
+    if reward is None:
+        return False
+    if (
+        isinstance(reward, bool)
+        or not isinstance(reward, Real)
+        or not abs(float(reward)) <= LARGEST
+    ):
+        raise ValueError(
+            f"teacher_rewards must be finite in float32, or null for a response that is left out, got {reward!r} for response {i}"
+        )
+    return True
+
+
+def prepare_dataset(
+    dataset: Any, reader: RowReader, *, name: str = "train", num_proc: int | None = None
+) -> Dataset:
+    """Rows that ``reader`` understands to rows that :class:`PADCollator` takes; what was cut and what was dropped is logged.
+
+    ``dataset`` is a datasets.Dataset, or anything with a length and rows, such as a list of dictionaries. Rows with fewer than two
+    live responses have no ranking, and are dropped. Raises ValueError for an iterable dataset, one without rows, and one of
+    which nothing is left.
+    """
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{name}_dataset must have a length, got {type(dataset).__name__}; use Dataset.from_generator on a stream"
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"{name}_dataset must not be empty, got 0 rows")
+    if isinstance(dataset, Dataset):
+        options = {
+            "with_indices": True,
+            "remove_columns": dataset.column_names,
+            "features": FEATURES,
+            "num_proc": num_proc,
+        }
+        rows = dataset.map(reader, **options, desc=f"Preparing {name} rows")
+    else:  # read before Arrow sees them, whose errors name no row
+        rows = Dataset.from_list(
+            [reader(dict(dataset[index]), index) for index in range(len(dataset))],
+            features=FEATURES,
+        )
+    live, cut = np.asarray(rows["num_live"]), int(np.sum(rows["num_cut"]))
+    kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(list(COUNTS))
+    if cut:
+        logger.warning(
+            "%s data: %d responses were cut to max_length or max_completion_length; their ends are not trained",
+            name,
+            cut,
+        )
+    if len(kept) < len(rows):
+        logger.warning(
+            "%s data: dropped %d of %d rows with fewer than 2 live responses",
+            name,
+            len(rows) - len(kept),
+            len(rows),
+        )
+    if len(kept) == 0:
+        raise ValueError(
+            f"{name}_dataset must have a row with at least 2 live responses, got none in {len(rows)} rows"
+        )
+    return kept
+
+
+def is_prepared(dataset: Any) -> bool:
+    """Whether :func:`prepare_dataset` made it."""
+    return isinstance(dataset, Dataset) and set(dataset.column_names) == FEATURES.keys() - set(
+        COUNTS
+    )

@@ -1,0 +1,273 @@
+"""The checks of tensor arguments. Those of values stand apart: operations call them in their bodies, where a compiler does not look.
+
+On a CPU values are always checked. On a GPU that would wait for the device, so labels are checked there only where
+``PAD_FAST_CHECK_LABELS=1`` asks for it, by an assertion on the device; without it, a label that is no column gives NaN.
+"""
+
+from __future__ import annotations
+
+import itertools
+import numbers
+import os
+
+import torch
+
+CHECK_VARIABLE = "PAD_FAST_CHECK_LABELS"
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int32, torch.int64)
+
+
+GATHER = (
+    "call this inside of the forward of the module that owns it, where its hooks have gathered it"
+)
+
+
+def shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def check_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+
+
+def check_floating(name: str, tensor: torch.Tensor) -> None:
+    check_tensor(name, tensor)
+    if tensor.dtype not in DTYPES:
+        raise ValueError(
+            f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}"
+        )
+
+
+def check_labels(
+    labels: torch.Tensor, rows: tuple[int, ...], beside: str, device: torch.device
+) -> None:
+    """``labels`` has one integer for each row of ``beside``, on its device."""
+    check_tensor("labels", labels)
+    if labels.dtype not in INTEGERS:
+        raise ValueError(f"labels must be int32 or int64, got {labels.dtype}")
+    if shape(labels) != rows:
+        raise ValueError(
+            f"labels must have the shape of {beside} without its last dimension, {rows}, got {shape(labels)}"
+        )
+    if labels.device != device:
+        raise ValueError(f"labels must be on the device of {beside}, {device}, got {labels.device}")
+
+
+def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> int:
+    """(..., V) logits with (...) labels; returns V."""
+    check_floating("logits", logits)
+    if logits.ndim < 1 or logits.shape[-1] < 1:
+        raise ValueError(
+            f"logits must have a last dimension of at least one column, the vocabulary, got shape {shape(logits)}"
+        )
+    check_labels(labels, shape(logits)[:-1], "logits", logits.device)
+    return logits.shape[-1]
+
+
+def check_linear(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+) -> tuple[int, int]:
+    """(..., D) hidden, (V, D) weight, (V,) bias, (...) labels; returns V and D."""
+    check_floating("hidden", hidden)
+    check_whole("weight", weight)
+    if hidden.ndim < 1 or hidden.shape[-1] < 1:
+        raise ValueError(
+            f"hidden must have a last dimension of at least one column, got shape {shape(hidden)}"
+        )
+    if weight.ndim != 2 or weight.shape[0] < 1 or weight.shape[1] != hidden.shape[-1]:
+        hint = (
+            f"; an empty weight is what ZeRO-3 leaves outside of its gather context: {GATHER}"
+            if weight.numel() == 0
+            else ""
+        )
+        raise ValueError(
+            f"weight must be (V, D) with D of hidden, {hidden.shape[-1]}, got {shape(weight)}{hint}"
+        )
+    if bias is not None and shape(bias) != (weight.shape[0],):
+        raise ValueError(f"bias must be (V,) = ({weight.shape[0]},), got {shape(bias)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (tensor.dtype != hidden.dtype or tensor.device != hidden.device):
+            given = f"{tensor.dtype} on {tensor.device}; move or cast one of them, or use autocast"
+            raise ValueError(
+                f"{name} must have the dtype and device of hidden, {hidden.dtype} on {hidden.device}, got {given}"
+            )
+    check_labels(labels, shape(hidden)[:-1], "hidden", hidden.device)
+    return weight.shape[0], weight.shape[1]
+
+
+def check_whole(name: str, tensor: torch.Tensor) -> None:
+    """Not a shard, and in a dtype that products take."""
+    if (
+        placements := getattr(tensor, "placements", None)
+    ) is not None:  # a DTensor, without loading torch.distributed
+        raise ValueError(
+            f"{name} must be whole, got a DTensor with {placements}; {GATHER}, or pass {name}.full_tensor()"
+        )
+    if tensor.dtype not in DTYPES:
+        cast = (
+            f"; dequantise it first, for example {name}.to(hidden.dtype) times its scale"
+            if "float8" in str(tensor.dtype)
+            else ""
+        )
+        raise ValueError(
+            f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}{cast}"
+        )
+
+
+def check_live_rows(rows: torch.Tensor | None, labels: torch.Tensor) -> None:
+    """(L,) places among the flattened ``labels``."""
+    if rows is not None and (
+        rows.ndim != 1 or rows.dtype != torch.int64 or rows.device != labels.device
+    ):
+        given = f"{rows.dtype} {shape(rows)} on {rows.device}"
+        raise ValueError(
+            f"live_rows must be None or int64 of shape (L,) on {labels.device}, got {given}"
+        )
+
+
+def check_budget(budget: object) -> None:
+    if budget != "auto" and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+        raise ValueError(
+            f'memory_budget must be "auto" or a number of bytes, an int of at least 0, got {budget!r}'
+        )
+
+
+# What logits are multiplied with is computed in float32, whose range ends at 1.2e-38 and 3.4e38: eight digits are left to the logits.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def check_token_options(
+    temperature: float, softcap: float | None, logit_scale: float, ignore_index: int = -100
+) -> None:
+    if not _is_number(temperature) or not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a positive finite number, got {temperature!r}")
+    if softcap is not None and not (_is_number(softcap) and 0 < softcap < float("inf")):
+        raise ValueError(f"softcap must be None or a positive finite number, got {softcap!r}")
+    if not _is_number(logit_scale) or not -float("inf") < logit_scale < float("inf"):
+        raise ValueError(f"logit_scale must be a finite number, got {logit_scale!r}")
+    if not isinstance(ignore_index, (int, numbers.Integral)):
+        raise ValueError(f"ignore_index must be an int, got {ignore_index!r}")
+    factors = {"logit_scale / temperature": logit_scale / temperature}
+    if softcap is not None:
+        factors |= {
+            "softcap / temperature": softcap / temperature,
+            "logit_scale / softcap": logit_scale / softcap,
+        }
+    for name, factor in factors.items():
+        if factor != 0 and not SMALLEST <= abs(factor) <= LARGEST:
+            raise ValueError(
+                f"{name} must lie within {SMALLEST} and {LARGEST}, which float32 can hold, got {factor}"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, numbers.Real))  # numpy's are of the last
+
+
+def check_responses(
+    labels: torch.Tensor, response_ids: torch.Tensor | None, num_responses: int | None
+) -> None:
+    """Padded (R, T) labels alone, or packed (M,) labels with (M,) response ids."""
+    if response_ids is None:
+        if labels.ndim != 2:
+            raise ValueError(
+                f"labels must be (R, T), one response a row, unless response_ids are given; got {shape(labels)}"
+            )
+        if num_responses is not None and num_responses != labels.shape[0]:
+            raise ValueError(
+                f"num_responses must be R of the padded labels, {labels.shape[0]}, or be left out; got {num_responses}"
+            )
+        return
+    if labels.ndim != 1:
+        raise ValueError(
+            f"labels must be (M,), packed, when response_ids are given; got {shape(labels)}"
+        )
+    if (
+        response_ids.dtype not in INTEGERS
+        or shape(response_ids) != shape(labels)
+        or response_ids.device != labels.device
+    ):
+        given = f"{response_ids.dtype} {shape(response_ids)} on {response_ids.device}"
+        raise ValueError(
+            f"response_ids must be integers of shape {shape(labels)} on {labels.device}, got {given}"
+        )
+    if num_responses is not None and num_responses < 0:
+        raise ValueError(f"num_responses must not be negative, got {num_responses}")
+
+
+def check_inplace(logits: torch.Tensor) -> None:
+    """A gradient overwrites the logits as (R, T, V), of which they must have a view: a copy would be overwritten instead."""
+    steps = [
+        (size, stride)
+        for size, stride in zip(logits.shape[:-2], logits.stride()[:-2], strict=True)
+        if size != 1
+    ]
+    for (_, outer), (size, inner) in itertools.pairwise(steps):
+        if outer != size * inner and logits.numel():
+            given = f"shape {shape(logits)} with strides {logits.stride()}"
+            raise ValueError(
+                f"logits must have a view in three dimensions, (-1, T, V), for inplace_backward=True, got {given}"
+            )
+
+
+def check_no_overlap(logits: torch.Tensor) -> None:
+    """A gradient can overwrite logits only where no two entries share memory."""
+    sizes = sorted(
+        (stride, size)
+        for stride, size in zip(logits.stride(), logits.shape, strict=True)
+        if size > 1
+    )
+    reach = 0
+    for stride, size in sizes:
+        if stride <= reach:
+            given = f"shape {shape(logits)} with strides {logits.stride()}"
+            raise ValueError(
+                f"logits must not overlap in memory for inplace_backward=True, got {given}"
+            )
+        reach += stride * (size - 1)
+
+
+def check_label_values(labels: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
+    """Each label is a column or ``ignore_index``: ValueError on a CPU; on a GPU, if asked for, an assertion that does not wait."""
+    on_cpu = labels.device.type == "cpu"
+    if not on_cpu and os.environ.get(CHECK_VARIABLE) != "1":
+        return
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= vocabulary))
+    rule = f"labels must be in 0..{vocabulary - 1} or ignore_index ({ignore_index})"
+    if not on_cpu:
+        torch._assert_async(~wrong.any(), rule)
+    elif wrong.any():
+        raise ValueError(f"{rule}, got {labels[wrong][0].item()}")
+
+
+def check_live_values(rows: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> None:
+    """On a CPU, ``rows`` are those of ``labels`` (M,) with a label, each once; on a GPU a row too many gives NaN, one too few 0."""
+    if labels.device.type != "cpu":
+        return
+    live = labels != ignore_index
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(labels):
+        raise ValueError(
+            f"live_rows must be in 0..{len(labels) - 1}, got {int(rows.min())}..{int(rows.max())}"
+        )
+    counts = torch.bincount(rows, minlength=len(labels))
+    if not torch.equal(counts, live.long()):
+        wrong = int((counts != live).nonzero()[0])
+        raise ValueError(
+            f"live_rows must hold each row whose label is not ignore_index ({ignore_index}) once, and no other; "
+            f"got row {wrong} with label {int(labels[wrong])} {int(counts[wrong])} times"
+        )
+
+
+def check_response_values(response_ids: torch.Tensor, num_responses: int) -> None:
+    """Each id is below the number of responses: ValueError on a CPU; on a GPU, if asked for, an assertion, and NaN without it."""
+    on_cpu = response_ids.device.type == "cpu"
+    if not on_cpu and os.environ.get(CHECK_VARIABLE) != "1":
+        return
+    wrong = response_ids >= num_responses
+    rule = f"response_ids must be below num_responses ({num_responses}), -1 for a row of none"
+    if not on_cpu:
+        torch._assert_async(~wrong.any(), rule)
+    elif wrong.any():
+        raise ValueError(f"{rule}; got {response_ids.max().item()}")

@@ -1,0 +1,194 @@
+"""What a memory budget allows, against what is measured."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.memory import allocated_peak
+from pad_fast import linear_preference_loss, linear_token_logprobs, validation
+from pad_fast.linear_logprob import backward as linear_backward
+from pad_fast.linear_logprob import memory_budget
+from pad_fast.linear_logprob import op as linear_op
+from pad_fast.linear_logprob import torch_impl as linear_torch
+from pad_fast.linear_logprob import triton_impl as linear_triton
+from pad_fast.plan import meter
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+MIB = 1 << 20
+
+
+def head(
+    rows: int, width: int, vocabulary: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (
+        torch.randn(size, width, generator=generator).to(dtype).requires_grad_()
+        for size in (rows, vocabulary)
+    )
+    return hidden, weight, torch.randint(vocabulary, (rows,), generator=generator)
+
+
+def peak_of(loss, leaves: tuple[torch.Tensor, ...]) -> int:
+    """Most bytes beside arguments, the loss and its gradients."""
+
+    def step() -> tuple[torch.Tensor, ...]:
+        found = loss()
+        return found.detach(), *torch.autograd.grad(found.sum(), leaves)
+
+    peak, outputs = allocated_peak(step, CPU)
+    return peak - sum(output.nbytes for output in outputs)
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [0, 20 * MIB, 32 * MIB, 64 * MIB])
+def test_a_budget_holds(size: int, dtype: torch.dtype, softcap: float | None) -> None:
+    """Or, where it is below what has to be, that: forward and backward, measured."""
+    sizes = (1024, 64, 8192, dtype)
+    hidden, weight, labels = head(*sizes)
+    peak = peak_of(
+        lambda: linear_token_logprobs(hidden, weight, labels, softcap=softcap, memory_budget=size),
+        (hidden, weight),
+    )
+    kept = memory_budget.saved_rows(size, *sizes, CPU)
+    assert peak <= max(size, memory_budget.workspace(*sizes, CPU, recomputed=True))
+    assert (kept > 0) == (peak > 12 * MIB)
+    # It is used: a chunk of 256 rows that would fit is kept, which some 4 MiB for the softcap's tiles stand beside.
+    assert peak >= min(size, 1024 * 8192 * dtype.itemsize) - 256 * 8192 * dtype.itemsize - 9 * MIB
+
+
+@pytest.mark.parametrize("softcap", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kept", [0, 512, 1024])
+def test_the_formula_is_what_is_measured(
+    kept: int, dtype: torch.dtype, softcap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner counts with it, so it is to be neither too small nor much too large."""
+    sizes = (1024, 256, 8192, dtype)
+    hidden, weight, labels = head(*sizes)
+    monkeypatch.setattr(memory_budget, "saved_rows", lambda *_: kept)
+    forward, (logps,) = allocated_peak(
+        lambda: (linear_token_logprobs(hidden, weight, labels, softcap=30.0 if softcap else None),),
+        CPU,
+    )
+    backward, gradients = allocated_peak(
+        lambda: torch.autograd.grad(logps.sum(), (hidden, weight)), CPU
+    )
+    beside = (
+        forward - kept * 8192 * dtype.itemsize,
+        backward - sum(gradient.nbytes for gradient in gradients),
+    )
+    for is_backward, measured in enumerate(beside):
+        options = {
+            "kept": kept > 0,
+            "recomputed": kept < 1024,
+            "softcap": softcap,
+            "backward": bool(is_backward),
+        }
+        assert measured == pytest.approx(
+            memory_budget.cpu_workspace(*sizes, **options), rel=0.15
+        ), options
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_budget_of_a_walk_holds(dtype: torch.dtype) -> None:
+    """Beside the weight's gradient in float32, which grows from chunk to chunk."""
+    width, vocabulary, size = 64, 8192, 24 * MIB
+    hidden, weight, labels = head(4 * 2 * 128, width, vocabulary, dtype)
+    teacher = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+
+    def loss() -> torch.Tensor:
+        packed = (hidden.view(8, 128, width), weight, labels.view(8, 128), teacher)
+        return linear_preference_loss(*packed, divergence="kl", memory_budget=size)[0]
+
+    peak, accumulators = peak_of(loss, (hidden, weight)), 4 * vocabulary * width + hidden.nbytes
+    assert 256 <= memory_budget.walked_rows(size, width, vocabulary, dtype, CPU) < 1024
+    assert peak <= size + accumulators
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+@pytest.mark.parametrize(("vocabulary", "width"), [(128256, 4096), (256000, 2304), (512, 8)])
+def test_rows_that_keep_scores_are_whole_chunks_within_the_budget(
+    device: torch.device, vocabulary: int, width: int
+) -> None:
+    rows, dtype, chunk = 16384, torch.bfloat16, memory_budget.chunk_rows(vocabulary, device)
+    row = memory_budget.padded(vocabulary) * 2
+    found = []
+    for size in (0, 1 << 28, 1 << 30, 1 << 32, 1 << 34, 1 << 40):
+        kept = memory_budget.saved_rows(size, rows, width, vocabulary, dtype, device)
+        assert kept == rows or kept % chunk == 0
+        assert (
+            kept == 0
+            or kept * row
+            + memory_budget.workspace(
+                rows, width, vocabulary, dtype, device, recomputed=kept < rows
+            )
+            <= size
+        )
+        found.append(kept)
+    assert found[0] == 0
+    assert found[-1] == rows
+    assert all(a <= b for a, b in itertools.pairwise(found))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake tensors pass for a GPU's; kernels, whose memory is that of their arguments, do nothing."""
+    from pad_fast.kernels.linear_logprob import launch
+
+    chunk_rows = memory_budget.chunk_rows
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    for module in (linear_backward, linear_torch, linear_triton, linear_op):
+        monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, _: chunk_rows(vocabulary, GPU))
+    monkeypatch.setattr(linear_op, "resolve_impl", lambda *_: "triton")
+    for module, names in (
+        (launch, ("rows", "tile")),
+        (validation, ("check_label_values", "check_live_values")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_: None)
+    for name in ("_flops", "_workspace"):
+        monkeypatch.setattr(meter, name, lambda *_: 0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("width", "vocabulary", "softcap"), [(4096, 128256, 0.0), (2304, 256000, 30.0)]
+)
+@pytest.mark.parametrize("gibibytes", [0, 2, 5, 9])
+def test_a_budget_holds_on_a_gpu(
+    gibibytes: int, width: int, vocabulary: int, softcap: float, frozen: bool, as_on_a_gpu: None
+) -> None:
+    """16,384 rows of Llama-3's and Gemma-2's heads, counted on fake tensors: 1 GiB with a budget of 0, accumulators included."""
+    rows, dtype, size = 16384, torch.bfloat16, gibibytes << 30
+    kept = 0 if frozen else memory_budget.saved_rows(size, rows, width, vocabulary, dtype, GPU)
+    options = (1.0, softcap, 1.0, -100, "triton")
+    with FakeTensorMode(), meter.Meter() as counted:
+        hidden, weight = (torch.empty(length, width, dtype=dtype) for length in (rows, vocabulary))
+        labels, places = torch.empty(2, rows, dtype=torch.int64)
+        counted.restart()
+        head = (hidden, weight, None, labels, places, None)
+        _, peak, total, scores, unscaled = linear_op.linear_token_logprobs._init_fn(
+            *head, kept, frozen, False, *options
+        )
+        forward = counted.peak - counted.start
+        counted.peak = counted.held
+        grad = torch.empty(rows)
+        if frozen:
+            gradients = (linear_op.scale_live_rows._init_fn(grad, places, None, total, unscaled),)
+        else:
+            needed = (True, True, False)
+            gradients = linear_op.linear_token_logprobs_backward._init_fn(
+                grad, *head, peak, total, scores, *needed, *options
+            )
+        backward = (
+            counted.peak
+            - counted.start
+            - sum(gradient.untyped_storage().nbytes() for gradient in gradients)
+        )
+    assert scores.shape[0] == kept
+    assert max(forward, backward) <= max(size, 1 << 30)

@@ -1,0 +1,190 @@
+"""What runs on a GPU: masks of blocks, FlexAttention and how often it is compiled; and a whole model under torch.compile."""
+
+import pytest
+import torch
+from groups import RAGGED, assert_same, gradients, loss_of, make_groups, make_model
+
+from pad_fast.models import flex_attention as flex_attention_module
+from pad_fast.models import prefix_attention
+from pad_fast.models.flex_attention import block_mask, flex_attend
+from pad_fast.models.layout import BLOCK, Layout, Segment
+from pad_fast.models.layout_trial import choose_layout
+from pad_fast.models.packing import bucket, pack
+from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
+
+
+def dense(layout, window):
+    """(T, T) of what sees what, token by token."""
+    seen = torch.zeros(layout.length, layout.length, dtype=torch.bool)
+    for segment in layout.whole():
+        prompt = range(segment.start, segment.start + segment.prompt)
+        for start, stop in ((prompt.stop, prompt.stop), *segment.spans()):
+            order = [*prompt, *range(start, stop)]
+            for q, place in enumerate(order):
+                first = 0 if window is None else max(0, q - window + 1)
+                seen[place, order[first : q + 1]] = True
+    return seen
+
+
+SEGMENTS = ((300, (200, 0, 170, 5)), (20, (90, 90)), (1, (1, 0)), (140, ()))
+
+
+def make_layout() -> Layout:
+    segments, start = [], 0
+    for prompt, responses in SEGMENTS:
+        segments.append(Segment(start, prompt, responses))
+        start = segments[-1].stop
+    return Layout(segments, bucket(start))
+
+
+@pytest.mark.parametrize("window", [None, 50, 260])
+def test_block_masks(window):
+    layout = make_layout()
+    mask, wanted = block_mask(layout, window, torch.device("cpu")), dense(layout, window)
+    places = torch.arange(layout.length)
+    seen = mask.mask_mod(torch.tensor(0), torch.tensor(0), places[:, None], places)
+    assert torch.equal(seen, wanted)
+    blocks = wanted.view(layout.length // BLOCK, BLOCK, -1, BLOCK)
+    some, every = blocks.any(3).any(1), blocks.all(3).all(1)
+
+    def listed(counts, indices):
+        found = torch.zeros_like(some)
+        for row, count in enumerate(counts[0, 0].tolist()):
+            found[row, indices[0, 0, row, :count].long()] = True
+        return found
+
+    partly, wholly = (
+        listed(mask.kv_num_blocks, mask.kv_indices),
+        listed(mask.full_kv_num_blocks, mask.full_kv_indices),
+    )
+    assert not (partly & wholly).any()
+    assert not (wholly & ~every).any()  # the mask is not applied there
+    assert not (some & ~(partly | wholly)).any()
+    assert wholly.sum() >= 0.5 * every.sum()
+    assert window is not None or wholly.any()
+    assert (partly | wholly).sum() <= some.sum() + len(SEGMENTS) * 8
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (50, None), (260, 2.0)])
+@pytest.mark.parametrize("heads", [(4, 2), (3, 3), (6, 2)])
+def test_flex_attention_is_that_of_the_tiles(heads, window, softcap):
+    """Forward only: FlexAttention has no backward on a CPU."""
+    layout = make_layout()
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, count, layout.length, 16) for count in (heads[0], heads[1], heads[1])
+    )
+    found = flex_attend(query, key, value, layout, 0.3, window, softcap).transpose(1, 2)
+    wanted = prefix_attention.prefix_attention(
+        query, key, value, layout, scaling=0.3, sliding_window=window, softcap=softcap
+    )
+    scores = query @ key.repeat_interleave(heads[0] // heads[1], 1).transpose(-1, -2) * 0.3
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~dense(layout, window), -torch.inf).softmax(-1)
+    truth = (weights @ value.repeat_interleave(heads[0] // heads[1], 1)).transpose(1, 2)
+    torch.testing.assert_close(wanted, truth, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_flex_attention_is_compiled_once(monkeypatch):
+    """For all lengths and windows, also where the compiler is off around it, as it is around our attention; the numbers stay the same.
+
+    By a compiler that makes no code: what there is to find is whether one graph serves."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+    from torch.nn.attention.flex_attention import flex_attention
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(flex_attention, dynamic=True, backend=counter)
+    monkeypatch.setattr(flex_attention_module, "_flex", lambda device: compiled)
+    attend = torch.no_grad()(torch.compiler.disable(flex_attend))
+    for softcap, graphs in ((None, 2), (2.0, 4), (3.0, 6)):  # without a window, and with one
+        for prompt, responses in (
+            (300, (200, 0, 170, 5)),
+            (3, (1, 1)),
+            (700, (90, 300)),
+            (1000, (20, 700)),
+        ):
+            length = bucket(prompt + sum(responses))
+            layout = Layout([Segment(0, prompt, responses)], length)
+            query, key, value = (torch.randn(1, heads, length, 16) for heads in (4, 2, 2))
+            for window in (None, 50, 260):
+                found = attend(query, key, value, layout, 0.3, window, softcap).transpose(1, 2)
+                wanted = prefix_attention.prefix_attention(
+                    query, key, value, layout, scaling=0.3, sliding_window=window, softcap=softcap
+                )
+                torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        assert counter.frame_count == graphs
+
+
+def test_flex_attention_never_holds_all_scores_for_want_of_compilations(monkeypatch):
+    """Beyond its limit the compiler would call it as it is."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=True, backend="eager")
+    monkeypatch.setattr(flex_attention_module, "_flex", lambda device: compiled)
+    layout = Layout([Segment(0, 200, (20, 36))], 256)
+    for heads in range(1, 11):  # more than 8
+        flex_attend(*torch.randn(3, 1, heads, 256, 16), layout, 0.3, None, None)
+    monkeypatch.setitem(flex_attention_module.COMPILING, "recompile_limit", 1)
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        flex_attend(*torch.randn(3, 1, 11, 256, 16), layout, 0.3, None, None)
+
+
+# torch.compile
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # the compiler looks at it
+def test_a_compiled_model_shares_prompts():
+    """Our attention stays outside of the graphs, which do not see what stands where: other lengths are compiled once, then all fit."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter, model = CompileCounterWithBackend("eager"), make_model("gemma2", torch.float32)
+    attach_rewards_forward(model)
+    compiled, graphs = torch.compile(model, backend=counter), []
+    for seed in range(6):
+        groups = make_groups(
+            (3 + seed, (5, 4 + seed)), (6, tuple(range(2, 4 + seed % 3))), seed=seed
+        )
+        count, found = sum(len(group.numbers) for group in groups), []
+        for call in (compiled, model):
+            model.zero_grad()
+            rewards = call(**pack(groups, "shared")._asdict(), num_responses=count)
+            loss_of(rewards).backward()
+            found.append(
+                (
+                    {name: gradient.clone() for name, gradient in gradients(model).items()},
+                    rewards.detach(),
+                )
+            )
+        torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-6, atol=1e-6)
+        assert_same(*(gradient for gradient, _ in found), rtol=1e-5, atol=1e-6)
+        graphs.append(counter.frame_count)
+    assert graphs[0] > 0
+    assert graphs[1:] == [graphs[1]] * 5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
+def test_flex_attention_on_a_gpu(name):
+    model, groups = make_model(name, torch.float32).cuda(), make_groups(*RAGGED, (300, (200, 170)))
+    count = sum(len(group.numbers) for group in groups)
+    assert choose_layout(model, groups) == "shared"
+    found = []
+    for layout in ("shared", "padded"):
+        model.zero_grad()
+        rewards = packed_rewards(
+            model, pack(groups, layout, bucketed=True).on(torch.device("cuda")), count
+        )
+        loss_of(rewards).backward()
+        found.append(
+            (
+                rewards.detach(),
+                {name: gradient.clone() for name, gradient in gradients(model).items()},
+            )
+        )
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-3)
+    assert_same(found[0][1], found[1][1], rtol=1e-2, atol=1e-3)

@@ -1,0 +1,119 @@
+"""Questions to the teacher, and the rewards that they calibrate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import worlds
+
+from pad_fast.pipeline import multiple_choice
+from pad_fast.pipeline.config import RunConfig
+
+
+def test_question_wording():
+    assert multiple_choice.choice_question("2+2?", ["4", "{options} 5"]) == (
+        "2+2?\n\nA. 4\nB. {options} 5\n\nWhich answer is best? Reply with its letter."
+    )
+    with pytest.raises(ValueError, match="between 2 and 26"):
+        multiple_choice.choice_question("x", ["a"] * 27)
+    with pytest.raises(ValueError, match="template"):
+        multiple_choice.choice_question("x", ["a", "b"], "{query}")
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_small_groups_ask_every_pair_in_both_orders(n):
+    plan = multiple_choice.question_plan(n, "pairwise", both_orders=True)
+    assert sorted(plan) == sorted(itertools.permutations(range(n), 2))
+    released = multiple_choice.question_plan(n, "pairwise", both_orders=False)
+    assert sorted(released) == sorted(itertools.combinations(range(n), 2))
+
+
+@pytest.mark.parametrize("n", [9, 10, 17, 64])
+def test_large_groups_ask_a_balanced_part(n):
+    plan = multiple_choice.question_plan(n, "pairwise", both_orders=False)
+    assert len(plan) == len(set(plan)) == 4 * n
+    counts = [sum(i in pair for pair in plan) for i in range(n)]
+    assert counts == [8] * n
+    assert all(a < b for a, b in plan)
+
+
+@pytest.mark.parametrize(
+    ("n", "opponents"), [(4, 2), (5, 2), (8, 2), (8, 6), (9, 4), (3, 2), (4, 6)]
+)
+def test_opponents_choose_a_balanced_part(n, opponents):
+    plan = multiple_choice.question_plan(n, "pairwise", both_orders=False, opponents=opponents)
+    assert len(plan) == len(set(plan))
+    assert [sum(i in pair for pair in plan) for i in range(n)] == [min(opponents, n - 1)] * n
+
+
+def test_listwise_plan_and_too_few():
+    assert multiple_choice.question_plan(4, "listwise", both_orders=True) == [
+        (0, 1, 2, 3),
+        (3, 2, 1, 0),
+    ]
+    assert multiple_choice.question_plan(1, "pairwise", both_orders=True) == []
+
+
+def test_fondness_for_a_letter_cancels():
+    """A teacher with P(A) = sigmoid(quality difference + 3): averaged over both orders, equal qualities give one half."""
+    quality = [0.0, 0.0, 1.0]
+    plan = multiple_choice.question_plan(3, "pairwise", both_orders=True)
+    forms = [[0], [1]]
+    logits = [(quality[a] + 3.0, quality[b]) for a, b in plan]
+    probs = [multiple_choice.letter_probs(pair, forms, renormalize=True)[0] for pair in logits]
+    chosen = multiple_choice.choice_probs(3, plan, probs)
+    assert chosen[0] == pytest.approx(chosen[1])
+    assert chosen[2] > chosen[0]
+    assert sum(chosen) == pytest.approx(1.5)  # each of the three pairs gives away one
+    one_order = multiple_choice.question_plan(3, "pairwise", both_orders=False)
+    biased = multiple_choice.choice_probs(
+        3, one_order, [p for p, shown in zip(probs, plan, strict=True) if shown in one_order]
+    )
+    assert biased[0] - biased[1] > 0.3
+
+
+def test_letter_probs_sum_over_forms_and_survive_underflow():
+    probs, mass = multiple_choice.letter_probs(
+        [math.log(0.1), math.log(0.2), math.log(0.1)], [[7, 8], [9]], renormalize=False
+    )
+    assert probs == pytest.approx([0.3, 0.1])
+    assert mass == pytest.approx(0.4)
+    tiny, _ = multiple_choice.letter_probs([-2000.0, -2001.0], [[7], [9]], renormalize=True)
+    assert tiny == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
+
+
+def test_calibrated_reward_and_presets():
+    assert multiple_choice.calibrated_reward(-2.0, 0.5, 0.25, 1e-4) == pytest.approx(
+        0.75 * -2 + 0.25 * math.log(0.5)
+    )
+    assert multiple_choice.calibrated_reward(-2.0, 0.0, 1.0, 1e-8) == pytest.approx(math.log(1e-8))
+
+    def config_of(**changes) -> RunConfig:
+        return RunConfig(student="s", teacher="t", prompts="x", output_dir="y", **changes)
+
+    released = config_of(mcq_preset="released")
+    assert (
+        released.mcq_weight,
+        released.mcq_floor,
+        released.mcq_both_orders,
+        released.mcq_renormalize,
+    ) == (1.0, 1e-8, False, False)
+    ours = config_of(mcq_weight=0.25)
+    assert (ours.mcq_weight, ours.mcq_floor, ours.mcq_both_orders, ours.mcq_renormalize) == (
+        0.25,
+        1e-4,
+        True,
+        True,
+    )
+
+
+def test_letters_need_tokens_of_their_own():
+    assert multiple_choice.letter_token_ids(worlds.character_tokenizer(), 2) == [
+        [32],
+        [33],
+    ]  # after 6 special tokens and a to z
+    without = worlds.character_tokenizer([c for c in worlds.CHARACTERS if c != "B"])
+    with pytest.raises(ValueError, match="letter B"):
+        multiple_choice.letter_token_ids(without, 2)

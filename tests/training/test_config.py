@@ -1,0 +1,106 @@
+"""PADConfig: every field is read, parsed and checked."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+import transformers
+from students import RENAMED, make_args
+from transformers import TrainingArguments
+
+import pad_fast
+from pad_fast.training.config import PADConfig
+
+pytestmark = RENAMED
+
+
+def test_every_field_is_read():
+    own = {f.name for f in dataclasses.fields(PADConfig)} - {
+        f.name for f in dataclasses.fields(TrainingArguments)
+    }
+    folder = Path(pad_fast.__file__).parent / "training"
+    read = set()
+    for path in folder.glob("*.py"):
+        if path.name == "config.py":
+            continue
+        tree = ast.parse(path.read_text())
+        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        read |= {
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+    assert own - read == set()
+    assert len(own) > 15
+
+
+def test_config_is_parsed_from_the_command_line(tmp_path):
+    line = f"--output_dir {tmp_path} --use_cpu --teacher_beta 3 --group_size 2 --disable_dropout False --max_length 99".split()
+    (args,) = transformers.HfArgumentParser(PADConfig).parse_args_into_dataclasses(
+        [*line, "--chat_template_kwargs", '{"a": 1}']
+    )
+    assert (args.teacher_beta, args.group_size, args.disable_dropout, args.max_length) == (
+        3.0,
+        2,
+        False,
+        99,
+    )
+    assert args.chat_template_kwargs == {"a": 1}
+    assert (args.learning_rate, args.beta, args.loss, args.divergence, args.logging_steps) == (
+        8e-7,
+        10.0,
+        "ppd",
+        "jsd",
+        10,
+    )
+    assert args.bf16 is False
+    assert args.gradient_checkpointing is True
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_checkpointing_can_be_turned_off(name, tmp_path):
+    args = make_args(tmp_path, **{name: False})
+    assert (args.gradient_checkpointing, args.activation_checkpointing) == (False, False)
+    assert dataclasses.replace(args).gradient_checkpointing is False
+    assert make_args(tmp_path).activation_checkpointing is True
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"loss": "dpo"}, "loss must be one of ppd, vpd, got 'dpo'"),
+        ({"divergence": "js"}, "divergence must be one of jsd, kl, reverse_kl, got 'js'"),
+        ({"impl": "cuda"}, "impl must be one of auto, torch, triton, got 'cuda'"),
+        ({"beta": 0.0}, "beta must be a positive finite number, got 0.0"),
+        ({"teacher_beta": float("nan")}, "teacher_beta must be a positive finite number, got nan"),
+        ({"group_size": 1}, "group_size must be at least 2, got 1"),
+        ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
+        ({"max_tokens_per_step": 0}, "max_tokens_per_step must be at least 1, got 0"),
+        (
+            {"memory_budget": "much"},
+            "memory_budget must be \"auto\" or a number of bytes, an int of at least 0, got 'much'",
+        ),
+        (
+            {"memory_budget": -1},
+            'memory_budget must be "auto" or a number of bytes, an int of at least 0, got -1',
+        ),
+        ({"share_prefix": "maybe"}, "share_prefix must be auto, true or false, got 'maybe'"),
+        ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
+        (
+            {"method": "exact", "group_size": 11},
+            "method='exact' takes at most 10 responses a group for divergence='jsd', got 11",
+        ),
+        (
+            {"loss": "vpd", "teacher_beta": 3.0},
+            "teacher_beta is an option of loss='ppd', and loss is 'vpd'; got 3.0",
+        ),
+        (
+            {"loss": "vpd", "divergence": "kl"},
+            "divergence is an option of loss='ppd', and loss is 'vpd'; got 'kl'",
+        ),
+    ],
+)
+def test_config_refuses(option, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        make_args(tmp_path, **option)

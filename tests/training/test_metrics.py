@@ -1,0 +1,143 @@
+"""What the trainer logs and evaluates."""
+
+import logging
+import math
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from students import RENAMED, make_args, make_model, make_rows, trained
+
+from pad_fast.evaluation import ranking_agreement
+from pad_fast.losses import probabilistic_preference_loss
+from pad_fast.models.scoring import score_responses
+from pad_fast.training.metrics import NAMES
+from pad_fast.training.trainer import PADTrainer
+
+pytestmark = RENAMED
+
+
+def test_metrics(tmp_path):
+    rows, model = make_rows(7, seed=1), make_model()
+    trainer = PADTrainer(
+        model,
+        make_args(tmp_path, learning_rate=0.0, per_device_train_batch_size=2, logging_steps=4),
+        rows,
+        rows,
+        callbacks=[],
+    )
+    trainer.train()
+    line = trainer.state.log_history[0]
+    metrics = trainer.evaluate()
+
+    rewards = score_responses(
+        model, [row["prompt_ids"] for row in rows], [row["completion_ids"] for row in rows]
+    )
+    best, worst, margins, agreement, losses, lengths, clipped, logps = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+    )
+    for row, group in zip(rows, rewards, strict=True):
+        live = [i for i, reward in enumerate(row["teacher_rewards"]) if reward is not None]
+        student, teacher = [group[i] for i in live], [row["teacher_rewards"][i] for i in live]
+        best.append(student[teacher.index(max(teacher))])
+        worst.append(student[teacher.index(min(teacher))])
+        margins.append(best[-1] - worst[-1])
+        agreement.append(ranking_agreement(torch.tensor([student]), torch.tensor([teacher])))
+        losses.append(
+            probabilistic_preference_loss(
+                torch.tensor([student]), torch.tensor([teacher]), beta=2.0
+            ).item()
+        )
+        lengths.append([len(row["completion_ids"][i]) for i in live])
+        clipped.append([row["finish_reasons"][i] == "length" for i in live])
+        logps.append(sum(student) / len(student))
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    wanted = {
+        "loss": mean(losses),
+        "rewards/chosen": mean(best),
+        "rewards/rejected": mean(worst),
+        "rewards/margins": mean(margins),
+        "rewards/accuracies": mean([found["pair_accuracy"].item() for found in agreement]),
+        "ranking/kendall_tau": mean([found["kendall_tau"].item() for found in agreement]),
+        "ranking/top1": mean([found["top1"].item() for found in agreement]),
+        "logps/mean": mean(logps),
+        "completions/mean_length": mean([mean(group) for group in lengths]),
+        "completions/min_length": min(min(group) for group in lengths),
+        "completions/max_length": max(max(group) for group in lengths),
+        "completions/clipped_ratio": mean([mean(group) for group in clipped]),
+        "loss/saturated": mean([loss > 0.95 * math.log(2) for loss in losses]),
+    }
+    assert set(wanted) == set(NAMES)
+    for name, value in wanted.items():
+        assert metrics[f"eval_{name}"] == pytest.approx(value, rel=1e-4), name
+        if (
+            name != "loss"
+        ):  # Trainer's own is the mean over steps, and the last of these has one prompt
+            assert line[name] == pytest.approx(value, rel=1e-4), name
+    assert line["perf/tokens_per_second"] > 0
+    assert "perf/tokens_per_second" not in metrics
+
+
+def test_evaluation_during_training_and_several_sets(tmp_path):
+    rows = make_rows(6)
+    args = make_args(
+        tmp_path, per_device_train_batch_size=3, eval_strategy="epoch", num_train_epochs=2
+    )
+    trainer = PADTrainer(make_model(), args, rows, {"easy": rows[:2], "hard": rows[2:]})
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "eval_easy_loss" in line]
+    assert len(lines) == 2
+    assert lines[1]["eval_easy_loss"] < lines[0]["eval_easy_loss"]
+    assert any("eval_hard_ranking/kendall_tau" in line for line in trainer.state.log_history)
+
+
+def test_datasets_that_are_given_later(tmp_path):
+    rows, later = make_rows(4), make_rows(6, seed=5)
+    trainer = PADTrainer(
+        make_model(), make_args(tmp_path, per_device_eval_batch_size=4), rows, later
+    )
+    wanted = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate(later)["eval_loss"] == wanted
+    assert trainer.evaluate(Dataset.from_list(later))["eval_loss"] == wanted
+    assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == wanted  # prepared before
+    assert trainer.evaluate(DatasetDict(a=Dataset.from_list(later)))["eval_a_loss"] == wanted
+    assert trainer.predict(later).metrics["test_loss"] == wanted
+    with pytest.raises(ValueError, match="row 1: teacher_rewards must be"):
+        trainer.evaluate([rows[0], {**rows[0], "teacher_rewards": 1.0}])
+    splits = DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(later))
+    with pytest.raises(
+        ValueError, match="train_dataset must be one dataset, got several: 'train', 'test'"
+    ):
+        PADTrainer(make_model(), make_args(tmp_path), splits)
+
+
+def test_a_saturated_loss_is_told_once(tmp_path, caplog):
+    rows = make_rows(6)
+    for row in rows:
+        row["teacher_rewards"] = [
+            None if reward is None else 10.0 * i for i, reward in enumerate(row["teacher_rewards"])
+        ]
+    options = {
+        "per_device_train_batch_size": 3,
+        "logging_steps": 1,
+        "beta": 100.0,
+        "learning_rate": 0.0,
+    }
+    with caplog.at_level(logging.WARNING, "pad_fast"):
+        trainer = trained(tmp_path, rows, num_train_epochs=2, **options)
+    assert trainer.state.log_history[0]["loss/saturated"] > 0.5
+    assert caplog.text.count("smaller teacher_beta") == 1
+    assert (
+        "loss/saturated"
+        not in trained(tmp_path, rows, divergence="kl", **options).state.log_history[0]
+    )
