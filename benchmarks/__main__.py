@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # The profiler would report each of its starts; the variable is read when torch is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")
@@ -79,7 +80,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--suite", choices=SUITES, required=True)
-    text = {"default": "", "metavar": "TEXT"}
+    text: dict[str, Any] = {"default": "", "metavar": "TEXT"}
     parser.add_argument("--case", **text, help="only cases whose label contains TEXT")
     parser.add_argument("--contestant", **text, help="only contestants whose name contains TEXT")
     parser.add_argument("--minutes", type=float, help="start no case after so many minutes")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -77,17 +78,17 @@ def describe(device: torch.device) -> dict:
 
 
 def roofs(device: torch.device, *, size: int | None = None) -> dict[str, float]:
-    """The rates that no operation can exceed, measured with random data.
+    """The rates of a copy and of products, against which operations are measured.
 
-    Zeros would be multiplied faster than real data.
+    The data is random, since products of zeros run faster.
 
     Args:
         device: the device that is measured.
         size: rows and columns of the square matrices.
 
     Returns:
-        "copy" in bytes a second, read and written, of a large copy; a dtype's name in operations a
-        second of a square product, of float32 alone on a CPU, where no other product is measured.
+        "copy": bytes a second that a large copy reads and writes; and by the name of a dtype the
+        operations a second of a square product. On a CPU this is float32 alone.
     """
     on_gpu = is_gpu(device)
     size = size or (8192 if on_gpu else 1536)
@@ -95,7 +96,7 @@ def roofs(device: torch.device, *, size: int | None = None) -> dict[str, float]:
     for dtype in (torch.float32, torch.bfloat16) if on_gpu else (torch.float32,):
         a, b = torch.randn(2, size, size, device=device).to(dtype)
         name = str(dtype).removeprefix("torch.")
-        found[name] = 2 * size**3 / _seconds(lambda a=a, b=b: a @ b, device)
+        found[name] = 2 * size**3 / _seconds(partial(torch.matmul, a, b), device)
     return found
 
 

@@ -157,7 +157,7 @@ def _liger_logits(case: Case, inputs: Inputs) -> Call:
 
 
 def _liger_pairs(case: Case, inputs: Inputs) -> Call:
-    """SimPO without a margin is the vanilla preference loss of pairs; the better responses come first."""
+    """SimPO without a margin, which is VPD of pairs; the better responses come first."""
     _refuse("liger_kernel", case, inputs, softcap=False)
     from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
 

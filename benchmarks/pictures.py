@@ -135,13 +135,13 @@ def _tokens(cases: Cases) -> plt.Figure:
     for axis in axes:
         handles, texts = axis.get_legend_handles_labels()
         entries |= dict(zip(texts, handles, strict=True))
-    below = {"loc": "outside lower center", "ncols": 5, "fontsize": 8, "frameon": False}
-    figure.legend(entries.values(), entries.keys(), **below)
+    place_below: dict[str, Any] = {"loc": "outside lower center", "ncols": 5}
+    figure.legend(entries.values(), entries.keys(), **place_below, fontsize=8, frameon=False)
     return figure
 
 
 def _colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each contestant, the same for a name wherever it is first met."""
+    """A colour for each contestant, in the order in which they are first met."""
     colours = dict(COLOURS)
     for name in names:
         colours.setdefault(name, OTHERS[(len(colours) - len(COLOURS)) % len(OTHERS)])
@@ -168,8 +168,8 @@ def _bar(axis: Axes, place: float, ratio: float, style: dict[str, Any]) -> None:
     """A bar with its number, cut off so that one slow contestant does not flatten the others."""
     end = min(ratio, WIDEST)
     axis.barh(place, end, **style)
-    by = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
-    axis.annotate(f"{ratio:.2g}", (end, place), **by)
+    beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+    axis.annotate(f"{ratio:.2g}", (end, place), **beside, fontsize=7)
 
 
 def _ratio_axis(axis: Axes, title: str) -> None:
@@ -311,8 +311,8 @@ def draw_demo(records: list[Record]) -> plt.Figure:
 
 def _level(axis: Axes, value: float, text: str) -> None:
     axis.axhline(value, color=COLOURS[NAIVE], linestyle="--", linewidth=1)
-    style = {"va": "bottom", "fontsize": 8, "color": "#555555"}
-    axis.annotate(text, (0.02, value), xycoords=("axes fraction", "data"), **style)
+    at_left: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+    axis.annotate(text, (0.02, value), **at_left, fontsize=8, color="#555555")
 
 
 def draw_scaling(records: list[Record]) -> plt.Figure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -20,7 +20,7 @@ from benchmarks.measure import run_case
 from benchmarks.peers import PEERS
 from benchmarks.records import Record
 from benchmarks.step_cases import LONGEST, StepCase
-from benchmarks.steps import STEP_CONTESTANTS, StepContestant, run_step_case
+from benchmarks.steps import STEP_CONTESTANTS, run_step_case
 
 CONTESTANTS: tuple[Contestant, ...] = PLAIN + PEERS
 
@@ -122,8 +122,8 @@ def _gpu_cases() -> Iterator[Case]:
     yield replace(gemma_head, target_ms=88.0)
     targets = (Case("kl", (512, 8), target_ms=0.06), Case("jsd", (512, 8), target_ms=0.3))
     yield from targets
-    loss = {"shape": (8, 4, 512, 4096, 128256), "memory_budget": 2 << 30}
-    yield Case("linear_preference_loss", **loss, dtype="bfloat16")
+    llama_loss = Case("linear_preference_loss", (8, 4, 512, 4096, 128256), dtype="bfloat16")
+    yield replace(llama_loss, memory_budget=2 << 30)
     yield Case("linear_pair_loss", (16, 2, 512, 4096, 128256), dtype="bfloat16")
     rows = tuple(1024 << power for power in range(8))
     yield from _curves(llama_head, (0, 1024, 2048, 3072, 4096, 5120), rows)
@@ -144,8 +144,8 @@ def _smoke_cases() -> Iterator[Case]:
     yield Case("response_rewards", (4, 12, 200), live_share=0.5)
     yield Case("linear_token_logprobs", (48, 16, 200), live_share=0.5)
     yield Case("linear_token_logprobs", (48, 16, 200), softcap=5.0, frozen=True)
-    loss = {"shape": (3, 4, 6, 16, 200), "memory_budget": 1 << 19}
-    yield Case("linear_preference_loss", **loss, live_share=0.5)
+    loss = Case("linear_preference_loss", (3, 4, 6, 16, 200), live_share=0.5)
+    yield replace(loss, memory_budget=1 << 19)
     yield Case("linear_pair_loss", (3, 2, 6, 16, 200), live_share=0.5)
     yield from _curves(Case("linear_token_logprobs", (600, 16, 200)), (0, 1), (48, 600))
     for job in listwise.jobs().values():
@@ -174,68 +174,69 @@ def _steps_of(model: str, n: int, prompt: int, response: int) -> Iterator[StepCa
 
 # The list.
 
-
-def _operations(name: str, title: str, content: str, device: str, **options: Any) -> Suite:
-    fixed = {"contestants": CONTESTANTS, "measure": run_case}
-    return Suite[Case, Contestant](name, title, content, device, **fixed, **options)
-
-
-def _whole_steps(name: str, title: str, content: str, device: str, **options: Any) -> Suite:
-    fixed = {"contestants": STEP_CONTESTANTS, "measure": run_step_case}
-    return Suite[StepCase, StepContestant](name, title, content, device, **fixed, **options)
-
-
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        _operations(
+        Suite(
             "cpu",
-            "On a CPU",
-            "single operations",
-            "cpu",
+            title="On a CPU",
+            content="single operations",
+            device="cpu",
             minutes=10,
             make_cases=_cpu_cases,
+            contestants=CONTESTANTS,
+            measure=run_case,
         ),
-        _operations(
+        Suite(
             "gpu",
-            "On a GPU",
-            "single operations at the shapes of Llama-3 and Gemma-2",
-            "cuda",
-            minutes=5,  # make gpu has 8, and its tests take some of them
+            title="On a GPU",
+            content="single operations at the shapes of Llama-3 and Gemma-2",
+            device="cuda",
+            minutes=5,  # make gpu is to take 8, some of them for its tests
             make_cases=_gpu_cases,
+            contestants=CONTESTANTS,
+            measure=run_case,
         ),
-        _whole_steps(
+        Suite(
             "steps",
-            "Whole steps on a CPU",
-            "whole steps of a Llama of 20M parameters",
-            "cpu",
+            title="Whole steps on a CPU",
+            content="whole steps of a Llama of 20M parameters",
+            device="cpu",
             minutes=4,
             make_cases=lambda: _steps_of("Llama, 20M", 8, 512, 128),
+            contestants=STEP_CONTESTANTS,
+            measure=run_step_case,
         ),
-        _whole_steps(
+        Suite(
             "gpu-steps",
-            "Whole steps on a GPU",
-            "whole steps of Llama-3.2-1B and Gemma-2-2B",
-            "cuda",
+            title="Whole steps on a GPU",
+            content="whole steps of Llama-3.2-1B and Gemma-2-2B",
+            device="cuda",
             minutes=25,
             make_cases=_gpu_steps,
+            contestants=STEP_CONTESTANTS,
+            measure=run_step_case,
         ),
-        _operations(
+        Suite(
             "smoke",
-            "Tiny cases",
-            "every job in moments, for tests",
-            "cpu",
+            title="Tiny cases",
+            content="every job in moments, for tests",
+            device="cpu",
             minutes=1,
             make_cases=_smoke_cases,
+            contestants=CONTESTANTS,
+            measure=run_case,
             is_recorded=False,
         ),
-        _whole_steps(
+        Suite(
             "steps-smoke",
-            "Tiny whole steps",
-            "whole steps in moments, for tests",
-            "cpu",
+            title="Tiny whole steps",
+            content="whole steps in moments, for tests",
+            device="cpu",
             minutes=1,
             make_cases=lambda: _steps_of("tiny", 3, 12, 5),
+            contestants=STEP_CONTESTANTS,
+            measure=run_step_case,
             is_recorded=False,
         ),
     )

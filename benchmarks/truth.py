@@ -32,7 +32,7 @@ class Truth:
 
     results: Tensor  # (M,), (R,) or (P,); of listwise losses maybe only the first prompts
     live: Tensor  # bool, of the same shape: the results that are compared
-    gradients: dict[str, Sampled]  # of each leaf
+    gradients: dict[str, Sampled]  # by the leaf's name
     scalar_gradients: dict[str, Sampled]  # if the loss is minus the mean of the results
     against: str  # what the right values were computed by
 
