@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import __main__, demo, memory, scaling, steps, tables
+from benchmarks import __main__, memory, scaling, steps, tables
 from benchmarks.cases import IGNORE_INDEX, LISTWISE_JOBS, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE, OURS, ZERO, Contestant, Unsupported, takes_part
 from benchmarks.measure import floor_seconds, run_case
@@ -330,40 +330,6 @@ def test_tables_are_made_of_the_newest_records_between_the_marks(results, tmp_pa
     once = text
     tables.rebuild(results, [readme])
     assert readme.read_text() == once
-
-
-def test_the_demo_is_tabled_and_drawn(tmp_path, capsys):
-    def evaluation(value):
-        return dict.fromkeys(demo.COLUMNS, value)
-
-    evaluations = {
-        name: evaluation(value)
-        for name, value in (
-            ("teacher", 0.9),
-            ("student-00", 0.25),
-            ("student-02", 0.5),
-            ("seqkd", 0.75),
-        )
-    }
-    said = {
-        "device": "An Example CPU",
-        "threads": 2,
-        "commit": "abc",
-        "student": "student",
-        "seconds": 60,
-        "evaluations": evaluations,
-    }
-    (tmp_path / "demo.jsonl").write_text(
-        "".join(
-            json.dumps(said | {"run": run, "seed": 1}) + "\n" for run in ("2025", "2026", "2026")
-        )
-    )
-    text = tables.fill("<!-- table:demo -->\nstale\n<!-- /table:demo -->", tmp_path)
-    assert "| student after | 50.0% |" in text
-    assert "2 runs (1 base students)" in text
-    assert "right, greedy in 2" in text
-    tables.rebuild(tmp_path, [])
-    assert (tmp_path / "demo.png").exists()
 
 
 def test_the_cost_over_responses_is_measured_and_drawn(tmp_path, monkeypatch, capsys):
