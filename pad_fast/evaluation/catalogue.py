@@ -49,39 +49,32 @@ class Metric:
     curve: str = ""
 
     @property
-    def in_text(self) -> str:
+    def text_heading(self) -> str:
         """The column's heading in a table of text."""
         return self.heading or self.label
 
     @property
-    def in_terminal(self) -> str:
+    def terminal_heading(self) -> str:
         """The column's heading in the terminal."""
-        return self.narrow or self.in_text
+        return self.narrow or self.text_heading
 
     @property
-    def in_picture(self) -> str:
+    def curve_label(self) -> str:
         """The curve's label in a picture."""
-        return self.curve or self.in_text
+        return self.curve or self.text_heading
 
     def text(self, value: float | None) -> str:
         """The value with its unit; a dash if it does not apply."""
-        if not is_measured(value):
-            return "–"
-        return self.amount(value) + ("%" if self.percent else "")
+        return self.amount(value) + ("%" if self.percent else "") if is_measured(value) else "–"
 
     def amount(self, value: float) -> str:
-        """The value, or a difference of two, without its unit."""
-        return number(100 * value if self.percent else value, self.digits)
+        """The value, or a difference of two values, without its unit."""
+        return f"{100 * value if self.percent else value:.{self.digits}f}"
 
 
 def is_measured(value: float | None) -> TypeGuard[float]:
-    """Whether a metric applies: evaluation files hold null, and tables NaN, where it does not."""
+    """Whether a metric applies. Where it does not, evaluation files hold null and tables NaN."""
     return value is not None and math.isfinite(value)
-
-
-def number(value: float, digits: int) -> str:
-    """A number with its decimals and a minus sign as wide as a plus sign."""
-    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def measure(evaluated: Evaluated) -> Row:

@@ -5,38 +5,33 @@ the baseline ``seqkd``.
 """
 
 TEACHER, BASE, SEQKD = "teacher", "student-00", "seqkd"
-STUDENTS = "student-"
+BEFORE, AFTER = "student before", "student after"  # where only the base and the last are compared
+_PREFIX = "student-"
 
 
-def round_of(name: str) -> int | None:
-    """The round after which a student was evaluated, 0 for the base student; None for others."""
-    return int(name.removeprefix(STUDENTS)) if name.startswith(STUDENTS) else None
+def is_student(name: str) -> bool:
+    """Whether the model is the base student or the student after a round."""
+    return name.startswith(_PREFIX)
 
 
 def position(name: str) -> tuple[int, int, str]:
     """The sort key of a table's rows: the teacher, the students by round, then the baselines."""
-    round = round_of(name)
-    if round is not None:
-        return 1, round, name
+    if is_student(name):
+        return 1, _round(name), name
     return (0 if name == TEACHER else 2), 0, name
 
 
-def label(name: str, *, final: bool = False) -> str:
-    """How tables of text name a model: "teacher", "student before", "after round 2".
-
-    Args:
-        name: the model's name.
-        final: whether the table compares the base student with this one, its "student after".
-    """
-    if final:
-        return "student after"
-    known = {TEACHER: "teacher", BASE: "student before", SEQKD: "SeqKD"}
-    round = round_of(name)
-    return known.get(name, name if round is None else f"after round {round}")
+def label(name: str) -> str:
+    """How tables of text name a model: "teacher", "student before", "after round 2"."""
+    known = {TEACHER: "teacher", BASE: BEFORE, SEQKD: "SeqKD"}
+    return known.get(name, f"after round {_round(name)}" if is_student(name) else name)
 
 
 def title(name: str) -> str:
     """How the report's page names a model: "Teacher", "Base student", "After round 2"."""
     known = {TEACHER: "Teacher", BASE: "Base student", SEQKD: "SeqKD"}
-    round = round_of(name)
-    return known.get(name, name if round is None else f"After round {round}")
+    return known.get(name, f"After round {_round(name)}" if is_student(name) else name)
+
+
+def _round(student: str) -> int:
+    return int(student.removeprefix(_PREFIX))

@@ -34,7 +34,7 @@ def print_table(root: Path, console: Console | None = None) -> None:
         if not metric.detail and any(row.get(metric.key) is not None for row in rows)
     ]
     for metric in columns:
-        table.add_column(metric.in_terminal, justify="right")
+        table.add_column(metric.terminal_heading, justify="right")
     for row in sorted(rows, key=lambda row: subjects.position(row["name"])):
         cells = [metric.text(row.get(metric.key)) for metric in columns]
         table.add_row(subjects.label(row["name"]), *cells)
