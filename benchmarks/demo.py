@@ -70,7 +70,9 @@ def table(records: list[dict]) -> list[list[str]]:
     metrics = _metrics(records)
     rows = [["", *(metric.text_heading for metric in metrics)], ["---", *["---:"] * len(metrics)]]
     for stage in stages(records[0]):
-        rows.append([stage, *(_cell(metric, _values(records, stage, metric)) for metric in metrics)])
+        rows.append(
+            [stage, *(_cell(metric, _values(records, stage, metric)) for metric in metrics)]
+        )
     return rows
 
 

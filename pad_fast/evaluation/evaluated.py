@@ -37,7 +37,7 @@ class RewardPair:
         return ranking_agreement(student_PN, teacher_PN, mask, reduction="none")
 
     def agreement(self, name: str) -> float | None:
-        """The mean of a number of :func:`ranking_agreement`; None if the teacher ranks no prompt."""
+        """The mean of a number of :func:`ranking_agreement`; None if no prompt counts."""
         value = self._by_prompt[name].nanmean().item()
         return None if math.isnan(value) else value
 
@@ -70,7 +70,9 @@ class Evaluated:
 
     def skills(self) -> list[str]:
         """The skills of the prompts that have an answer."""
-        return sorted({row["skill"] for row in self.greedy if row["skill"] is not None and _has_answer(row)})
+        return sorted(
+            {row["skill"] for row in self.greedy if row["skill"] is not None and _has_answer(row)}
+        )
 
     def of_skill(self, skill: str) -> Evaluated:
         """The responses to the prompts of one skill, without the rest of the record."""
