@@ -17,6 +17,8 @@ from benchmarks.contestants import NAIVE, OURS, OURS_BUDGET_0
 from benchmarks.demo import stages
 from benchmarks.records import Cases, Record, is_listwise, last_run, load, newest, ran
 from benchmarks.suites import SUITES
+from pad_fast.evaluation import subjects
+from pad_fast.evaluation.catalogue import METRICS
 
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
 OTHERS = ("#2f6f9f", "#5b9f6b", "#b58a2a", "#7d5ba6", "#3f9d9b", "#a05a7a", "#6b6b2a", "#446688")
@@ -35,12 +37,7 @@ WAYS = {
     "meeting in the middle": "#2f6f9f",
     "sampled": "#5b9f6b",
 }
-DEMO_PANELS = {
-    "greedy_accuracy": "right, greedy",
-    "sampled_accuracy": "right, sampled",
-    "kendall_tau": "Kendall's tau",
-    "top1": "top-1",
-}
+DEMO_METRICS = ("greedy_accuracy", "sampled_accuracy", "kendall_tau", "top1")
 
 
 def draw_all(results: Path) -> list[Path]:
@@ -289,20 +286,20 @@ def _job_colours(records: list[Record]) -> dict[str, str]:
 
 
 def draw_demo(records: list[Record]) -> plt.Figure:
-    """A panel for each measure and a line for each run: the student before and after.
+    """A panel for each metric and a line for each run: the student before and after.
 
-    A dashed line is the teacher, where it has the measure.
+    A dashed line is the teacher, where the metric applies to it.
     """
-    figure, axes = plt.subplots(1, len(DEMO_PANELS), figsize=(11, 3.2), layout="constrained")
-    for axis, (key, title) in zip(axes, DEMO_PANELS.items(), strict=True):
+    figure, axes = plt.subplots(1, len(DEMO_METRICS), figsize=(11, 3.2), layout="constrained")
+    teacher = stages(records[0])[subjects.label(subjects.TEACHER)]
+    for axis, key in zip(axes, DEMO_METRICS, strict=True):
         for record in records:
             found = stages(record)
-            values = [found[f"student {when}"][key] for when in ("before", "after")]
+            values = [found[stage][key] for stage in (subjects.BEFORE, subjects.AFTER)]
             axis.plot(("before", "after"), values, "-o", color=COLOURS[OURS], alpha=0.6)
-        teacher = stages(records[0])["teacher"][key]
-        if teacher is not None:
-            _level(axis, teacher, "teacher")
-        axis.set_title(title, fontsize=10)
+        if teacher[key] is not None:
+            _level(axis, teacher[key], "teacher")
+        axis.set_title(METRICS[key].text_heading, fontsize=10)
         axis.margins(x=0.25, y=0.15)
         axis.grid(axis="y", alpha=0.3)
         _without_frame(axis)
