@@ -20,7 +20,7 @@ from benchmarks import machine, memory
 from benchmarks.cases import Inputs
 from benchmarks.contestants import NAIVE, OURS, Contestant
 from benchmarks.measure import Entry, guarded, paired_ratio, time_in_turns
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import choose_layout
 from pad_fast.models.output_head import output_head
 from pad_fast.models.packing import pack, split
@@ -106,7 +106,7 @@ class Job:
         size = (case.prompt + case.n * case.response,)
         ids = torch.randint(self.model.config.vocab_size, size, generator=generator)
         prompt, responses = ids[: case.prompt], ids[case.prompt :].view(case.n, case.response)
-        self.group = Group(prompt.tolist(), responses.tolist(), list(range(case.n)))
+        self.group = PromptGroup(prompt.tolist(), responses.tolist(), list(range(case.n)))
         self.input_ids = torch.cat([prompt.expand(case.n, -1), responses], 1).to(
             device
         )  # (n, P + R)

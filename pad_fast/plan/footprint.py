@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 from pad_fast import functional
 from pad_fast.linear_logprob import memory_budget as memory_budget_module
 from pad_fast.models import output_head, prefix_attention
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import known_problem
 from pad_fast.models.packing import PackedRows, pack, split
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
@@ -52,7 +52,7 @@ def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None 
         )
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
-    output_head._disagreements[model] = None  # there is nothing to compare its logits with
+    output_head.trust_head(model)  # there is nothing to compare its logits with
     return model
 
 
@@ -112,7 +112,7 @@ def training_step(
         for weight in model.parameters() if how.accumulating or len(slices) > 1 else ():
             weight.grad = torch.empty_like(weight)
 
-        def rewards_of(part: Sequence[Group]) -> Tensor:
+        def rewards_of(part: Sequence[PromptGroup]) -> Tensor:
             packed = _packed(part, meter, reading)
             with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
                 return model(**packed._asdict(), num_responses=prompts * shape[2])
@@ -160,17 +160,17 @@ def sharing_problem(config: Any, attn_implementation: str | None) -> str | None:
 
 def _slices(
     prompts: int, shape: Shape, max_tokens: int | None, reading: Reading
-) -> list[list[Group]]:
+) -> list[list[PromptGroup]]:
     prompt, response, n = shape
     groups = [
-        Group([0] * prompt, [[0] * response] * n, range(p * n, (p + 1) * n)) for p in range(prompts)
+        PromptGroup([0] * prompt, [[0] * response] * n, range(p * n, (p + 1) * n)) for p in range(prompts)
     ]
     return split(groups, max_tokens, reading.layout)
 
 
-def _alike(slices: Sequence[Sequence[Group]]) -> list[tuple[Sequence[Group], int]]:
+def _alike(slices: Sequence[Sequence[PromptGroup]]) -> list[tuple[Sequence[PromptGroup], int]]:
     """A slice of each shape, and how many have it."""
-    by_shape: dict[Any, list[Sequence[Group]]] = {}
+    by_shape: dict[Any, list[Sequence[PromptGroup]]] = {}
     for part in slices:
         by_shape.setdefault(
             tuple((len(group.prompt), len(group.responses)) for group in part), []
@@ -178,12 +178,12 @@ def _alike(slices: Sequence[Sequence[Group]]) -> list[tuple[Sequence[Group], int
     return [(parts[0], len(parts)) for parts in by_shape.values()]
 
 
-def _packed(groups: Sequence[Group], meter: Meter, reading: Reading) -> PackedRows:
+def _packed(groups: Sequence[PromptGroup], meter: Meter, reading: Reading) -> PackedRows:
     packed = pack(groups, reading.layout, bucketed=reading.gpu)
     if packed.layout is not None:
         seen = sum(
             s.prompt**2 + sum(y * (s.prompt + y) for y in s.responses)
-            for s in packed.layout.whole()
+            for s in packed.layout.segments_and_padding()
         )
         meter.seen[packed.layout.length] = seen / packed.layout.length**2
     return packed

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from benchmarks.memory import allocated_peak
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.output_head import head_problem
 from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import packed_rewards
@@ -34,20 +34,20 @@ def make_model(**changes) -> transformers.LlamaForCausalLM:
     return model
 
 
-def make_group(n: int, response: int) -> Group:
+def make_group(n: int, response: int) -> PromptGroup:
     generator = torch.Generator().manual_seed(1)
     prompt, *responses = (
         torch.randint(VOCABULARY, (size,), generator=generator).tolist()
         for size in (PROMPT, *[response] * n)
     )
-    return Group(prompt, responses, list(range(n)))
+    return PromptGroup(prompt, responses, list(range(n)))
 
 
 def loss_of(rewards: torch.Tensor) -> torch.Tensor:
     return (rewards * torch.linspace(-1, 1.3, len(rewards), dtype=rewards.dtype)).sum().tanh()
 
 
-def backward(model, group: Group, limit: int | None) -> torch.Tensor:
+def backward(model, group: PromptGroup, limit: int | None) -> torch.Tensor:
     """The rewards; a response a slice under a ``limit``."""
     n = len(group.numbers)
     slices = [pack(part, "shared") for part in split([group], limit, "shared")]
@@ -95,4 +95,4 @@ def test_only_the_row_that_is_worked_on_keeps_its_masks():
     slices = [pack(part, "shared") for part in split([group], 2 * (PROMPT + 40), "shared")]
     assert len(slices) == 2
     micro_batched_backward(lambda part: packed_rewards(model, part, 4), slices, loss_of)
-    assert [len(part.layout.plans) for part in slices] == [0, 1]
+    assert [len(part.layout.cache) for part in slices] == [0, 1]
