@@ -12,7 +12,7 @@ from pad_fast.models.output_head import head_problem
 from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import packed_rewards
 from pad_fast.plan import footprint
-from pad_fast.plan.footprint import Reading, Training
+from pad_fast.plan.footprint import GroupShape, Reading, TrainingOptions
 from pad_fast.training.micro_batches import micro_batched_backward
 
 N, PROMPT, RESPONSE, VOCABULARY = 64, 64, 4096, 200
@@ -73,7 +73,10 @@ def test_64_responses_of_4096_tokens_train_where_one_fits():
         )
     gradients = sum(weight.nbytes for weight in model.parameters())  # of the slices before
     assert peaks[N] < 1.05 * (peaks[1] + gradients)
-    how, shape = Training(checkpointing=False, optimizer_bytes=0), (PROMPT, RESPONSE, N)
+    how, shape = (
+        TrainingOptions(checkpointing=False, optimizer_bytes=0),
+        GroupShape(PROMPT, RESPONSE, N),
+    )
     for reading in (Reading(shared=True, gpu=True), Reading()):  # without the masks of a CPU
         whole = footprint.training_step(model.config, 1, shape, how, reading)
         assert peaks[N] < (whole.peak - whole.start) / 40
