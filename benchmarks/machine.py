@@ -5,16 +5,13 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-import time
-from collections.abc import Callable
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from statistics import median
 
 import torch
 
-from pad_fast.device import is_gpu, synchronize
+from pad_fast.device import gpu_name, is_gpu
+from pad_fast.plan.machine import copy_rate, product_rate
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ("pad_fast", "kernels", "benchmarks/*.py")  # code that a measurement depends on
@@ -22,7 +19,7 @@ MEASURED = ("pad_fast", "kernels", "benchmarks/*.py")  # code that a measurement
 
 def device_name(device: torch.device) -> str:
     if is_gpu(device):
-        return torch.cuda.get_device_name(device)
+        return gpu_name(device)
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.M) if info.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()
@@ -80,11 +77,9 @@ def describe(device: torch.device) -> dict:
 def roofs(device: torch.device, *, size: int | None = None) -> dict[str, float]:
     """The rates of a copy and of products, against which operations are measured.
 
-    The data is random, since products of zeros run faster.
-
     Args:
         device: the device that is measured.
-        size: rows and columns of the square matrices.
+        size: rows of the square matrices.
 
     Returns:
         "copy": bytes a second that a large copy reads and writes; and by the name of a dtype the
@@ -92,27 +87,7 @@ def roofs(device: torch.device, *, size: int | None = None) -> dict[str, float]:
     """
     on_gpu = is_gpu(device)
     size = size or (8192 if on_gpu else 1536)
-    found = {"copy": _copy_rate(device, (16 if on_gpu else 12) * size * size)}
+    found = {"copy": copy_rate(device, (64 if on_gpu else 48) * size * size)}
     for dtype in (torch.float32, torch.bfloat16) if on_gpu else (torch.float32,):
-        a, b = torch.randn(2, size, size, device=device).to(dtype)
-        name = str(dtype).removeprefix("torch.")
-        found[name] = 2 * size**3 / _seconds(partial(torch.matmul, a, b), device)
+        found[str(dtype).removeprefix("torch.")] = product_rate(device, dtype, size)
     return found
-
-
-def _copy_rate(device: torch.device, elements: int) -> float:
-    source = torch.randn(elements, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / _seconds(lambda: target.copy_(source), device)
-
-
-def _seconds(call: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
-    """The median time of a call after three to warm up."""
-    times = []
-    for _ in range(repeats + 3):
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return median(times[3:])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pad_fast.device import has_float64, is_gpu
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 
 CHECKED = 2  # responses whose rewards are compared with the truth
 MAX_LENGTH = 1 << 18  # tokens of a response at which a search ends
@@ -91,7 +91,7 @@ class StepInputs:
         size = (case.prompt + case.n * case.response,)
         ids = torch.randint(self.model.config.vocab_size, size, generator=generator)
         prompt, responses = ids[: case.prompt], ids[case.prompt :].view(case.n, case.response)
-        self.group = Group(prompt.tolist(), responses.tolist(), list(range(case.n)))
+        self.group = PromptGroup(prompt.tolist(), responses.tolist(), list(range(case.n)))
         self.responses = responses.to(device)  # (n, R)
         padded = torch.cat([prompt.expand(case.n, -1), responses], 1)
         self.input_ids = padded.to(device)  # (n, P + R)

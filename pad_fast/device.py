@@ -56,6 +56,11 @@ def attends_to_grouped_keys(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def compiles_attention(device: torch.device) -> bool:
+    """Whether FlexAttention is compiled for this device, which asks for few lengths of rows."""
+    return is_gpu(device)
+
+
 def total_memory(device: torch.device) -> int | None:
     """Bytes of a GPU's memory, or of the GPU that is planned for (see :func:`planning_for`); None for a CPU."""
     planned = _planned_memory.get()
@@ -113,6 +118,11 @@ def random_states() -> list[Tensor]:
     """The states of the host's random generator and, where there is one, the accelerator's."""
     states = [torch.get_rng_state()]
     return [*states, torch.get_device_module().get_rng_state()] if has_accelerator() else states
+
+
+def gpu_name(device: torch.device) -> str:
+    """The product name of a GPU."""
+    return torch.cuda.get_device_name(device)
 
 
 def gpu_names() -> list[str]:

@@ -5,7 +5,7 @@ import copy
 import torch
 import transformers
 
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.output_head import head_problem
 
 VOCABULARY, WINDOW = 61, 6
@@ -50,7 +50,7 @@ def make_model(name: str = "llama", dtype=torch.float64, **options):
     return model
 
 
-def make_groups(*sizes: tuple[int, tuple[int, ...]], seed: int = 0) -> list[Group]:
+def make_groups(*sizes: tuple[int, tuple[int, ...]], seed: int = 0) -> list[PromptGroup]:
     """Groups of a prompt's length and its responses' lengths."""
     generator = torch.Generator().manual_seed(seed)
     groups, first = [], 0
@@ -59,7 +59,7 @@ def make_groups(*sizes: tuple[int, tuple[int, ...]], seed: int = 0) -> list[Grou
             torch.randint(VOCABULARY, (length,), generator=generator).tolist()
             for length in (prompt, *responses)
         )
-        groups.append(Group(x, ys, list(range(first, first + len(ys)))))
+        groups.append(PromptGroup(x, ys, list(range(first, first + len(ys)))))
         first += len(ys)
     return groups
 

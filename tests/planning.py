@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.training.micro_batches import micro_batched_backward
@@ -56,7 +56,7 @@ def step(
 ) -> None:
     """Forward and backward of one prompt, in slices of `limit` tokens."""
     prompt, response, n = shape
-    slices = split([Group([1] * prompt, [[1] * response] * n, range(n))], limit, layout)
+    slices = split([PromptGroup([1] * prompt, [[1] * response] * n, range(n))], limit, layout)
 
     def rewards_of(part):
         packed = pack(part, layout, bucketed=device.type != "cpu").on(device)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from pad_fast.device import total_memory
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import accumulator
 
@@ -47,11 +48,8 @@ def chunk_bytes(vocabulary: int, device: torch.device) -> int:
 
 def auto_bytes(device: torch.device) -> int:
     """What "auto" stands for: on a GPU a part of the memory that it has, not of what is free, so that it is the same at each call."""
-    return (
-        torch.cuda.get_device_properties(device).total_memory // SHARE
-        if device.type == "cuda"
-        else CPU_AUTO
-    )
+    memory = total_memory(device)
+    return CPU_AUTO if memory is None else memory // SHARE
 
 
 # What torch.compiler.assume_constant_result sets; calling that would load the compiler, and Triton, with the package.

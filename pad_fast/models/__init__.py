@@ -1,1 +1,1 @@
-"""What differs between architectures: the output head, packed rows, and scoring with any causal language model."""
+"""What differs between architectures: output heads, packed rows, and scoring with any model."""

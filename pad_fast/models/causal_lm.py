@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 
 def causal_lm(model: Any) -> PreTrainedModel:
-    """The causal language model inside DDP, FSDP, torch.compile or PEFT wrappers; its adapters stay active.
+    """Unwrap a causal language model from DDP, FSDP, torch.compile or PEFT.
 
-    Raises ValueError for prompt-learning adapters, whose virtual tokens live outside of that model.
+    PEFT's adapters stay active: they are modules inside the model that is returned.
+
+    Raises:
+        ValueError: a prompt-learning adapter, whose virtual tokens live outside that model.
     """
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module) or isinstance(
@@ -25,7 +28,8 @@ def causal_lm(model: Any) -> PreTrainedModel:
         elif hasattr(model, "get_base_model"):
             if getattr(model.active_peft_config, "is_prompt_learning", False):
                 raise ValueError(
-                    f"model must not have a prompt-learning adapter, got {model.active_peft_config.peft_type}; use LoRA"
+                    "model must not have a prompt-learning adapter, "
+                    f"got {model.active_peft_config.peft_type}; use LoRA"
                 )
             model = model.get_base_model()
         else:
@@ -33,28 +37,39 @@ def causal_lm(model: Any) -> PreTrainedModel:
 
 
 def input_embedding(model: PreTrainedModel) -> Tensor:
-    """(V, D); where it is, ids must be."""
+    """The embedding table (V, D). Token ids have to be on its device."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     return weight
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
-    """Ids that can be both read and predicted. The modules' own numbers: shards of weights have other shapes."""
+    """The number of token ids that the model can both read and predict.
+
+    The modules' own attributes are read, since sharded weights have other shapes.
+    """
     embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     return min(int(embedding.num_embeddings), int(head.out_features))
 
 
+def model_window(model: nn.Module) -> int | None:
+    """The most tokens of prompt and response that the model supports; None if unknown."""
+    return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
+
+
 def decode(model: PreTrainedModel, input_ids: Tensor, **options: Any) -> Tensor:
-    """Last hidden states (B, T, D) of right-padded ids (B, T). Causal attention never looks at what stands to the right, so no
-    mask is needed, and without one attention takes its fast causal kernel. ``options`` say what else is in the rows."""
+    """The last hidden states (B, T, D) of right-padded ids (B, T).
+
+    There is no attention mask: causal attention never looks to the right, where the padding is, and
+    without a mask it takes its fast causal kernel. ``options`` go to the decoder.
+    """
     return model.get_decoder()(input_ids=input_ids, use_cache=False, **options)[0]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; every module's own mode as before on leaving."""
+    """Turn dropout off inside; afterwards each module is in the mode that it was in before."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,60 +1,69 @@
-"""A packed row's attention by FlexAttention, with a BlockMask made from the row's lengths."""
+"""Attention over a packed row by PyTorch's FlexAttention, with a BlockMask made from the layout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pad_fast.models.layout import BLOCK, Layout
+from pad_fast.device import compiles_attention
+from pad_fast.models.attention_inputs import AttentionInputs
+from pad_fast.models.layout import BLOCK, RowLayout
 
-# All models of a process share one function's compilations, of which the compiler makes 8 by default and then, without a word, calls
-# the function as it is: that would hold T * T scores. A softcap that it does not take for a constant is read from a tensor of a CPU.
-COMPILING: dict[str, Any] = {
+# All models of a process share one function's compilations. By default the compiler makes 8 and
+# then silently calls the function uncompiled, which would hold T * T scores in memory.
+COMPILER_OPTIONS: dict[str, Any] = {
     "recompile_limit": 256,
     "fail_on_recompile_limit_hit": True,
+    # Otherwise the softcap would be a tensor on the CPU, which the GPU's kernel cannot read.
     "specialize_float": True,
 }
 
 
-def flex_attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:  # (1, H, T, d of values)
-    mask = layout.plan(
-        ("flex", window, query.device), lambda: block_mask(layout, window, query.device)
-    )
-    if (groups := query.shape[1] // key.shape[1]) > 1 and query.shape[1] & (query.shape[1] - 1):
-        key, value = (
-            x.repeat_interleave(groups, 1) for x in (key, value)
-        )  # as transformers does where H is no power of 2
-    options = {"enable_gqa": query.shape[1] != key.shape[1]}
-    with torch._dynamo.config.patch(COMPILING):
-        return _flex(query.device.type)(
-            query, key, value, score_mod=_cap(softcap), block_mask=mask, scale=scale, **options
+def flex_attention(inputs: AttentionInputs) -> Tensor:
+    """FlexAttention, which never holds T * T scores and skips blocks that nothing sees.
+
+    Returns:
+        (1, T, H, Dv).
+    """
+    device, layout, window = inputs.query.device, inputs.layout, inputs.window
+    mask = layout.cached(("flex", window, device), lambda: block_mask(layout, window, device))
+    key, value, heads = inputs.key, inputs.value, inputs.query.shape[1]
+    # Grouped key heads need a number of query heads that is a power of 2, as in transformers.
+    if inputs.group_size > 1 and heads & (heads - 1):
+        key, value = (x.repeat_interleave(inputs.group_size, 1) for x in (key, value))
+    with torch._dynamo.config.patch(COMPILER_OPTIONS):
+        out = _implementation(compiles_attention(device))(
+            inputs.query,
+            key,
+            value,
+            score_mod=_softcap(inputs.softcap),
+            block_mask=mask,
+            scale=inputs.scale,
+            enable_gqa=heads != key.shape[1],
         )
+    return out.transpose(1, 2)
 
 
 @cache
-def _flex(device: str) -> Callable:
-    """Compiled once for all lengths and windows: again for other heads, dtypes and softcaps, with and without a gradient, a window."""
+def _implementation(compiled: bool) -> Callable:
+    """PyTorch's FlexAttention, compiled once for all lengths and windows.
+
+    Another number of heads, dtype or softcap is one more compilation, and so is a gradient or a
+    window where there was none.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend: Callable = flex_attention
-    return attend if device == "cpu" else torch.compile(attend, dynamic=True)
+    function: Callable = flex_attention
+    return torch.compile(function, dynamic=True) if compiled else function
 
 
 @cache
-def _cap(softcap: float | None) -> Callable | None:
+def _softcap(softcap: float | None) -> Callable | None:
     if softcap is None:
         return None
 
@@ -64,77 +73,80 @@ def _cap(softcap: float | None) -> Callable | None:
     return score_mod
 
 
-def block_mask(layout: Layout, window: int | None, device: torch.device) -> Any:
-    """The BlockMask of a row, from its lengths and not from T * T pairs: blocks where no pair can be seen are left out, and those
-    where every pair is seen are not masked."""
+def block_mask(layout: RowLayout, window: int | None, device: torch.device) -> Any:
+    """The BlockMask of a row, from the lengths of its segments and not from all T * T pairs.
+
+    Blocks in which no pair is visible are left out. Blocks in which every pair is visible are not
+    masked.
+    """
     from torch.nn.attention.flex_attention import BlockMask
 
-    group, part, position = _labels(layout)
-    some, every = _blocks(group, part, position, window)
-    groups, parts, positions = (torch.from_numpy(x).to(device) for x in (group, part, position))
-    oldest = (
-        None if window is None else positions - (window - 1)
-    )  # a number that it captured would be compiled in
+    places = _describe_tokens(layout)
+    some, every = _visible_blocks(places, window)
+    group, part, position = (torch.from_numpy(x).to(device) for x in places)
+    # A tensor, since the compiler would make a constant of a number and compile for each window.
+    oldest = None if window is None else position - (window - 1)
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen = (q >= k) & (groups[q] == groups[k]) & ((parts[k] == 0) | (parts[q] == parts[k]))
-        return seen if oldest is None else seen & (positions[k] >= oldest[q])
+        seen = (q >= k) & (group[q] == group[k]) & ((part[k] == 0) | (part[q] == part[k]))
+        return seen if oldest is None else seen & (position[k] >= oldest[q])
 
-    partly, wholly = (
-        [torch.from_numpy(x).to(device)[None, None] for x in _ordered(blocks)]
+    masked, full = (
+        [torch.from_numpy(x).to(device)[None, None] for x in _counts_and_indices(blocks)]
         for blocks in (some & ~every, every)
     )
     return BlockMask.from_kv_blocks(
-        partly[0],
-        partly[1],
-        wholly[0],
-        wholly[1],
+        *masked,
+        *full,
         BLOCK_SIZE=BLOCK,
         mask_mod=mask_mod,
         seq_lengths=(layout.length, layout.length),
     )
 
 
-def _labels(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each token its group, its part of that (0: the prompt; 1, 2, ...: a response), and its position; int32."""
+class _Places(NamedTuple):
+    """Where each token of a row belongs; int32."""
+
+    group: np.ndarray  # (T,) number of its segment
+    part: np.ndarray  # (T,) 0 for the prompt, i + 1 for response i
+    position: np.ndarray  # (T,) as if its response followed its prompt directly
+
+
+def _describe_tokens(layout: RowLayout) -> _Places:
     group, part, position = np.zeros((3, layout.length), dtype=np.int32)
-    for g, segment in enumerate(layout.whole()):
-        group[segment.start : segment.stop] = g
+    for number, segment in enumerate(layout.segments_and_padding()):
+        group[segment.start : segment.stop] = number
         position[segment.start : segment.start + segment.prompt] = np.arange(segment.prompt)
         for i, (start, stop) in enumerate(segment.spans()):
             part[start:stop] = i + 1
             position[start:stop] = segment.prompt + np.arange(stop - start)
-    return group, part, position
+    return _Places(group, part, position)
 
 
-def _blocks(
-    group: np.ndarray, part: np.ndarray, position: np.ndarray, window: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(blocks, blocks) of queries and keys: may any pair be seen, and is every one."""
-    shape = (-1, BLOCK)
-    first, last = group.reshape(shape).min(1), group.reshape(shape).max(1)
-    head, tail = part.reshape(shape)[:, 0], part.reshape(shape)[:, -1]
-    low, high = position.reshape(shape).min(1), position.reshape(shape).max(1)
-    prompts = (
-        np.where(part == 0, group, -1).reshape(shape).max(1)
-    )  # the last group with a token of its prompt in the block
-    alone = (first == last) & (head == tail)  # one part of one group
+def _visible_blocks(places: _Places, window: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """For each block of queries and block of keys: may any pair be visible, and is every pair."""
+    group, part, position = (x.reshape(-1, BLOCK) for x in places)
+    first, last = group.min(1), group.max(1)
+    first_part, last_part = part[:, 0], part[:, -1]
+    oldest, newest = position.min(1), position.max(1)
+    last_prompt = np.where(part == 0, group, -1).max(1)  # the last prompt with a token in the block
+    one_part = (first == last) & (first_part == last_part)
     order = np.arange(len(first))
     causal, before = order[:, None] >= order, order[:, None] > order
-    same = (first[:, None] < last) | (
-        (first[:, None] == last) & (head[:, None] <= tail)
-    )  # the key block ends no earlier than
-    some = causal & (same | (prompts >= first[:, None]))  # the query block begins
-    every = before & (first[:, None] == last) & alone & (first == last)[:, None]
-    every &= (head == 0) | (alone[:, None] & (head[:, None] == head))
+    # The block of keys reaches the part in which the block of queries begins, or one after it.
+    reaches = (first[:, None] < last) | (
+        (first[:, None] == last) & (first_part[:, None] <= last_part)
+    )
+    some = causal & (reaches | (last_prompt >= first[:, None]))
+    every = before & (first[:, None] == last) & one_part & (first == last)[:, None]
+    every &= (first_part == 0) | (one_part[:, None] & (first_part[:, None] == first_part))
     if window is not None:
-        some &= low[:, None] - high < window
-        every &= high[:, None] - low < window
+        some &= oldest[:, None] - newest < window
+        every &= newest[:, None] - oldest < window
     return some, every & some
 
 
-def _ordered(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of set blocks in each row, and all blocks of the row, those first; int32."""
-    return blocks.sum(1).astype(np.int32), np.argsort(~blocks, axis=1, kind="stable").astype(
-        np.int32
-    )
+def _counts_and_indices(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many blocks each row sets, and the row's block numbers with those that are set first."""
+    counts, indices = blocks.sum(1), np.argsort(~blocks, axis=1, kind="stable")
+    return counts.astype(np.int32), indices.astype(np.int32)

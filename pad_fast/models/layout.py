@@ -1,11 +1,13 @@
-"""How prompts and responses stand in the rows that a model reads: padded, packed, or with each prompt once for all of its responses.
+"""How prompts and responses are placed in the rows that a model reads.
 
-A response's last token predicts nothing and is never read. Three layouts, of one and the same rewards:
+A response's last token predicts nothing and is never read. Three layouts give the same rewards.
 
-- ``shared``: one row [x, y_1, ..., y_n, x', y'_1, ...]; positions go on from the prompt's end for each response, which sees its
-  prompt and itself. It needs the attention of :mod:`pad_fast.models.prefix_attention`.
-- ``packed``: several sequences [x, y_i] in a row, their positions restarting; the model's own attention keeps them apart.
-- ``padded``: a sequence a row, padded on the right, where causal attention never looks.
+Layouts:
+    shared: one row [x, y_1, ..., y_n, x', y'_1, ...]. Each response continues the positions of its
+        prompt, and sees its prompt and itself (:mod:`pad_fast.models.prefix_attention`).
+    packed: several sequences [x, y_i] in a row. Positions restart, so that the model's own
+        attention keeps the sequences apart.
+    padded: one sequence in each row, padded on the right, where causal attention never looks.
 """
 
 from __future__ import annotations
@@ -14,18 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 from weakref import ref
 
-import numpy as np
-
 LAYOUTS = ("shared", "packed", "padded")
-PAD_ID = 0  # any id does: what stands right of a sequence is never looked at
-BLOCK = 128  # tokens of a row on a GPU come in multiples of this, FlexAttention's own block
+PAD_ID = 0  # any id will do, since no token of a sequence sees its padding
+BLOCK = 128  # FlexAttention's block: a row's length on a GPU is a multiple of this
 
-Ids = Sequence[int]
-Array = np.ndarray[Any, np.dtype[np.int64]]
+TokenIds = Sequence[int]
 
 
 def check_share_prefix(value: Any) -> str | bool:
-    """ "auto", True or False, given so or as text. Raises ValueError for anything else."""
+    """Read the option ``share_prefix``: "auto", True or False, as a value or as text.
+
+    Raises:
+        ValueError: anything else.
+    """
     known: dict[str, str | bool] = {"auto": "auto", "true": True, "false": False}
     found = known.get(str(value).lower())
     if found is None:
@@ -33,20 +36,23 @@ def check_share_prefix(value: Any) -> str | bool:
     return found
 
 
-class Group(NamedTuple):
+class PromptGroup(NamedTuple):
     """A prompt and some of its responses, none of them empty."""
 
-    prompt: Ids
-    responses: Sequence[Ids]
-    numbers: Sequence[int]  # of the responses among all
+    prompt: TokenIds
+    responses: Sequence[TokenIds]
+    numbers: Sequence[int]  # each response's number among all responses of the batch
 
 
 class Segment(NamedTuple):
-    """A prompt of a packed row, at ``start``, and after it its responses, less their last tokens."""
+    """A prompt in a row, followed by its responses without their last tokens.
 
-    start: int
+    A segment without responses is a sequence by itself, whose tokens all count as its prompt.
+    """
+
+    start: int  # the place of the prompt's first token in the row
     prompt: int  # tokens
-    responses: tuple[int, ...]  # tokens
+    responses: tuple[int, ...]  # tokens of each
 
     @property
     def stop(self) -> int:
@@ -60,41 +66,50 @@ class Segment(NamedTuple):
             start += length
 
 
-class Layout:
-    """What stands where in one packed row of ``length`` tokens; what is behind the last segment is padding.
+class RowLayout:
+    """Where the sequences of one packed row of ``length`` tokens are; the rest of it is padding.
 
-    A segment without responses is a sequence by itself. It holds host numbers only and passes any wrapper of a model as it is;
-    ``windows`` are the sliding windows that layers told the attention, None for a layer without.
+    A model's wrappers pass it on unchanged, since it holds no tensor that they would move or split.
+
+    Attributes:
+        windows: the sliding windows that layers have passed to the attention, None for no window.
+        attention: computes the attention of this row in place of the usual implementation. The
+            planner, which counts memory without a GPU, sets it.
     """
 
-    _latest: ClassVar[Callable[[], Layout | None]] = staticmethod(lambda: None)
+    _latest: ClassVar[Callable[[], RowLayout | None]] = staticmethod(lambda: None)
 
     def __init__(self, segments: Iterable[Segment], length: int) -> None:
         self.segments = tuple(segments)
         self.length = length
         self.windows: set[int | None] = set()
-        self.plans: dict[Any, Any] = {}
+        self.attention: Callable[[Any], Any] | None = None
+        self.cache: dict[Any, Any] = {}
 
-    def plan(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What the attention makes of this row, once for all layers. Only the row that was worked on last keeps it: the masks of a
-        group's slices, all together, would be many times those of the one that is computed."""
-        if key not in self.plans:
-            before = Layout._latest()
+    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()``, called once for all layers that need the same masks or tiles of this row.
+
+        Only the row that was used last keeps its cache: the masks of all slices of a group would
+        take many times the memory of those of the slice that is being computed.
+        """
+        if key not in self.cache:
+            before = RowLayout._latest()
             if before is not None and before is not self:
-                before.plans.clear()
-            Layout._latest = ref(self)
-            self.plans[key] = make()
-        return self.plans[key]
+                before.cache.clear()
+            RowLayout._latest = ref(self)
+            self.cache[key] = make()
+        return self.cache[key]
 
     def __reduce__(self) -> tuple:
-        return Layout, (self.segments, self.length)  # without plans, which lie on devices
+        return RowLayout, (self.segments, self.length)  # the cache's tensors stay on their device
 
     @property
     def shares(self) -> bool:
+        """Whether any prompt is shared by responses."""
         return any(segment.responses for segment in self.segments)
 
-    def whole(self) -> Iterator[Segment]:
-        """All segments, padding as one of its own."""
+    def segments_and_padding(self) -> Iterator[Segment]:
+        """All segments, with the row's padding as one more."""
         yield from self.segments
         stop = self.segments[-1].stop if self.segments else 0
         if stop < self.length:

@@ -1,10 +1,15 @@
-"""Which layout a model can take: known by its config, or tried on a few real rows against each response alone."""
+"""Which layout a model can take: from its config, or by a trial on a few real rows.
+
+The trial compares the rewards and gradients of the rows in a layout with those of each response
+alone, and checks that no response changes when another one does.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -12,99 +17,154 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from pad_fast.device import autocast_dtype, compiles_attention
 from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, evaluating, input_embedding, vocabulary_size
-from pad_fast.models.layout import PAD_ID, Group, check_share_prefix
+from pad_fast.models.layout import PAD_ID, PromptGroup, check_share_prefix
 from pad_fast.models.output_head import head_problem
 from pad_fast.models.packing import PackedRows, pack
-from pad_fast.models.rewards import packed_rewards
+from pad_fast.models.rewards import RewardOptions, packed_rewards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger("pad_fast")
 
-STATEFUL = {  # what they carry from token to token cannot be cut off at a response's end
-    "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "mamba", "mamba2", "minimax",
-    "nemotron_h", "olmo_hybrid", "plamo2", "qwen3_5", "qwen3_next", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
-}  # fmt: skip
+# These carry a state from token to token, which cannot be cut at the end of a response.
+STATEFUL = {
+    "bamba",
+    "falcon_h1",
+    "falcon_mamba",
+    "granitemoehybrid",
+    "jamba",
+    "kimi_linear",
+    "lfm2",
+    "mamba",
+    "mamba2",
+    "minimax",
+    "nemotron_h",
+    "olmo_hybrid",
+    "plamo2",
+    "qwen3_5",
+    "qwen3_next",
+    "recurrent_gemma",
+    "rwkv",
+    "xlstm",
+    "zamba",
+    "zamba2",
+}
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")
-# of each of the two groups that are tried, so that the trial fits wherever a step does
-TRIED_RESPONSES, TRIED_PROMPT, TRIED_RESPONSE = 3, 256, 64
+# Two groups are tried, each cut to this size, so that the trial fits in memory if a step does.
+TRIED_RESPONSES, TRIED_PROMPT, TRIED_RESPONSE = 3, 256, 64  # number, tokens, tokens
 
 _problems: WeakKeyDictionary[nn.Module, dict[tuple, str | None]] = WeakKeyDictionary()
-_told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+_warned: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def choose_layout(
     model: nn.Module,
-    groups: Sequence[Group],
+    groups: Sequence[PromptGroup],
     share_prefix: str | bool = "auto",
     *,
     gradients: bool = True,
     precision: Callable[[], AbstractContextManager] = nullcontext,
+    impl: str = "auto",
 ) -> str:
-    """The best of the layouts (see :mod:`pad_fast.models.layout`) that gives the rewards, and with ``gradients`` the gradients, that
-    each response has alone, up to rounding: "shared" unless ``share_prefix`` is False, then "packed", then "padded".
+    """The best layout that gives each response, up to rounding, the reward that it has alone.
 
-    It is tried on the first groups, for this model, its attention, its dtype and ``precision`` (such as autocast), once; why a layout
-    does not serve is told, once. Without groups there is nothing to try, and nothing is packed.
+    The order is "shared", "packed", "padded". Each is tried on the first groups, once for a model
+    with its attention, its dtype and these options. Why a layout is not taken is logged once.
 
-    Raises ValueError if ``share_prefix`` is True and the model cannot.
+    Args:
+        model: a causal language model, in any wrappers.
+        groups: prompts with their responses. Without two responses to a prompt there is nothing to
+            try, and the answer is "padded".
+        share_prefix: False leaves "shared" out; True allows nothing else.
+        gradients: compare the gradients too.
+        precision: returns a context for the forward passes, such as autocast.
+        impl: the implementation of the reward operations.
+
+    Returns:
+        A name from :data:`pad_fast.models.layout.LAYOUTS`.
+
+    Raises:
+        ValueError: ``share_prefix`` is True and the model cannot share prompts.
     """
     lm, share_prefix = causal_lm(model), check_share_prefix(share_prefix)
-    tried = _cut(groups, lm)
+    tried = _shortened(groups)
     if not tried:
         return "padded"
+    trial = _Trial(lm, tried, gradients, precision, RewardOptions(impl=impl))
     if share_prefix is not False:
-        problem = _problem(lm, tried, "shared", gradients, precision)
+        problem = _problem(trial, "shared")
         if problem is None:
             return "shared"
         if share_prefix is True:
             raise ValueError(
-                f"share_prefix=True, but {type(lm).__name__} cannot share a prompt among its responses: {problem}"
+                f"share_prefix=True, but {type(lm).__name__} cannot share a prompt "
+                f"among its responses: {problem}"
             )
-        _tell(lm, f"shares no prompt among its responses: {problem}")
-    problem = _problem(lm, tried, "packed", gradients, precision)
+        _warn(lm, f"shares no prompt among its responses: {problem}")
+    problem = _problem(trial, "packed")
     if problem is None:
         return "packed"
-    _tell(lm, f"takes a padded row for each response: {problem}")
+    _warn(lm, f"takes a padded row for each response: {problem}")
     return "padded"
 
 
-def _tell(lm: nn.Module, message: str) -> None:
-    told = _told.setdefault(lm, set())
-    if message not in told:
-        told.add(message)
+def takes_one_row(model: nn.Module) -> bool:
+    """Whether one packed row can hold all sequences, since the attention takes their ends."""
+    return prefix_attention.takes_sequence_ends(causal_lm(model))
+
+
+def pack_for(model: PreTrainedModel, groups: Sequence[PromptGroup], layout: str) -> PackedRows:
+    """Pack the groups as suits the model's attention and device, on that device."""
+    device = input_embedding(model).device
+    packed = pack(groups, layout, one_row=takes_one_row(model), bucketed=compiles_attention(device))
+    return packed.on(device)
+
+
+def _warn(lm: nn.Module, message: str) -> None:
+    warned = _warned.setdefault(lm, set())
+    if message not in warned:
+        warned.add(message)
         logger.warning("%s %s", type(lm).__name__, message)
 
 
-def takes_one_row(model: nn.Module) -> bool:
-    """Whether the model's attention is told where sequences end, as flash-attn's is, so that one row holds them all."""
-    return "flash" in prefix_attention.own_attention(causal_lm(model))
+@dataclass(frozen=True)
+class _Trial:
+    """What is tried: a model, the groups, and how their rewards are computed."""
+
+    lm: PreTrainedModel
+    groups: list[PromptGroup]
+    gradients: bool
+    precision: Callable[[], AbstractContextManager]
+    options: RewardOptions
+
+    @property
+    def device(self) -> torch.device:
+        return input_embedding(self.lm).device
+
+    @property
+    def count(self) -> int:
+        """The number of responses."""
+        return sum(len(group.numbers) for group in self.groups)
 
 
-def _problem(
-    lm: PreTrainedModel, groups: Sequence[Group], layout: str, gradients: bool, precision: Callable
-) -> str | None:
-    device = input_embedding(lm).device
-    with precision():
-        cast = (
-            torch.get_autocast_dtype(device.type)
-            if torch.is_autocast_enabled(device.type)
-            else None
-        )
-    case = (layout, gradients, prefix_attention.own_attention(lm), lm.dtype, device, cast)
+def _problem(trial: _Trial, layout: str) -> str | None:
+    lm = trial.lm
+    with trial.precision():
+        cast = autocast_dtype(trial.device)
+    own = prefix_attention.own_attention(lm)
+    case = (layout, trial.gradients, own, lm.dtype, trial.device, cast, trial.options.impl)
     known = _problems.setdefault(lm, {})
     if case not in known:
-        known[case] = known_problem(lm, layout) or _tried_problem(
-            lm, groups, layout, gradients, precision
-        )
+        known[case] = known_problem(lm, layout) or _tried_problem(trial, layout)
     return known[case]
 
 
 def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
-    """Why a layout does not serve, as far as the config tells; None where it may."""
+    """Why a model cannot take a layout, from its config; None where only a trial can say."""
     config = lm.config.get_text_config()
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(ATTENTION_LAYERS))
     if config.model_type in STATEFUL:
@@ -118,9 +178,8 @@ def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
     own = prefix_attention.own_attention(lm)
     if own not in prefix_attention.REPLACED:
         return f"its attention is {own}; sdpa, eager and flex_attention can"
-    if any(
-        "sink" in name for name, _ in lm.named_parameters()
-    ):  # gpt_oss, granite_swa, deepseek_v4, ...
+    # gpt_oss, granite_swa, deepseek_v4, ...
+    if any("sink" in name for name, _ in lm.named_parameters()):
         return f"{config.model_type} has attention sinks"
     if getattr(config, "attention_chunk_size", None):
         return "its attention is cut into chunks"
@@ -130,75 +189,78 @@ def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
     return None
 
 
-def _cut(groups: Sequence[Group], lm: PreTrainedModel) -> list[Group]:
-    """Two groups that have something to share, with the end of their prompts and the beginning of their responses."""
-    found: list[Group] = []
+def _shortened(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
+    """Two groups of several responses, with the ends of prompts and the beginnings of responses."""
+    found: list[PromptGroup] = []
     for prompt, responses, _ in islice((group for group in groups if len(group.responses) > 1), 2):
         start = sum(len(group.numbers) for group in found)
         some = [list(response[:TRIED_RESPONSE]) for response in responses[:TRIED_RESPONSES]]
-        found.append(
-            Group(list(prompt[-TRIED_PROMPT:]), some, list(range(start, start + len(some))))
-        )
+        numbers = list(range(start, start + len(some)))
+        found.append(PromptGroup(list(prompt[-TRIED_PROMPT:]), some, numbers))
     return found
 
 
-def _tried_problem(
-    lm: PreTrainedModel, groups: Sequence[Group], layout: str, gradients: bool, precision: Callable
-) -> str | None:
+def _tried_problem(trial: _Trial, layout: str) -> str | None:
+    lm = trial.lm
     try:
-        with evaluating(lm), prefix_attention.installed(lm), precision():
-            return _difference(lm, groups, layout, gradients)
-    except Exception as error:  # whatever a model does with what it was not written for
+        with evaluating(lm), prefix_attention.installed(lm), trial.precision():
+            return _difference(trial, layout)
+    except Exception as error:  # a model may fail in any way on rows that it was not written for
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _difference(
-    lm: PreTrainedModel, groups: Sequence[Group], layout: str, gradients: bool
-) -> str | None:
-    head_problem(lm)  # now: it calls the model too
-    device = input_embedding(lm).device
-    options = {"one_row": takes_one_row(lm), "bucketed": device.type != "cpu"}
-    together = pack(groups, layout, **options).on(device)
+def _difference(trial: _Trial, layout: str) -> str | None:
+    """How the layout's rewards or gradients differ from those of each response alone."""
+    lm = trial.lm
+    head_problem(lm)  # looked up now, since it calls the model too
+    together = pack_for(lm, trial.groups, layout)
     alone = [
-        pack([Group(x, [y], [i])], "padded").on(device)
-        for x, ys, numbers in groups
+        pack([PromptGroup(x, [y], [i])], "padded").on(trial.device)
+        for x, ys, numbers in trial.groups
         for y, i in zip(ys, numbers, strict=True)
     ]
-    wanted, wanted_gradient = _rewards(lm, alone, groups, gradients)
-    found, found_gradient = _rewards(lm, [together], groups, gradients)
+    wanted, wanted_gradient = _rewards(trial, alone)
+    found, found_gradient = _rewards(trial, [together])
     if not wanted.isfinite().all():
         return "its log-probabilities are not finite"
-    tolerance, size = _rounding(lm) ** 0.5, wanted.abs().max().item()
+    tolerance, size = _rounding(trial) ** 0.5, wanted.abs().max().item()
     if not (difference := (found - wanted).abs().max().item()) <= tolerance * size:
         return f"rewards differ by {difference:.3g} of {size:.3g} from those of each response alone"
-    others = torch.tensor(
-        [place > 0 for group in groups for place in range(len(group.numbers))], device=device
-    )
-    changed = pack([_changed(group, vocabulary_size(lm)) for group in groups], layout, **options)
-    moved = (
-        (_rewards(lm, [changed.on(device)], groups, False)[0] - found)[others].abs().max().item()
-    )
+    moved = _influence(trial, layout, found)
     if not moved <= (tolerance / 8 if _routes(lm) else 1e-6) * size:
         return f"a response moves by {moved:.3g} of {size:.3g} when another one is changed"
-    if gradients:
-        difference, size = (
-            (found_gradient - wanted_gradient).norm().item(),
-            wanted_gradient.norm().item(),
-        )
+    if trial.gradients:
+        difference = (found_gradient - wanted_gradient).norm().item()
+        size = wanted_gradient.norm().item()
         if not difference <= 2 * tolerance * size:
-            return f"gradients differ by {difference:.3g} of {size:.3g} from those of each response alone"
+            return (
+                f"gradients differ by {difference:.3g} of {size:.3g} "
+                "from those of each response alone"
+            )
     return _missing_window(lm, together) if layout == "shared" else None
 
 
-def _rounding(lm: PreTrainedModel) -> float:
-    """Of the coarsest of the dtypes in use; norms and softmaxes are float32 whatever the model is."""
-    device = input_embedding(lm).device.type
-    cast = [torch.get_autocast_dtype(device)] if torch.is_autocast_enabled(device) else []
-    return max(torch.finfo(dtype).eps for dtype in (torch.float32, lm.dtype, *cast))
+def _influence(trial: _Trial, layout: str, before: Tensor) -> float:
+    """The most that a reward moves when the first response of each group gets other tokens."""
+    lm, groups = trial.lm, trial.groups
+    others = [place > 0 for group in groups for place in range(len(group.numbers))]
+    changed = pack_for(lm, [_changed(group, vocabulary_size(lm)) for group in groups], layout)
+    after, _ = _rewards(trial, [changed], gradients=False)
+    return (after - before)[torch.tensor(others, device=trial.device)].abs().max().item()
+
+
+def _rounding(trial: _Trial) -> float:
+    """The rounding of the coarsest dtype in use; any model has norms and softmaxes in float32."""
+    cast = autocast_dtype(trial.device)
+    dtypes = (torch.float32, trial.lm.dtype, *([] if cast is None else [cast]))
+    return max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
 def _routes(lm: PreTrainedModel) -> bool:
-    """Whether tokens are sent to experts: other tokens then change how many stand in one product, and so its rounding."""
+    """Whether tokens are routed to experts.
+
+    Other tokens then change the number of rows in an expert's product, and so its rounding.
+    """
     config = lm.config.get_text_config()
     return any(
         getattr(config, name, None)
@@ -206,51 +268,49 @@ def _routes(lm: PreTrainedModel) -> bool:
     )
 
 
-def _changed(group: Group, vocabulary: int) -> Group:
+def _changed(group: PromptGroup, vocabulary: int) -> PromptGroup:
     """The group with other tokens in its first response."""
     first = [(token + 1) % vocabulary for token in group.responses[0]]
     return group._replace(responses=[first, *group.responses[1:]])
 
 
 def _rewards(
-    lm: PreTrainedModel, batches: Sequence[PackedRows], groups: Sequence[Group], gradients: bool
+    trial: _Trial, batches: Sequence[PackedRows], gradients: bool | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rewards, detached, and the gradient of a weighted sum of them in what each token id is embedded as, (ids, D) in order of ids.
+    """Detached rewards (R,), and the gradient of a weighted sum of them (ids, D).
 
-    It is that of the embedding table, and it passes through every layer; the table itself need not require a gradient.
+    The gradient is that of the rows of the embedding table, in order of token ids. It passes
+    through every layer, and the table itself need not require a gradient.
     """
-    count, device = sum(len(group.numbers) for group in groups), input_embedding(lm).device
-    weights = torch.linspace(-1, 1.5, count, device=device)
-    tokens = {
-        PAD_ID,
-        *(
-            token
-            for prompt, responses, _ in groups
-            for ids in (prompt, *responses)
-            for token in ids
-        ),
-    }
-    ids = torch.tensor(sorted(tokens), device=device)
-    total, gradient = torch.zeros(count, device=device), torch.zeros((), device=device)
+    gradients = trial.gradients if gradients is None else gradients
+    lm, device = trial.lm, trial.device
+    weights = torch.linspace(-1, 1.5, trial.count, device=device)
+    ids = torch.tensor(_tokens(trial.groups), device=device)
+    total, gradient = torch.zeros(trial.count, device=device), torch.zeros((), device=device)
     for batch in batches:
         with torch.set_grad_enabled(gradients), _embeddings(lm) as embedded:
-            rewards = packed_rewards(lm, batch, count).to(device)
+            rewards = packed_rewards(lm, batch, trial.count, trial.options).to(device)
         if gradients:
             (found,) = torch.autograd.grad((rewards * weights).sum(), embedded)
-            table = found.new_zeros(
-                len(ids),
-                found.shape[-1],
-                dtype=torch.float64 if found.dtype == torch.float64 else torch.float32,
-            )
+            wide = torch.float64 if found.dtype == torch.float64 else torch.float32
+            table = found.new_zeros(len(ids), found.shape[-1], dtype=wide)
             places = torch.searchsorted(ids, batch.input_ids.flatten())
-            gradient = gradient + table.index_add_(0, places, found.flatten(0, 1).to(table.dtype))
+            gradient = gradient + table.index_add_(0, places, found.flatten(0, 1).to(wide))
         total = total + rewards.detach()
     return total, gradient
 
 
+def _tokens(groups: Sequence[PromptGroup]) -> list[int]:
+    """All token ids of the groups and of padding, in order."""
+    found = {PAD_ID}
+    for prompt, responses, _ in groups:
+        found.update(prompt, *responses)
+    return sorted(found)
+
+
 @contextmanager
 def _embeddings(lm: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """What the model's embedding gives inside, as leaves."""
+    """The outputs of the model's embedding inside, as leaves of the graph."""
     found: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -265,7 +325,10 @@ def _embeddings(lm: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 def _missing_window(lm: PreTrainedModel, packed: PackedRows) -> str | None:
-    """A window that its config speaks of and that its attention was not told is longer than what was tried."""
+    """A sliding window in the config that no layer passed to the attention.
+
+    It may be longer than the rows that were tried, so that rewards do not show it.
+    """
     config = lm.config.get_text_config()
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     assert packed.layout is not None

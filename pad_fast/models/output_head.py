@@ -1,8 +1,8 @@
-"""The output head of a causal language model, and whether hidden states times that head are the model's own logits.
+"""The output head of a causal language model, read from its config and tried on the model itself.
 
-Every architecture of transformers computes softcap(scale * (h @ W.T + b)) or a part of it, but each names its numbers in its own
-way. We read the names below from the config, then try the result on the model itself: what does not agree takes the model's own
-logits in place of a wrong head.
+Every architecture of transformers computes softcap(scale * (h @ W.T + b)) or a part of it, but each
+has its own names for the numbers. Where the result disagrees with the model's own logits, those are
+taken instead, so that a quirk that is missing below costs memory but never gives a wrong reward.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 from pad_fast.models.causal_lm import (
     causal_lm,
     decode,
@@ -28,24 +26,28 @@ from pad_fast.models.causal_lm import (
     vocabulary_size,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger("pad_fast")
 
-SOFTCAPS = (
-    "final_logit_softcapping",
-    "logits_soft_cap",
-    "output_logit_soft_cap",
-)  # Gemma 2 to 4, RecurrentGemma, xLSTM
+# The quirks: names in configs. A new architecture's name goes into one of these lines.
+# Gemma 2 to 4, RecurrentGemma, xLSTM
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, Muse
 DIVISORS = ("logits_scaling",)  # Granite, MiniCPM
 DIVISORS_THAT_MULTIPLY = ("hyperclovax",)  # HyperCLOVA X multiplies by its logits_scaling
 
 _disagreements: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
-_told: WeakSet[nn.Module] = WeakSet()
+_warned: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
 class OutputHead:
-    """logits = softcap * tanh(logit_scale * (h @ weight.T + bias) / softcap); softcap None leaves the cap out."""
+    """logits = softcap * tanh(logit_scale * (h @ weight.T + bias) / softcap).
+
+    Without a softcap (None), logits = logit_scale * (h @ weight.T + bias).
+    """
 
     weight: Tensor  # (V, D)
     bias: Tensor | None  # (V,)
@@ -53,15 +55,18 @@ class OutputHead:
     logit_scale: float
 
     def token_options(self) -> dict:
-        """What :func:`pad_fast.linear_token_logprobs` needs to know beside the weight."""
+        """The arguments of :func:`pad_fast.linear_token_logprobs` in addition to the weight."""
         return {"bias": self.bias, "softcap": self.softcap, "logit_scale": self.logit_scale}
 
 
 def output_head(model: nn.Module) -> OutputHead:
-    """The output head of a transformers causal language model: weight, bias, softcap and scale as its config names them.
+    """Read the output head of a transformers causal language model, as its config describes it.
 
-    The tensors are the model's own parameters: under FSDP and ZeRO-3 read them inside of :func:`call_head`, where they are whole.
-    Raises ValueError if the model has no linear head, or one with an adapter on it (PEFT's target or saved modules).
+    The tensors are the model's own parameters. Under FSDP and ZeRO-3 they are complete only inside
+    :func:`call_head`.
+
+    Raises:
+        ValueError: no linear head, or one with an adapter (PEFT's target or saved modules).
     """
     lm = causal_lm(model)
     head = lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
@@ -72,7 +77,8 @@ def output_head(model: nn.Module) -> OutputHead:
         )
     if not isinstance(head, nn.Linear):
         raise ValueError(
-            f"model must be a causal language model with a linear output head, got {type(lm).__name__} with {head!r}"
+            "model must be a causal language model with a linear output head, "
+            f"got {type(lm).__name__} with {head!r}"
         )
     config = lm.config.get_text_config()
     return OutputHead(head.weight, head.bias, _softcap(config), _logit_scale(config))
@@ -84,15 +90,13 @@ def call_head(
     hidden: Tensor,
     function: Callable[[Tensor, OutputHead], Tensor],
 ) -> Tensor:
-    """``function(hidden, head)``, run as the forward of the model's output ``head``, with the tensors that are there by then.
+    """``function(hidden, head)``, run as the forward of the model's output head module.
 
-    The head module itself is called, with its forward replaced meanwhile, so that hooks on it see an ordinary call: FSDP2 and ZeRO-3
-    gather its weight before, may free it after, and gather it again before the backward of what is returned. ``function`` must keep
-    nothing of the head but the parameters themselves, no view of them.
+    The module itself is called, with its forward replaced for that call, so that its hooks see an
+    ordinary call: FSDP2 and ZeRO-3 gather its weight before, may free it afterwards, and gather it
+    again for the backward. ``function`` must keep the parameters themselves and no view of them.
     """
-    if (
-        torch.compiler.is_compiling()
-    ):  # wrappers are compiled part by part, from inside of their hooks
+    if torch.compiler.is_compiling():  # wrappers are compiled in parts, from inside their hooks
         return function(hidden, head)
     module = causal_lm(model).get_output_embeddings()
     before = module.__dict__.get("forward")  # set by others, such as accelerate's device hooks
@@ -124,28 +128,38 @@ def _logit_scale(config) -> float:
 
 
 def head_problem(model: nn.Module) -> str | None:
-    """Why ``decode`` and ``output_head`` cannot stand in for the model's own logits; None if they can. Tried once per model, and
-    told once.
+    """Why ``decode`` and ``output_head`` cannot replace the model's own logits; None if they can.
 
-    Raises ValueError where :func:`output_head` does.
+    Each model is tried once, and its problem is logged once.
+
+    Raises:
+        ValueError: where :func:`output_head` raises it.
     """
     lm = causal_lm(model)
     weight = output_head(lm).weight
-    problem = _unfit_weight(lm.get_output_embeddings(), weight)
-    whole = (
-        not isinstance(weight, DTensor) and weight.numel() > 0
-    )  # else the names in its config are trusted
-    if problem is None and whole and lm not in _disagreements:
+    problem = _weight_problem(lm.get_output_embeddings(), weight)
+    # A sharded head cannot be tried; the names in its config are trusted.
+    complete = not isinstance(weight, DTensor) and weight.numel() > 0
+    if problem is None and complete and lm not in _disagreements:
         _disagreements[lm] = _disagreement(lm)
     problem = problem or _disagreements.get(lm)
-    if problem is not None and lm not in _told:
-        _told.add(lm)
+    if problem is not None and lm not in _warned:
+        _warned.add(lm)
         logger.warning("%s takes whole logits, which cost memory: %s", type(lm).__name__, problem)
     return problem
 
 
-def _unfit_weight(module: nn.Module, weight: Tensor) -> str | None:
-    """Shards that a wrapper gathers for the head's forward do fit: FSDP2's where the head is a unit, and ZeRO-3's."""
+def trust_head(model: nn.Module) -> None:
+    """Believe the config's description of the head, for a model without weights to try it on."""
+    _disagreements[causal_lm(model)] = None
+
+
+def _weight_problem(module: nn.Module, weight: Tensor) -> str | None:
+    """Why the weight cannot be used as a matrix, None if it can.
+
+    Shards are no problem where the wrapper gathers them for the head's forward: under FSDP2 if the
+    head is a unit of its own, and under ZeRO-3.
+    """
     if isinstance(weight, DTensor) and not isinstance(module, FSDPModule):
         return "its output head is split over devices"
     if weight.is_meta:
@@ -160,9 +174,7 @@ def _disagreement(model: PreTrainedModel) -> str | None:
         own, ours = _both_logits(model)
     except (AttributeError, TypeError) as error:
         return f"its decoder cannot be called alone: {error}"
-    if (
-        not own.isfinite().all()
-    ):  # weights that are not loaded yet, on a rank that waits for them: nothing to compare
+    if not own.isfinite().all():  # a rank whose weights are not loaded yet has nothing to compare
         return None
     difference, size = (own - ours).abs().amax().item(), own.abs().amax().item()
     eps = max(torch.finfo(dtype).eps for dtype in (output_head(model).weight.dtype, own.dtype))
@@ -173,19 +185,22 @@ def _disagreement(model: PreTrainedModel) -> str | None:
 
 @torch.no_grad()
 def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """The logits of a few tokens, by the model and by :class:`OutputHead`, float32. The hidden states are blown up on their way to
-    the head: at a random initialisation logits are so small that a cap, or any other curve, would not show."""
+    """The logits of a few tokens by the model and by :class:`OutputHead`, in float32.
+
+    The hidden states are scaled up before the head: at a random initialisation logits are so small
+    that a softcap, or any other curve, would not show.
+    """
     head, decoder = output_head(model), model.get_decoder()
     ids = torch.arange(4, device=input_embedding(model).device)[None] % vocabulary_size(model)
     with evaluating(model):
         hidden = decode(model, ids).to(head.weight)
         gain = 40.0 / (hidden @ head.weight.T).abs().amax().clamp(min=1e-6).item()
 
-        def blow_up(module, args, output):
+        def scale_up(module, args, output):
             output.last_hidden_state = output.last_hidden_state * gain
             return output
 
-        handle = decoder.register_forward_hook(blow_up)
+        handle = decoder.register_forward_hook(scale_up)
         try:
             own = model(input_ids=ids, use_cache=False).logits.float()
         finally:

@@ -1,4 +1,4 @@
-"""Groups of responses packed into rows."""
+"""Prompts with their responses packed into the rows that a model reads, and cut into slices."""
 
 from __future__ import annotations
 
@@ -9,22 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pad_fast.models.layout import BLOCK, LAYOUTS, PAD_ID, Array, Group, Ids, Layout, Segment
+from pad_fast.models.layout import (
+    BLOCK,
+    LAYOUTS,
+    PAD_ID,
+    PromptGroup,
+    RowLayout,
+    Segment,
+    TokenIds,
+)
+
+Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class PackedRows(NamedTuple):
-    """What a model reads, B rows of T tokens, and the M places in them, flattened, that predict a response's tokens."""
+    """B rows of T tokens for a model, and the M places in them that predict a response's token."""
 
     input_ids: Tensor  # (B, T)
-    rows: Tensor  # (M,) places in the flattened (B * T); a shared prompt's last token predicts the first of each response
-    labels: Tensor  # (M,) the token that each row predicts
-    response_ids: Tensor  # (M,) the response that each row belongs to
+    # Places in the flattened B * T tokens; the last token of a shared prompt predicts the first
+    # token of each response.
+    rows: Tensor  # (M,)
+    labels: Tensor  # (M,) the token that each place predicts
+    response_ids: Tensor  # (M,) the number of the response that the token belongs to
     position_ids: Tensor | None = None  # (B, T); None: 0, 1, ... in each row
-    layout: Layout | None = (
-        None  # of the one row (B = 1) that holds several sequences; None: the model sees to it by itself
-    )
+    # For a single row (B = 1) of several sequences; None: the model's attention needs no layout.
+    layout: RowLayout | None = None
 
     def on(self, device: torch.device) -> PackedRows:
+        """The same rows with their tensors on the device."""
         moved: dict[str, Any] = {
             name: x.to(device, non_blocking=True)
             for name, x in self._asdict().items()
@@ -34,16 +46,26 @@ class PackedRows(NamedTuple):
 
 
 def pack(
-    groups: Sequence[Group], layout: str, *, one_row: bool = False, bucketed: bool = False
+    groups: Sequence[PromptGroup], layout: str, *, one_row: bool = False, bucketed: bool = False
 ) -> PackedRows:
-    """Groups as one batch. ``one_row`` packs all sequences into one row, for attention that is told where they end (flash-attn);
-    else as few rows as the longest sequence allows. ``bucketed`` rounds the length of a shared row up, for compiled attention."""
+    """Lay groups out as one batch.
+
+    Args:
+        groups: prompts with their responses.
+        layout: "shared", "packed" or "padded", see :mod:`pad_fast.models.layout`.
+        one_row: pack all sequences into one row, for attention that takes the ends of sequences
+            (flash-attn); otherwise into as few rows as the longest sequence allows.
+        bucketed: round the length of a shared row up (:func:`bucket`), for compiled attention.
+
+    Raises:
+        ValueError: an unknown layout.
+    """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if layout == "shared":
         return _pack_shared(groups, bucketed)
     pairs = [(group.prompt, response) for group in groups for response in group.responses]
-    numbers = [number for group in groups for number in group.numbers]
+    numbers = _numbers(groups)
     if layout == "packed":
         lengths = [len(prompt) + len(response) - 1 for prompt, response in pairs]
         bins = [list(range(len(pairs)))] if one_row else first_fit(lengths)
@@ -53,9 +75,12 @@ def pack(
 
 
 def pack_rows(
-    pairs: Sequence[tuple[Ids, Ids]], response_ids: Sequence[int] | None = None
+    pairs: Sequence[tuple[TokenIds, TokenIds]], response_ids: Sequence[int] | None = None
 ) -> PackedRows:
-    """The padded layout of pairs of prompt and response ids, neither empty; ``response_ids`` numbers them, 0, 1, ... if left out."""
+    """The padded layout of pairs of prompt and response ids, none of them empty.
+
+    ``response_ids`` numbers the pairs; the default is 0, 1, ...
+    """
     numbers = range(len(pairs)) if response_ids is None else response_ids
     width = max((len(prompt) + len(response) - 1 for prompt, response in pairs), default=0)
     input_ids = np.full((len(pairs), width), PAD_ID, dtype=np.int64)
@@ -69,8 +94,11 @@ def pack_rows(
 
 
 def _pack_bins(
-    pairs: Sequence[tuple[Ids, Ids]], numbers: Sequence[int], bins: Sequence[Sequence[int]]
+    pairs: Sequence[tuple[TokenIds, TokenIds]],
+    numbers: Sequence[int],
+    bins: Sequence[Sequence[int]],
 ) -> PackedRows:
+    """The packed layout; ``bins`` holds the indices of the pairs in each row."""
     lengths = [len(prompt) + len(response) - 1 for prompt, response in pairs]
     width = max(sum(lengths[i] for i in held) for held in bins)
     input_ids, positions = np.full((2, len(bins), width), PAD_ID, dtype=np.int64)
@@ -88,14 +116,12 @@ def _pack_bins(
             start = stop
         positions[b, start:] = np.arange(width - start)  # padding is a sequence of its own
     order = [i for held in bins for i in held]
-    layout = Layout(segments, width) if len(bins) == 1 else None
-    responses = [pairs[i][1] for i in order]
-    return _packed(
-        input_ids, rows, responses, [numbers[i] for i in order], torch.from_numpy(positions), layout
-    )
+    packed = _packed(input_ids, rows, [pairs[i][1] for i in order], [numbers[i] for i in order])
+    layout = RowLayout(segments, width) if len(bins) == 1 else None
+    return packed._replace(position_ids=torch.from_numpy(positions), layout=layout)
 
 
-def _pack_shared(groups: Sequence[Group], bucketed: bool) -> PackedRows:
+def _pack_shared(groups: Sequence[PromptGroup], bucketed: bool) -> PackedRows:
     ids: list[int] = []
     positions, rows, segments = [], [], []
     for prompt, responses, _ in groups:
@@ -110,45 +136,40 @@ def _pack_shared(groups: Sequence[Group], bucketed: bool) -> PackedRows:
             rows.append(np.concatenate([[start + length - 1], np.arange(place, place + own)]))
     padding = (bucket(len(ids)) if bucketed else len(ids)) - len(ids)
     input_ids = np.asarray([ids + [PAD_ID] * padding], dtype=np.int64)
-    position_ids = torch.from_numpy(
-        np.concatenate([*positions, np.zeros(padding)]).astype(np.int64)
-    )[None]
+    position_ids = np.concatenate([*positions, np.zeros(padding)]).astype(np.int64)
     flat = [response for group in groups for response in group.responses]
-    numbers = [number for group in groups for number in group.numbers]
-    return _packed(
-        input_ids, rows, flat, numbers, position_ids, Layout(segments, input_ids.shape[1])
+    return _packed(input_ids, rows, flat, _numbers(groups))._replace(
+        position_ids=torch.from_numpy(position_ids)[None],
+        layout=RowLayout(segments, input_ids.shape[1]),
     )
+
+
+def _numbers(groups: Sequence[PromptGroup]) -> list[int]:
+    return [number for group in groups for number in group.numbers]
 
 
 def _packed(
     input_ids: Array,
     rows: Sequence[Array],
-    responses: Sequence[Ids],
+    responses: Sequence[TokenIds],
     numbers: Sequence[int],
-    position_ids: Tensor | None = None,
-    layout: Layout | None = None,
 ) -> PackedRows:
     none = np.empty(0, np.int64)
+    labels = [np.asarray(response, dtype=np.int64) for response in responses]
+    lengths = [len(response) for response in responses]
     return PackedRows(
         torch.from_numpy(input_ids),
         torch.from_numpy(np.concatenate([*rows, none])),
-        torch.from_numpy(
-            np.concatenate(
-                [*(np.asarray(response, dtype=np.int64) for response in responses), none]
-            )
-        ),
-        torch.from_numpy(
-            np.repeat(
-                np.asarray(numbers, dtype=np.int64), [len(response) for response in responses]
-            )
-        ),
-        position_ids,
-        layout,
+        torch.from_numpy(np.concatenate([*labels, none])),
+        torch.from_numpy(np.repeat(np.asarray(numbers, dtype=np.int64), lengths)),
     )
 
 
 def first_fit(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in bins that hold as much as the longest, longest first, each in the first bin with room."""
+    """Put indices into bins as large as the longest length.
+
+    The longest come first, each into the first bin with room for it.
+    """
     capacity = max(lengths, default=0)
     bins: list[list[int]] = []
     room: list[int] = []
@@ -164,31 +185,39 @@ def first_fit(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def bucket(length: int) -> int:
-    """The next of few lengths: multiples of BLOCK, in steps of at most an eighth of the length. Two blocks at least: for dimensions of
-    size 1, FlexAttention would be compiled once more."""
+    """Round a row's length up, so that few lengths occur and little is compiled.
+
+    The result is a multiple of BLOCK, at most an eighth longer, and at least two blocks: for a
+    dimension of size 1 FlexAttention would be compiled once more.
+    """
     step = max(BLOCK, 1 << max(0, length.bit_length() - 4))
     return max(2 * BLOCK, -(-length // step) * step)
 
 
-def split(groups: Iterable[Group], budget: int | None, layout: str) -> list[list[Group]]:
-    """Groups, in their order, in slices of at most ``budget`` tokens; None: all in one. A group that is too large is cut between
-    responses, its prompt standing in each of the slices; a response that is too long is a slice by itself."""
-    slices: list[list[Group]] = []
-    held = count = width = 0  # tokens, or rows and their length, of the last slice
+def split(
+    groups: Iterable[PromptGroup], max_tokens: int | None, layout: str
+) -> list[list[PromptGroup]]:
+    """Cut groups, in their order, into slices of at most ``max_tokens`` tokens each.
+
+    A group that is too large is cut between responses, and each of the slices has its prompt. A
+    response that is too long is a slice by itself. None puts everything into one slice.
+    """
+    slices: list[list[PromptGroup]] = []
+    tokens = count = width = 0  # the last slice: its tokens if shared, else rows and their length
     for prompt, responses, numbers in groups:
-        fresh = True  # the prompt is not in the last slice yet
+        needs_prompt = True  # the last slice does not hold this prompt yet
         for response, number in zip(responses, numbers, strict=True):
             own, length = len(response) - 1, len(prompt) + len(response) - 1
-            shared = held + own + (len(prompt) if fresh else 0)
+            shared = tokens + own + (len(prompt) if needs_prompt else 0)
             cost = shared if layout == "shared" else (count + 1) * max(width, length)
-            if not slices or (budget is not None and count and cost > budget):
+            if not slices or (max_tokens is not None and count and cost > max_tokens):
                 slices.append([])
-                held = count = width = 0
-                fresh = True
-            if fresh:
-                slices[-1].append(Group(prompt, [], []))
-                held, fresh = held + len(prompt), False
+                tokens = count = width = 0
+                needs_prompt = True
+            if needs_prompt:
+                slices[-1].append(PromptGroup(prompt, [], []))
+                tokens, needs_prompt = tokens + len(prompt), False
             slices[-1][-1].responses.append(response)  # type: ignore[attr-defined]
             slices[-1][-1].numbers.append(number)  # type: ignore[attr-defined]
-            held, count, width = held + own, count + 1, max(width, length)
+            tokens, count, width = tokens + own, count + 1, max(width, length)
     return slices

@@ -1,15 +1,14 @@
-"""Attention over packed rows in which the responses of a prompt share it: what a model's own attention is replaced by for such a row.
+"""Attention in which the responses of a prompt share it, registered with transformers.
 
-It is registered with transformers under a name that a model's config is given; calls without a layout go to the attention that the
-model had. Layers hand the layout through to it, and keep it for what activation checkpointing computes again. A position sees those
-of its own response, and of its prompt, that are not behind it; in layers with a sliding window, none that is a window or more away
-by true position. On a GPU this is FlexAttention with a BlockMask, else tiles of queries, each with the keys that they can see.
+:func:`install` gives a model's config the name of this attention. Calls that carry a
+:class:`~pad_fast.models.layout.RowLayout` come here; all others go to the attention that the model
+had. The model's layers hand the layout through, and keep it for activation checkpointing.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,20 +16,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pad_fast.models.flex_attention import flex_attend
-from pad_fast.models.layout import BLOCK, Layout
+from pad_fast.device import compiles_attention
+from pad_fast.models.attention_inputs import AttentionInputs, read_inputs
+from pad_fast.models.flex_attention import flex_attention
+from pad_fast.models.layout import BLOCK, RowLayout
+from pad_fast.models.tiled_attention import tiled_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from pad_fast.models.tiled_attention import _in_tiles
 
 PREFIX = "pad_fast_"
 REPLACED = ("sdpa", "eager", "flex_attention")
 
 
-@torch.compiler.disable  # there is nothing to compile in it, and the compiler warns of its cache
+@torch.compiler.disable  # nothing here can be compiled, and the compiler warns of the cache
 def install(model: PreTrainedModel) -> None:
-    """Let the model's attention understand layouts; idempotent. Its other calls stay as they are, and no checkpoint shows it."""
+    """Let the model's attention understand layouts. Calling it again changes nothing.
+
+    Calls without a layout stay as they are, and saved checkpoints do not show it.
+    """
     config = model.config.get_text_config()
     own = config._attn_implementation
     if own in REPLACED:
@@ -40,7 +44,11 @@ def install(model: PreTrainedModel) -> None:
 
 @contextmanager
 def installed(model: PreTrainedModel) -> Iterator[None]:
-    """:func:`install`, undone on leaving: for forwards without a backward that could compute them again."""
+    """:func:`install` inside, undone afterwards.
+
+    Nothing inside may need a backward later: activation checkpointing would compute the forward
+    again with the model's own attention.
+    """
     config = model.config.get_text_config()
     before = config._attn_implementation
     install(model)
@@ -51,8 +59,13 @@ def installed(model: PreTrainedModel) -> Iterator[None]:
 
 
 def own_attention(model: PreTrainedModel) -> str:
-    """The name of the attention that a model has of its own."""
+    """The name of the attention that the model has without :func:`install`."""
     return str(model.config.get_text_config()._attn_implementation).removeprefix(PREFIX)
+
+
+def takes_sequence_ends(model: PreTrainedModel) -> bool:
+    """Whether the model's attention takes the ends of sequences, as flash-attn does."""
+    return "flash" in own_attention(model)
 
 
 @cache
@@ -67,24 +80,21 @@ def _register(own: str) -> None:
         value: Tensor,
         attention_mask: Any,
         *,
-        prefix_layout: Layout | None = None,
+        prefix_layout: RowLayout | None = None,
         **options,
     ) -> tuple[Tensor, Tensor | None]:
         if prefix_layout is None:
-            call = (
-                ALL_ATTENTION_FUNCTIONS[own] if own in ALL_ATTENTION_FUNCTIONS else _eager(module)
-            )
+            found = ALL_ATTENTION_FUNCTIONS
+            call = found[own] if own in found else _eager(module)
             return call(module, query, key, value, attention_mask, **options)
-        return prefix_attention(
-            query, key, value, prefix_layout, training=module.training, **options
-        ), None
+        return _attend(module, (query, key, value), prefix_layout, options), None
 
     ALL_ATTENTION_FUNCTIONS.register(PREFIX + own, attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(PREFIX + own, ALL_MASK_ATTENTION_FUNCTIONS[own])
 
 
 def _eager(module: nn.Module) -> Callable:
-    """The ``eager_attention_forward`` of the file that a module's class, or one that it comes from, is written in."""
+    """``eager_attention_forward`` from the file that defines the module's class or a base class."""
     for kind in type(module).__mro__:
         found = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
         if found is not None:
@@ -93,39 +103,36 @@ def _eager(module: nn.Module) -> Callable:
 
 
 @torch.compiler.disable
-def prefix_attention(
-    query: Tensor,  # (1, H, T, d)
-    key: Tensor,  # (1, H of keys, T, d)
-    value: Tensor,  # (1, H of keys, T, d of values)
-    layout: Layout,
-    *,
-    training: bool = False,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **unknown: Any,
-) -> Tensor:  # (1, T, H, d of values)
-    """softmax(scaling * q k^T, capped by softcap) v over what each token of the row sees.
+def _attend(
+    module: nn.Module,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    layout: RowLayout,
+    options: Mapping[str, Any],
+) -> Tensor:
+    inputs = read_inputs(qkv, layout, options, training=module.training)
+    layout.windows.add(inputs.window)
+    return prefix_attention(inputs)
 
-    Raises NotImplementedError for what changes the softmax or the mask in other ways, such as attention sinks.
+
+def prefix_attention(inputs: AttentionInputs) -> Tensor:
+    """Compute the attention with the implementation for the inputs' device.
+
+    A GPU takes FlexAttention. A CPU, float64 and dropout, which FlexAttention does not have, take
+    tiles. A layout's own ``attention`` replaces both.
+
+    Returns:
+        (1, T, H, Dv).
     """
-    for name in ("s_aux", "sinks", "position_bias"):
-        if unknown.get(name) is not None:
-            raise NotImplementedError(f"its attention takes {name}")
-    if unknown.get("is_causal") is False:
-        raise NotImplementedError("its attention is not causal")
-    layout.windows.add(sliding_window)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if (
-        query.is_cuda
-        and query.dtype != torch.float64
-        and dropout == 0.0
-        and layout.length % BLOCK == 0
-    ):
-        return flex_attend(query, key, value, layout, scale, sliding_window, softcap).transpose(
-            1, 2
-        )
-    return _in_tiles(
-        query, key, value, layout, scale, dropout if training else 0.0, sliding_window, softcap
+    implementation = inputs.layout.attention or (
+        flex_attention if _takes_flex(inputs) else tiled_attention
+    )
+    return implementation(inputs)
+
+
+def _takes_flex(inputs: AttentionInputs) -> bool:
+    return (
+        compiles_attention(inputs.query.device)
+        and inputs.query.dtype != torch.float64
+        and inputs.dropout == 0.0
+        and inputs.layout.length % BLOCK == 0
     )

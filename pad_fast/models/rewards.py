@@ -1,15 +1,17 @@
-"""A model's rewards of packed responses, without logits of prompts, padding or whole vocabularies."""
+"""A model's rewards of packed responses, without logits of prompts or of padding."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from pad_fast.device import autocast_dtype
 from pad_fast.functional import (
     NORMALIZATIONS,
     linear_response_rewards,
@@ -28,100 +30,141 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def packed_logprobs(model: PreTrainedModel, packed: PackedRows, **options) -> Tensor:
-    """Log-probability (M,) of the labels of packed rows, in nats."""
-    return _from_rows(model, model, packed, linear_token_logprobs, token_logprobs, options)
+@dataclass(frozen=True)
+class RewardOptions:
+    """How rewards are computed: the options of :func:`pad_fast.linear_response_rewards`.
+
+    Args:
+        normalize: "mean", or "sum" for no division by the number of tokens.
+        temperature: divides the logits.
+        memory_budget: bytes for forward and backward of the output head, or "auto".
+        impl: "auto", "torch" or "triton".
+
+    Raises:
+        ValueError: an unknown ``normalize``, or a ``memory_budget`` that is no number of bytes.
+    """
+
+    normalize: str = "mean"
+    temperature: float = 1.0
+    memory_budget: MemoryBudget = "auto"
+    impl: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.normalize not in NORMALIZATIONS:
+            raise ValueError(
+                f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {self.normalize!r}"
+            )
+        check_budget(self.memory_budget)
+
+
+class _Operation(NamedTuple):
+    """An operation on hidden states and the output head, and the same one on logits."""
+
+    on_hidden: Callable[..., Tensor]
+    on_logits: Callable[..., Tensor]
+
+
+_LOGPROBS = _Operation(linear_token_logprobs, token_logprobs)
+_REWARDS = _Operation(linear_response_rewards, response_rewards)
+
+
+def packed_logprobs(model: PreTrainedModel, packed: PackedRows, *, impl: str = "auto") -> Tensor:
+    """The log-probability (M,) of the labels of packed rows, in nats."""
+    return _apply(_LOGPROBS, model, model, packed, {"impl": impl}, "auto")
 
 
 def packed_rewards(
     model: PreTrainedModel,
     packed: PackedRows,
     num_responses: int,
+    options: RewardOptions = RewardOptions(),
     *,
     forward: Callable | None = None,
-    memory_budget: MemoryBudget = "auto",
-    **options,
-) -> Tensor:  # (num_responses,)
-    """Rewards of packed responses as :func:`pad_fast.response_rewards` defines them; ``options`` are its options.
+) -> Tensor:
+    """Rewards of packed responses, as :func:`pad_fast.response_rewards` defines them.
 
-    ``model`` is a bare causal language model (see :func:`pad_fast.models.causal_lm.causal_lm`) and ``forward`` how to get its logits, if
-    not by calling it. ``memory_budget`` is that of :func:`pad_fast.linear_token_logprobs`. Where the head cannot be read (see
-    :func:`pad_fast.models.output_head.head_problem`) its logits are taken.
+    Where the output head cannot be read (:func:`pad_fast.models.output_head.head_problem`), the
+    model's own logits of the same rows are taken.
+
+    Args:
+        model: a causal language model without wrappers, see
+            :func:`pad_fast.models.causal_lm.causal_lm`.
+        packed: rows with M labels, on the model's device.
+        num_responses: R; the response ids are 0..R-1.
+        options: see :class:`RewardOptions`.
+        forward: called for the model's logits in place of the model.
+
+    Returns:
+        Rewards (R,), in nats per token ("sum": in nats); 0 for a response without a row.
     """
-    options = {**options, "response_ids": packed.response_ids, "num_responses": num_responses}
-    return _from_rows(
-        model,
-        forward or model,
-        packed,
-        linear_response_rewards,
-        response_rewards,
-        options,
-        memory_budget,
-    )
+    arguments = {
+        "normalize": options.normalize,
+        "temperature": options.temperature,
+        "impl": options.impl,
+        "response_ids": packed.response_ids,
+        "num_responses": num_responses,
+    }
+    return _apply(_REWARDS, model, forward or model, packed, arguments, options.memory_budget)
 
 
-def _from_rows(
+def _apply(
+    operation: _Operation,
     model: PreTrainedModel,
     forward: Callable,
     packed: PackedRows,
-    of_hidden: Callable[..., Tensor],
-    of_logits: Callable[..., Tensor],
-    options: dict,
-    memory_budget: MemoryBudget = "auto",
+    arguments: dict,
+    memory_budget: MemoryBudget,
 ) -> Tensor:
-    reading = _reading(model, packed)
+    inputs = _forward_arguments(model, packed)
     if head_problem(model) is not None:
-        return of_logits(*_logits(model, forward, packed, reading), **options)
-    head = output_head(model)
+        return operation.on_logits(*_logits(model, forward, packed, inputs), **arguments)
     labels = packed.labels
 
     def at_head(hidden: Tensor, head: OutputHead) -> Tensor:
         hidden = hidden.to(head.weight.device)
-        if not torch.is_autocast_enabled(
-            hidden.device.type
-        ):  # Mamba keeps float32 hidden states above a bfloat16 head
+        # Mamba has float32 hidden states below a bfloat16 head.
+        if autocast_dtype(hidden.device) is None:
             hidden = hidden.to(head.weight.dtype)
-        every = torch.arange(
-            len(labels), device=labels.device
-        )  # all of them predict a token: nothing to look for on the device
-        return of_hidden(
+        # Every row predicts a token, so that the operation need not search for live rows.
+        every = torch.arange(len(labels), device=labels.device)
+        return operation.on_hidden(
             hidden,
             head.weight,
             labels,
             live_rows=every,
             memory_budget=memory_budget,
             **head.token_options(),
-            **options,
+            **arguments,
         )
 
-    return call_head(model, head, _hidden(model, packed, reading), at_head)
+    return call_head(model, output_head(model), _hidden(model, packed, inputs), at_head)
 
 
-def _hidden(
-    model: PreTrainedModel, packed: PackedRows, reading: dict[str, Any]
-) -> Tensor:  # (M, D)
-    hidden = decode(model, packed.input_ids, **reading)
-    # index_select, since its gradient is an index_add: that of hidden[rows] sorts
-    return hidden.flatten(0, 1).index_select(0, packed.rows.to(hidden.device))
+def _hidden(model: PreTrainedModel, packed: PackedRows, inputs: dict[str, Any]) -> Tensor:
+    hidden = decode(model, packed.input_ids, **inputs)
+    # The gradient of index_select is an index_add; that of hidden[rows] would sort.
+    return hidden.flatten(0, 1).index_select(0, packed.rows.to(hidden.device))  # (M, D)
 
 
 def _logits(
-    model: PreTrainedModel, forward: Callable, packed: PackedRows, reading: dict[str, Any]
+    model: PreTrainedModel, forward: Callable, packed: PackedRows, inputs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """The model's own logits of the M rows, and their labels. No other rows meet the head, as far as it is a module that is called."""
+    """The model's own logits of the M rows, and their labels.
+
+    A hook hands these rows alone to the head, unless the model does not call its head as a module.
+    """
     narrowed: list[bool] = []
 
     def narrow(head: nn.Module, args: tuple) -> tuple | None:
         if not args or args[0].shape[:-1] != packed.input_ids.shape:
             return None
         narrowed.append(True)
-        return args[0].flatten(0, 1).index_select(0, packed.rows.to(args[0].device))[None], *args[
-            1:
-        ]
+        rows = args[0].flatten(0, 1).index_select(0, packed.rows.to(args[0].device))
+        return rows[None], *args[1:]
 
     handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
     try:
-        logits = forward(input_ids=packed.input_ids, use_cache=False, **reading).logits
+        logits = forward(input_ids=packed.input_ids, use_cache=False, **inputs).logits
     finally:
         handle.remove()
     logits = logits.flatten(0, 1)
@@ -130,37 +173,27 @@ def _logits(
     return logits, packed.labels.to(logits.device)
 
 
-def _reading(model: PreTrainedModel, packed: PackedRows) -> dict[str, Any]:
-    """What the model's forward is told of the rows, beside their ids."""
-    layout = packed.layout
+def _forward_arguments(model: PreTrainedModel, packed: PackedRows) -> dict[str, Any]:
+    """The arguments of the model's forward that describe the rows, in addition to their ids."""
+    layout, device = packed.layout, packed.input_ids.device
     if packed.position_ids is None:
         return {}
+    arguments: dict[str, Any] = {"position_ids": packed.position_ids}
     if layout is not None and layout.shares:
         prefix_attention.install(model)
-        # Ours looks at the layout alone; a mask that is there keeps the model from making one of T * T.
-        mask = torch.ones((), dtype=torch.bool, device=packed.input_ids.device).expand(
-            1, 1, layout.length, layout.length
-        )
-        return {
-            "position_ids": packed.position_ids,
-            "attention_mask": mask,
-            "prefix_layout": layout,
-        }
-    if layout is not None and "flash" in prefix_attention.own_attention(model):
-        ends = torch.tensor(
-            [0, *(segment.stop for segment in layout.whole())],
-            dtype=torch.int32,
-            device=packed.input_ids.device,
-        )
-        longest = max(segment.prompt for segment in layout.whole())
-        told = {
-            "cu_seq_lens_q": ends,
-            "cu_seq_lens_k": ends,
-            "max_length_q": longest,
-            "max_length_k": longest,
-        }
-        return {"position_ids": packed.position_ids, **told}
-    return {"position_ids": packed.position_ids}
+        # Our attention reads the layout alone. Given this mask, which takes no memory, the model
+        # does not make one of T * T.
+        mask = torch.ones((), dtype=torch.bool, device=device)
+        mask = mask.expand(1, 1, layout.length, layout.length)
+        return {**arguments, "attention_mask": mask, "prefix_layout": layout}
+    if layout is not None and prefix_attention.takes_sequence_ends(model):
+        segments = list(layout.segments_and_padding())
+        stops = [0, *(segment.stop for segment in segments)]
+        ends = torch.tensor(stops, dtype=torch.int32, device=device)
+        longest = max(segment.prompt for segment in segments)
+        arguments |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+        arguments |= {"max_length_q": longest, "max_length_k": longest}
+    return arguments
 
 
 def attach_rewards_forward(
@@ -171,29 +204,28 @@ def attach_rewards_forward(
     memory_budget: MemoryBudget = "auto",
     impl: str = "auto",
 ) -> None:
-    """Teach the innermost causal language model of ``model`` a second kind of call, beside its own::
+    """Give the causal language model inside ``model`` a second kind of call, for rewards::
 
-        model(input_ids=, rows=, labels=, response_ids=, num_responses=)  ->  rewards (num_responses,), in nats per token
+        model(input_ids=, rows=, labels=, response_ids=, num_responses=)  ->  rewards (R,)
 
-    with the fields of :class:`PackedRows`, ``position_ids`` and ``layout`` where they are set. The call goes through
-    ``model.forward``, so that the hooks of DDP and FSDP, autocast and gradient checkpointing all see it. Calls without
-    ``response_ids`` are the model's own, as before. Attaching again replaces the options.
+    The arguments are the fields of :class:`PackedRows`, with ``position_ids`` and ``layout`` where
+    they are set, and the number of responses. The call goes through ``model.forward``, so that the
+    hooks of DDP and FSDP, autocast and activation checkpointing all see it. Calls without
+    ``response_ids`` are the model's own.
+
+    Args:
+        model: a causal language model, in any wrappers. Attaching again replaces the options.
+        normalize, temperature, memory_budget, impl: see :class:`RewardOptions`.
+
+    Raises:
+        ValueError: invalid options, or a model whose output head is not linear.
     """
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
-    check_budget(memory_budget)
-    options: dict[str, Any] = {
-        "normalize": normalize,
-        "temperature": temperature,
-        "memory_budget": memory_budget,
-        "impl": impl,
-    }
+    options = RewardOptions(normalize, temperature, memory_budget, impl)
     lm = causal_lm(model)
-    head_problem(lm)  # now, while the weights are whole
+    head_problem(lm)  # now, since wrappers may shard the weights later
+    # Set by others, such as accelerate's device hooks, or by an earlier call of this function.
     instance_forward = lm.__dict__.get("forward")
-    own = getattr(
-        instance_forward, "_own_forward", instance_forward
-    )  # set by others, such as accelerate's device hooks
+    own = getattr(instance_forward, "_own_forward", instance_forward)
 
     def forward(
         self, *args, response_ids=None, num_responses=None, rows=None, layout=None, **kwargs
@@ -209,9 +241,10 @@ def attach_rewards_forward(
             kwargs.get("position_ids"),
             layout,
         )
-        return packed_rewards(self, packed, num_responses, forward=call, **options)
+        return packed_rewards(self, packed, num_responses, options, forward=call)
 
     forward._own_forward = own  # type: ignore[attr-defined]
-    # generate() and Trainer read the signature. A __wrapped__ would be wrong: accelerate's unwrapping strips forwards that have it.
+    # generate() and Trainer read the signature. functools.wraps would not do: accelerate removes
+    # forwards that have a __wrapped__ when it unwraps a model.
     forward.__signature__ = inspect.signature(type(lm).forward)  # type: ignore[attr-defined]
     lm.forward = MethodType(forward, lm)

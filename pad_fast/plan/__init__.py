@@ -1,1 +1,1 @@
-"""`pad-fast plan`: memory and time of a run before it starts."""
+"""`pad-fast plan`: the memory and time of a run before it starts."""

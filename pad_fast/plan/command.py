@@ -1,4 +1,7 @@
-"""`pad-fast plan`: what a run will take of memory and time, and which settings make it fit, before it starts. No weights are read."""
+"""`pad-fast plan`: the memory and time that a run will take, and which settings make it fit.
+
+No weights are read.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +31,29 @@ GIB = 2**30
 
 @dataclass
 class PlanOptions:
-    """Flags of the command beside those of the run. ValueError for what is no size or no count."""
+    """The command's flags, in addition to those of the run.
+
+    Raises:
+        ValueError: a flag that is no size or no count.
+    """
 
     num_prompts: int = option(
-        2000, "Training prompts to measure the lengths of, drawn by the seed."
+        2000, "Training prompts whose lengths are measured, drawn by the seed."
     )
     response_length: int | None = option(
         None, "Tokens of a typical response, for the times; default: max_new_tokens."
     )
     device_memory: str | None = option(
         None,
-        "Memory of the machine to plan for, such as 80GiB; training is then taken to be in bf16. Default: this machine's.",
+        "Memory of the GPU to plan for, such as 80GiB; training is then assumed to be in bf16. "
+        "Default: this machine's.",
     )
     device_tflops: float | None = option(
-        None, "TFLOP/s of its matrix products in the training's data type; default: measured here."
+        None,
+        "TFLOP/s of its matrix products in the data type of training; default: measured here.",
     )
     device_bandwidth: float | None = option(None, "GB/s of its memory; default: measured here.")
-    json: bool = option(False, "Print the plan as JSON in place of tables.")
+    json: bool = option(False, "Print the plan as JSON instead of tables.")
 
     def __post_init__(self) -> None:
         for name in ("num_prompts", "response_length"):
@@ -55,81 +64,105 @@ class PlanOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: must be above 0, got {value}")
-        self.memory = (
-            None if self.device_memory is None else parse_bytes("device_memory", self.device_memory)
-        )
+        given = self.device_memory
+        self.memory = None if given is None else parse_bytes("device_memory", given)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that is printed."""
+class Forecast:
+    """The estimates of a run, what they are based on, and advice.
+
+    Attributes:
+        models: a line about each of "student" and "teacher".
+        lengths: of the prompts, for each of the two.
+        responses: for each prompt; tokens of the longest one and of a typical one.
+        phases: estimates of the phases but training.
+        training: the estimate with the run's settings, then with others.
+        steps: of a round.
+        advice: settings to change where the run does not fit.
+    """
 
     machine: Machine
     models: dict[str, str]
     lengths: dict[str, Lengths]
-    responses: tuple[int, int, int]  # of a prompt; tokens of the longest and of the typical one
+    responses: tuple[int, int, int]
     phases: list[Estimate]
-    training: list[Estimate]  # as the run is set, and otherwise
+    training: list[Estimate]
     steps: int
     advice: list[str]
 
     @property
     def fits(self) -> bool:
+        """Whether the run fits with its settings."""
         return all(self.machine.fits(phase.peak) for phase in [*self.phases, self.training[0]])
 
     @property
     def saving(self) -> float:
-        """n(P+R)/(P+nR): tokens of one-by-one sequences over those of one shared prompt."""
+        """n(P+R)/(P+nR): the tokens of separate sequences over those with one shared prompt."""
         n, _, response = self.responses
         prompt = self.lengths["student"].mean
         return n * (prompt + response) / (prompt + n * response)
 
 
 def plan(settings: Settings, options: PlanOptions) -> bool:
-    """Estimate and print; whether the run fits as it is set. ValueError as for a run."""
+    """Print the forecast of a run; the entry point of the command.
+
+    Returns:
+        Whether the run fits with its settings.
+
+    Raises:
+        ValueError: where the run itself would raise it.
+    """
     with Console(stderr=True).status("planning: each step is taken without weights"):
-        made = make_plan(settings, options)
+        forecast = make_forecast(settings, options)
     if options.json:
-        print(json.dumps(as_json(made), indent=2))
+        print(json.dumps(as_json(forecast), indent=2))
     else:
-        print_plan(made)
-    return made.fits
+        print_forecast(forecast)
+    return forecast.fits
 
 
-def make_plan(settings: Settings, options: PlanOptions) -> Plan:
+def make_forecast(settings: Settings, options: PlanOptions) -> Forecast:
     """Measure the prompts and the machine, and estimate every phase."""
     estimator = make_estimator(settings, options)
     config, machine = estimator.config, estimator.machine
-    asked = [estimator.sample, estimator.score, estimator.choose]
-    phases = [phase for estimate in asked if (phase := estimate()) is not None]
+    estimates = [estimator.sample(), estimator.score(), estimator.choose()]
+    phases = [phase for phase in estimates if phase is not None]
     trainings = [estimator.train(), *estimator.alternatives()]
-    models = {}
-    for role, which in (("student", estimator.student), ("teacher", estimator.teacher)):
-        dtype = str(stored_dtype(which, config.dtype)).removeprefix("torch.")
-        models[role] = (
-            f"{which.path}: {count_parameters(which.config) / 1e6:,.1f} million weights, {dtype}"
-        )
-    models["student"] += f"; trained with {config.train_dtype} weights" + (
-        ", bf16 autocast" if estimator.bf16 else ""
-    )
-    advice = _phase_advice(
-        estimator, [phase.name for phase in phases if not machine.fits(phase.peak)]
-    )
+    too_large = [phase.name for phase in phases if not machine.fits(phase.peak)]
+    advice = _phase_advice(estimator, too_large)
     if not machine.fits(trainings[0].peak):
         advice.append(_training_advice(machine, trainings))
-    sizes = (config.num_generations, config.max_new_tokens, estimator.response)
-    return Plan(
-        machine, models, estimator.lengths, sizes, phases, trainings, estimator.steps, advice
+    return Forecast(
+        machine,
+        _describe_models(estimator),
+        estimator.lengths,
+        (config.num_generations, config.max_new_tokens, estimator.response),
+        phases,
+        trainings,
+        estimator.steps,
+        advice,
     )
+
+
+def _describe_models(estimator: Estimator) -> dict[str, str]:
+    config, found = estimator.config, {}
+    for role, checkpoint in (("student", estimator.student), ("teacher", estimator.teacher)):
+        dtype = str(stored_dtype(checkpoint, config.dtype)).removeprefix("torch.")
+        millions = count_parameters(checkpoint.config) / 1e6
+        found[role] = f"{checkpoint.path}: {millions:,.1f} million weights, {dtype}"
+    found["student"] += f"; trained with {config.train_dtype} weights"
+    found["student"] += ", bf16 autocast" if estimator.bf16 else ""
+    return found
 
 
 def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
-    """What estimates depend on: lengths of prompts, the machine, and whether training is under autocast."""
+    """The estimator of a run: prompts, machine, and whether training is under autocast."""
     run = Run(settings)
     lengths, prompts = _lengths(run, options.num_prompts)
     bf16 = bool(run.training.bf16 or run.training.fp16)
     if options.memory is not None and not {"bf16", "fp16", "use_cpu"} & settings.training.keys():
-        bf16 = True  # another machine than this one, which may have none
+        bf16 = True  # the GPU that is planned for has it, though this machine may not
     low = torch.bfloat16 if bf16 else getattr(torch, run.config.train_dtype)
     longest = run.config.max_new_tokens
     response = min(options.response_length or longest, longest)
@@ -142,7 +175,7 @@ def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
 
 
 def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
-    """Lengths of the prompts for both models, of `count` that are drawn, and the prompts of a round."""
+    """The lengths of ``count`` prompts for both models, and the number of prompts in a round."""
     config, student, teacher = run.config, run.student(0), run.teacher
     check_models(config, student, teacher)
     train, _ = read_split(config)
@@ -151,49 +184,53 @@ def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
     if not rows:
         raise ValueError(f"prompts: every one of the {len(drawn)} that were drawn is too long")
     tokens = tuple(len(row["prompt_ids"]) for row in rows)
-    same = teacher.same_tokenizer(student)
-    others = tokens if same else tuple(len(teacher.prompt_ids(row["prompt"])) for row in rows)
-    return {
-        "student": Lengths(tokens),
-        "teacher": Lengths(others),
-    }, config.prompts_per_round or len(train)
+    if teacher.same_tokenizer(student):
+        others = tokens
+    else:
+        others = tuple(len(teacher.prompt_ids(row["prompt"])) for row in rows)
+    lengths = {"student": Lengths(tokens), "teacher": Lengths(others)}
+    return lengths, config.prompts_per_round or len(train)
 
 
-def _phase_advice(estimator: Estimator, unfit: Sequence[str]) -> list[str]:
-    """For phases that do not fit the largest token budget, halved again and again, with which they do."""
+def _phase_advice(estimator: Estimator, too_large: Sequence[str]) -> list[str]:
+    """Advice for phases that do not fit: the largest limit on tokens with which they do.
+
+    The limit of the settings is halved until they fit.
+    """
     advice: list[str] = []
-    budgets: dict[str, int] = {}
-    for phase in unfit:
+    limits: dict[str, int] = {}
+    for phase in too_large:
         estimate: Callable[[int], Estimate | None] = getattr(estimator, phase)
 
-        def fits(budget: int, estimate: Callable[[int], Estimate | None] = estimate) -> bool:
-            smaller = estimate(budget)
+        def fits(tokens: int, estimate: Callable[[int], Estimate | None] = estimate) -> bool:
+            smaller = estimate(tokens)
             return smaller is not None and estimator.machine.fits(smaller.peak)
 
         if not fits(1):
             advice.append(
-                f"{phase}: not even a batch of one fits; lower max_new_tokens or num_generations, or take a smaller model"
+                f"{phase}: not even a batch of one fits; lower max_new_tokens or num_generations, "
+                "or take a smaller model"
             )
             continue
-        name = (
-            "sample_batch_tokens" if phase == "sample" else "score_batch_tokens"
-        )  # the latter for two phases
-        budget = budgets.get(name, getattr(estimator.config, name))
-        while not fits(budget):
-            budget //= 2
-        budgets[name] = budget
-    return [*(f"set {name}: {budget}" for name, budget in budgets.items()), *advice]
+        # scoring and the multiple-choice questions share one setting
+        name = "sample_batch_tokens" if phase == "sample" else "score_batch_tokens"
+        tokens = limits.get(name, getattr(estimator.config, name))
+        while not fits(tokens):
+            tokens //= 2
+        limits[name] = tokens
+    return [*(f"set {name}: {tokens}" for name, tokens in limits.items()), *advice]
 
 
 def _training_advice(machine: Machine, trainings: Sequence[Estimate]) -> str:
-    """The fastest of the other settings that fit."""
-    fitting = [other for other in trainings[1:] if machine.fits(other.peak)]
-    if fitting:
-        return f"set {_words(min(fitting, key=lambda other: other.seconds).settings)}"
+    """Advice for training that does not fit: the fastest of the other settings that do."""
+    others = [other for other in trainings[1:] if machine.fits(other.peak)]
+    if others:
+        return f"set {_words(min(others, key=lambda other: other.seconds).settings)}"
     least = min(trainings, key=lambda other: other.peak)
     return (
-        f"train: no setting of the above fits, the least takes {least.peak / GIB:.1f} GiB; lower max_length or max_new_tokens, set "
-        "train_dtype: bfloat16 or optim: adamw_8bit, or take a smaller student"
+        f"train: no setting of the above fits, the least takes {least.peak / GIB:.1f} GiB; "
+        "lower max_length or max_new_tokens, set train_dtype: bfloat16 or optim: adamw_8bit, "
+        "or take a smaller student"
     )
 
 
@@ -201,90 +238,102 @@ def _words(settings: dict[str, Any], separator: str = ", ") -> str:
     return separator.join(f"{name}: {str(value).lower()}" for name, value in settings.items())
 
 
-def as_json(made: Plan) -> dict[str, Any]:
-    """The plan for machines; peaks in bytes, times in seconds."""
-    lengths = {
-        role: {"prompts": len(found.tokens), "mean": found.mean, "longest": found.longest}
-        for role, found in made.lengths.items()
-    }
-    estimates = {
-        name: [{**dataclasses.asdict(one), "fits": made.machine.fits(one.peak)} for one in found]
-        for name, found in (("phases", made.phases), ("training", made.training))
-    }
+def as_json(forecast: Forecast) -> dict[str, Any]:
+    """The forecast for other programs; peaks in bytes, times in seconds."""
+    machine = forecast.machine
+
+    def listed(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+        return [{**dataclasses.asdict(one), "fits": machine.fits(one.peak)} for one in estimates]
+
     return {
-        "fits": made.fits, "machine": dataclasses.asdict(made.machine), "models": made.models, "prompt_lengths": lengths,
-        **estimates, "steps": made.steps, "sharing_saves": made.saving, "advice": made.advice,
-    }  # fmt: skip
+        "fits": forecast.fits,
+        "machine": dataclasses.asdict(machine),
+        "models": forecast.models,
+        "prompt_lengths": {
+            role: {"prompts": len(found.tokens), "mean": found.mean, "longest": found.longest}
+            for role, found in forecast.lengths.items()
+        },
+        "phases": listed(forecast.phases),
+        "training": listed(forecast.training),
+        "steps": forecast.steps,
+        "sharing_saves": forecast.saving,
+        "advice": forecast.advice,
+    }
 
 
-def print_plan(made: Plan, console: Console | None = None) -> None:
-    """The tables, what makes the run fit, and what the numbers are."""
+def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
+    """Print the tables, the advice, and how the numbers came about."""
     console = console or Console()
-    n, longest, typical = made.responses
-    for role, text in made.models.items():
-        found = made.lengths[role]
+    machine, (n, longest, typical) = forecast.machine, forecast.responses
+    for role, text in forecast.models.items():
+        found = forecast.lengths[role]
         console.print(f"{role}  {text}", highlight=False)
         sizes = (
             f"{found.mean} on average, 95% up to {found.quantile(0.95)}, longest {found.longest}"
         )
-        console.print(
-            f"         prompts of {sizes} tokens ({len(found.tokens)} measured)", highlight=False
-        )
+        count = len(found.tokens)
+        console.print(f"         prompts of {sizes} tokens ({count} measured)", highlight=False)
     console.print(
-        f"machine  {made.machine.name}, {made.machine.memory / GIB:.1f} GiB; of these {USABLE:.0%} are planned with"
+        f"machine  {machine.name}, {machine.memory / GIB:.1f} GiB; "
+        f"of these {USABLE:.0%} are planned with"
     )
     console.print(
         f"each prompt has {n} responses of up to {longest} tokens, {typical} for the times\n",
         highlight=False,
     )
-    console.print(_table(made, "a round", [*made.phases, _of_a_round(made)]))
-    console.print(_table(made, "a training step", made.training))
-    sharing = f"a shared prompt would cost {made.saving:.2f} times fewer tokens: n(P+R)/(P+nR) at the mean prompt"
-    console.print(f"{sharing}\n{_verdict(made)}\n", highlight=False)
+    console.print(_table(machine, "a round", [*forecast.phases, _round_of_training(forecast)]))
+    console.print(_table(machine, "a training step", forecast.training))
     console.print(
-        "Peaks: the longest prompt with the longest responses, counted on a step without weights. Times: products at the rate of a plain "
-        f"one ({made.machine.flops / 1e12:.3g} TFLOP/s), sampled tokens at that of a copy ({made.machine.bandwidth / 1e9:.3g} GB/s), both "
-        "measured on this machine unless given: a floor, which a real run does not reach.",
+        f"a shared prompt would cost {forecast.saving:.2f} times fewer tokens: "
+        f"n(P+R)/(P+nR) at the mean prompt\n{_verdict(forecast)}\n",
+        highlight=False,
+    )
+    console.print(
+        "Peaks: the longest prompt with the longest responses, counted on a step without weights. "
+        f"Times: products at the rate of a plain one ({machine.flops / 1e12:.3g} TFLOP/s), "
+        f"sampled tokens at that of a copy ({machine.bandwidth / 1e9:.3g} GB/s), both measured on "
+        "this machine unless given: a floor, which a real run does not reach.",
         style="dim",
         highlight=False,
     )
 
 
-def _of_a_round(made: Plan) -> Estimate:
-    first = made.training[0]
+def _round_of_training(forecast: Forecast) -> Estimate:
+    step, steps = forecast.training[0], forecast.steps
     return dataclasses.replace(
-        first, seconds=first.seconds * made.steps, batch=f"{first.batch}, {made.steps} steps"
+        step, seconds=step.seconds * steps, batch=f"{step.batch}, {steps} steps"
     )
 
 
-def _verdict(made: Plan) -> str:
-    lines = ["as it is set, the run does not fit", *(f"→ {advice}" for advice in made.advice)]
-    return "as it is set, the run fits" if made.fits else "\n".join(lines)
+def _verdict(forecast: Forecast) -> str:
+    if forecast.fits:
+        return "as it is set, the run fits"
+    return "\n".join(
+        ["as it is set, the run does not fit", *(f"→ {advice}" for advice in forecast.advice)]
+    )
 
 
-def _table(made: Plan, title: str, estimates: Sequence[Estimate]) -> Table:
+def _table(machine: Machine, title: str, estimates: Sequence[Estimate]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("a batch")
     for heading in ("peak", "time", "fits"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in estimates:
-        fits = made.machine.fits(one.peak)
-        name = _words(one.settings, "\n") or (one.name if title == "a round" else "as it is set")
-        style = None if fits else "yellow"
+        fits = machine.fits(one.peak)
         table.add_row(
-            name,
+            _words(one.settings, "\n") or (one.name if title == "a round" else "as it is set"),
             one.batch,
             f"{one.peak / GIB:.2f} GiB",
             duration(one.seconds),
             "yes" if fits else "no",
-            style=style,
+            style=None if fits else "yellow",
         )
     return table
 
 
 def duration(seconds: float) -> str:
-    """Three digits at most, in the largest unit that leaves one before the point."""
+    """A time with up to three digits, in the largest unit that gives a number of 1 or more."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

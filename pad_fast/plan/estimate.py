@@ -1,8 +1,9 @@
-"""Peak memory and time of the phases of a run before it starts, from the models' configurations and the prompts' lengths alone.
+"""Peak memory and time of the phases of a run, from the models' configs and the prompts' lengths.
 
-Peaks are those of the longest prompt with responses as long as they may get; times are those of the mean prompt, from the flops of
-all matrix products at the rate of a plain product, and for sampling from the bytes that each token reads: a floor, since norms,
-optimizer, Python and transfers are not in it.
+Peaks are those of the longest prompt with responses of the greatest length. Times are those of the
+mean prompt: the flops of all matrix products at the rate of a plain product, and for sampling the
+bytes that each token reads. They are lower bounds, without norms, the optimizer, Python and
+transfers.
 """
 
 from __future__ import annotations
@@ -19,21 +20,26 @@ from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import Run
 from pad_fast.plan import footprint
-from pad_fast.plan.footprint import Reading, Training
+from pad_fast.plan.footprint import Footprint, GroupShape, Reading, TrainingOptions
 from pad_fast.plan.machine import Machine
 from pad_fast.training.batch_layout import checkpoints_activations, head_budget, tokens_that_fit
 
 ADAM_MOMENTS = 2  # each as large as the weights
-SMALL_OPTIMIZERS = {
-    "8bit": 2.0,
-    "sgd": 0.0,
-    "adafactor": 0.0,
-}  # bytes a weight, by a part of the name
+# Bytes of state for each weight, by a part of the optimizer's name.
+SMALL_OPTIMIZERS = {"8bit": 2.0, "sgd": 0.0, "adafactor": 0.0}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`peak` bytes and `seconds` (of a round; of a step for training) with the run's settings changed as `settings` says."""
+    """The peak and the time of a phase.
+
+    Attributes:
+        name: of the phase.
+        batch: the size of a batch, in words.
+        peak: bytes.
+        seconds: of a round; for training, of a step.
+        settings: the run's settings that were changed for this estimate.
+    """
 
     name: str
     batch: str
@@ -44,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of the prompts for one model."""
+    """The tokens of each prompt, for one model."""
 
     tokens: tuple[int, ...]
 
@@ -57,12 +63,21 @@ class Lengths:
         return math.ceil(sum(self.tokens) / len(self.tokens))
 
     def quantile(self, share: float) -> int:
-        """The least length that `share` of the prompts do not exceed."""
+        """The least length that ``share`` of the prompts do not exceed."""
         return sorted(self.tokens)[max(0, math.ceil(share * len(self.tokens)) - 1)]
 
 
 class Estimator:
-    """Estimates for one run; `response` is the typical length that times are about, `bf16` whether training is under autocast."""
+    """Estimates the phases of one run.
+
+    Args:
+        run: its settings and models.
+        lengths: of the prompts, for "student" and "teacher".
+        machine: that is planned for.
+        prompts: in a round.
+        response: tokens of a typical response, for the times.
+        bf16: whether training is under bfloat16 autocast.
+    """
 
     def __init__(
         self,
@@ -78,119 +93,96 @@ class Estimator:
         self.machine, self.prompts, self.response, self.bf16 = machine, prompts, response, bf16
         self.student, self.teacher = run.student(0), run.teacher
 
+    # Phases.
+
     def sample(self, tokens: int | None = None) -> Estimate:
-        """Responses of the student to a round's prompts; `tokens` in the place of sample_batch_tokens."""
-        budget, n, longest = (
-            tokens or self.config.sample_batch_tokens,
-            self.config.num_generations,
-            self.lengths["student"].longest,
-        )
-        worst = self._sampled(
-            self._prompts_a_batch(budget, longest) * n, longest, self.config.max_new_tokens
-        )
-        mean = self.lengths["student"].mean
-        size = min(self._prompts_a_batch(budget, mean), self.prompts)
-        first, last = self._sampled(size * n, mean, self.response)
-        step = self.machine.seconds(
-            last.flops, (first.start + last.start) / 2
-        )  # the cache is half full on average
-        seconds = math.ceil(self.prompts / size) * (
-            self.machine.seconds(first.flops) + self.response * step
-        )
-        batch = f"{self._prompts_a_batch(budget, longest)} x {n} responses"
+        """The student's responses to a round's prompts.
+
+        ``tokens`` replaces the setting sample_batch_tokens.
+        """
+        max_tokens, n = tokens or self.config.sample_batch_tokens, self.config.num_generations
+        longest, mean = self.lengths["student"].longest, self.lengths["student"].mean
+        largest = self._prompts_of_batch(max_tokens, longest)
+        worst = self._sampled(GroupShape(longest, self.config.max_new_tokens, largest * n))
+        size = min(self._prompts_of_batch(max_tokens, mean), self.prompts)
+        first, last = self._sampled(GroupShape(mean, self.response, size * n))
+        # On average over the tokens the cache is half full.
+        token = self.machine.seconds(last.flops, (first.start + last.start) / 2)
+        batch_seconds = self.machine.seconds(first.flops) + self.response * token
         return Estimate(
             "sample",
-            batch,
+            f"{largest} x {n} responses",
             max(part.peak for part in worst),
-            seconds,
+            math.ceil(self.prompts / size) * batch_seconds,
             _changed("sample_batch_tokens", tokens),
         )
 
     def score(self, tokens: int | None = None) -> Estimate:
-        """Log-probabilities of a round's responses under the teacher; `tokens` in the place of score_batch_tokens."""
-        budget, lengths, n = (
-            tokens or self.config.score_batch_tokens,
-            self.lengths["teacher"],
-            self.config.num_generations,
-        )
+        """The log-probabilities of a round's responses under the teacher.
+
+        ``tokens`` replaces the setting score_batch_tokens.
+        """
+        max_tokens, n = tokens or self.config.score_batch_tokens, self.config.num_generations
+        lengths = self.lengths["teacher"]
         reading = self._reading(self.teacher, self.config.share_prefix != "false")
-        worst = (lengths.longest, self.config.max_new_tokens, n)
-        peak = self._scored(max(1, budget // _tokens(worst, reading)), worst, budget, reading).peak
-        usual = self._scored(1, (lengths.mean, self.response, n), budget, reading)
-        seconds = self.prompts * self.machine.seconds(usual.flops)
-        return Estimate(
-            "score", f"{budget:,} tokens", peak, seconds, _changed("score_batch_tokens", tokens)
-        )
+        worst = GroupShape(lengths.longest, self.config.max_new_tokens, n)
+        prompts = max(1, max_tokens // _tokens(worst, reading))
+        peak = self._scored(prompts, worst, max_tokens, reading).peak
+        usual = GroupShape(lengths.mean, self.response, n)
+        flops = self._scored(1, usual, max_tokens, reading).flops
+        seconds = self.prompts * self.machine.seconds(flops)
+        changed = _changed("score_batch_tokens", tokens)
+        return Estimate("score", f"{max_tokens:,} tokens", peak, seconds, changed)
 
     def choose(self, tokens: int | None = None) -> Estimate | None:
-        """The multiple-choice questions of a round; None where none is asked."""
-        config, lengths, budget = (
-            self.config,
-            self.lengths["teacher"],
-            tokens or self.config.score_batch_tokens,
-        )
-        plan = multiple_choice.question_plan(
+        """The multiple-choice questions of a round; None where the run asks none.
+
+        ``tokens`` replaces the setting score_batch_tokens.
+        """
+        config, lengths = self.config, self.lengths["teacher"]
+        max_tokens = tokens or config.score_batch_tokens
+        if not config.asks:
+            return None
+        questions = multiple_choice.question_plan(
             config.num_generations,
             config.mcq_style,
             bool(config.mcq_both_orders),
             config.mcq_opponents,
         )
-        if not config.asks:
-            return None
-        shown, reading = len(plan[0]), self._reading(self.teacher, False)
+        shown, reading = len(questions[0]), self._reading(self.teacher, False)
         frame = multiple_choice.choice_question("", [""] * shown, config.mcq_template)
         extra = len(self.teacher.prompt_ids([{"role": "user", "content": frame}]))
         longest = lengths.longest + shown * config.max_new_tokens + extra
         longest = min(longest, self.teacher.window or longest)  # a longer question is not asked
-        size = max(1, budget // longest)
-        peak = self._scored(size, (longest, 1, 1), size * longest, reading).peak
-        usual = self._scored(
-            1, (lengths.mean + shown * self.response + extra, 1, 1), budget, reading
-        )
-        seconds = self.prompts * len(plan) * self.machine.seconds(usual.flops)
-        return Estimate(
-            "choose", f"{size} questions", peak, seconds, _changed("score_batch_tokens", tokens)
-        )
+        size = max(1, max_tokens // longest)
+        peak = self._scored(size, GroupShape(longest, 1, 1), size * longest, reading).peak
+        usual = GroupShape(lengths.mean + shown * self.response + extra, 1, 1)
+        flops = self._scored(1, usual, max_tokens, reading).flops
+        seconds = self.prompts * len(questions) * self.machine.seconds(flops)
+        changed = _changed("score_batch_tokens", tokens)
+        return Estimate("choose", f"{size} questions", peak, seconds, changed)
 
     def train(self, **changes: Any) -> Estimate:
-        """One step, of all its micro-batches, under the settings with `changes`."""
+        """One optimizer step with all its micro-batches; ``changes`` replace settings."""
         settings, lengths = self.train_settings | changes, self.lengths["student"]
-        prompts, limit = settings["per_device_train_batch_size"], self._limit(settings)
-        usual = self._trained(settings, self._shape(lengths.mean, self.response))
-        seconds = settings["gradient_accumulation_steps"] * self.machine.seconds(usual.flops)
+        prompts, limit = settings["per_device_train_batch_size"], self._max_tokens(settings)
+        peak = self._trained(settings, self._shape(lengths.longest)).peak
+        flops = self._trained(settings, self._shape(lengths.mean, self.response)).flops
+        seconds = settings["gradient_accumulation_steps"] * self.machine.seconds(flops)
         slices = "" if limit is None else f", {limit:,} tokens at a time"
         batch = f"{prompts} x {self.config.num_generations} responses{slices}"
-        return Estimate(
-            "train",
-            batch,
-            self._trained(settings, self._shape(lengths.longest)).peak,
-            seconds,
-            changes,
-        )
-
-    def _trained(self, settings: dict[str, Any], shape: footprint.Shape) -> footprint.Footprint:
-        reading = self._reading(self.student, settings["share_prefix"])
-        how = replace(
-            self._how,
-            checkpointing=settings["gradient_checkpointing"],
-            accumulating=settings["gradient_accumulation_steps"] > 1,
-            max_tokens=self._limit(settings),
-        )
-        return footprint.training_step(
-            self.student.config, settings["per_device_train_batch_size"], shape, how, reading
-        )
+        return Estimate("train", batch, peak, seconds, changes)
 
     def alternatives(self) -> Iterator[Estimate]:
-        """Training under other settings than the run's: one changed at a time, then the frugal ones together."""
+        """Training with one setting changed at a time, then with all that save memory."""
         given = self.train_settings
         if self._can_share:
             yield self.train(share_prefix=not given["share_prefix"])
         yield self.train(gradient_checkpointing=not given["gradient_checkpointing"])
         if given["per_device_train_batch_size"] > 1:
+            # one prompt at a time, and as many in a step
             prompts = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"]
-            yield self.train(
-                per_device_train_batch_size=1, gradient_accumulation_steps=prompts
-            )  # as many a step
+            yield self.train(per_device_train_batch_size=1, gradient_accumulation_steps=prompts)
         yield self._sliced()
         frugal = {} if given["gradient_checkpointing"] else {"gradient_checkpointing": True}
         if self._can_share and not given["share_prefix"]:
@@ -199,26 +191,27 @@ class Estimator:
             yield self._sliced(**frugal)
 
     def _sliced(self, **changes: Any) -> Estimate:
-        """With the largest slices that fit, of all tokens halved again and again; with single responses where none fits."""
-        settings, shape = (
-            self.train_settings | changes,
-            self._shape(self.lengths["student"].longest),
-        )
-        whole = settings["per_device_train_batch_size"] * _tokens(
-            shape, self._reading(self.student, settings["share_prefix"])
-        )
-        limit = min(whole, self._limit(settings) or whole) // 2
-        while limit > shape[0] + shape[1]:
-            if self.machine.fits(
-                self._trained({**settings, "max_tokens_per_step": limit}, shape).peak
-            ):
+        """Training with the largest slices that fit.
+
+        The tokens of the step are halved until they fit; if none do, a slice is one response.
+        """
+        settings = self.train_settings | changes
+        shape = self._shape(self.lengths["student"].longest)
+        reading = self._reading(self.student, settings["share_prefix"])
+        step = settings["per_device_train_batch_size"] * _tokens(shape, reading)
+        limit = min(step, self._max_tokens(settings) or step) // 2
+        while limit > shape.prompt + shape.response:
+            peak = self._trained({**settings, "max_tokens_per_step": limit}, shape).peak
+            if self.machine.fits(peak):
                 break
             limit //= 2
         return self.train(**changes, max_tokens_per_step=max(1, limit))
 
+    # Settings.
+
     @cached_property
     def train_settings(self) -> dict[str, Any]:
-        """The settings of the run that memory and time of a step depend on, as they work out."""
+        """The run's settings that a step's memory and time depend on, with "auto" resolved."""
         return {
             "share_prefix": self._can_share and self.training.share_prefix != "false",
             "gradient_checkpointing": checkpoints_activations(self.training),
@@ -227,27 +220,35 @@ class Estimator:
             "max_tokens_per_step": self.training.max_tokens_per_step,
         }
 
-    def _limit(self, settings: dict[str, Any]) -> int | None:
-        """The tokens of a forward and backward: on a GPU, where none are given, those that the trainer takes by itself."""
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a round."""
+        prompts = (
+            self.training.per_device_train_batch_size * self.training.gradient_accumulation_steps
+        )
+        return math.ceil(self.prompts / prompts * self.training.num_train_epochs)
+
+    def _max_tokens(self, settings: dict[str, Any]) -> int | None:
+        """The most tokens of one forward and backward: the setting, or the trainer's choice."""
         given = settings["max_tokens_per_step"]
         if given is not None or not self.machine.is_gpu:
             return given
-        width = 2 if self.bf16 else self._how.dtype.itemsize
+        options = self._training_options
         with footprint.fake():
-            model = footprint.fake_model(
-                self.student.config, self._how.dtype, self.config.attn_implementation
+            return tokens_that_fit(
+                footprint.fake_model(
+                    self.student.config, options.dtype, self.config.attn_implementation
+                ),
+                self.machine.memory,
+                width=2 if self.bf16 else options.dtype.itemsize,
+                checkpointing=settings["gradient_checkpointing"],
+                budget=options.memory_budget,
             )
-            options: dict[str, Any] = {
-                "checkpointing": settings["gradient_checkpointing"],
-                "budget": self._how.memory_budget,
-            }
-            return tokens_that_fit(model, self.machine.memory, width=width, **options)
 
     @cached_property
     def _can_share(self) -> bool:
-        return (
-            footprint.sharing_problem(self.student.config, self.config.attn_implementation) is None
-        )
+        attention = self.config.attn_implementation
+        return footprint.sharing_problem(self.student.config, attention) is None
 
     def _reading(self, checkpoint: Checkpoint, shared: bool) -> Reading:
         attention = self.config.attn_implementation
@@ -255,70 +256,73 @@ class Estimator:
             shared = footprint.sharing_problem(checkpoint.config, attention) is None
         return Reading(shared, self.machine.is_gpu, attention, self.machine.memory)
 
-    def _shape(self, prompt: int, response: int | None = None) -> footprint.Shape:
-        """Tokens of a prompt, of each response (as long as it may get if not given), and how many there are."""
-        room = self._room(prompt)
-        return (
-            prompt,
-            room if response is None else min(response, room),
-            self.config.num_generations,
-        )
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of a round."""
-        a_step = (
-            self.training.per_device_train_batch_size * self.training.gradient_accumulation_steps
-        )
-        return math.ceil(self.prompts / a_step * self.training.num_train_epochs)
-
     @cached_property
-    def _how(self) -> Training:
+    def _training_options(self) -> TrainingOptions:
         dtype = getattr(torch, self.config.train_dtype)
         name = str(getattr(self.training.optim, "value", self.training.optim))
         small = next((size for part, size in SMALL_OPTIMIZERS.items() if part in name), None)
         state = ADAM_MOMENTS * dtype.itemsize if small is None else small
-        return Training(
-            dtype, self.bf16, optimizer_bytes=state, memory_budget=head_budget(self.training)
-        )
+        budget = head_budget(self.training)
+        return TrainingOptions(dtype, self.bf16, optimizer_bytes=state, memory_budget=budget)
 
-    def _room(self, prompt: int) -> int:
-        """The longest response that is trained after a prompt."""
+    # Sizes.
+
+    def _shape(self, prompt: int, response: int | None = None) -> GroupShape:
+        """A group that is trained; by default its responses are as long as they may be."""
+        longest = self._longest_response(prompt)
+        response = longest if response is None else min(response, longest)
+        return GroupShape(prompt, response, self.config.num_generations)
+
+    def _longest_response(self, prompt: int) -> int:
+        """The most tokens of a response that is trained after a prompt of so many tokens."""
         limits = [self.config.max_new_tokens, self.training.max_completion_length]
-        whole = [self.training.max_length, self.student.window]
-        limits += [limit - prompt for limit in whole if limit is not None]
+        together = [self.training.max_length, self.student.window]
+        limits += [limit - prompt for limit in together if limit is not None]
         return max(1, min(limit for limit in limits if limit is not None))
 
-    def _prompts_a_batch(self, budget: int, prompt: int) -> int:
-        return max(
-            1, budget // ((prompt + self.config.max_new_tokens) * self.config.num_generations)
-        )
+    def _prompts_of_batch(self, max_tokens: int, prompt: int) -> int:
+        """How many prompts are sampled together."""
+        tokens = (prompt + self.config.max_new_tokens) * self.config.num_generations
+        return max(1, max_tokens // tokens)
 
-    def _sampled(
-        self, responses: int, prompt: int, response: int
-    ) -> tuple[footprint.Footprint, footprint.Footprint]:
-        dtype = stored_dtype(self.student, self.config.dtype)
+    # Footprints.
+
+    def _trained(self, settings: dict[str, Any], shape: GroupShape) -> Footprint:
+        options = replace(
+            self._training_options,
+            checkpointing=settings["gradient_checkpointing"],
+            accumulating=settings["gradient_accumulation_steps"] > 1,
+            max_tokens=self._max_tokens(settings),
+        )
+        reading = self._reading(self.student, settings["share_prefix"])
+        prompts = settings["per_device_train_batch_size"]
+        return footprint.training_step(self.student.config, prompts, shape, options, reading)
+
+    def _sampled(self, shape: GroupShape) -> tuple[Footprint, Footprint]:
         return footprint.sampling_batch(
-            self.student.config, responses, prompt, response, dtype, self.config.attn_implementation
+            self.student.config,
+            shape,
+            stored_dtype(self.student, self.config.dtype),
+            self.config.attn_implementation,
         )
 
     def _scored(
-        self, prompts: int, shape: footprint.Shape, max_tokens: int, reading: Reading
-    ) -> footprint.Footprint:
+        self, prompts: int, shape: GroupShape, max_tokens: int, reading: Reading
+    ) -> Footprint:
         dtype = stored_dtype(self.teacher, self.config.dtype)
         return footprint.scoring_batch(
             self.teacher.config, prompts, shape, dtype, max_tokens, reading
         )
 
 
-def _tokens(shape: footprint.Shape, reading: Reading) -> int:
-    """Of a prompt and its responses, as they are read."""
+def _tokens(shape: GroupShape, reading: Reading) -> int:
+    """The tokens that are read for a prompt and its responses."""
     prompt, response, n = shape
     return prompt + n * response if reading.shared else n * (prompt + response)
 
 
 def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:
-    """The data type that the run loads a checkpoint in."""
+    """The data type that the run loads a checkpoint in; ``asked`` is its setting dtype."""
     if asked != "auto":
         return getattr(torch, asked)
     found = getattr(checkpoint.config.get_text_config(), "dtype", None)

@@ -1,63 +1,74 @@
-"""Peak memory and arithmetic of a step, before there are weights: the step is taken on fake tensors, each of its true shape.
+"""Peak memory and arithmetic of a step before any weights exist, from the step on fake tensors.
 
-The code that is run is the code that trains, scores and samples, so that what is counted follows the architecture by itself: what
-autograd saves, what checkpointing drops, grouped keys, softcapped eager attention, caches of sliding windows. Only what is opaque to
-tracing needs a formula, which is here the output head's (:func:`pad_fast.linear_logprob.memory_budget.cpu_workspace`).
-
-The fake tensors lie on a fake CPU whatever device is planned for: its fused attention saves and returns the same tensors as a GPU's
-(the output and a logsumexp a row), and there autocast can be traced where no GPU is.
+The code that trains, scores and samples runs on tensors of the true shapes that hold no values, and
+:class:`~pad_fast.plan.meter.Meter` counts. Only operations that tracing cannot see into need a
+formula: the output head (:func:`pad_fast.linear_logprob.memory_budget.cpu_workspace`).
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
-from unittest import mock
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
-from pad_fast import functional
-from pad_fast.linear_logprob import memory_budget as memory_budget_module
-from pad_fast.models import output_head, prefix_attention
-from pad_fast.models.layout import Group
+from pad_fast.device import planning_for
+from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.models.attention_inputs import AttentionInputs
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import known_problem
+from pad_fast.models.output_head import trust_head
 from pad_fast.models.packing import PackedRows, pack, split
+from pad_fast.models.prefix_attention import REPLACED
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
 from pad_fast.plan.meter import Footprint, Meter
 
 
 @contextmanager
 def fake() -> Iterator[Meter]:
-    """Everything made inside is fake and counted."""
-    # transformers looks at the values of positions to find rows that hold several sequences, and where it cannot takes them for such
-    unpacked = mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
-    every = mock.patch.object(
-        functional, "_live_rows", lambda labels, ignore_index: (torch.arange(len(labels)), None)
-    )
-    with FakeTensorMode(), unpacked, every, Meter() as meter:
+    """Make every tensor inside a fake one, and count them.
+
+    They are on a fake CPU whatever device is planned for. Its fused attention saves the same
+    tensors as a GPU's, and its autocast can be traced on a machine without a GPU.
+    """
+    with FakeTensorMode(), _one_sequence_per_row(), Meter() as meter:
         yield meter
 
 
+@contextmanager
+def _one_sequence_per_row() -> Iterator[None]:
+    """Let transformers take rows for single sequences, as it does in the step that is planned.
+
+    It looks at the values of position_ids for rows of several sequences. Fake tensors have no
+    values; it would assume such rows and make a mask of T * T. It has no argument for this.
+    """
+    before = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = before
+
+
 def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None = None) -> Any:
-    """The model without its weights; called inside of :func:`fake`."""
+    """The model without its weights. Call it inside :func:`fake`."""
     if attn_implementation not in (None, "eager"):
-        attn_implementation = (
-            "sdpa"  # fused attentions hold the same tensors, and some run on a GPU only
-        )
+        # Every fused attention saves the same tensors, and some need a GPU.
+        attn_implementation = "sdpa"
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
-    output_head._disagreements[model] = None  # there is nothing to compare its logits with
+    trust_head(model)
     return model
 
 
 def count_parameters(config: Any) -> int:
-    """Weights of a causal language model, tied ones once."""
+    """The number of weights of a causal language model; tied weights count once."""
     with torch.device("meta"):
         return sum(
             weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters()
@@ -65,219 +76,222 @@ def count_parameters(config: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a model is trained: its weights' `dtype`, `optimizer_bytes` a weight, at most `max_tokens` in one forward and backward."""
+class TrainingOptions:
+    """How a training step is taken.
+
+    Attributes:
+        dtype: of the weights.
+        bf16: whether the forward pass is under bfloat16 autocast.
+        checkpointing: whether activations are checkpointed.
+        accumulating: whether an earlier micro-batch has left gradients.
+        optimizer_bytes: bytes of the optimizer's state for each weight.
+        max_tokens: the most tokens of one forward and backward; None for no limit.
+        memory_budget: bytes of the output head, or "auto".
+    """
 
     dtype: torch.dtype = torch.float32
-    bf16: bool = False  # autocast
+    bf16: bool = False
     checkpointing: bool = True
-    accumulating: bool = False  # gradients of an earlier micro-batch are there
+    accumulating: bool = False
     optimizer_bytes: float = 8.0
     max_tokens: int | None = None
-    memory_budget: memory_budget_module.MemoryBudget = "auto"  # of the output head
+    memory_budget: MemoryBudget = "auto"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read: `shared` prompts or a padded row for each response, by the `attention` that transformers is told of. On a
-    `gpu`, shared rows go through FlexAttention."""
+    """How a model reads rows, and on what device.
+
+    Attributes:
+        shared: whether responses share their prompt; otherwise each has a padded row.
+        gpu: whether the device that is planned for is a GPU.
+        attention: the name that transformers is given for the attention; None for its choice.
+        memory: bytes of the device that is planned for, a part of which the output head's "auto"
+            budget takes; None for this machine's.
+    """
 
     shared: bool = False
     gpu: bool = False
     attention: str | None = None
-    memory: int | None = (
-        None  # of the device that is planned for, of which the output head keeps a part; this one's if not given
-    )
+    memory: int | None = None
 
     @property
     def layout(self) -> str:
         return "shared" if self.shared else "padded"
 
 
-Shape = tuple[int, int, int]  # tokens of a prompt, tokens of each response, responses
+class GroupShape(NamedTuple):
+    """The size of a prompt with its responses."""
+
+    prompt: int  # tokens
+    response: int  # tokens of each response
+    count: int  # responses
+
+    def groups(self, prompts: int) -> list[PromptGroup]:
+        """Groups of this shape, for so many prompts. Fake tensors make the token ids irrelevant."""
+        n = self.count
+        return [
+            PromptGroup([0] * self.prompt, [[0] * self.response] * n, range(p * n, (p + 1) * n))
+            for p in range(prompts)
+        ]
 
 
 def training_step(
-    config: Any, prompts: int, shape: Shape, how: Training, reading: Reading = Reading()
+    config: Any,
+    prompts: int,
+    shape: GroupShape,
+    options: TrainingOptions,
+    reading: Reading = Reading(),
 ) -> Footprint:
-    """Forward and backward of `prompts` prompts of one shape, in as many slices as `how` asks for."""
-    with fake() as meter, _device(reading):
-        model = fake_model(config, how.dtype, reading.attention)
-        if how.checkpointing:
+    """Forward and backward of so many prompts of one shape, in slices of ``max_tokens``."""
+    with fake() as meter, planning_for(reading.memory):
+        model = fake_model(config, options.dtype, reading.attention)
+        if options.checkpointing:
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        attach_rewards_forward(model.train(), memory_budget=how.memory_budget)
+        attach_rewards_forward(model.train(), memory_budget=options.memory_budget)
         count = sum(weight.numel() for weight in model.parameters())
-        state = torch.empty(round(how.optimizer_bytes * count), dtype=torch.uint8)
-        slices = _slices(prompts, shape, how.max_tokens, reading)
-        for weight in model.parameters() if how.accumulating or len(slices) > 1 else ():
+        optimizer_state = torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
+        slices = split(shape.groups(prompts), options.max_tokens, reading.layout)
+        for weight in model.parameters() if options.accumulating or len(slices) > 1 else ():
             weight.grad = torch.empty_like(weight)
 
-        def rewards_of(part: Sequence[Group]) -> Tensor:
+        def rewards_of(part: Sequence[PromptGroup]) -> Tensor:
             packed = _packed(part, meter, reading)
-            with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
-                return model(**packed._asdict(), num_responses=prompts * shape[2])
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+                return model(**packed._asdict(), num_responses=prompts * shape.count)
 
         meter.restart()
         flops = 0
-        for part, times in _alike(slices):
+        for part, times in _distinct(slices):
             before = meter.flops
-            if len(slices) > 1:
+            if len(slices) > 1:  # the forward that gives the loss all rewards
                 with torch.no_grad():
                     rewards_of(part)
             rewards_of(part).sum().backward()
             flops += times * (meter.flops - before)
-        del state
+        del optimizer_state
         return replace(meter.footprint(), flops=flops)
 
 
 def scoring_batch(
     config: Any,
     prompts: int,
-    shape: Shape,
+    shape: GroupShape,
     dtype: torch.dtype,
     max_tokens: int,
     reading: Reading = Reading(),
 ) -> Footprint:
-    """Rewards of the responses to `prompts` prompts of one shape, as score_responses takes them."""
-    with fake() as meter, _device(reading), torch.no_grad():
+    """Rewards of the responses to so many prompts of one shape, as score_responses takes them."""
+    with fake() as meter, planning_for(reading.memory), torch.no_grad():
         model = fake_model(config, dtype, reading.attention).eval()
         meter.restart()
         flops = 0
-        for part, times in _alike(_slices(prompts, shape, max_tokens, reading)):
+        for part, times in _distinct(split(shape.groups(prompts), max_tokens, reading.layout)):
             before = meter.flops
-            packed_rewards(model, _packed(part, meter, reading), prompts * shape[2])
+            packed_rewards(model, _packed(part, meter, reading), prompts * shape.count)
             flops += times * (meter.flops - before)
         return replace(meter.footprint(), flops=flops)
 
 
 def sharing_problem(config: Any, attn_implementation: str | None) -> str | None:
-    """Why prompts cannot be shared, as far as it is known without weights; None where it is not."""
-    if attn_implementation not in (None, *prefix_attention.REPLACED):
+    """Why prompts cannot be shared, as far as the config says; None where it does not say."""
+    if attn_implementation not in (None, *REPLACED):
         return f"its attention is {attn_implementation}"
     with fake():
         return known_problem(fake_model(config, torch.float32, attn_implementation), "shared")
 
 
-def _slices(
-    prompts: int, shape: Shape, max_tokens: int | None, reading: Reading
-) -> list[list[Group]]:
-    prompt, response, n = shape
-    groups = [
-        Group([0] * prompt, [[0] * response] * n, range(p * n, (p + 1) * n)) for p in range(prompts)
-    ]
-    return split(groups, max_tokens, reading.layout)
-
-
-def _alike(slices: Sequence[Sequence[Group]]) -> list[tuple[Sequence[Group], int]]:
-    """A slice of each shape, and how many have it."""
-    by_shape: dict[Any, list[Sequence[Group]]] = {}
+def _distinct(
+    slices: Sequence[Sequence[PromptGroup]],
+) -> list[tuple[Sequence[PromptGroup], int]]:
+    """One slice of each shape, and how many slices have that shape."""
+    by_shape: dict[Any, list[Sequence[PromptGroup]]] = {}
     for part in slices:
-        by_shape.setdefault(
-            tuple((len(group.prompt), len(group.responses)) for group in part), []
-        ).append(part)
+        shape = tuple((len(group.prompt), len(group.responses)) for group in part)
+        by_shape.setdefault(shape, []).append(part)
     return [(parts[0], len(parts)) for parts in by_shape.values()]
 
 
-def _packed(groups: Sequence[Group], meter: Meter, reading: Reading) -> PackedRows:
+def _packed(groups: Sequence[PromptGroup], meter: Meter, reading: Reading) -> PackedRows:
     packed = pack(groups, reading.layout, bucketed=reading.gpu)
     if packed.layout is not None:
-        seen = sum(
+        visible = sum(
             s.prompt**2 + sum(y * (s.prompt + y) for y in s.responses)
-            for s in packed.layout.whole()
+            for s in packed.layout.segments_and_padding()
         )
-        meter.seen[packed.layout.length] = seen / packed.layout.length**2
+        meter.visible[packed.layout.length] = visible / packed.layout.length**2
+        if reading.gpu:
+            packed.layout.attention = _stand_in_for_flex
     return packed
 
 
-@contextmanager
-def _device(reading: Reading) -> Iterator[None]:
-    """What the code would find on the device that is planned for."""
-    with _attending(reading):
-        if reading.memory is None:
-            yield
-        else:
-            with mock.patch.object(
-                memory_budget_module,
-                "auto_bytes",
-                return_value=reading.memory // memory_budget_module.SHARE,
-            ):
-                yield
+def _stand_in_for_flex(inputs: AttentionInputs) -> Tensor:
+    """Fused attention in place of FlexAttention, which cannot be traced.
 
-
-def _attending(reading: Reading) -> AbstractContextManager:
-    """FlexAttention is opaque and is stood in for by fused attention, which holds the same tensors; the flops of that are scaled to the
-    pairs that see each other."""
-    return (
-        mock.patch.object(prefix_attention, "prefix_attention", _fused)
-        if reading.gpu
-        else nullcontext()
-    )
-
-
-def _fused(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Any,
-    *,
-    scaling: float | None = None,
-    **_: Any,
-) -> Tensor:
-    options: dict[str, Any] = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    It saves the same tensors. The meter scales its flops to the pairs of tokens that are visible.
+    """
     return nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, **options
+        inputs.query,
+        inputs.key,
+        inputs.value,
+        is_causal=True,
+        scale=inputs.scale,
+        enable_gqa=inputs.group_size > 1,
     ).transpose(1, 2)
 
 
 def sampling_batch(
     config: Any,
-    responses: int,
-    prompt: int,
-    response: int,
+    shape: GroupShape,
     dtype: torch.dtype,
     attn_implementation: str | None = None,
 ) -> tuple[Footprint, Footprint]:
-    """The prompt's pass and the last token's, whose caches are longest, as generate() takes them."""
+    """The pass over the prompts and the last token's, whose caches are longest, in generate().
+
+    The shape's ``count`` is the number of rows: all responses of the batch.
+    """
+    prompt, response, rows = shape
     with fake() as meter, torch.no_grad():
         model = fake_model(config, dtype, attn_implementation).eval()
         meter.restart()
-        cache = _next_token(model, responses, prompt, 0, None)
+        cache = _next_token(model, rows, prompt, 0, None)
         first = meter.footprint()
-        shapes = [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
+        sizes = [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
         del cache
-        longer = DynamicCache(config=config)
-        for index, shape in enumerate(shapes):
-            keys, values = (
-                torch.empty(*part[:2], prompt + response - 1, part[3], dtype=dtype)
-                for part in shape
-            )
-            longer.update(keys, values, index)
-            layer: Any = longer.layers[index]
-            layer.keys, layer.values = (
-                layer.keys.clone(),
-                layer.values.clone(),
-            )  # a sliding window's are a part of what was given
-            del keys, values
+        longest = _full_cache(config, sizes, prompt + response - 1, dtype)
         meter.restart()
-        _next_token(model, responses, 1, prompt + response - 1, longer)
+        _next_token(model, rows, 1, prompt + response - 1, longest)
         return first, meter.footprint()
 
 
-def _next_token(model: Any, responses: int, new: int, seen: int, cache: Any) -> Any:
-    """Logits of the last of `new` tokens, and the probabilities that are drawn from."""
-    ids, mask = (
-        torch.zeros(responses, new, dtype=torch.long),
-        torch.ones(responses, seen + new, dtype=torch.long),
-    )
+def _full_cache(
+    config: Any, sizes: Sequence[tuple[torch.Size, torch.Size]], length: int, dtype: torch.dtype
+) -> DynamicCache:
+    """A cache of so many tokens; ``sizes`` are those of a shorter one's keys and values."""
+    cache = DynamicCache(config=config)
+    for index, size in enumerate(sizes):
+        keys, values = (torch.empty(*part[:2], length, part[3], dtype=dtype) for part in size)
+        cache.update(keys, values, index)
+        layer: Any = cache.layers[index]
+        # A sliding window's keys are a view of the given ones; the clone has its own size.
+        layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+        del keys, values
+    return cache
+
+
+def _next_token(model: Any, rows: int, new: int, seen: int, cache: Any) -> Any:
+    """Draw a token after ``new`` tokens that follow ``seen`` tokens in the cache; the new cache."""
+    ids = torch.zeros(rows, new, dtype=torch.long)
+    mask = torch.ones(rows, seen + new, dtype=torch.long)
     cache = DynamicCache(config=model.config) if cache is None else cache
-    name = (
-        "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    )  # transformers 5.23 renamed it
+    # transformers 5.23 renamed the argument
+    accepted = inspect.signature(model.forward).parameters
+    name = "cache" if "cache" in accepted else "past_key_values"
     logits = model(
         input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1, **{name: cache}
     ).logits
     scores = logits[:, -1].to(torch.float32, copy=True)
     tempered = scores / 0.5
     probs = tempered.softmax(-1)
-    (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # what multinomial does inside
+    (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # as torch.multinomial does
     return cache

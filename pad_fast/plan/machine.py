@@ -1,4 +1,4 @@
-"""The machine that is planned for: its memory, and its speed as far as a short measurement tells."""
+"""The machine that is planned for: its memory, and its speed from a short measurement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+from pad_fast.device import default_device, gpu_name, is_gpu, synchronize, total_memory
 
 UNITS = {
     "": 1,
@@ -21,16 +24,23 @@ UNITS = {
     "GB": 10**9,
     "TB": 10**12,
 }
-SECONDS = 0.2  # of each measurement
-USABLE = (
-    0.9  # of the memory: the rest goes to the context, to fragments and to what an estimate misses
-)
+SECONDS = 0.2  # the time that each measurement takes
+# The part of the memory that a plan may fill. The rest goes to the device's context, to
+# fragmentation and to what an estimate misses.
+USABLE = 0.9
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`memory` in bytes; `flops` a second of a plain matrix product and `bandwidth` in bytes a second of a copy, both measured on this
-    machine, also where another `is_gpu` that is planned for."""
+    """A device, and the rates that times are estimated from.
+
+    Attributes:
+        name: as it is printed.
+        memory: bytes.
+        flops: operations a second of a plain matrix product.
+        bandwidth: bytes a second of a copy, those read and those written.
+        is_gpu: whether the device that is planned for is a GPU.
+    """
 
     name: str
     memory: int
@@ -39,54 +49,73 @@ class Machine:
     is_gpu: bool = False
 
     def fits(self, peak: int) -> bool:
+        """Whether ``peak`` bytes fit in the usable part of the memory."""
         return peak <= USABLE * self.memory
 
     def seconds(self, flops: float, moved: float = 0.0) -> float:
-        """What products and memory allow at best, the slower of the two."""
+        """The least time for so many flops and moved bytes: that of the slower of the two."""
         return max(flops / self.flops, moved / self.bandwidth)
 
 
 def this_machine(dtype: torch.dtype, memory: int | None = None) -> Machine:
-    """The first GPU, else the CPU, with `memory` in the place of its own; products are measured in `dtype`."""
-    if torch.cuda.is_available():
-        device, properties = torch.device("cuda"), torch.cuda.get_device_properties(0)
-        name, own = properties.name, properties.total_memory
+    """The first GPU, or the CPU if there is none.
+
+    Args:
+        dtype: of the matrix products that are measured.
+        memory: bytes of another GPU that is planned for. The rates are still this machine's.
+    """
+    device = default_device()
+    own = total_memory(device) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if memory is not None:
+        name = "a GPU as given"
+    elif is_gpu(device):
+        name = gpu_name(device)
     else:
-        device, own = torch.device("cpu"), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         name = f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
-    size = 8192 if device.type == "cuda" else 512
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    block = torch.ones(2**28 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
-    target = torch.empty_like(block)
-    product, copy = _seconds(lambda: a @ a, device), _seconds(lambda: target.copy_(block), device)
-    is_gpu = (
-        device.type == "cuda" or memory is not None
-    )  # nobody plans for the memory of another CPU
-    name = name if memory is None else "a GPU as given"
     return Machine(
         name,
         own if memory is None else memory,
-        2 * size**3 / product,
-        2 * block.nbytes / copy,
-        is_gpu,
+        product_rate(device, dtype),
+        copy_rate(device),
+        is_gpu(device) or memory is not None,
     )
 
 
+def product_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Operations a second of a square matrix product; ``size`` is its number of rows."""
+    size = size or (8192 if is_gpu(device) else 512)
+    # Random numbers: a GPU multiplies constants faster, since they cost less power.
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(size, size, device=device, generator=generator).to(dtype)
+    return 2 * size**3 / _seconds(lambda: a @ a, device)
+
+
+def copy_rate(device: torch.device, nbytes: int | None = None) -> float:
+    """Bytes a second of a copy of ``nbytes`` bytes, those read and those written."""
+    nbytes = nbytes or (2**28 if is_gpu(device) else 2**24)
+    source = torch.ones(nbytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * nbytes / _seconds(lambda: target.copy_(source), device)
+
+
 def parse_bytes(name: str, text: str) -> int:
-    """Bytes of a text such as 80GiB, 24 GB or 640MiB. ValueError names `name`."""
+    """The bytes of a text such as 80GiB, 24 GB or 640MiB.
+
+    Raises:
+        ValueError: it is no size above 0; the message begins with ``name``.
+    """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if found is None or found[2].upper() not in UNITS or float(found[1]) <= 0:
         raise ValueError(f"{name}: must be a size above 0 such as 80GiB, got {text!r}")
     return round(float(found[1]) * UNITS[found[2].upper()])
 
 
-def _seconds(step, device: torch.device) -> float:
-    """Of one call, the best of as many as SECONDS holds: other work only ever adds time."""
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    """The fastest of the calls within SECONDS, since other work on the machine only adds time."""
     best, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < SECONDS:
         before = time.perf_counter()
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - before)
     return best

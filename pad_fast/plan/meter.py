@@ -1,10 +1,10 @@
-"""A meter of the live bytes and the flops of operations, on real or fake tensors."""
+"""A meter of the bytes and floating-point operations of a step, on real or fake tensors."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,17 +13,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from pad_fast.linear_logprob import memory_budget, op  # noqa: F401, the latter registers pad_fast::linear_token_logprobs
+from pad_fast.linear_logprob import memory_budget, op  # noqa: F401, which registers the operations
 
 aten = torch.ops.aten
-HEAD = torch.ops.pad_fast.linear_token_logprobs.default
-HEAD_BACKWARD = torch.ops.pad_fast.linear_token_logprobs_backward.default
+ours = torch.ops.pad_fast
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """`start`: bytes held before the step, such as weights and the optimizer's state; `peak`: the most held at one time, those
-    included; `flops`: multiplications and additions of all matrix products."""
+    """The memory and arithmetic of a step.
+
+    Attributes:
+        start: bytes held before it, such as weights and the optimizer's state.
+        peak: the most bytes held at one time, those at the start included.
+        flops: multiplications and additions of all matrix products.
+    """
 
     start: int
     peak: int
@@ -31,41 +35,53 @@ class Footprint:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the bytes of all live storages that operations inside of it made, and the flops of their products."""
+    """Counts the bytes of all live storages that operations inside made, and their flops.
+
+    Attributes:
+        visible: the share of a row's pairs of tokens that see each other, by the row's length.
+            Attention over rows of other lengths counts all pairs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.held = self.start = self.peak = self.flops = 0
-        self.seen: dict[
-            int, float
-        ] = {}  # share of the pairs of a row of so many tokens that see each other; all of them if not here
+        self.visible: dict[int, float] = {}
         self._known: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if (
-            func is aten.add.Tensor
-            and not torch.is_grad_enabled()
-            and torch._C._current_graph_task_id() != -1
-        ):
-            func = (
-                aten.add_.Tensor
-            )  # autograd adds gradients up in place, but not those that are watched
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        # Autograd adds gradients up in place, except those that a mode such as this one sees.
+        in_backward = torch._C._current_graph_task_id() != -1
+        if func is aten.add.Tensor and in_backward and not torch.is_grad_enabled():
+            func = aten.add_.Tensor
+        out = func(*args, **kwargs)
         for value in tree_iter(out):
             if isinstance(value, Tensor):
                 self._hold(value)
-        self.peak = max(self.peak, self.held + _workspace(func, args))
-        self.flops += _flops(func, args, kwargs or {}, out, self.seen)
+        flops, workspace = self._cost(func, args, kwargs, out)
+        self.peak = max(self.peak, self.held + workspace)
+        self.flops += flops
         return out
 
     def restart(self) -> None:
-        """Forget what was passed; what is held stays."""
+        """Begin a new step. Storages that are alive are still counted."""
         self.start, self.peak, self.flops = self.held, self.held, 0
 
     def footprint(self) -> Footprint:
+        """The footprint of the step since :meth:`restart`."""
         return Footprint(self.start, self.peak, self.flops)
+
+    def _cost(self, func: Any, args: tuple, kwargs: dict, out: Any) -> tuple[int, int]:
+        """Flops, and bytes that the operation holds only while it runs."""
+        packet = getattr(func, "_overloadpacket", func)
+        if packet in flop_registry:
+            return int(flop_registry[packet](*args, **kwargs, out_val=out)), 0
+        if packet not in COSTS:
+            return 0, 0
+        call, cost = Call(bind(func, args, kwargs), self.visible), COSTS[packet]
+        return cost.flops(call), cost.workspace(call)
 
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -80,46 +96,86 @@ class Meter(TorchDispatchMode):
         self.held -= nbytes
 
 
-def _flops(func: Any, args: tuple, kwargs: dict, out: Any, seen: Mapping[int, float]) -> int:
-    packet = getattr(func, "_overloadpacket", func)
-    if packet in flop_registry:
-        return int(flop_registry[packet](*args, **kwargs, out_val=out))
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
-        return round(
-            sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
-            * seen.get(args[0].shape[2], 1.0)
-        )
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        return round(
-            sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
-            * seen.get(args[0].shape[2], 1.0)
-        )
-    if func is HEAD:
-        return 2 * args[0].shape[0] * args[1].numel()
-    if (
-        func is HEAD_BACKWARD
-    ):  # the products of both gradients, and again that of the rows which did not keep their scores
-        rows, kept = len(args[5]), len(args[9])
-        return 2 * args[2].numel() * (rows * (args[10] + args[11]) + rows - kept)
-    return 0
+def bind(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """An operation's arguments by the names in its schema, defaults included."""
+    arguments = func._schema.arguments
+    values = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    return {**values, **dict(zip((a.name for a in arguments), args, strict=False)), **kwargs}
 
 
-def _workspace(func: Any, args: tuple) -> int:
-    if func is HEAD:
-        return _head_workspace(
-            args[0], args[1], len(args[4]), args[6], softcap=args[10], backward=False
-        )
-    if func is HEAD_BACKWARD:
-        return _head_workspace(
-            args[1], args[2], len(args[5]), len(args[9]), softcap=args[14], backward=True
-        )
-    return 0
+@dataclass(frozen=True)
+class Call:
+    """An operation's arguments by name, and :attr:`Meter.visible`."""
+
+    arguments: Mapping[str, Any]
+    visible: Mapping[int, float] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def visible_share(self) -> float:
+        return self.visible.get(self["query"].shape[2], 1.0)
 
 
-def _head_workspace(
-    hidden: Tensor, weight: Tensor, rows: int, kept: int, *, softcap: float, backward: bool
-) -> int:
-    sizes = (rows, weight.shape[1], weight.shape[0], hidden.dtype)
+def _sdpa_flops(call: Call) -> int:
+    shapes = (call[name].shape for name in ("query", "key", "value"))
+    return round(sdpa_flop_count(*shapes) * call.visible_share())
+
+
+def _sdpa_backward_flops(call: Call) -> int:
+    shapes = (call[name].shape for name in ("grad_out", "query", "key", "value"))
+    return round(sdpa_backward_flop_count(*shapes) * call.visible_share())
+
+
+def _head_flops(call: Call) -> int:
+    return 2 * call["hidden"].shape[0] * call["weight"].numel()
+
+
+def _head_backward_flops(call: Call) -> int:
+    """The products of both gradients, and the logits of rows that kept nothing of them."""
+    rows, kept = len(call["rows"]), len(call[_kept_name(call)])
+    gradients = call["need_hidden"] + call["need_weight"]
+    return 2 * call["weight"].numel() * (rows * gradients + rows - kept)
+
+
+def _head_workspace(call: Call) -> int:
+    return _cpu_workspace(call, kept=call["saved_rows"], backward=False)
+
+
+def _head_backward_workspace(call: Call) -> int:
+    return _cpu_workspace(call, kept=len(call[_kept_name(call)]), backward=True)
+
+
+def _kept_name(call: Call) -> str:
+    return "logp_grad" if "logp_grad" in call.arguments else "scores"
+
+
+def _cpu_workspace(call: Call, *, kept: int, backward: bool) -> int:
+    weight, rows = call["weight"], len(call["rows"])
     return memory_budget.cpu_workspace(
-        *sizes, kept=kept > 0, recomputed=kept < rows, softcap=softcap != 0, backward=backward
+        rows,
+        weight.shape[1],
+        weight.shape[0],
+        call["hidden"].dtype,
+        kept=kept > 0,
+        recomputed=kept < rows,
+        softcap=call["softcap"] != 0,
+        backward=backward,
     )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How to compute an operation's flops, and the bytes that it holds only while it runs."""
+
+    flops: Callable[[Call], int]
+    workspace: Callable[[Call], int] = lambda call: 0
+
+
+# Operations that PyTorch's own registry of flops does not know.
+COSTS: dict[Any, Cost] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: Cost(_sdpa_flops),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: Cost(_sdpa_backward_flops),
+    ours.linear_token_logprobs: Cost(_head_flops, _head_workspace),
+    ours.linear_token_logprobs_backward: Cost(_head_backward_flops, _head_backward_workspace),
+}

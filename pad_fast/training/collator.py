@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.packing import pack, split
 from pad_fast.training.rows import LARGEST
 
@@ -70,9 +70,9 @@ class PADCollator:
         }
 
 
-def live_group(row: Mapping[str, Any], first: int = 0) -> Group:
+def live_group(row: Mapping[str, Any], first: int = 0) -> PromptGroup:
     """The responses of a prepared row that have a reward; response i is number ``first + i``."""
     live = [i for i, reward in enumerate(row["teacher_rewards"]) if reward is not None]
-    return Group(
+    return PromptGroup(
         row["prompt_ids"], [row["completion_ids"][i] for i in live], [first + i for i in live]
     )

@@ -5,18 +5,19 @@ import torch
 from groups import RAGGED, assert_same, gradients, loss_of, make_groups, make_model
 
 from pad_fast.models import flex_attention as flex_attention_module
-from pad_fast.models import prefix_attention
-from pad_fast.models.flex_attention import block_mask, flex_attend
-from pad_fast.models.layout import BLOCK, Layout, Segment
+from pad_fast.models.attention_inputs import AttentionInputs
+from pad_fast.models.flex_attention import block_mask, flex_attention
+from pad_fast.models.layout import BLOCK, RowLayout, Segment
 from pad_fast.models.layout_trial import choose_layout
 from pad_fast.models.packing import bucket, pack
+from pad_fast.models.prefix_attention import prefix_attention
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
 
 
 def dense(layout, window):
     """(T, T) of what sees what, token by token."""
     seen = torch.zeros(layout.length, layout.length, dtype=torch.bool)
-    for segment in layout.whole():
+    for segment in layout.segments_and_padding():
         prompt = range(segment.start, segment.start + segment.prompt)
         for start, stop in ((prompt.stop, prompt.stop), *segment.spans()):
             order = [*prompt, *range(start, stop)]
@@ -29,12 +30,12 @@ def dense(layout, window):
 SEGMENTS = ((300, (200, 0, 170, 5)), (20, (90, 90)), (1, (1, 0)), (140, ()))
 
 
-def make_layout() -> Layout:
+def make_layout() -> RowLayout:
     segments, start = [], 0
     for prompt, responses in SEGMENTS:
         segments.append(Segment(start, prompt, responses))
         start = segments[-1].stop
-    return Layout(segments, bucket(start))
+    return RowLayout(segments, bucket(start))
 
 
 @pytest.mark.parametrize("window", [None, 50, 260])
@@ -75,10 +76,8 @@ def test_flex_attention_is_that_of_the_tiles(heads, window, softcap):
     query, key, value = (
         torch.randn(1, count, layout.length, 16) for count in (heads[0], heads[1], heads[1])
     )
-    found = flex_attend(query, key, value, layout, 0.3, window, softcap).transpose(1, 2)
-    wanted = prefix_attention.prefix_attention(
-        query, key, value, layout, scaling=0.3, sliding_window=window, softcap=softcap
-    )
+    inputs = AttentionInputs(query, key, value, layout, 0.3, window, softcap)
+    found, wanted = flex_attention(inputs), prefix_attention(inputs)
     scores = query @ key.repeat_interleave(heads[0] // heads[1], 1).transpose(-1, -2) * 0.3
     scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~dense(layout, window), -torch.inf).softmax(-1)
@@ -92,12 +91,12 @@ def test_flex_attention_is_compiled_once(monkeypatch):
 
     By a compiler that makes no code: what there is to find is whether one graph serves."""
     from torch._dynamo.testing import CompileCounterWithBackend
-    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.attention import flex_attention as torch_attention
 
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(flex_attention, dynamic=True, backend=counter)
-    monkeypatch.setattr(flex_attention_module, "_flex", lambda device: compiled)
-    attend = torch.no_grad()(torch.compiler.disable(flex_attend))
+    function = torch.compile(torch_attention.flex_attention, dynamic=True, backend=counter)
+    monkeypatch.setattr(flex_attention_module, "_implementation", lambda compiled: function)
+    attend = torch.no_grad()(torch.compiler.disable(flex_attention))
     for softcap, graphs in ((None, 2), (2.0, 4), (3.0, 6)):  # without a window, and with one
         for prompt, responses in (
             (300, (200, 0, 170, 5)),
@@ -106,29 +105,27 @@ def test_flex_attention_is_compiled_once(monkeypatch):
             (1000, (20, 700)),
         ):
             length = bucket(prompt + sum(responses))
-            layout = Layout([Segment(0, prompt, responses)], length)
+            layout = RowLayout([Segment(0, prompt, responses)], length)
             query, key, value = (torch.randn(1, heads, length, 16) for heads in (4, 2, 2))
             for window in (None, 50, 260):
-                found = attend(query, key, value, layout, 0.3, window, softcap).transpose(1, 2)
-                wanted = prefix_attention.prefix_attention(
-                    query, key, value, layout, scaling=0.3, sliding_window=window, softcap=softcap
-                )
+                inputs = AttentionInputs(query, key, value, layout, 0.3, window, softcap)
+                found, wanted = attend(inputs), prefix_attention(inputs)
                 torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
         assert counter.frame_count == graphs
 
 
 def test_flex_attention_never_holds_all_scores_for_want_of_compilations(monkeypatch):
     """Beyond its limit the compiler would call it as it is."""
-    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.attention import flex_attention as torch_attention
 
-    compiled = torch.compile(flex_attention, dynamic=True, backend="eager")
-    monkeypatch.setattr(flex_attention_module, "_flex", lambda device: compiled)
-    layout = Layout([Segment(0, 200, (20, 36))], 256)
+    function = torch.compile(torch_attention.flex_attention, dynamic=True, backend="eager")
+    monkeypatch.setattr(flex_attention_module, "_implementation", lambda compiled: function)
+    layout = RowLayout([Segment(0, 200, (20, 36))], 256)
     for heads in range(1, 11):  # more than 8
-        flex_attend(*torch.randn(3, 1, heads, 256, 16), layout, 0.3, None, None)
-    monkeypatch.setitem(flex_attention_module.COMPILING, "recompile_limit", 1)
+        flex_attention(AttentionInputs(*torch.randn(3, 1, heads, 256, 16), layout, 0.3))
+    monkeypatch.setitem(flex_attention_module.COMPILER_OPTIONS, "recompile_limit", 1)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
-        flex_attend(*torch.randn(3, 1, 11, 256, 16), layout, 0.3, None, None)
+        flex_attention(AttentionInputs(*torch.randn(3, 1, 11, 256, 16), layout, 0.3))
 
 
 # torch.compile

@@ -7,12 +7,12 @@ import torch
 import transformers
 
 from benchmarks.memory import allocated_peak
-from pad_fast.models.layout import Group
+from pad_fast.models.layout import PromptGroup
 from pad_fast.models.output_head import head_problem
 from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import packed_rewards
 from pad_fast.plan import footprint
-from pad_fast.plan.footprint import Reading, Training
+from pad_fast.plan.footprint import GroupShape, Reading, TrainingOptions
 from pad_fast.training.micro_batches import micro_batched_backward
 
 N, PROMPT, RESPONSE, VOCABULARY = 64, 64, 4096, 200
@@ -34,20 +34,20 @@ def make_model(**changes) -> transformers.LlamaForCausalLM:
     return model
 
 
-def make_group(n: int, response: int) -> Group:
+def make_group(n: int, response: int) -> PromptGroup:
     generator = torch.Generator().manual_seed(1)
     prompt, *responses = (
         torch.randint(VOCABULARY, (size,), generator=generator).tolist()
         for size in (PROMPT, *[response] * n)
     )
-    return Group(prompt, responses, list(range(n)))
+    return PromptGroup(prompt, responses, list(range(n)))
 
 
 def loss_of(rewards: torch.Tensor) -> torch.Tensor:
     return (rewards * torch.linspace(-1, 1.3, len(rewards), dtype=rewards.dtype)).sum().tanh()
 
 
-def backward(model, group: Group, limit: int | None) -> torch.Tensor:
+def backward(model, group: PromptGroup, limit: int | None) -> torch.Tensor:
     """The rewards; a response a slice under a ``limit``."""
     n = len(group.numbers)
     slices = [pack(part, "shared") for part in split([group], limit, "shared")]
@@ -73,7 +73,10 @@ def test_64_responses_of_4096_tokens_train_where_one_fits():
         )
     gradients = sum(weight.nbytes for weight in model.parameters())  # of the slices before
     assert peaks[N] < 1.05 * (peaks[1] + gradients)
-    how, shape = Training(checkpointing=False, optimizer_bytes=0), (PROMPT, RESPONSE, N)
+    how, shape = (
+        TrainingOptions(checkpointing=False, optimizer_bytes=0),
+        GroupShape(PROMPT, RESPONSE, N),
+    )
     for reading in (Reading(shared=True, gpu=True), Reading()):  # without the masks of a CPU
         whole = footprint.training_step(model.config, 1, shape, how, reading)
         assert peaks[N] < (whole.peak - whole.start) / 40
@@ -95,4 +98,4 @@ def test_only_the_row_that_is_worked_on_keeps_its_masks():
     slices = [pack(part, "shared") for part in split([group], 2 * (PROMPT + 40), "shared")]
     assert len(slices) == 2
     micro_batched_backward(lambda part: packed_rewards(model, part, 4), slices, loss_of)
-    assert [len(part.layout.plans) for part in slices] == [0, 1]
+    assert [len(part.layout.cache) for part in slices] == [0, 1]

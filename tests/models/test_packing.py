@@ -33,9 +33,9 @@ def test_the_shared_layout():
     assert packed.labels.tolist() == a + b + c
     assert packed.response_ids.tolist() == [0, 0, 0, 1, 2, 2]
     assert packed.layout.segments == (Segment(0, 2, (2, 0)), Segment(4, 1, (1,)))
-    packed.layout.plans["of a device"] = torch.zeros(1)
+    packed.layout.cache["of a device"] = torch.zeros(1)
     again = pickle.loads(pickle.dumps(packed))  # from a worker of the data loader
-    assert (again.layout.segments, again.layout.length, again.layout.plans) == (
+    assert (again.layout.segments, again.layout.length, again.layout.cache) == (
         packed.layout.segments,
         6,
         {},

@@ -1,6 +1,7 @@
 """A prompt shared by its responses, packed rows and slices, against each response alone in float64."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from groups import (
 from torch import nn
 
 from pad_fast.models import layout_trial, prefix_attention, tiled_attention
-from pad_fast.models.layout import LAYOUTS, Layout, Segment
+from pad_fast.models.layout import LAYOUTS, RowLayout, Segment
 from pad_fast.models.layout_trial import choose_layout
 from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
@@ -58,14 +59,19 @@ def test_every_way_has_the_values_and_gradients_of_each_response_alone(name):
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
 def test_long_rows_go_in_several_tiles(name, monkeypatch):
     """Tiles smaller than prompts and responses, and prompts that are a causal tile by themselves."""
-    for constant, value in {"QUERIES": 8, "CAUSAL": 5, "LIKE": 16, "SCORES": 300}.items():
+    for constant, value in {
+        "MOST_QUERIES": 8,
+        "LEAST_CAUSAL": 5,
+        "SMALL_TILE": 16,
+        "MOST_SCORES": 300,
+    }.items():
         monkeypatch.setattr(tiled_attention, constant, value)
     model, groups = make_model(name), make_groups(*RAGGED, (40, (33, 2, 9)), seed=3)
     packed = pack(groups, "shared")
     rewards = packed_rewards(model, packed, len(packed.response_ids.unique()))
     wanted = alone(model, groups)
     torch.testing.assert_close(rewards, wanted, rtol=1e-6, atol=1e-6)
-    assert max(len(batches) for batches, _ in packed.layout.plans.values()) > 5
+    assert max(len(batches) for batches, _ in packed.layout.cache.values()) > 5
     found, expected = (
         torch.autograd.grad(loss_of(x), tuple(model.parameters())) for x in (rewards, wanted)
     )
@@ -247,23 +253,22 @@ def test_what_cannot_share_says_why(caplog):
     assert choose_layout(bloom, make_groups((5, (3,)), (4, (2,)))) == "padded"  # nothing to share
 
 
-def leaky(query, key, value, layout, **options):
-    """Every token sees all that stand before it in the row."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+def leaky(inputs):
+    """Every token sees all that come before it in the row."""
+    key, value = (x.repeat_interleave(inputs.group_size, 1) for x in (inputs.key, inputs.value))
     out = nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=options["scaling"]
+        inputs.query, key, value, is_causal=True, scale=inputs.scale
     )
-    layout.windows.add(options.get("sliding_window"))
     return out.transpose(1, 2)
 
 
-def without_gradient(query, key, value, layout, own=prefix_attention.prefix_attention, **options):
-    return own(query, key, value.detach(), layout, **options)
+def without_gradient(inputs, own=prefix_attention.prefix_attention):
+    return own(replace(inputs, value=inputs.value.detach()))
 
 
-def deaf(query, key, value, layout, own=prefix_attention.prefix_attention, **options):
-    """Prompts are not seen by responses."""
+def blind(inputs, own=prefix_attention.prefix_attention):
+    """Responses do not see their prompts."""
+    layout = inputs.layout
     segments = [Segment(s.start, s.prompt, ()) for s in layout.segments]
     segments += [
         Segment(start, stop - start, ())
@@ -271,14 +276,14 @@ def deaf(query, key, value, layout, own=prefix_attention.prefix_attention, **opt
         for start, stop in s.spans()
         if stop > start
     ]
-    return own(query, key, value, Layout(sorted(segments), layout.length), **options)
+    return own(replace(inputs, layout=RowLayout(sorted(segments), layout.length)))
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
         (leaky, "rewards differ by"),
-        (deaf, "rewards differ by"),
+        (blind, "rewards differ by"),
         (without_gradient, "gradients differ by"),
     ],
 )
@@ -297,8 +302,8 @@ def test_the_trial_sees_broken_attention(broken, message, monkeypatch):
 def test_the_trial_sees_a_small_leak_in_bfloat16(monkeypatch):
     """Rounding would hide it from the comparison with each response alone."""
 
-    def whispering(*tensors, own=prefix_attention.prefix_attention, **options):
-        out = own(*tensors, **options)
+    def whispering(inputs, own=prefix_attention.prefix_attention):
+        out = own(inputs)
         return out + 2e-2 * out.mean(1, keepdim=True)
 
     model, groups = make_model(dtype=torch.bfloat16), make_groups(*RAGGED)

@@ -18,7 +18,7 @@ from benchmarks.memory import allocated_peak, resident_peak
 from pad_fast import PADConfig, PADTrainer
 from pad_fast.models.scoring import score_responses
 from pad_fast.plan import footprint
-from pad_fast.plan.footprint import Reading, Training, count_parameters
+from pad_fast.plan.footprint import GroupShape, Reading, TrainingOptions, count_parameters
 from pad_fast.training.batch_layout import tokens_that_fit
 
 
@@ -42,8 +42,8 @@ def test_peak_of_a_training_step(name, bf16, checkpointing):
     found = footprint.training_step(
         config,
         1,
-        (prompt, response, N),
-        Training(checkpointing=checkpointing, bf16=bf16, optimizer_bytes=0),
+        GroupShape(prompt, response, N),
+        TrainingOptions(checkpointing=checkpointing, bf16=bf16, optimizer_bytes=0),
     )
     near(found.peak - found.start, measured)
     assert found.start == sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
@@ -58,7 +58,7 @@ def test_peak_of_a_training_step(name, bf16, checkpointing):
 )  # fmt: skip
 def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
     config, prompt, response = setting(name)
-    shape = (2 * prompt, response, N)
+    shape = GroupShape(2 * prompt, response, N)
     model = real_model(config, checkpointing=checkpointing)
     if limit:
         for weight in model.parameters():
@@ -66,7 +66,7 @@ def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
     measured, _ = allocated_peak(
         lambda: step(model, shape, layout="shared", limit=limit) or (), CPU
     )
-    how = Training(checkpointing=checkpointing, optimizer_bytes=0, max_tokens=limit)
+    how = TrainingOptions(checkpointing=checkpointing, optimizer_bytes=0, max_tokens=limit)
     found = footprint.training_step(config, 1, shape, how, Reading(shared=True))
     near(found.peak - found.start, measured)
 
@@ -76,17 +76,17 @@ def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
 def test_peak_under_a_budget_of_the_head(name, budget):
     """None of the rows keeps its scores, some do, and all; more rows than a tile of the backward has."""
     config, prompt, response = setting(name)
-    shape = (prompt, 16 * response, N)
+    shape = GroupShape(prompt, 16 * response, N)
     model = real_model(config, memory_budget=budget)
     measured, _ = allocated_peak(lambda: step(model, shape) or (), CPU)
-    how = Training(checkpointing=False, optimizer_bytes=0, memory_budget=budget)
+    how = TrainingOptions(checkpointing=False, optimizer_bytes=0, memory_budget=budget)
     found = footprint.training_step(config, 1, shape, how)
     near(found.peak - found.start, measured)
 
 
 def test_what_sharing_and_slices_save():
     config, prompt, response = setting("llama-long")
-    shape, how = (4 * prompt, response, N), Training(optimizer_bytes=0)
+    shape, how = GroupShape(4 * prompt, response, N), TrainingOptions(optimizer_bytes=0)
     alone = footprint.training_step(config, 1, shape, how)
     shared = footprint.training_step(config, 1, shape, how, Reading(shared=True, gpu=True))
     sliced = footprint.training_step(
@@ -126,10 +126,10 @@ def test_peak_of_the_trainer(name, checkpointing, micro, share, tmp_path):
         return ()
 
     measured, _ = allocated_peak(train, CPU)
-    how = Training(checkpointing=checkpointing, accumulating=micro > 1)
+    how = TrainingOptions(checkpointing=checkpointing, accumulating=micro > 1)
     near(
         footprint.training_step(
-            config, 2, (prompt, response, N), how, Reading(shared=share == "true")
+            config, 2, GroupShape(prompt, response, N), how, Reading(shared=share == "true")
         ).peak,
         measured,
     )
@@ -149,7 +149,7 @@ def test_peak_of_scoring(name, share):
     score_responses(model, **arguments)  # looks at the head and tries the layout, once
     measured, _ = allocated_peak(lambda: score_responses(model, **arguments) and (), CPU)
     found = footprint.scoring_batch(
-        config, 1, (prompt, response, N), torch.float32, 8192, Reading(shared=share)
+        config, 1, GroupShape(prompt, response, N), torch.float32, 8192, Reading(shared=share)
     )
     near(found.peak - found.start, measured)
 
@@ -172,7 +172,7 @@ def test_peak_of_sampling(name):
 
     generate()
     measured, _ = allocated_peak(generate, CPU)
-    first, last = footprint.sampling_batch(config, N, prompt, 24, torch.float32)
+    first, last = footprint.sampling_batch(config, GroupShape(prompt, 24, N), torch.float32)
     near(max(first.peak, last.peak) - first.start, measured)
     per_token = N * 2 * 16 * 2 * 2 * 4  # keys and values of two heads of 16, two layers, float32
     kept = (
@@ -189,7 +189,10 @@ def process_peaks() -> None:
         config, prompt, response = setting(name, hidden_size=128, intermediate_size=512)
         step(real_model(config), (2, 2, 2))  # libraries take memory for themselves at first
         estimate = footprint.training_step(
-            config, 1, (prompt, response, MANY), Training(checkpointing=False, optimizer_bytes=0)
+            config,
+            1,
+            GroupShape(prompt, response, MANY),
+            TrainingOptions(checkpointing=False, optimizer_bytes=0),
         ).peak
         found[name] = (
             estimate,
@@ -237,7 +240,7 @@ def test_peak_on_a_gpu(name, checkpointing, share):
         "head_dim": 256,
     }
     config, prompt, response = setting(name, **larger)
-    shape, device = (4 * prompt, 4 * response, N), torch.device("cuda")
+    shape, device = GroupShape(4 * prompt, 4 * response, N), torch.device("cuda")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -248,7 +251,7 @@ def test_peak_on_a_gpu(name, checkpointing, share):
         optimizer.step()
         optimizer.zero_grad()
     measured = torch.cuda.max_memory_allocated() - before
-    how = Training(checkpointing=checkpointing, bf16=True)
+    how = TrainingOptions(checkpointing=checkpointing, bf16=True)
     near(
         footprint.training_step(config, 1, shape, how, Reading(shared=share, gpu=True)).peak,
         measured,
@@ -294,11 +297,13 @@ def test_flops(checkpointing):
     )  # a layer's output is not computed again
     expected -= again * unneeded
     found = footprint.training_step(
-        config, 1, (prompt, response, N), Training(checkpointing=checkpointing)
+        config, 1, GroupShape(prompt, response, N), TrainingOptions(checkpointing=checkpointing)
     ).flops
     small = 0.01 * expected  # rotary angles
     assert abs(found - expected) < small
-    scored = footprint.scoring_batch(config, 1, (prompt, response, N), torch.float32, 8192).flops
+    scored = footprint.scoring_batch(
+        config, 1, GroupShape(prompt, response, N), torch.float32, 8192
+    ).flops
     assert abs(scored - (products + scores + head)) < small
 
 
@@ -306,7 +311,12 @@ def test_flops_of_shared_attention():
     """Of a shared row only those pairs count that see each other, whatever stands in for FlexAttention."""
     config, prompt, response = setting("llama-long")
     shared = footprint.scoring_batch(
-        config, 1, (prompt, response, N), torch.float32, 8192, Reading(shared=True, gpu=True)
+        config,
+        1,
+        GroupShape(prompt, response, N),
+        torch.float32,
+        8192,
+        Reading(shared=True, gpu=True),
     ).flops
     tokens, own = (
         896,
@@ -334,8 +344,8 @@ def test_slices_that_the_trainer_takes_by_itself_fit(name):
         tokens = tokens_that_fit(
             footprint.fake_model(config, torch.float32), memory, width=2, checkpointing=True
         )
-    how = Training(bf16=True, checkpointing=True, accumulating=True)
+    how = TrainingOptions(bf16=True, checkpointing=True, accumulating=True)
     found = footprint.training_step(
-        config, 1, (512, (tokens - 512) // 8, 8), how, Reading(shared=True, gpu=True)
+        config, 1, GroupShape(512, (tokens - 512) // 8, 8), how, Reading(shared=True, gpu=True)
     )
     assert found.peak < memory

@@ -14,7 +14,7 @@ from worlds import contents
 from pad_fast import cli
 from pad_fast.pipeline.arguments import parse_with
 from pad_fast.plan import machine as machines
-from pad_fast.plan.command import Plan, PlanOptions, duration, make_estimator, make_plan
+from pad_fast.plan.command import Forecast, PlanOptions, duration, make_estimator, make_forecast
 from pad_fast.plan.estimate import Estimator, Lengths
 from pad_fast.plan.machine import Machine, parse_bytes
 
@@ -42,8 +42,8 @@ def config_of(world: Path, folder: Path, **changes: object) -> Path:
     return worlds.write_config(folder, **{**given, **changes}, models=False)
 
 
-def planned(path: Path, *flags: str) -> Plan:
-    return make_plan(*parse_with("plan", [str(path), *flags], PlanOptions))
+def planned(path: Path, *flags: str) -> Forecast:
+    return make_forecast(*parse_with("plan", [str(path), *flags], PlanOptions))
 
 
 def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
@@ -163,9 +163,14 @@ def test_settings_that_peaks_depend_on(world, tmp_path):
     assert peak("train", train_dtype="bfloat16") < usual
     assert peak("train", gradient_accumulation_steps=4) > usual
     assert peak("train", num_generations=6) > usual
-    assert estimator(config_of(world, tmp_path, memory_budget=0))._how.memory_budget == 0
     assert (
-        estimator(config_of(world, tmp_path), "--memory_budget", "4096")._how.memory_budget == 4096
+        estimator(config_of(world, tmp_path, memory_budget=0))._training_options.memory_budget == 0
+    )
+    assert (
+        estimator(
+            config_of(world, tmp_path), "--memory_budget", "4096"
+        )._training_options.memory_budget
+        == 4096
     )
     assert peak("sample", sample_batch_tokens=2048) > peak("sample")
     assert peak("score", score_batch_tokens=2048) > peak("score")

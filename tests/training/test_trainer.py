@@ -442,7 +442,7 @@ def test_deepspeed_does_not_round_the_teachers_rewards(tmp_path, monkeypatch):
 def test_an_unread_architecture_trains_on_whole_logits(tmp_path, monkeypatch, caplog):
     from pad_fast.models import output_head
 
-    monkeypatch.setattr(output_head, "_unfit_weight", lambda *_: "of this test")
+    monkeypatch.setattr(output_head, "_weight_problem", lambda *_: "of this test")
     rows = make_rows(6)
     slow = trained(tmp_path, rows, per_device_train_batch_size=3)
     assert "takes whole logits, which cost memory: of this test" in caplog.text
