@@ -89,5 +89,6 @@ def roofs(device: torch.device, *, size: int | None = None) -> dict[str, float]:
     size = size or (8192 if on_gpu else 1536)
     found = {"copy": copy_rate(device, (64 if on_gpu else 48) * size * size)}
     for dtype in (torch.float32, torch.bfloat16) if on_gpu else (torch.float32,):
+        product_rate(device, dtype, size)  # the first product of a GPU loads the library
         found[str(dtype).removeprefix("torch.")] = product_rate(device, dtype, size)
     return found
