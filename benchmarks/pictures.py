@@ -165,8 +165,8 @@ def _bar(axis: Axes, place: float, ratio: float, style: dict[str, Any]) -> None:
     """A bar with its number, cut off so that one slow contestant does not flatten the others."""
     end = min(ratio, WIDEST)
     axis.barh(place, end, **style)
-    beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
-    axis.annotate(f"{ratio:.2g}", (end, place), **beside, fontsize=7)
+    right_of_it: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+    axis.annotate(f"{ratio:.2g}", (end, place), **right_of_it, fontsize=7)
 
 
 def _ratio_axis(axis: Axes, title: str) -> None:
