@@ -17,7 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..common.device import ACCUMULATORS, on
+from ..common.device import ACCUMULATORS, has_wide_warps, on
 from .exact_jsd import preference_jsd
 from .exact_kl import preference_kl
 from .jsd_tables import halves
@@ -103,7 +103,7 @@ def forward(
         "ACC": ACCUMULATORS[student.dtype],
         "enable_fp_fusion": True,
     }  # whatever the version's default is
-    wide = torch.version.hip is not None if wide is None else wide
+    wide = has_wide_warps() if wide is None else wide
     with on(student.device):
         if kind == "vpd":
             options = ranking_options(n, wide)
