@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def log_probabilities(rewards: Tensor, beta: float) -> Tensor:
-    """The log-probability of each ranking, (n,) -> (n!,), in the order of itertools.permutations."""
+    """The log-probability of each ranking, (n,) -> (n!,), as itertools.permutations has them."""
     ranked = beta * rewards[torch.tensor(list(permutations(range(len(rewards)))))]  # (n!, n)
     return sum(ranked[:, k] - ranked[:, k:].logsumexp(1) for k in range(len(rewards)))
 
@@ -71,9 +71,9 @@ def by_clocks(
 ) -> Tensor:
     """A KL of one prompt of any n, (n,), (n,) -> (), without rankings and without recursion.
 
-    Let response i ring at an exponential time of rate exp(beta * r_i). The order of the rings is then
-    Plackett-Luce, and S is the remaining set at some step if all others ring before the first of S
-    does. The probability is an integral over the time t of that ring, here over log t.
+    Let response i ring at an exponential time of rate exp(beta * r_i). The order of the rings is
+    then Plackett-Luce, and S is the remaining set at some step if all others ring before the first
+    of S does. The probability is an integral over the time t of that ring, here over log t.
     """
     x, y = teacher_beta * teacher, beta * student
     if kind == "reverse_kl":
