@@ -38,10 +38,9 @@ def test_every_field_is_read():
 
 
 def test_config_is_parsed_from_the_command_line(tmp_path):
-    line = f"--output_dir {tmp_path} --use_cpu --teacher_beta 3 --group_size 2 --disable_dropout False --max_length 99".split()
-    (args,) = transformers.HfArgumentParser(PADConfig).parse_args_into_dataclasses(
-        [*line, "--chat_template_kwargs", '{"a": 1}']
-    )
+    flags = "--use_cpu --teacher_beta 3 --group_size 2 --disable_dropout False --max_length 99"
+    line = ["--output_dir", str(tmp_path), *flags.split(), "--chat_template_kwargs", '{"a": 1}']
+    (args,) = transformers.HfArgumentParser(PADConfig).parse_args_into_dataclasses(line)
     assert (args.teacher_beta, args.group_size, args.disable_dropout, args.max_length) == (
         3.0,
         2,
