@@ -32,7 +32,7 @@ def preference_loss(args: PADConfig, *, impl: str | None = None) -> Callable[...
 
     def loss(student: Tensor, teacher: Tensor, *, mask: Tensor, seed: int) -> Tensor:
         draws = {"seed": seed} if "seed" in known else {}
-        return losses.preference_loss(args.loss, student, teacher, mask=mask, **options, **draws)
+        return losses.preference_loss(args.loss, student, teacher, mask=mask, **(options | draws))
 
     return loss
 

@@ -138,10 +138,9 @@ class PADTrainer(Trainer):
         """Set how the collator lays out a batch, on rows of the first dataset that there is."""
         if not isinstance(self.data_collator, PADCollator):
             return
-        by_name = isinstance(self.eval_dataset, dict)
-        evaluated = self.eval_dataset.values() if by_name else [self.eval_dataset]
-        given = (rows for rows in (self.train_dataset, *evaluated) if rows is not None)
-        rows = next(given, ())
+        evaluated: Any = self.eval_dataset
+        evaluated = evaluated.values() if isinstance(evaluated, dict) else [evaluated]
+        rows = next((rows for rows in (self.train_dataset, *evaluated) if rows is not None), ())
         choose_slices(self.data_collator, student, self.args, self.accelerator, rows)
 
     # Datasets that are given later.
@@ -366,7 +365,7 @@ class PADTrainer(Trainer):
         )
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Trainer's, without tied weights: a checkpoint holds one of two, and neither is missing."""
+        """Trainer's, without tied weights: a checkpoint holds one of two, and none is missing."""
         tied = getattr(self.model, "all_tied_weights_keys", None) or ()
         super()._issue_warnings_after_load(
             load_result._replace(
