@@ -70,6 +70,12 @@ class PADTrainer(Trainer):
         ValueError: an argument is wrong; a row cannot be read (with its number); the process would
             run torch.nn.DataParallel.
 
+    Example:
+        >>> responses = {"completions": ["Red.", "Seven."], "teacher_rewards": [-0.4, -2.1]}
+        >>> rows = [{"prompt": "Name a colour.", **responses}]
+        >>> trainer = PADTrainer("student", PADConfig("out"), rows)  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+
     Notes:
         A batch is counted in prompts. The loss is the mean over the prompts of the global batch
         that have two live responses, however the batch is split into micro-batches and ranks.
