@@ -52,23 +52,20 @@ SATURATION_HINT = (
 class PADTrainer(Trainer):
     """Trains a student to rank given responses as a teacher does (PAD, arXiv 2502.14272).
 
-    It is transformers' Trainer with the loss of :class:`pad_fast.PADConfig`. A dataset has a row
-    for each prompt, see :class:`pad_fast.training.rows.RowReader`. Checkpoints are ordinary ones.
+    A dataset has a row for each prompt, see :class:`pad_fast.training.rows.RowReader`.
 
     Args:
-        model: a transformers causal language model, or its name or folder. By name it is loaded in
-            float32, unless ``model_init_kwargs`` say otherwise.
+        model: a transformers causal language model, or its name or folder.
         args: the settings.
         train_dataset, eval_dataset: rows; ``eval_dataset`` may be a dictionary of datasets.
-        processing_class: the student's tokenizer, needed for texts and saved with checkpoints; by
-            default that of a model given by name.
+        processing_class: the student's tokenizer, for texts and checkpoints; by default that of a
+            model given by name.
         data_collator: by default a :class:`pad_fast.training.collator.PADCollator`.
         callbacks, optimizers: as in Trainer.
         peft_config: an adapter of PEFT, which may not change the output head.
 
     Raises:
-        ValueError: an argument is wrong; a row cannot be read (with its number); the process would
-            run torch.nn.DataParallel.
+        ValueError: an argument is wrong; a row cannot be read; torch.nn.DataParallel would run.
 
     Example:
         >>> responses = {"completions": ["Red.", "Seven."], "teacher_rewards": [-0.4, -2.1]}
