@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -123,6 +123,13 @@ def random_states() -> list[Tensor]:
 def gpu_name(device: torch.device) -> str:
     """The product name of a GPU."""
     return torch.cuda.get_device_name(device)
+
+
+def restore_random_states(states: list[Tensor]) -> None:
+    """Undo what was drawn since :func:`random_states` gave these states."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.get_device_module().set_rng_state(states[1])
 
 
 def gpu_names() -> list[str]:
