@@ -148,16 +148,17 @@ def test_products_and_sums_are_fused_where_it_does_no_harm():
 COUNT = """
 import torch
 from pad_fast.kernels.logprob import launch, tuning
+from pad_fast.logprob.softmax import TokenOptions
 from tools.kernel_resources import only_compile
 
 def go(kernels, shapes, *values, dtype=torch.bfloat16, labels=torch.int64):
     before = len(kernels)
     for shape in shapes:
         for temperature, softcap, scale, ignore in values:
-            options = (temperature, softcap, scale, ignore)
+            options = TokenOptions(temperature, softcap, scale, ignore)
             x, y = torch.zeros(shape, dtype=dtype), torch.zeros(shape[:2], dtype=labels)
-            rows = launch.forward(x, y, *options, tiling=tuning.TILINGS["sm_90"])
-            launch.backward(rows[0], x, y, *rows[1:], *options, torch.empty_like(x), tiling=tuning.TILINGS["sm_90"])
+            rows = launch.forward(x, y, options, tiling=tuning.TILINGS["sm_90"])
+            launch.backward(rows[0], x, y, *rows[1:], options, torch.empty_like(x), tiling=tuning.TILINGS["sm_90"])
     print(len(kernels) - before)
 
 plain = (1.0, 0.0, 1.0, -100)
