@@ -9,19 +9,113 @@ for the teacher and for the student, and a loss compares the two. The teacher's 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pad_fast import validation
+from pad_fast import device, validation
 from pad_fast.dispatch import check_impl
+from pad_fast.preference import kinds
 from pad_fast.preference import op as preference_op
+from pad_fast.preference.plackett_luce import RankingOptions
 
-DIVERGENCES = ("jsd", "kl", "reverse_kl")
 METHODS = ("auto", "exact", "sampled")
 GROUP_REDUCTIONS = ("mean", "sum")
 REDUCTIONS = ("mean", "sum", "none")
 MIN_SAMPLES = 4  # two draws from each side: the estimators compare a draw with the others
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The options that any loss may have, checked; which ones a loss has is in the table of losses.
+
+    Raises ValueError for a value out of its range, naming it.
+    """
+
+    beta: float = 10.0
+    teacher_beta: float | None = None  # None: beta
+    divergence: str | None = None  # None: the loss's first
+    method: str = "auto"
+    num_samples: int = 256
+    seed: int = 0
+    group_size: int | None = None
+    group_reduction: str = "mean"
+    reduction: str = "mean"
+    check_finite: bool | None = None  # None: where no device has to be waited for
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        _check_choice("group_reduction", self.group_reduction, GROUP_REDUCTIONS)
+        _check_choice("reduction", self.reduction, REDUCTIONS)
+        for name, value in (("beta", self.beta), ("teacher_beta", self.scale_of_teacher)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive finite number, got {value}")
+        if self.num_samples < MIN_SAMPLES:
+            raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {self.num_samples}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(
+                f"seed must be an integer of 64 bits, from -2**63 to 2**63 - 1, got {self.seed}"
+            )
+        if self.group_size is not None and self.group_size < 2:
+            raise ValueError(f"group_size must be None or at least 2, got {self.group_size}")
+
+    @property
+    def scale_of_teacher(self) -> float:
+        return self.beta if self.teacher_beta is None else self.teacher_beta
+
+
+def check_loss(loss: str, options: dict[str, Any]) -> None:
+    """Raise ValueError for a loss that there is not, or an option that it does not have."""
+    if loss not in kinds.LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(kinds.LOSSES)}, got {loss!r}")
+    known = kinds.LOSSES[loss].options
+    for name in options:
+        if name not in known:
+            raise ValueError(f"loss={loss!r} has no option {name!r}; it has {', '.join(known)}")
+
+
+def preference_loss(
+    loss: str,
+    student_rewards: Tensor,  # (P, N)
+    teacher_rewards: Tensor,  # (P, N)
+    *,
+    mask: Tensor | None = None,  # (P, N) bool
+    impl: str = "auto",
+    **options: Any,
+) -> Tensor:  # () or, with reduction="none", (P,)
+    """The loss of this name, with those of its ``options`` that are given.
+
+    Modules, the linear loss and the trainer come this way, and so do the two functions below.
+    """
+    check_loss(loss, options)
+    given = LossOptions(**options)
+    kind = kinds.LOSSES[loss].kind(given.divergence)
+    check_impl(impl)
+    check_rewards(student_rewards, teacher_rewards, mask)
+    student, teacher, live = _groups(student_rewards, teacher_rewards, mask, given.group_size)
+    waits = device.waits_for_values(student.device)
+    if mask is None or waits:  # else the live responses are counted
+        kind.check_exact(given.method, student.shape[1])
+    numbers = RankingOptions(
+        float(given.beta), float(given.scale_of_teacher), given.num_samples, int(given.seed)
+    )
+    losses, _ = preference_op.preference_loss(
+        student,
+        teacher,
+        live,
+        kind.name,
+        given.method,
+        numbers.beta,
+        numbers.teacher_beta,
+        numbers.num_samples,
+        numbers.seed,
+        not waits if given.check_finite is None else given.check_finite,
+        impl,
+    )
+    return _reduce(losses, live, len(student_rewards), given.group_reduction, given.reduction)
 
 
 def probabilistic_preference_loss(
@@ -66,22 +160,23 @@ def probabilistic_preference_loss(
     Raises ValueError for unfit shapes, dtypes or options, and for live rewards that are not finite: on a CPU unless
     ``check_finite=False``, on other devices only with ``check_finite=True``, since it waits for the device.
     """
-    _check_choice("divergence", divergence, DIVERGENCES)
-    _check_choice("method", method, METHODS)
-    if num_samples < MIN_SAMPLES:
-        raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {num_samples}")
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(
-            f"seed must be an integer of 64 bits, from -2**63 to 2**63 - 1, got {seed}"
-        )
-    scales = (beta, beta if teacher_beta is None else teacher_beta)
-    groups = _groups(student_rewards, teacher_rewards, mask, group_size)
-    if mask is None or student_rewards.device.type != "cpu":  # else the live responses are counted
-        preference_op.check_exact(method, divergence, groups[0].shape[1])
-    losses = _group_losses(
-        groups, divergence, method, scales, (num_samples, int(seed)), check_finite, impl
+    return preference_loss(
+        "ppd",
+        student_rewards,
+        teacher_rewards,
+        beta=beta,
+        teacher_beta=teacher_beta,
+        divergence=divergence,
+        method=method,
+        num_samples=num_samples,
+        seed=seed,
+        group_size=group_size,
+        group_reduction=group_reduction,
+        mask=mask,
+        reduction=reduction,
+        check_finite=check_finite,
+        impl=impl,
     )
-    return _reduce(losses, groups[2], len(student_rewards), group_reduction, reduction)
 
 
 def vanilla_preference_loss(
@@ -103,9 +198,18 @@ def vanilla_preference_loss(
 
     Raises ValueError as :func:`probabilistic_preference_loss` does.
     """
-    groups = _groups(student_rewards, teacher_rewards, mask, group_size)
-    losses = _group_losses(groups, "vpd", "exact", (beta, beta), (0, 0), check_finite, impl)
-    return _reduce(losses, groups[2], len(student_rewards), group_reduction, reduction)
+    return preference_loss(
+        "vpd",
+        student_rewards,
+        teacher_rewards,
+        beta=beta,
+        group_size=group_size,
+        group_reduction=group_reduction,
+        mask=mask,
+        reduction=reduction,
+        check_finite=check_finite,
+        impl=impl,
+    )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -140,9 +244,6 @@ def _groups(
     student: Tensor, teacher: Tensor, mask: Tensor | None, size: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Student, teacher and mask as (P * groups, n): consecutive live responses, what is missing in a prompt's last groups masked."""
-    check_rewards(student, teacher, mask)
-    if size is not None and size < 2:
-        raise ValueError(f"group_size must be None or at least 2, got {size}")
     student = student.to(torch.promote_types(student.dtype, torch.float32))
     teacher = teacher.detach()
     num = student.shape[1]
@@ -164,33 +265,10 @@ def _groups(
     return student, teacher, None if mask is None else pad(mask, (0, missing)).reshape(-1, size)
 
 
-def _group_losses(
-    groups: tuple[Tensor, Tensor, Tensor | None],
-    kind: str,
-    method: str,
-    scales: tuple[float, float],
-    draws: tuple[int, int],
-    check_finite: bool | None,
-    impl: str,
-) -> Tensor:  # (G,)
-    check_impl(impl)
-    for name, value in zip(("beta", "teacher_beta"), scales, strict=True):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be a positive finite number, got {value}")
-    beta, teacher_beta = map(float, scales)
-    check = groups[0].device.type == "cpu" if check_finite is None else check_finite
-    losses, _ = preference_op.preference_loss(
-        *groups, kind, method, beta, teacher_beta, *draws, check, impl
-    )
-    return losses
-
-
 def _reduce(
     losses: Tensor, live: Tensor | None, num_prompts: int, group_reduction: str, reduction: str
 ) -> Tensor:
     """(P * groups,) -> the loss, counting the groups and the prompts that have two live responses."""
-    _check_choice("group_reduction", group_reduction, GROUP_REDUCTIONS)
-    _check_choice("reduction", reduction, REDUCTIONS)
     by_prompt = (num_prompts, losses.shape[0] // max(1, num_prompts))
     loss = losses.view(by_prompt).sum(1)
     counts = torch.ones_like(losses, dtype=torch.bool) if live is None else live.sum(1) > 1

@@ -79,6 +79,8 @@ def logprob_cases() -> list[Case]:
     import torch
     from pad_fast.kernels.logprob import launch, tuning
 
+    from pad_fast.logprob.softmax import TokenOptions
+
     def case(
         dtype, softcap: float, vocabulary: int = 32768, labels_dtype=torch.int64
     ) -> Callable[[str], None]:
@@ -87,14 +89,14 @@ def logprob_cases() -> list[Case]:
                 torch.zeros(1, 2, vocabulary, dtype=dtype),
                 torch.zeros(1, 2, dtype=labels_dtype),
             )
-            options = (1.0, softcap, 1.0, -100)
-            rows = launch.forward(logits, labels, *options, tiling=tuning.TILINGS[name])
+            options = TokenOptions(softcap=softcap)
+            rows = launch.forward(logits, labels, options, tiling=tuning.TILINGS[name])
             launch.backward(
                 rows[0],
                 logits,
                 labels,
                 *rows[1:],
-                *options,
+                options,
                 torch.empty_like(logits),
                 tiling=tuning.TILINGS[name],
             )
@@ -147,6 +149,8 @@ def preference_cases() -> list[Case]:
     import torch
     from pad_fast.kernels.preference import launch
 
+    from pad_fast.preference.plackett_luce import RankingOptions
+
     def case(kind: str, method: str, n: int, masked: bool) -> Callable[[str], None]:
         def go(name: str) -> None:
             live = torch.ones(2, n, dtype=torch.bool) if masked else None
@@ -156,10 +160,7 @@ def preference_cases() -> list[Case]:
                 live,
                 kind,
                 method,
-                10.0,
-                10.0,
-                256,
-                0,
+                RankingOptions(10.0, 10.0, num_samples=256, seed=0),
                 wide=name.startswith("gfx"),
             )
 
@@ -188,10 +189,12 @@ def linear_cases() -> list[Case]:
     import torch
     from pad_fast.kernels.linear_logprob import launch, tuning
 
+    from pad_fast.logprob.softmax import TokenOptions
+
     rows, columns, width = 2, 32768, 256
 
     def case(dtype, softcap: float, what: str) -> Callable[[str], None]:
-        options, labels = (1.0, softcap, 1.0), torch.zeros(rows, dtype=torch.int64)
+        options, labels = TokenOptions(softcap=softcap), torch.zeros(rows, dtype=torch.int64)
 
         def go(name: str) -> None:
             if what == "fused":
@@ -199,7 +202,7 @@ def linear_cases() -> list[Case]:
                     torch.zeros(rows, width, dtype=dtype),
                     torch.zeros(columns, width, dtype=dtype),
                 )
-                launch.score(hidden, weight, None, labels, *options, tiling=tuning.SCORING[name])
+                launch.score(hidden, weight, None, labels, options, tiling=tuning.SCORING[name])
                 return
             scores = torch.zeros(rows, columns, dtype=dtype) if what == "kept" else None
             numbers = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
@@ -209,7 +212,7 @@ def linear_cases() -> list[Case]:
                 labels,
                 scores,
                 numbers,
-                *options,
+                options,
                 tiling=tuning.ROWS[name],
             )
 

@@ -232,10 +232,12 @@ HEAD_MUTANTS = {
         "at = split * rows.to(tl.int64) + places + 1",
     ),
     "recomputed: rows with g = 0 are read": Mutant(
-        LINEAR, "torch.where(self.grad.unsqueeze(1) == 0, 0, live[rows])", "live[rows]"
+        LINEAR,
+        "torch.where(grad.unsqueeze(1) == 0, 0, packed.hidden[rows])",
+        "packed.hidden[rows]",
     ),
     "recomputed: kept rows in their place": Mutant(
-        LINEAR, "others = slice(kept, len(rows))", "others = slice(0, len(rows) - kept)"
+        LINEAR, "others = slice(kept, count)", "others = slice(0, count - kept)"
     ),
 }
 ONLY = {SCORING: "fused or no_column", ROWS: "not fused"}

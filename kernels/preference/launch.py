@@ -12,12 +12,13 @@ all that there are. The others need more than 128, and were seen to keep to what
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from ..common.device import ACCUMULATORS, on
+from ..common.device import ACCUMULATORS, has_wide_warps, on
 from .exact_jsd import preference_jsd
 from .exact_kl import preference_kl
 from .jsd_tables import halves
@@ -74,10 +75,7 @@ def forward(
     live: Tensor | None,  # (G, N) bool; None: all of them
     kind: str,
     method: str,
-    beta: float,
-    teacher_beta: float,
-    num_samples: int,
-    seed: int,
+    options: Any,  # beta, teacher_beta, num_samples, seed
     wide: bool | None = None,  # warps of 64 threads; None: as the device has them
 ) -> tuple[Tensor, Tensor]:  # (G,), (G, N)
     """Loss of each group, 0 with fewer than two live responses, and its gradient in the student's rewards, 0 where not live.
@@ -103,30 +101,30 @@ def forward(
         "ACC": ACCUMULATORS[student.dtype],
         "enable_fp_fusion": True,
     }  # whatever the version's default is
-    wide = torch.version.hip is not None if wide is None else wide
+    wide = has_wide_warps() if wide is None else wide
+    betas = (options.beta, options.teacher_beta)
     with on(student.device):
         if kind == "vpd":
-            options = ranking_options(n, wide)
-            preference_vpd[(groups, triton.cdiv(n, options["BLOCK"]))](
-                *tensors, n, beta, **options, **common
+            tile = ranking_options(n, wide)
+            preference_vpd[(groups, triton.cdiv(n, tile["BLOCK"]))](
+                *tensors, n, options.beta, **tile, **common
             )
         elif method == "sampled":
-            options = sampled_options(n, wide)
+            tile = sampled_options(n, wide)
             preference_sampled[(groups,)](
-                *tensors, n, num_samples, seed, beta, teacher_beta, KIND=kind, **options, **common
+                *tensors, n, options.num_samples, options.seed, *betas, KIND=kind, **tile, **common
             )
         elif kind == "jsd":
             preference_jsd[(groups,)](
                 *tensors,
                 *halves(n, student.device),
-                beta,
-                teacher_beta,
+                *betas,
                 **halves_options(n, wide),
                 **common,
             )
         else:
             reverse = kind == "reverse_kl"
             preference_kl[(groups,)](
-                *tensors, beta, teacher_beta, REVERSE=reverse, **lattice_options(n, wide), **common
+                *tensors, *betas, REVERSE=reverse, **lattice_options(n, wide), **common
             )
     return loss, grad

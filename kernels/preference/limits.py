@@ -5,12 +5,10 @@ JSD of 10 walks over 252 * 120 * 128 rankings a group, 54 times those of 8, and 
 responses, and of 64 two targets spill.
 """
 
-EXACT = {"jsd": 10, "kl": 12, "reverse_kl": 12}
-SAMPLED = 32
+EXACT = {"vpd": None, "jsd": 10, "kl": 12, "reverse_kl": 12}  # None: any number
+SAMPLED = {"vpd": None, "jsd": 32, "kl": 32, "reverse_kl": 32}
 
 
 def most_responses(kind: str, method: str) -> int | None:
-    """None: any number."""
-    if kind == "vpd":
-        return None
-    return EXACT[kind] if method == "exact" else SAMPLED
+    """The most responses of a group that a kernel takes; None for any number, 0 without a kernel."""
+    return (EXACT if method == "exact" else SAMPLED).get(kind, 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, threshold
 
-from pad_fast.preference.plackett_luce import LN2, Result, _rows, in_blocks
+from pad_fast.preference.plackett_luce import LN2, RankingOptions, Result, _rows, in_blocks
 
 # --- meeting in the middle: exact JSD ----------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def _probabilities(logp: Tensor) -> Tensor:
     return threshold(logp.exp(), floor, 0.0)
 
 
-def exact_jsd(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float) -> Result:
+def exact_jsd(student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
     """JSD(P_t, P_s) in nats, with log P(tau) = a(order of the first half, set A) + b(order of the rest): an outer sum for each A.
 
     d JSD / d x = sum_tau c d log P_s(tau) / d x with c = P_s / 2 * log(P_s / M); c is summed over one half to weigh the other.
@@ -115,4 +115,4 @@ def exact_jsd(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float
         _ascend(c.sum(0).flatten(0, 1), bottom, b_steps, grad)
         return loss.clamp_(0, LN2), grad / 2
 
-    return in_blocks(core, student, teacher, beta, teacher_beta, cost=math.factorial(n))
+    return in_blocks(core, student, teacher, options, cost=math.factorial(n))

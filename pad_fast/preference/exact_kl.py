@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pad_fast.preference.plackett_luce import Result, _rows, in_blocks
+from pad_fast.preference.plackett_luce import RankingOptions, Result, _rows, in_blocks
 
 # --- the lattice of remaining sets: exact KL ---------------------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ def lattice(n: int, device: torch.device) -> list[Level]:
     return levels
 
 
-def exact_kl(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float) -> Result:
+def exact_kl(student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
     """KL(P_t || P_s) = sum_S w_S KL(softmax_S(t) || softmax_S(s)), w_S = P_t(S is the remaining set at some step). O(n 2^n)."""
     n = student.shape[1]
     levels = lattice(n, student.device)
@@ -63,10 +63,10 @@ def exact_kl(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float)
             grad += _rows((weight * (logq.exp() - p)).flatten(0, 1), level.by_response).sum(1)
         return loss.clamp_(min=0), grad  # not negative but for rounding
 
-    return in_blocks(core, student, teacher, beta, teacher_beta, cost=n * math.comb(n, n // 2))
+    return in_blocks(core, student, teacher, options, cost=n * math.comb(n, n // 2))
 
 
-def exact_reverse_kl(student: Tensor, teacher: Tensor, beta: float, teacher_beta: float) -> Result:
+def exact_reverse_kl(student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
     """KL(P_s || P_t) by the same recursion; its gradient also flows through w, which is the student's now. O(n 2^n).
 
     With p, q the student's and the teacher's softmax on S and V(S) = sum_i p_i (log p_i/q_i + V(S without i)) the divergence left at S,
@@ -91,6 +91,4 @@ def exact_reverse_kl(student: Tensor, teacher: Tensor, beta: float, teacher_beta
             grad += _rows(flow * (to_go - left).flatten(0, 1), level.by_response).sum(1)
         return left[0].clamp_(min=0), grad
 
-    return in_blocks(
-        core, student, teacher, beta, teacher_beta, cost=n << (n - 1)
-    )  # all levels are kept
+    return in_blocks(core, student, teacher, options, cost=n << (n - 1))  # all levels are kept

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,16 +30,27 @@ Result = tuple[Tensor, Tensor]  # loss (G,), gradient (G, n)
 Core = Callable[[Tensor, Tensor], Result]  # student, teacher (n, B) -> loss (B,), gradient (n, B)
 
 
+@dataclass(frozen=True)
+class RankingOptions:
+    """What a loss of rankings takes in addition to the rewards."""
+
+    beta: float  # factor of the student's rewards
+    teacher_beta: float  # factor of the teacher's
+    num_samples: int = 256  # rankings that are drawn for a group, where they are
+    seed: int = 0  # 64 bits
+
+
 def scaled(rewards: Tensor, beta: float) -> Tensor:  # (G, n) -> (n, G)
     """x = beta * r, the best at 0: P is invariant to a shift, and float32 would spend its digits on a common offset."""
     return (beta * (rewards - rewards.amax(1, keepdim=True))).T.contiguous()
 
 
 def in_blocks(
-    core: Core, student: Tensor, teacher: Tensor, beta: float, teacher_beta: float, cost: int
+    core: Core, student: Tensor, teacher: Tensor, options: RankingOptions, cost: int
 ) -> Result:
     """Run ``core`` on so many prompts at a time that its temporaries, ``cost`` elements a prompt, stay within a block."""
-    s, t = scaled(student, beta), scaled(teacher, teacher_beta)
+    s = scaled(student, options.beta)
+    t = scaled(teacher.to(student.dtype), options.teacher_beta)
     size = max(1, (BLOCK if s.device.type == "cpu" else DEVICE_BLOCK) // cost)
     parts = [
         core(s[:, i : i + size].contiguous(), t[:, i : i + size].contiguous())
@@ -46,7 +58,7 @@ def in_blocks(
     ]
     return torch.cat([loss for loss, _ in parts]), torch.cat(
         [grad for _, grad in parts], dim=1
-    ).T.mul(beta).contiguous()
+    ).T.mul(options.beta).contiguous()
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:  # (rows, B), (a, b) -> (a, b, B)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pad_fast.preference.plackett_luce import LN2, Core, Path, Result, in_blocks
+from pad_fast.preference.plackett_luce import LN2, Core, Path, RankingOptions, Result, in_blocks
 
 
 def _draw(x: Tensor, num: int, generator: torch.Generator) -> Tensor:
@@ -28,20 +28,14 @@ def _average(grad: Tensor, order: Tensor) -> Tensor:  # by position (n, B, K) ->
     return torch.empty_like(grad).scatter_(0, order, grad).mean(2)
 
 
-def _sampled(
-    core: Core, student: Tensor, teacher: Tensor, beta: float, teacher_beta: float, num_samples: int
-) -> Result:
-    return in_blocks(
-        core, student, teacher, beta, teacher_beta, cost=student.shape[1] * num_samples
-    )
+def _sampled(core: Core, student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
+    return in_blocks(core, student, teacher, options, cost=student.shape[1] * options.num_samples)
 
 
 def sampled_kl(
     student: Tensor,
     teacher: Tensor,
-    beta: float,
-    teacher_beta: float,
-    num_samples: int,
+    options: RankingOptions,
     generator: torch.Generator,
 ) -> Result:
     """KL(P_t || P_s): the mean over drawn rankings of sum_k KL(softmax_k(t) || softmax_k(s)), and its derivative. Unbiased.
@@ -50,21 +44,19 @@ def sampled_kl(
     """
 
     def core(s: Tensor, t: Tensor) -> Result:
-        order = _draw(t, num_samples, generator)
+        order = _draw(t, options.num_samples, generator)
         pt, ps = _along(t, order), _along(s, order)
         kl = pt.mean(pt.x - ps.x) - (pt.log_total - ps.log_total)
         ones = torch.ones_like(kl)
         return kl.sum(0).mean(1).clamp_(min=0), _average(ps.flow(ones) - pt.flow(ones), order)
 
-    return _sampled(core, student, teacher, beta, teacher_beta, num_samples)
+    return _sampled(core, student, teacher, options)
 
 
 def sampled_reverse_kl(
     student: Tensor,
     teacher: Tensor,
-    beta: float,
-    teacher_beta: float,
-    num_samples: int,
+    options: RankingOptions,
     generator: torch.Generator,
 ) -> Result:
     """KL(P_s || P_t) from the student's own draws. Unbiased.
@@ -74,13 +66,15 @@ def sampled_reverse_kl(
     """
 
     def core(s: Tensor, t: Tensor) -> Result:
-        order = _draw(s, num_samples, generator)
+        order = _draw(s, options.num_samples, generator)
         ps, pt = _along(s, order), _along(t, order)
         log_total = ps.log_total - pt.log_total
         kl = ps.mean(ps.x - pt.x) - log_total
         total = kl.sum(0)
         to_go = total - kl.cumsum(0)
-        advantage = (to_go - to_go.mean(2, keepdim=True)) * (num_samples / (num_samples - 1))
+        advantage = (to_go - to_go.mean(2, keepdim=True)) * (
+            options.num_samples / (options.num_samples - 1)
+        )
         grad = (
             advantage
             + (ps.x - pt.x) * ps.flow(torch.ones_like(kl))
@@ -88,15 +82,13 @@ def sampled_reverse_kl(
         )
         return total.mean(1).clamp_(min=0), _average(grad, order)
 
-    return _sampled(core, student, teacher, beta, teacher_beta, num_samples)
+    return _sampled(core, student, teacher, options)
 
 
 def sampled_jsd(
     student: Tensor,
     teacher: Tensor,
-    beta: float,
-    teacher_beta: float,
-    num_samples: int,
+    options: RankingOptions,
     generator: torch.Generator,
 ) -> Result:
     """JSD(P_t, P_s) from draws of M, half of them (rounded up) from each side, so that P / M never exceeds 2. Unbiased.
@@ -104,7 +96,7 @@ def sampled_jsd(
     The gradient is the weighted score, mean of P_s / (2 M) * (log(P_s / M) - b) * d log P_s / dx, where b is an estimate of the loss's
     student side from the prompt's other draws: it leaves the mean alone and takes a tenth to a half of the variance.
     """
-    pairs = (num_samples + 1) // 2
+    pairs = (options.num_samples + 1) // 2
 
     def core(s: Tensor, t: Tensor) -> Result:
         order = torch.cat([_draw(t, pairs, generator), _draw(s, pairs, generator)], dim=2)
@@ -119,4 +111,4 @@ def sampled_jsd(
         c = u * (log_u - b.repeat(1, 2))
         return loss.clamp_(0, LN2), _average(c * (1 - ps.flow(torch.ones_like(ps.x))), order) / 2
 
-    return _sampled(core, student, teacher, beta, teacher_beta, num_samples)
+    return _sampled(core, student, teacher, options)

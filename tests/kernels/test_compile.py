@@ -148,16 +148,17 @@ def test_products_and_sums_are_fused_where_it_does_no_harm():
 COUNT = """
 import torch
 from pad_fast.kernels.logprob import launch, tuning
+from pad_fast.logprob.softmax import TokenOptions
 from tools.kernel_resources import only_compile
 
 def go(kernels, shapes, *values, dtype=torch.bfloat16, labels=torch.int64):
     before = len(kernels)
     for shape in shapes:
         for temperature, softcap, scale, ignore in values:
-            options = (temperature, softcap, scale, ignore)
+            options = TokenOptions(temperature, softcap, scale, ignore)
             x, y = torch.zeros(shape, dtype=dtype), torch.zeros(shape[:2], dtype=labels)
-            rows = launch.forward(x, y, *options, tiling=tuning.TILINGS["sm_90"])
-            launch.backward(rows[0], x, y, *rows[1:], *options, torch.empty_like(x), tiling=tuning.TILINGS["sm_90"])
+            rows = launch.forward(x, y, options, tiling=tuning.TILINGS["sm_90"])
+            launch.backward(rows[0], x, y, *rows[1:], options, torch.empty_like(x), tiling=tuning.TILINGS["sm_90"])
     print(len(kernels) - before)
 
 plain = (1.0, 0.0, 1.0, -100)
@@ -188,6 +189,7 @@ def test_few_compilations():
 COUNT_PREFERENCE = """
 import torch
 from pad_fast.kernels.preference import launch
+from pad_fast.preference.plackett_luce import RankingOptions
 from tools.kernel_resources import only_compile
 
 def go(kernels, *jobs, groups=(1, 5, 512), masked=False, dtype=torch.float32):
@@ -197,7 +199,7 @@ def go(kernels, *jobs, groups=(1, 5, 512), masked=False, dtype=torch.float32):
             for beta, samples, seed in ((10.0, 256, 0), (0.5, 16, 2**40), (1.0, 8, 1)):
                 x = torch.zeros(g * n + 1, dtype=dtype)
                 live = torch.ones(g, n, dtype=torch.bool) if masked else None
-                launch.forward(x[g % 2 :][: g * n].view(g, n), x[:-1].view(g, n), live, kind, method, beta, beta, samples, seed)
+                launch.forward(x[g % 2 :][: g * n].view(g, n), x[:-1].view(g, n), live, kind, method, RankingOptions(beta, beta, samples, seed))
     print(len(kernels) - before)
 
 with only_compile("sm_90") as kernels:

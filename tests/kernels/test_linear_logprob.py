@@ -13,6 +13,7 @@ from pad_fast import functional, reference
 from pad_fast.linear_logprob import memory_budget as budgets
 from pad_fast.linear_logprob import op as linear_op
 from pad_fast.linear_logprob import torch_impl as linear_torch
+from pad_fast.logprob.softmax import TokenOptions
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -202,8 +203,8 @@ def test_a_confident_label_keeps_its_gradient():
         torch.empty(2, 4, 200, device=DEVICE)[0],
         logits[0] * 1,
     )
-    launch.rows(logits[0], None, labels, kept, numbers, 1.0, 0.0, 1.0)
-    launch.tile(logits[0], labels, *numbers[1:], grad, 0, again, 1.0, 0.0, 1.0)
+    launch.rows(logits[0], None, labels, kept, numbers, TokenOptions())
+    launch.tile(logits[0], labels, *numbers[1:], grad, 0, again, TokenOptions())
     for scores in (kept, again):
         torch.testing.assert_close(scores.double(), exact_logits.grad, rtol=1e-5, atol=2.4e-7)
 
@@ -224,9 +225,8 @@ def test_traffic_of_a_row(traffic, keep):
     logits, labels = torch.randn(3, 20000, device=DEVICE), torch.tensor([1, 2, 3], device=DEVICE)
     scores = torch.empty(3, 20032, dtype=torch.bfloat16, device=DEVICE)[:, :20000] if keep else None
     numbers = tuple(torch.empty(3, device=DEVICE) for _ in range(3))
-    launch.rows(
-        logits, None, labels, scores, numbers, 1.0, 0.0, 1.0, tiling=tuning.RowTiling(4096, 4)
-    )
+    tiling = tuning.RowTiling(4096, 4)
+    launch.rows(logits, None, labels, scores, numbers, TokenOptions(), tiling=tiling)
     size = 3 * 20000
     assert (1 + keep) * 4 * size <= traffic.loaded <= 1.01 * (1 + keep) * 4 * size
     assert keep * 2 * size <= traffic.stored <= 1.01 * keep * 2 * size + 100
@@ -237,11 +237,10 @@ def test_label_that_is_no_column_is_nan(wrong):
     labels = torch.tensor([0, wrong], device=DEVICE)
     logits, weight = torch.randn(2, 300, device=DEVICE), torch.randn(300, 24, device=DEVICE)
     numbers = tuple(torch.empty(2, device=DEVICE) for _ in range(3))
-    launch.rows(logits, None, labels, None, numbers, 1.0, 0.0, 1.0)
+    launch.rows(logits, None, labels, None, numbers, TokenOptions())
     assert numbers[0].isnan().tolist() == [False, True]
-    logp, _, _ = launch.score(
-        torch.randn(2, 24, device=DEVICE), weight, None, labels, 1.0, 0.0, 1.0
-    )
+    hidden = torch.randn(2, 24, device=DEVICE)
+    logp, _, _ = launch.score(hidden, weight, None, labels, TokenOptions())
     assert logp.isnan().tolist() == [False, True]
 
 
@@ -298,7 +297,7 @@ def test_fused_scores_have_the_same_bits_in_any_company():
 def test_fused_scoring_writes_no_logits(traffic):
     """Per block of rows the whole weight is read, and nothing but three numbers a row and part is written."""
     hidden, weight, bias, labels, _ = draw(rows=20)
-    launch.score(hidden, weight, bias, labels, 1.0, 0.0, 1.0)
+    launch.score(hidden, weight, bias, labels, TokenOptions())
     assert traffic.stored == 4 * 20 * 3 * (tuning.SPLITS + 1)
 
 

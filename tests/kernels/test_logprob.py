@@ -117,12 +117,12 @@ def test_column_offsets_are_64_bit(small_tiles):
     near, labels, grad = draw(1, 3, vocabulary, dtype=torch.float16)
     logits.copy_(near)
     labels[0, 0], labels[0, 1] = 200, -100
-    options = (1.0, 0.0, 1.0, -100)
-    expected, got = (launch.forward(x, labels, *options) for x in (near, logits))
+    options = softmax.TokenOptions()
+    expected, got = (launch.forward(x, labels, options) for x in (near, logits))
     for ours, theirs in zip(got, expected, strict=True):
         assert torch.equal(ours, theirs)
     for x in (near, logits):
-        launch.backward(grad, x, labels, *expected[1:], *options, x)
+        launch.backward(grad, x, labels, *expected[1:], options, x)
     assert torch.equal(logits, near)
 
 
@@ -323,14 +323,14 @@ def test_traffic(traffic, inplace, options):
     """Forward: one read of the live rows. Backward: one more, and one write of all rows, of which the ignored are not read."""
     logits, labels, grad = draw(1, 5, 20000, dtype=torch.bfloat16)
     labels[0, 1] = -100  # two of five rows
-    values = (options["temperature"], options["softcap"] or 0.0, options["logit_scale"], -100)
+    values = softmax.TokenOptions.checked(**options, ignore_index=-100)
     live, every = 3 * 20000 * 2, 5 * 20000 * 2
-    _, peak, total = launch.forward(logits, labels, *values)
+    _, peak, total = launch.forward(logits, labels, values)
     assert live <= traffic.loaded <= 1.02 * live
     assert traffic.stored <= 0.02 * live
     traffic.loaded = traffic.stored = 0
     launch.backward(
-        grad, logits, labels, peak, total, *values, logits if inplace else torch.empty_like(logits)
+        grad, logits, labels, peak, total, values, logits if inplace else torch.empty_like(logits)
     )
     assert live <= traffic.loaded <= 1.02 * live
     assert every <= traffic.stored <= 1.02 * every
@@ -342,15 +342,13 @@ def test_label_that_is_no_column_is_nan_and_not_read(small_tiles, wrong, softcap
     """Without the check of a CPU tensor's values: this is what a GPU does, in the gradient too."""
     logits, labels, grad = draw(1, 3, 200)
     labels[0, 1] = wrong
-    options = (1.0, softcap, 1.0, -100)
-    logps, *rows = launch.forward(logits, labels, *options)
+    options = softmax.TokenOptions(softcap=softcap)
+    logps, *rows = launch.forward(logits, labels, options)
     dlogits = torch.zeros_like(logits)
-    launch.backward(grad, logits, labels, *rows, *options, dlogits)
-    plain, *plain_rows = logits_torch.logits_forward(logits, labels, softmax.TokenOptions(*options))
+    launch.backward(grad, logits, labels, *rows, options, dlogits)
+    plain, *plain_rows = logits_torch.logits_forward(logits, labels, options)
     dplain = torch.zeros_like(logits)
-    logits_torch.logits_backward(
-        grad, logits, labels, *plain_rows, softmax.TokenOptions(*options), dplain
-    )
+    logits_torch.logits_backward(grad, logits, labels, *plain_rows, options, dplain)
     for values, gradients in ((logps, dlogits), (plain, dplain)):
         assert values.isnan().tolist() == [[False, True, False]]
         assert gradients[0, 1].isnan().all()
