@@ -44,7 +44,7 @@ def test_what_cannot_share_says_why(caplog):
     for model, message in cases.items():
         with pytest.raises(
             ValueError,
-            match=f"share_prefix=True, but .* cannot share a prompt among its responses.*{message}|{message}",
+            match=f"cannot share a prompt among its responses.*{message}|{message}",
         ):
             choose_layout(model, groups, True)
         with caplog.at_level(logging.WARNING, "pad_fast"):
@@ -53,12 +53,14 @@ def test_what_cannot_share_says_why(caplog):
                 "packed" if model in (chunked, rotated) else "padded"
             )
             assert "shares no prompt among its responses" in caplog.text
-            told = len(caplog.records)
+            warnings = len(caplog.records)
             choose_layout(model, groups)
-            assert len(caplog.records) == told  # once
+            assert len(caplog.records) == warnings  # each problem is logged once
     with pytest.raises(ValueError, match="share_prefix must be auto, true or false, got 'yes'"):
         choose_layout(bloom, groups, "yes")
-    assert choose_layout(bloom, make_groups((5, (3,)), (4, (2,)))) == "padded"  # nothing to share
+    assert (
+        choose_layout(bloom, make_groups((5, (3,)), (4, (2,)))) == "padded"
+    )  # no prompt has two responses
 
 
 def leaky(inputs):
@@ -71,6 +73,7 @@ def leaky(inputs):
 
 
 def without_gradient(inputs, own=prefix_attention.prefix_attention):
+    """Values get no gradient."""
     return own(replace(inputs, value=inputs.value.detach()))
 
 
@@ -108,7 +111,7 @@ def test_the_trial_sees_broken_attention(broken, message, monkeypatch):
 
 
 def test_the_trial_sees_a_small_leak_in_bfloat16(monkeypatch):
-    """Rounding would hide it from the comparison with each response alone."""
+    """The comparison with each response alone would take it for rounding."""
 
     def whispering(inputs, own=prefix_attention.prefix_attention):
         out = own(inputs)
@@ -122,7 +125,7 @@ def test_the_trial_sees_a_small_leak_in_bfloat16(monkeypatch):
 
 def test_a_window_that_does_not_reach_the_attention_is_seen():
     model, groups = make_model("gemma3"), make_groups(*RAGGED)
-    model.config.sliding_window = 512  # longer than what is tried
+    model.config.sliding_window = 512  # longer than the rows of the trial
     for layer in model.model.layers:
         layer.self_attn.sliding_window = None
     assert choose_layout(model, groups) == "packed"

@@ -26,7 +26,7 @@ def test_the_head_is_read_from_the_config():
 
 @pytest.mark.parametrize("name", ["gemma2", "cohere", "granite"])
 def test_an_unknown_head_takes_the_models_own_logits(name, monkeypatch, caplog):
-    """A model that caps or scales under a name we do not know, at an initialisation where that hardly shows."""
+    """A softcap or scale under an unknown name, at an initialisation where it hardly shows."""
     monkeypatch.setattr(output_head_module, "SOFTCAPS", ())
     monkeypatch.setattr(output_head_module, "MULTIPLIERS", ())
     monkeypatch.setattr(output_head_module, "DIVISORS", ())
@@ -40,7 +40,7 @@ def test_an_unknown_head_takes_the_models_own_logits(name, monkeypatch, caplog):
         for record in caplog.records
         if "takes whole logits" in record.message and "miss" in record.message
     ] != []
-    assert len(caplog.records) == 1  # tried and told once
+    assert len(caplog.records) == 1  # tried once, and logged once
     assert flat(rewards) == pytest.approx(flat(naive_rewards(model, prompts, responses)), abs=2e-5)
     first = model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].log_softmax(-1)[5].item()
     assert tokens[0][0] == pytest.approx(first, abs=2e-5)
@@ -51,7 +51,7 @@ def test_heads_that_cannot_be_read_say_why():
 
 
 class Zero3:
-    """What DeepSpeed's ZeRO-3 does to an output head: its weight is there only in the head's own forward and backward."""
+    """An output head under ZeRO-3, whose weight exists only in its forward and backward."""
 
     def __init__(self, head: nn.Linear):
         self.head, self.whole, self.log = head, head.weight.data.clone(), []
@@ -67,7 +67,7 @@ class Zero3:
 
     def free(self, when: str) -> None:
         self.log.append(f"free {when}")
-        self.head.weight.data.fill_(torch.nan)  # whoever kept a view would see it
+        self.head.weight.data.fill_(torch.nan)  # a view that was kept would see it
         self.head.weight.data = torch.empty(0, dtype=self.whole.dtype)
 
 
@@ -75,11 +75,13 @@ class Zero3:
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("attach_first", [False, True])
 def test_zero3_finds_its_hooks_called(name, frozen, attach_first):
-    """The head's weight is gathered for the call, freed after it, gathered again for the backward; values and gradients are right."""
+    """The head's hooks gather its weight for the call and again for the backward.
+
+    Values and gradients are those of a model without ZeRO-3.
+    """
     (_, packed), model = make_packed(), make_model(name, torch.float64)
-    model.lm_head.weight = nn.Parameter(
-        model.lm_head.weight.detach().clone()
-    )  # untied: the embedding has hooks of its own
+    # untied, since the embedding has hooks of its own
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     twin = copy.deepcopy(model)
     attach_rewards_forward(twin)
     if attach_first:

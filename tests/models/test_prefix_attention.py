@@ -52,7 +52,7 @@ def test_every_way_has_the_values_and_gradients_of_each_response_alone(name):
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
 def test_long_rows_go_in_several_tiles(name, monkeypatch):
-    """Tiles smaller than prompts and responses, and prompts that are a causal tile by themselves."""
+    """Tiles are smaller than prompts and responses, and a prompt may be one causal tile."""
     for constant, value in {
         "MOST_QUERIES": 8,
         "LEAST_CAUSAL": 5,
@@ -90,7 +90,7 @@ def test_no_response_sees_another(name, layout):
             for group in groups
         ]
         moved = packed_rewards(model, pack(changed, layout), count) != before
-        assert moved.nonzero().flatten().tolist() == [number]  # to the bit
+        assert moved.nonzero().flatten().tolist() == [number]  # all others have the same bits
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -155,7 +155,7 @@ def test_scores_are_the_same_shared_or_not():
     tokens = {}
     for share in (True, False):
         for budget in (1, 30, 8192):
-            score_responses(model, prompts, responses, share_prefix=share)  # its trial
+            score_responses(model, prompts, responses, share_prefix=share)  # tries the layout
             read.clear()
             found = score_responses(
                 model, prompts, responses, share_prefix=share, max_tokens_per_batch=budget
@@ -165,21 +165,18 @@ def test_scores_are_the_same_shared_or_not():
     handle.remove()
     assert tokens[True, 8192] == sum(len(x) + sum(len(y) - 1 for y in ys) for x, ys, _ in groups)
     assert tokens[True, 8192] < tokens[False, 8192] / 2
-    assert tokens[True, 1] == tokens[False, 1]  # a response a batch
+    assert tokens[True, 1] == tokens[False, 1]  # each response is a batch
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_whole_logits_of_response_rows_alone(layout, monkeypatch):
-    """Where the head cannot be read, the model's own sees no row but the responses'."""
+    """Where the head cannot be read, the model's own head sees only the rows of responses."""
     monkeypatch.setattr(layout_trial, "head_problem", lambda model: None)
-    model, groups = (
-        make_model("gemma2"),
-        make_groups(*RAGGED),
-    )  # which caps its logits behind the head
+    model, groups = make_model("gemma2"), make_groups(*RAGGED)  # has a softcap after the head
     wanted = alone(model, groups)
     from pad_fast.models import rewards
 
-    monkeypatch.setattr(rewards, "head_problem", lambda model: "of this test")
+    monkeypatch.setattr(rewards, "head_problem", lambda model: "a problem")
     rows = []
     handle = model.lm_head.register_forward_hook(
         lambda module, inputs, output: rows.append(output.shape[:-1].numel())

@@ -35,7 +35,7 @@ def test_the_rewards_forward_has_the_gradients_of_whole_logits(name):
     ):
         torch.testing.assert_close(
             found.grad, wanted.grad, rtol=1e-4, atol=1e-5, msg=key
-        )  # norms inside are float32
+        )  # norms are in float32
 
 
 def test_ordinary_calls_are_unchanged_after_attaching():
@@ -43,9 +43,7 @@ def test_ordinary_calls_are_unchanged_after_attaching():
     ids, labels = torch.arange(6)[None], torch.arange(6)[None]
     expected = model(input_ids=ids, labels=labels)
     attach_rewards_forward(model)
-    attach_rewards_forward(
-        model, normalize="sum", temperature=0.5
-    )  # replaces the options, not wraps
+    attach_rewards_forward(model, normalize="sum", temperature=0.5)  # replaces the options
     found = model(ids, labels=labels)
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.loss, expected.loss)
@@ -69,7 +67,7 @@ def test_ordinary_calls_are_unchanged_after_attaching():
 
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)  # PEFT reads transformers' old name
+)  # PEFT reads it
 def test_adapters():
     peft = pytest.importorskip("peft")
     model, (prompts, responses) = make_model("llama"), make_texts()
@@ -104,7 +102,7 @@ def test_adapters():
 
 
 def test_the_rewards_forward_compiles():
-    """torch.compile, with another number of rows at each call, as in training."""
+    """Under torch.compile each call may have another number of rows, as in training."""
     model, (_, packed) = make_model("llama"), make_packed()
     attach_rewards_forward(model)
     expected = model(**packed._asdict(), num_responses=5)

@@ -1,4 +1,4 @@
-"""Scoring responses and next tokens, against each response alone through the model's own logits."""
+"""Scoring responses and next tokens, against the model's own logits of each alone."""
 
 import copy
 
@@ -16,16 +16,16 @@ from pad_fast.models.scoring import next_token_logprobs, score_responses
 def test_scores_are_those_of_each_response_alone(name, dtype):
     model, (prompts, responses) = make_model(name, dtype), make_texts()
     expected = naive_rewards(model, prompts, responses)
-    assert max(flat(expected)[:3]) < -1  # the test would see a wrong head
+    assert max(flat(expected)[:3]) < -1  # so that a wrong head would show
     assert head_problem(model) is None
     for budget in (1, 64, 8192):
         rewards = score_responses(model, prompts, responses, max_tokens_per_batch=budget)
         assert [len(group) for group in rewards] == [3, 1, 0, 4]
-        # float64 buys little: every architecture takes its norms or its softmax in float32 on the way
+        # float64 gains little: every architecture has its norms or softmaxes in float32
         assert flat(rewards) == pytest.approx(
             flat(expected), abs=2e-5 if dtype == torch.float32 else 1e-5
         )
-    assert rewards[3][0] == 0.0  # the empty response
+    assert rewards[3][0] == 0.0  # an empty response
 
 
 def test_options_of_the_score():

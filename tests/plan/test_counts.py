@@ -26,7 +26,10 @@ def test_parameters(tied):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_flops(checkpointing):
-    """Two a weight and token forward, four backward, two more where activations are computed again; attention by its own sizes."""
+    """For each weight and token 2 flops forward, 4 backward, and 2 for activations computed again.
+
+    Attention's products add to them.
+    """
     config, prompt, response = setting("llama-long")
     tokens, rows, hidden = N * (prompt + response - 1), N * response, config.hidden_size
     weights = AutoModelForCausalLM.from_config(config).get_decoder().layers.parameters()
@@ -42,18 +45,16 @@ def test_flops(checkpointing):
     )
     head = 2 * rows * config.vocab_size * hidden
     products, scores, again = 2 * tokens * layers, attention, int(checkpointing)
-    # the backward of fused attention computes the scores again: five products in place of two
-    expected = (
-        products * (3 + again) + scores * (1 + 2.5 + again) + 3 * head
-    )  # whose rows all keep their scores
-    unneeded = (
-        2 * tokens * config.intermediate_size * hidden * config.num_hidden_layers
-    )  # a layer's output is not computed again
+    # fused attention's backward computes the scores again: five products instead of two
+    # three products of the head, since all rows keep their logp_grad
+    expected = products * (3 + again) + scores * (1 + 2.5 + again) + 3 * head
+    # a layer's output is not computed again
+    unneeded = 2 * tokens * config.intermediate_size * hidden * config.num_hidden_layers
     expected -= again * unneeded
     found = footprint.training_step(
         config, 1, GroupShape(prompt, response, N), TrainingOptions(checkpointing=checkpointing)
     ).flops
-    small = 0.01 * expected  # rotary angles
+    small = 0.01 * expected  # such as rotary angles
     assert abs(found - expected) < small
     scored = footprint.scoring_batch(
         config, 1, GroupShape(prompt, response, N), torch.float32, 8192
@@ -62,7 +63,7 @@ def test_flops(checkpointing):
 
 
 def test_flops_of_shared_attention():
-    """Of a shared row only those pairs count that see each other, whatever stands in for FlexAttention."""
+    """Only pairs of tokens that see each other count in a shared row."""
     config, prompt, response = setting("llama-long")
     shared = footprint.scoring_batch(
         config,
@@ -72,10 +73,8 @@ def test_flops_of_shared_attention():
         8192,
         Reading(shared=True, gpu=True),
     ).flops
-    tokens, own = (
-        896,
-        response - 1,
-    )  # 48 + 4 * 207 in blocks of 128; what fills the last is a sequence by itself
+    # 48 + 4 * 207 tokens in blocks of 128; the padding is a sequence by itself
+    tokens, own = 896, response - 1
     weights = AutoModelForCausalLM.from_config(config).get_decoder().layers.parameters()
     layers = sum(weight.numel() for weight in weights if weight.ndim == 2)
     filling = tokens - prompt - N * own

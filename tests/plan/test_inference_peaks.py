@@ -23,13 +23,13 @@ def one_thread():
 def test_peak_of_scoring(name, share):
     config, prompt, response = setting(name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    prompt, response = 4 * prompt, 4 * response  # a batch of kilobytes would be all small change
+    prompt, response = 4 * prompt, 4 * response  # large compared with what is not counted
     arguments = {
         "prompts": [[1] * prompt],
         "responses": [[[i + 1] * response for i in range(N)]],
         "share_prefix": share,
     }
-    score_responses(model, **arguments)  # looks at the head and tries the layout, once
+    score_responses(model, **arguments)  # tries the head and the layout, once
     measured, _ = allocated_peak(lambda: score_responses(model, **arguments) and (), CPU)
     found = footprint.scoring_batch(
         config, 1, GroupShape(prompt, response, N), torch.float32, 8192, Reading(shared=share)
@@ -58,7 +58,7 @@ def test_peak_of_sampling(name):
     first, last = footprint.sampling_batch(config, GroupShape(prompt, 24, N), torch.float32)
     near(max(first.peak, last.peak) - first.start, measured)
     per_token = N * 2 * 16 * 2 * 2 * 4  # keys and values of two heads of 16, two layers, float32
-    kept = (
-        min(prompt + 23, 31) + prompt + 23 if config.model_type == "gemma2" else 2 * (prompt + 23)
-    )  # a layer slides over 32
+    tokens = prompt + 23
+    # one of Gemma-2's layers has a window of 32
+    kept = min(tokens, 31) + tokens if config.model_type == "gemma2" else 2 * tokens
     assert last.start - first.start == pytest.approx(per_token * kept / 2, rel=0.01)

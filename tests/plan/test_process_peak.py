@@ -18,12 +18,12 @@ from pad_fast.plan.footprint import GroupShape, TrainingOptions
 
 
 def process_peaks() -> None:
-    """Run in a process of its own by the test below: estimates and peaks of the resident memory as JSON."""
+    """Print estimates and peaks of the resident memory as JSON; the test below runs it."""
     torch.set_num_threads(1)
     found = {}
     for name in ("llama-long", "llama-vocabulary", "gemma2-long"):
         config, prompt, response = setting(name, hidden_size=128, intermediate_size=512)
-        step(real_model(config), (2, 2, 2))  # libraries take memory for themselves at first
+        step(real_model(config), (2, 2, 2))  # libraries allocate memory at first use
         estimate = footprint.training_step(
             config,
             1,
@@ -41,7 +41,10 @@ def process_peaks() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_peak_of_the_process():
-    """glibc raises the size from which memory goes back at once when it is freed, and keeps holes below it: fixed, it does not."""
+    """The resident memory follows what is freed, once glibc's threshold is fixed.
+
+    By default glibc raises the size from which freed memory goes back at once.
+    """
     root = Path(__file__).parents[2]
     environment = {
         **os.environ,

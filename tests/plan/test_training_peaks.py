@@ -43,17 +43,20 @@ def test_peak_of_a_training_step(name, bf16, checkpointing):
 @pytest.mark.parametrize(
     ("name", "checkpointing", "limit"),
     [
-        ("llama-long", False, None), ("llama-long", True, 300), ("gemma2-long", False, 300), ("gemma2-long", True, None),
+        ("llama-long", False, None),
+        ("llama-long", True, 300),
+        ("gemma2-long", False, 300),
+        ("gemma2-long", True, None),
         ("llama-vocabulary", True, 64),
     ],
-)  # fmt: skip
+)
 def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
     config, prompt, response = setting(name)
     shape = GroupShape(2 * prompt, response, N)
     model = real_model(config, checkpointing=checkpointing)
     if limit:
         for weight in model.parameters():
-            weight.grad = torch.zeros_like(weight)  # as an earlier slice leaves them
+            weight.grad = torch.zeros_like(weight)  # left by an earlier slice
     measured, _ = allocated_peak(
         lambda: step(model, shape, layout="shared", limit=limit) or (), CPU
     )
@@ -65,7 +68,7 @@ def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
 @pytest.mark.parametrize("budget", [0, 200 * 2**20, 2**30])
 @pytest.mark.parametrize("name", ["llama-vocabulary", "gemma2-vocabulary"])
 def test_peak_under_a_budget_of_the_head(name, budget):
-    """None of the rows keeps its scores, some do, and all; more rows than a tile of the backward has."""
+    """No row, some and all rows keep their logp_grad, and they are more than one tile."""
     config, prompt, response = setting(name)
     shape = GroupShape(prompt, 16 * response, N)
     model = real_model(config, memory_budget=budget)
@@ -76,6 +79,7 @@ def test_peak_under_a_budget_of_the_head(name, budget):
 
 
 def test_what_sharing_and_slices_save():
+    """Sharing saves flops and memory; slices save memory and cost flops."""
     config, prompt, response = setting("llama-long")
     shape, how = GroupShape(4 * prompt, response, N), TrainingOptions(optimizer_bytes=0)
     alone = footprint.training_step(config, 1, shape, how)
@@ -85,7 +89,7 @@ def test_what_sharing_and_slices_save():
     )
     assert shared.flops < 0.7 * alone.flops
     assert shared.peak - shared.start < 0.8 * (alone.peak - alone.start)
-    assert sliced.flops > 1.2 * shared.flops  # one more forward, and the prompt in each slice
+    assert sliced.flops > 1.2 * shared.flops  # one more forward, and a prompt in each slice
     assert sliced.peak - sliced.start < 0.7 * (shared.peak - shared.start)
 
 
@@ -98,7 +102,7 @@ def test_what_sharing_and_slices_save():
     ],
 )
 def test_peak_of_the_trainer(name, checkpointing, micro, share, tmp_path):
-    """From the model's making to the last of two steps: weights, gradients that wait for the next micro-batch, AdamW's moments."""
+    """From the model's creation to the second step: weights, gradients and AdamW's moments."""
     config, prompt, response = setting(name, tie_word_embeddings=True)
     row = {
         "prompt_ids": [1] * prompt,
@@ -106,9 +110,17 @@ def test_peak_of_the_trainer(name, checkpointing, micro, share, tmp_path):
         "teacher_rewards": [float(i) for i in range(N)],
     }
     args = PADConfig(
-        output_dir=str(tmp_path), use_cpu=True, gradient_checkpointing=checkpointing, per_device_train_batch_size=2, max_steps=2,
-        gradient_accumulation_steps=micro, disable_tqdm=True, report_to="none", save_strategy="no", share_prefix=share,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        gradient_checkpointing=checkpointing,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        gradient_accumulation_steps=micro,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+        share_prefix=share,
+    )
 
     def train():
         PADTrainer(
@@ -132,7 +144,7 @@ def test_peak_of_the_trainer(name, checkpointing, micro, share, tmp_path):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_peak_on_a_gpu(name, checkpointing, share):
-    """As torch.cuda.max_memory_allocated has it, under bf16 autocast, with AdamW's moments in place."""
+    """Against torch.cuda.max_memory_allocated, under bf16 autocast and with AdamW's moments."""
     larger = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -161,7 +173,7 @@ def test_peak_on_a_gpu(name, checkpointing, share):
 
 @pytest.mark.parametrize("name", ["llama-long", "gemma2-long"])
 def test_slices_that_the_trainer_takes_by_itself_fit(name):
-    """The trainer's own count of the tokens that a GPU holds, against the planner's peak of as many."""
+    """As many tokens as the trainer chooses for a GPU have a peak, by the planner, that fits."""
     config, *_ = setting(name, num_hidden_layers=4, hidden_size=256, intermediate_size=1024)
     memory = 2**30
     with footprint.fake():
