@@ -1,4 +1,4 @@
-"""Tiny models of five architectures, groups of responses, and their rewards one response at a time."""
+"""Tiny models of five architectures, groups of responses, and their rewards one by one."""
 
 import copy
 
@@ -9,7 +9,6 @@ from pad_fast.models.layout import PromptGroup
 from pad_fast.models.output_head import head_problem
 
 VOCABULARY, WINDOW = 61, 6
-
 
 SMALL = {
     "vocab_size": VOCABULARY,
@@ -25,9 +24,7 @@ SMALL = {
     "rms_norm_eps": 1e-5,
 }
 
-
 LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
-
 
 CONFIGS = {
     "llama": transformers.LlamaConfig(**SMALL),
@@ -51,7 +48,7 @@ def make_model(name: str = "llama", dtype=torch.float64, **options):
 
 
 def make_groups(*sizes: tuple[int, tuple[int, ...]], seed: int = 0) -> list[PromptGroup]:
-    """Groups of a prompt's length and its responses' lengths."""
+    """Groups of random tokens; each size is a prompt's length and its responses' lengths."""
     generator = torch.Generator().manual_seed(seed)
     groups, first = [], 0
     for prompt, responses in sizes:
@@ -64,12 +61,12 @@ def make_groups(*sizes: tuple[int, tuple[int, ...]], seed: int = 0) -> list[Prom
     return groups
 
 
-# n from 2 to 16, ragged; prompts and responses of one token, and of more than a window
+# 2 to 16 responses, of one token up to more than a window
 RAGGED = ((9, (3, 1, 20)), (1, (1, 4)), (17, tuple(range(1, 17))), (5, (7, 7)))
 
 
 def alone(model, groups):
-    """Rewards in one forward pass a response, through the model's own logits and attention."""
+    """Rewards by one forward pass for each response, with the model's own logits and attention."""
     rewards = []
     for prompt, responses, _ in groups:
         for response in responses:
@@ -83,7 +80,7 @@ def alone(model, groups):
 
 
 def loss_of(rewards):
-    """Not linear, so that what one response weighs depends on all."""
+    """A loss that is not linear: the weight of a response depends on all rewards."""
     return (
         rewards.double() * torch.linspace(-1, 1.3, rewards.numel(), dtype=torch.float64)
     ).sum().tanh() + rewards.square().sum() / 20
@@ -94,15 +91,13 @@ def gradients(model):
 
 
 def checkpoint_activations(model, on: bool) -> None:
-    old = (
-        "gradient" if not hasattr(model, "activation_checkpointing_enable") else "activation"
-    )  # transformers 5.23 renamed it
-    getattr(model, f"{old}_checkpointing_{'enable' if on else 'disable'}")()
+    # transformers 5.23 renamed it
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{kind}_checkpointing_{'enable' if on else 'disable'}")()
 
 
-def assert_same(
-    found, wanted, rtol=1e-4, atol=2e-6
-):  # norms, and Gemma-2's softmax, are float32 in any model
+def assert_same(found, wanted, rtol=1e-4, atol=2e-6):
+    """Compare tensors by name. Norms, and Gemma-2's softmax, are float32 in any model."""
     for name, value in wanted.items():
         torch.testing.assert_close(
             found[name].to(value),

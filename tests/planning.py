@@ -1,4 +1,4 @@
-"""Settings, real models and real steps that the planner is held against."""
+"""Settings, models and steps that the planner is compared with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from pad_fast.training.micro_batches import micro_batched_backward
 
 CPU = torch.device("cpu")
 
-
 COMMON = {
-    "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 16, "eos_token_id": None, "bos_token_id": None, "pad_token_id": 0,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
 
-
-# architecture, vocabulary, prompt, response: activations are most of the first two, the head of the others
+# Architecture, vocabulary, tokens of a prompt and of a response. Most of the memory is activations
+# in the first two settings, and the output head in the others.
 SETTINGS = {
     "llama-long": ("llama", 512, 48, 208),
     "gemma2-long": ("gemma2", 512, 48, 208),
@@ -32,7 +38,7 @@ N, MANY = 4, 8
 
 
 def setting(name: str, **changes):
-    """(config, prompt, response)"""
+    """The config, and the tokens of a prompt and of a response."""
     kind, vocabulary, prompt, response = SETTINGS[name]
     values = {**COMMON, "vocab_size": vocabulary, **changes}
     if kind == "gemma2":
@@ -41,7 +47,7 @@ def setting(name: str, **changes):
 
 
 def near(estimate: float, measured: float, tolerance: float = 0.05) -> None:
-    """20% are promised; counted by the same allocator, the two agree to 4% here."""
+    """Users are promised 20%; by the same allocator the two agree to 4% here."""
     assert abs(estimate / measured - 1) <= tolerance, (estimate, measured)
 
 
@@ -54,7 +60,7 @@ def step(
     bf16: bool = False,
     device: torch.device = CPU,
 ) -> None:
-    """Forward and backward of one prompt, in slices of `limit` tokens."""
+    """Forward and backward of one prompt, in slices of ``limit`` tokens."""
     prompt, response, n = shape
     slices = split([PromptGroup([1] * prompt, [[1] * response] * n, range(n))], limit, layout)
 

@@ -91,13 +91,15 @@ def block_mask(layout: RowLayout, window: int | None, device: torch.device) -> A
         seen = (q >= k) & (group[q] == group[k]) & ((part[k] == 0) | (part[q] == part[k]))
         return seen if oldest is None else seen & (position[k] >= oldest[q])
 
-    masked, full = (
+    (masked_counts, masked_indices), (full_counts, full_indices) = (
         [torch.from_numpy(x).to(device)[None, None] for x in _counts_and_indices(blocks)]
         for blocks in (some & ~every, every)
     )
     return BlockMask.from_kv_blocks(
-        *masked,
-        *full,
+        masked_counts,
+        masked_indices,
+        full_counts,
+        full_indices,
         BLOCK_SIZE=BLOCK,
         mask_mod=mask_mod,
         seq_lengths=(layout.length, layout.length),

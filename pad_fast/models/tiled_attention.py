@@ -34,25 +34,26 @@ def tiled_attention(inputs: AttentionInputs) -> Tensor:
     batches, places = layout.cached((window, device), lambda: _tile_batches(layout, window, device))
     # (T, H, D), which is how projections lie in memory
     query, key, value = (x[0].transpose(0, 1) for x in (inputs.query, inputs.key, inputs.value))
+    grouped = attends_to_grouped_keys(device) and inputs.softcap is None
+    repeats = 1 if grouped else inputs.group_size
     found = []
     for batch in batches:
         q = _gather(query, batch.queries, batch.size)
-        k, v = (_gather(x, batch.keys, batch.size) for x in (key, value))
+        k, v = (_gather(x, batch.keys, batch.size, repeats) for x in (key, value))
         out = _attend(q, k, v, batch.mask, inputs)
         found.append(out.transpose(1, 2).flatten(0, 1))  # (S * Q, H, Dv)
     return torch.cat(found).index_select(0, places)[None]
 
 
-def _gather(x: Tensor, places: Tensor, size: int) -> Tensor:
-    return x.index_select(0, places).unflatten(0, (size, -1)).transpose(1, 2)  # (S, H, Q, D)
+def _gather(x: Tensor, places: Tensor, size: int, repeats: int = 1) -> Tensor:
+    """The tokens at ``places`` in S tiles (S, H, Q, D), each head ``repeats`` times."""
+    tiles = x.index_select(0, places).unflatten(0, (size, -1)).transpose(1, 2)
+    return tiles.repeat_interleave(repeats, 1) if repeats > 1 else tiles
 
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, inputs: AttentionInputs
 ) -> Tensor:
-    grouped = attends_to_grouped_keys(q.device) and inputs.softcap is None
-    if inputs.group_size > 1 and not grouped:
-        k, v = (x.repeat_interleave(inputs.group_size, 1) for x in (k, v))
     if inputs.softcap is not None:
         return _softcapped(q, k, v, mask, inputs)
     return nn.functional.scaled_dot_product_attention(
@@ -63,7 +64,7 @@ def _attend(
         dropout_p=inputs.dropout,
         is_causal=mask is None,
         scale=inputs.scale,
-        enable_gqa=grouped,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 

@@ -125,11 +125,11 @@ class GroupShape(NamedTuple):
 
     prompt: int  # tokens
     response: int  # tokens of each response
-    count: int  # responses
+    responses: int
 
     def groups(self, prompts: int) -> list[PromptGroup]:
         """Groups of this shape, for so many prompts. Fake tensors make the token ids irrelevant."""
-        n = self.count
+        n = self.responses
         return [
             PromptGroup([0] * self.prompt, [[0] * self.response] * n, range(p * n, (p + 1) * n))
             for p in range(prompts)
@@ -158,7 +158,7 @@ def training_step(
         def rewards_of(part: Sequence[PromptGroup]) -> Tensor:
             packed = _packed(part, meter, reading)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                return model(**packed._asdict(), num_responses=prompts * shape.count)
+                return model(**packed._asdict(), num_responses=prompts * shape.responses)
 
         meter.restart()
         flops = 0
@@ -188,7 +188,7 @@ def scoring_batch(
         flops = 0
         for part, times in _distinct(split(shape.groups(prompts), max_tokens, reading.layout)):
             before = meter.flops
-            packed_rewards(model, _packed(part, meter, reading), prompts * shape.count)
+            packed_rewards(model, _packed(part, meter, reading), prompts * shape.responses)
             flops += times * (meter.flops - before)
         return replace(meter.footprint(), flops=flops)
 
@@ -248,7 +248,7 @@ def sampling_batch(
 ) -> tuple[Footprint, Footprint]:
     """The pass over the prompts and the last token's, whose caches are longest, in generate().
 
-    The shape's ``count`` is the number of rows: all responses of the batch.
+    The shape's ``responses`` are all those of the batch, each with a row of its own.
     """
     prompt, response, rows = shape
     with fake() as meter, torch.no_grad():

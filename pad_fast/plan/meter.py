@@ -133,7 +133,7 @@ def _head_flops(call: Call) -> int:
 
 def _head_backward_flops(call: Call) -> int:
     """The products of both gradients, and the logits of rows that kept nothing of them."""
-    rows, kept = len(call["rows"]), len(call[_kept_name(call)])
+    rows, kept = len(call["rows"]), len(call["logp_grad"])
     gradients = call["need_hidden"] + call["need_weight"]
     return 2 * call["weight"].numel() * (rows * gradients + rows - kept)
 
@@ -143,11 +143,7 @@ def _head_workspace(call: Call) -> int:
 
 
 def _head_backward_workspace(call: Call) -> int:
-    return _cpu_workspace(call, kept=len(call[_kept_name(call)]), backward=True)
-
-
-def _kept_name(call: Call) -> str:
-    return "logp_grad" if "logp_grad" in call.arguments else "scores"
+    return _cpu_workspace(call, kept=len(call["logp_grad"]), backward=True)
 
 
 def _cpu_workspace(call: Call, *, kept: int, backward: bool) -> int:

@@ -150,8 +150,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         for name in names:
             monkeypatch.setattr(module, name, lambda *_: None)
-    for name in ("_flops", "_workspace"):
-        monkeypatch.setattr(meter, name, lambda *_: 0)
+    monkeypatch.setattr(meter.Meter, "_cost", lambda *_: (0, 0))
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -1,4 +1,4 @@
-"""What runs on a GPU: masks of blocks, FlexAttention and how often it is compiled; and a whole model under torch.compile."""
+"""FlexAttention: its masks of blocks, its results, how often it is compiled."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
 
 
 def dense(layout, window):
-    """(T, T) of what sees what, token by token."""
+    """Which token sees which (T, T), token by token."""
     seen = torch.zeros(layout.length, layout.length, dtype=torch.bool)
     for segment in layout.segments_and_padding():
         prompt = range(segment.start, segment.start + segment.prompt)
@@ -48,15 +48,15 @@ def test_block_masks(window):
     blocks = wanted.view(layout.length // BLOCK, BLOCK, -1, BLOCK)
     some, every = blocks.any(3).any(1), blocks.all(3).all(1)
 
-    def listed(counts, indices):
+    def as_matrix(counts, indices):
         found = torch.zeros_like(some)
         for row, count in enumerate(counts[0, 0].tolist()):
             found[row, indices[0, 0, row, :count].long()] = True
         return found
 
     partly, wholly = (
-        listed(mask.kv_num_blocks, mask.kv_indices),
-        listed(mask.full_kv_num_blocks, mask.full_kv_indices),
+        as_matrix(mask.kv_num_blocks, mask.kv_indices),
+        as_matrix(mask.full_kv_num_blocks, mask.full_kv_indices),
     )
     assert not (partly & wholly).any()
     assert not (wholly & ~every).any()  # the mask is not applied there
@@ -87,9 +87,11 @@ def test_flex_attention_is_that_of_the_tiles(heads, window, softcap):
 
 
 def test_flex_attention_is_compiled_once(monkeypatch):
-    """For all lengths and windows, also where the compiler is off around it, as it is around our attention; the numbers stay the same.
+    """One graph serves all lengths and windows, and gives the numbers of the tiles.
 
-    By a compiler that makes no code: what there is to find is whether one graph serves."""
+    The compiler is off around it, as it is around our attention. Its backend makes no code, since
+    only the number of graphs matters here.
+    """
     from torch._dynamo.testing import CompileCounterWithBackend
     from torch.nn.attention import flex_attention as torch_attention
 
@@ -115,27 +117,27 @@ def test_flex_attention_is_compiled_once(monkeypatch):
 
 
 def test_flex_attention_never_holds_all_scores_for_want_of_compilations(monkeypatch):
-    """Beyond its limit the compiler would call it as it is."""
+    """Beyond its limit of compilations, the compiler would run the uncompiled function."""
     from torch.nn.attention import flex_attention as torch_attention
 
     function = torch.compile(torch_attention.flex_attention, dynamic=True, backend="eager")
     monkeypatch.setattr(flex_attention_module, "_implementation", lambda compiled: function)
     layout = RowLayout([Segment(0, 200, (20, 36))], 256)
-    for heads in range(1, 11):  # more than 8
+    for heads in range(1, 11):  # more than the compiler's usual 8
         flex_attention(AttentionInputs(*torch.randn(3, 1, heads, 256, 16), layout, 0.3))
     monkeypatch.setitem(flex_attention_module.COMPILER_OPTIONS, "recompile_limit", 1)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
         flex_attention(AttentionInputs(*torch.randn(3, 1, 11, 256, 16), layout, 0.3))
 
 
-# torch.compile
-
-
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor:UserWarning"
-)  # the compiler looks at it
+)  # torch.compile reads it
 def test_a_compiled_model_shares_prompts():
-    """Our attention stays outside of the graphs, which do not see what stands where: other lengths are compiled once, then all fit."""
+    """Our attention is outside the graphs, so that they do not depend on where sequences are.
+
+    The second length is compiled as a variable, and then all lengths fit.
+    """
     from torch._dynamo.testing import CompileCounterWithBackend
 
     counter, model = CompileCounterWithBackend("eager"), make_model("gemma2", torch.float32)

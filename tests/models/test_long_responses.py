@@ -1,4 +1,4 @@
-"""64 responses of 4,096 tokens to a prompt, on a device that holds one of them."""
+"""64 responses of 4,096 tokens to a prompt train in the memory that one of them takes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from pad_fast.training.micro_batches import micro_batched_backward
 
 N, PROMPT, RESPONSE, VOCABULARY = 64, 64, 4096, 200
 CONFIG = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_position_embeddings": 8192, "initializer_range": 0.3,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 8192,
+    "initializer_range": 0.3,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +54,7 @@ def loss_of(rewards: torch.Tensor) -> torch.Tensor:
 
 
 def backward(model, group: PromptGroup, limit: int | None) -> torch.Tensor:
-    """The rewards; a response a slice under a ``limit``."""
+    """Compute the rewards and a backward; with a ``limit`` each response is a slice."""
     n = len(group.numbers)
     slices = [pack(part, "shared") for part in split([group], limit, "shared")]
     assert len(slices) == (1 if limit is None else n)
@@ -61,7 +67,7 @@ def backward(model, group: PromptGroup, limit: int | None) -> torch.Tensor:
     return rewards.detach()
 
 
-@pytest.mark.slow  # half a billion pairs of tokens, twice forward and once backward
+@pytest.mark.slow  # half a billion pairs of tokens, two forwards and a backward
 def test_64_responses_of_4096_tokens_train_where_one_fits():
     model = make_model()
     peaks = {}
@@ -71,13 +77,14 @@ def test_64_responses_of_4096_tokens_train_where_one_fits():
         peaks[n], _ = allocated_peak(
             lambda group=group: (backward(model, group, PROMPT + RESPONSE),), torch.device("cpu")
         )
-    gradients = sum(weight.nbytes for weight in model.parameters())  # of the slices before
+    # Slices after the first find the gradients of those before.
+    gradients = sum(weight.nbytes for weight in model.parameters())
     assert peaks[N] < 1.05 * (peaks[1] + gradients)
     how, shape = (
         TrainingOptions(checkpointing=False, optimizer_bytes=0),
         GroupShape(PROMPT, RESPONSE, N),
     )
-    for reading in (Reading(shared=True, gpu=True), Reading()):  # without the masks of a CPU
+    for reading in (Reading(shared=True, gpu=True), Reading()):  # neither has masks, as a GPU
         whole = footprint.training_step(model.config, 1, shape, how, reading)
         assert peaks[N] < (whole.peak - whole.start) / 40
 
@@ -93,7 +100,7 @@ def test_64_responses_one_by_one_have_the_gradient_of_all_together():
 
 
 def test_only_the_row_that_is_worked_on_keeps_its_masks():
-    """Those of 64 slices would be many times what one slice takes."""
+    """The masks of 64 slices would take many times the memory of one slice."""
     model, group = make_model(), make_group(4, 40)
     slices = [pack(part, "shared") for part in split([group], 2 * (PROMPT + 40), "shared")]
     assert len(slices) == 2

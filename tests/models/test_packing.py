@@ -1,4 +1,4 @@
-"""How prompts and responses stand in rows and slices; flash-attn's rows, and micro-batches."""
+"""Prompts and responses in rows and slices, rows for flash-attn, and micro-batches."""
 
 import itertools
 import pickle
@@ -22,19 +22,13 @@ def test_the_shared_layout():
     (a, b), (c,) = (group.responses for group in make_groups((2, (3, 1)), (1, (2,))))
     assert packed.input_ids[0].tolist()[2:4] == a[:2]
     assert packed.position_ids[0].tolist() == [0, 1, 2, 3, 0, 1]
-    assert packed.rows.tolist() == [
-        1,
-        2,
-        3,
-        1,
-        4,
-        5,
-    ]  # the prompt's last token predicts the first of both
+    # the prompt's last token predicts the first token of both responses
+    assert packed.rows.tolist() == [1, 2, 3, 1, 4, 5]
     assert packed.labels.tolist() == a + b + c
     assert packed.response_ids.tolist() == [0, 0, 0, 1, 2, 2]
     assert packed.layout.segments == (Segment(0, 2, (2, 0)), Segment(4, 1, (1,)))
-    packed.layout.cache["of a device"] = torch.zeros(1)
-    again = pickle.loads(pickle.dumps(packed))  # from a worker of the data loader
+    packed.layout.cache["a mask"] = torch.zeros(1)
+    again = pickle.loads(pickle.dumps(packed))  # as from a data loader's worker
     assert (again.layout.segments, again.layout.length, again.layout.cache) == (
         packed.layout.segments,
         6,
@@ -52,9 +46,8 @@ def test_packed_rows_have_next_to_no_padding():
     packed = pack(groups, "packed")
     assert packed.input_ids.shape == (4, 12)
     assert pack(groups, "packed", one_row=True).input_ids.shape == (1, 12 + 4 + 5 + 6 + 5 + 10)
-    assert (
-        pack(make_groups((3, (4, 4))), "packed").position_ids is None
-    )  # nothing to be had: the padded rows
+    # packing would save nothing, and the rows are padded
+    assert pack(make_groups((3, (4, 4))), "packed").position_ids is None
     assert first_fit([3, 9, 4, 6, 1]) == [[1], [3, 0], [2, 4]]
 
 
@@ -86,11 +79,8 @@ def test_buckets_are_few():
     )
 
 
-# flash-attn's packed rows
-
-
 def test_packed_rows_tell_flash_attention_where_sequences_end(monkeypatch):
-    """There is no flash-attn here: one of its name that takes its arguments, sequence by sequence."""
+    """A stand-in of flash-attn's name takes its arguments and attends to each sequence alone."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -133,9 +123,6 @@ def test_packed_rows_tell_flash_attention_where_sequences_end(monkeypatch):
         sum(len(x) * len(ys) + sum(len(y) - 1 for y in ys) for x, ys, _ in groups),
     )
     torch.testing.assert_close(packed_rewards(model, packed, 23), wanted, rtol=1e-6, atol=1e-6)
-
-
-# micro-batches
 
 
 def test_micro_batches_replay_dropout_and_ask_for_slices():

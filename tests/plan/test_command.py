@@ -1,4 +1,4 @@
-"""The planner's command: what it prints, and its advice by following it."""
+"""`pad-fast plan`: what it prints, what its estimates depend on, and that its advice helps."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_plan_as_json(world, tmp_path, capsys):
     assert all(
         phase["peak"] > 0 and phase["seconds"] > 0 for phase in said["phases"] + said["training"]
     )
-    # prompts of 5 or 6 characters and the marks of the roles: their mean is 7.0, which 3 responses of 6 share
+    # 5 or 6 characters and the marks of the roles make 7.0 tokens, shared by 3 responses of 6
     assert said["prompt_lengths"]["student"] == {"prompts": 8, "mean": 7, "longest": 7}
     assert said["sharing_saves"] == pytest.approx(3 * (7 + 6) / (7 + 3 * 6))
 
@@ -103,16 +103,14 @@ def test_bad_flags(world, tmp_path, capsys, flag, value):
 
 
 def test_following_the_advice_makes_it_fit(world, tmp_path):
-    """In a memory where the run fits only otherwise, each line of advice is taken, and the next plan fits."""
+    """In a memory that the run's settings do not fit, the next plan fits with all advice taken."""
     settings = {
         "gradient_checkpointing": False,
         "max_new_tokens": 48,
         "num_generations": 4,
         "per_device_train_batch_size": 8,
     }
-    settings["max_tokens_per_step"] = (
-        10**6
-    )  # without it the trainer would cut its batches by itself
+    settings["max_tokens_per_step"] = 10**6  # otherwise the trainer slices its batches by itself
     path = config_of(
         world, tmp_path, **settings, sample_batch_tokens=2**12, score_batch_tokens=2**12
     )
@@ -194,7 +192,7 @@ def test_times_scale(world, tmp_path, monkeypatch):
     for phase in ("sample", "choose", "train"):
         long, short = getattr(slow, phase)(), getattr(fast, phase)()
         assert long.seconds > 1.5 * short.seconds
-        assert long.peak == short.peak  # the longest responses may come all the same
+        assert long.peak == short.peak  # the peak is that of the longest responses
     faster = estimator(path, "--device_tflops", "2", "--device_bandwidth", "200")
     assert all(
         getattr(faster, phase)().seconds == pytest.approx(getattr(slow, phase)().seconds / 2)
@@ -210,7 +208,7 @@ def test_times_scale(world, tmp_path, monkeypatch):
         world, tmp_path, max_new_tokens=64, mcq_template="{query} {options}" + 200 * " x"
     )
     assert estimator(wordy).choose().seconds > 1.5 * slow.choose().seconds
-    # micro-batches of one prompt cost what one of four does; slices cost one more forward
+    # four micro-batches of one prompt cost as much as one of four; slices cost one more forward
     one = slow.train(per_device_train_batch_size=1, gradient_accumulation_steps=4)
     assert one.seconds == pytest.approx(slow.train().seconds)
     sliced = slow.train(max_tokens_per_step=71)

@@ -1,0 +1,135 @@
+"""The choice of a layout: from configs, and by a trial that notices attention that is wrong."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from groups import RAGGED, SMALL, VOCABULARY, make_groups, make_model
+from torch import nn
+
+from pad_fast.models import prefix_attention
+from pad_fast.models.layout import RowLayout, Segment
+from pad_fast.models.layout_trial import choose_layout
+
+
+def test_what_cannot_share_says_why(caplog):
+    groups = make_groups(*RAGGED)
+    mamba = transformers.MambaForCausalLM(
+        transformers.MambaConfig(
+            vocab_size=VOCABULARY, hidden_size=24, num_hidden_layers=1, state_size=4
+        )
+    )
+    bloom = transformers.BloomForCausalLM(
+        transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=24, n_layer=2, n_head=2)
+    )
+    sinks = transformers.GptOssForCausalLM(
+        transformers.GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1)
+    )
+    chunked, rotated, flash, linear = (make_model(dtype=torch.float32) for _ in range(4))
+    chunked.config.attention_chunk_size = 4
+    rotated.config.rope_parameters = {**rotated.config.rope_parameters, "mrope_section": [1, 1, 2]}
+    flash.config._attn_implementation = "flash_attention_2"
+    linear.config.layer_types = ["linear_attention", "full_attention"]
+    cases = {
+        mamba: "state from token to token",
+        bloom: "cannot share|shares no prompt",
+        sinks: "gpt_oss has attention sinks",
+        chunked: "cut into chunks",
+        rotated: "positions have several dimensions",
+        flash: "its attention is flash_attention_2",
+        linear: "layers of type linear_attention",
+    }
+    for model, message in cases.items():
+        with pytest.raises(
+            ValueError,
+            match=f"cannot share a prompt among its responses.*{message}|{message}",
+        ):
+            choose_layout(model, groups, True)
+        with caplog.at_level(logging.WARNING, "pad_fast"):
+            caplog.clear()
+            assert choose_layout(model, groups) == (
+                "packed" if model in (chunked, rotated) else "padded"
+            )
+            assert "shares no prompt among its responses" in caplog.text
+            warnings = len(caplog.records)
+            choose_layout(model, groups)
+            assert len(caplog.records) == warnings  # each problem is logged once
+    with pytest.raises(ValueError, match="share_prefix must be auto, true or false, got 'yes'"):
+        choose_layout(bloom, groups, "yes")
+    assert (
+        choose_layout(bloom, make_groups((5, (3,)), (4, (2,)))) == "padded"
+    )  # no prompt has two responses
+
+
+def leaky(inputs):
+    """Every token sees all that come before it in the row."""
+    key, value = (x.repeat_interleave(inputs.group_size, 1) for x in (inputs.key, inputs.value))
+    out = nn.functional.scaled_dot_product_attention(
+        inputs.query, key, value, is_causal=True, scale=inputs.scale
+    )
+    return out.transpose(1, 2)
+
+
+def without_gradient(inputs, own=prefix_attention.prefix_attention):
+    """Values get no gradient."""
+    return own(replace(inputs, value=inputs.value.detach()))
+
+
+def blind(inputs, own=prefix_attention.prefix_attention):
+    """Responses do not see their prompts."""
+    layout = inputs.layout
+    segments = [Segment(s.start, s.prompt, ()) for s in layout.segments]
+    segments += [
+        Segment(start, stop - start, ())
+        for s in layout.segments
+        for start, stop in s.spans()
+        if stop > start
+    ]
+    return own(replace(inputs, layout=RowLayout(sorted(segments), layout.length)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (leaky, "rewards differ by"),
+        (blind, "rewards differ by"),
+        (without_gradient, "gradients differ by"),
+    ],
+)
+def test_the_trial_sees_broken_attention(broken, message, monkeypatch):
+    model, groups = make_model(dtype=torch.float32), make_groups(*RAGGED)
+    monkeypatch.setattr(prefix_attention, "prefix_attention", broken)
+    with pytest.raises(ValueError, match=message):
+        choose_layout(model, groups, True)
+    if broken is without_gradient:
+        assert (
+            choose_layout(make_model(dtype=torch.float32), groups, True, gradients=False)
+            == "shared"
+        )
+
+
+def test_the_trial_sees_a_small_leak_in_bfloat16(monkeypatch):
+    """The comparison with each response alone would take it for rounding."""
+
+    def whispering(inputs, own=prefix_attention.prefix_attention):
+        out = own(inputs)
+        return out + 2e-2 * out.mean(1, keepdim=True)
+
+    model, groups = make_model(dtype=torch.bfloat16), make_groups(*RAGGED)
+    monkeypatch.setattr(prefix_attention, "prefix_attention", whispering)
+    with pytest.raises(ValueError, match=r"moves by .* when another one is changed|differ by"):
+        choose_layout(model, groups, True)
+
+
+def test_a_window_that_does_not_reach_the_attention_is_seen():
+    model, groups = make_model("gemma3"), make_groups(*RAGGED)
+    model.config.sliding_window = 512  # longer than the rows of the trial
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = None
+    assert choose_layout(model, groups) == "packed"
+    with pytest.raises(
+        ValueError, match="sliding window of 512 tokens does not reach its attention"
+    ):
+        choose_layout(model, groups, True)
