@@ -14,6 +14,7 @@ from .list_mle import preference_vpd
 from .sampled import preference_sampled
 from .tuning import exact_jsd_options, exact_kl_options, list_mle_options, sampled_options
 
+
 def forward(
     student: Tensor,  # (G, N) float32 or float64
     teacher: Tensor,  # (G, N), any floating dtype
