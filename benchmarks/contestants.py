@@ -137,7 +137,7 @@ def _group_loss(case: Case, inputs: Inputs) -> Tensor:
 
 def _two_steps(case: Case, inputs: Inputs) -> Call:
     import pad_fast
-    from pad_fast.linear_loss import LOSSES
+    from pad_fast.losses import preference_loss
 
     hidden, weight, labels, teacher = padded(case, inputs)
     loss, options = _loss(case)
@@ -145,7 +145,7 @@ def _two_steps(case: Case, inputs: Inputs) -> Call:
 
     def two_steps() -> Tensor:
         rewards = pad_fast.linear_response_rewards(hidden, weight, labels, **shared)
-        return LOSSES[loss](rewards.view(teacher.shape), teacher, **options).view(1)
+        return preference_loss(loss, rewards.view(teacher.shape), teacher, **options).view(1)
 
     return two_steps
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -19,21 +18,8 @@ from pad_fast.linear_logprob import memory_budget as memory_budget_module
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.linear_logprob.prompt_chunks import Groups, GroupWalk
 from pad_fast.logprob.softmax import TokenOptions
-from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.preference import op as preference_op
-
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "ppd": probabilistic_preference_loss,
-    "vpd": vanilla_preference_loss,
-}
-LOSS_OPTIONS = {  # mask and impl have their own names everywhere
-    name: tuple(
-        p.name
-        for p in signature(f).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("mask", "impl")
-    )
-    for name, f in LOSSES.items()
-}
+from pad_fast.losses import check_loss, preference_loss
+from pad_fast.preference import kinds
 
 
 def linear_preference_loss(
@@ -97,7 +83,7 @@ def _preference_loss(
     walk: Callable[..., tuple[Tensor, Tensor] | None] | None = None,
     **loss_options: Any,
 ) -> tuple[Tensor, Tensor]:
-    _check_loss(loss, loss_options)
+    check_loss(loss, loss_options)
     _check_prompts(labels, teacher_rewards, response_ids, mask)
     if shift:
         scores, labels = scores[..., :-1, :], labels[..., 1:]
@@ -138,8 +124,8 @@ def _preference_loss(
     rewards = reward_function(
         scores, labels=labels, normalize=normalize, **split, **token_options
     ).view(teacher_rewards.shape)
-    return LOSSES[loss](
-        rewards, teacher_rewards, mask=live, impl=impl, **loss_options
+    return preference_loss(
+        loss, rewards, teacher_rewards, mask=live, impl=impl, **loss_options
     ), rewards.detach()
 
 
@@ -208,8 +194,14 @@ def _walk_groups(
         return None
 
     def loss_of(rewards: Tensor, prompts: slice) -> Tensor:
-        return LOSSES[loss](
-            rewards, teacher[prompts], mask=live[prompts], reduction="none", impl=impl, **options
+        return preference_loss(
+            loss,
+            rewards,
+            teacher[prompts],
+            mask=live[prompts],
+            reduction="none",
+            impl=impl,
+            **options,
         )
 
     numbers = TokenOptions(
@@ -224,27 +216,13 @@ def _walk_groups(
 
 
 def _separable(
-    count: int, loss: str, *, reduction: str = "mean", method: str = "auto", divergence: str = "jsd",
+    count: int, loss: str, *, reduction: str = "mean", method: str = "auto", divergence: str | None = None,
     group_size: int | None = None, **_: Any,
 ) -> bool:  # fmt: skip
     """Whether a prompt's loss needs nothing of the others, and the outer gradient is one number."""
     n = count if group_size is None else min(count, group_size)
-    exact = (
-        loss == "vpd"
-        or method == "exact"
-        or (method == "auto" and n <= preference_op.AUTO_EXACT.get(divergence, 0))
-    )
+    exact = kinds.LOSSES[loss].kind(divergence).is_exact(method, n)
     return exact and reduction in ("mean", "sum")
-
-
-def _check_loss(loss: str, options: dict[str, Any]) -> None:
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-    for name in options:
-        if name not in LOSS_OPTIONS[loss]:
-            raise ValueError(
-                f"loss={loss!r} has no option {name!r}; it has {', '.join(LOSS_OPTIONS[loss])}"
-            )
 
 
 def _check_prompts(

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pad_fast import functional, validation
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
-from pad_fast.linear_loss import _check_loss, _preference_loss, linear_preference_loss
+from pad_fast.linear_loss import _preference_loss, linear_preference_loss
+from pad_fast.losses import check_loss
 
 
 class PADLoss(nn.Module):
@@ -36,7 +37,7 @@ class PADLoss(nn.Module):
         **loss_options: Any,
     ) -> None:
         super().__init__()
-        _check_loss(loss, loss_options)
+        check_loss(loss, loss_options)
         token_options = {
             "temperature": temperature,
             "softcap": softcap,

@@ -147,6 +147,8 @@ def preference_cases() -> list[Case]:
     import torch
     from pad_fast.kernels.preference import launch
 
+    from pad_fast.preference.plackett_luce import RankingOptions
+
     def case(kind: str, method: str, n: int, masked: bool) -> Callable[[str], None]:
         def go(name: str) -> None:
             live = torch.ones(2, n, dtype=torch.bool) if masked else None
@@ -156,10 +158,7 @@ def preference_cases() -> list[Case]:
                 live,
                 kind,
                 method,
-                10.0,
-                10.0,
-                256,
-                0,
+                RankingOptions(10.0, 10.0, num_samples=256, seed=0),
                 wide=name.startswith("gfx"),
             )
 

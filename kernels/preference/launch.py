@@ -1,6 +1,11 @@
-"""The launcher: one program a group (several, for vpd of more than 128 responses), value and gradient together."""
+"""The launcher of the listwise losses: value and gradient by one launch, one program a group.
+
+ListMLE of more than 128 responses takes several programs a group.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -21,59 +26,41 @@ def forward(
     live: Tensor | None,  # (G, N) bool; None: all of them
     kind: str,
     method: str,
-    beta: float,
-    teacher_beta: float,
-    num_samples: int,
-    seed: int,
+    options: Any,  # with beta, teacher_beta, num_samples and seed
     wide: bool | None = None,  # warps of 64 threads; None: as the device has them
 ) -> tuple[Tensor, Tensor]:  # (G,), (G, N)
-    """Loss of each group, 0 with fewer than two live responses, and its gradient in the student's rewards, 0 where not live.
+    """The losses of groups and their gradient in the student's rewards.
 
-    Computed in float32, or float64 for float64 students. Draws come from Philox counters, not from PyTorch's generator: the same
-    seed gives other draws than the PyTorch path, the same ones on each device, and those of a group depend on its index.
+    The loss is 0 for a group with fewer than two live responses; the gradient is 0 where not live.
+    Both are computed in float32, or in float64 for float64 students. Rankings are drawn by Philox
+    counters: a seed gives the same ones on each device, but other ones than PyTorch's generator,
+    and those of a group depend on its index.
     """
     groups, n = student.shape
-    loss, grad = (
-        student.new_empty(groups),
-        torch.empty_like(student, memory_format=torch.contiguous_format),
-    )
+    loss = student.new_empty(groups)
+    grad = torch.empty_like(student, memory_format=torch.contiguous_format)
     if groups == 0 or n < 2:
         return loss.zero_(), grad.zero_()
-    tensors = (
-        loss,
-        grad,
-        student.contiguous(),
-        teacher.contiguous(),
-        None if live is None else live.contiguous(),
-    )
-    common = {
-        "ACC": ACCUMULATORS[student.dtype],
-        "enable_fp_fusion": True,
-    }  # whatever the version's default is
+    inputs = (student.contiguous(), teacher.contiguous())
+    tensors = (loss, grad, *inputs, None if live is None else live.contiguous())
+    betas = (options.beta, options.teacher_beta)
+    # Versions of Triton have different defaults of enable_fp_fusion.
+    common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}
     wide = has_wide_warps() if wide is None else wide
     with on(student.device):
         if kind == "vpd":
-            options = list_mle_options(n, wide)
-            preference_vpd[(groups, triton.cdiv(n, options["BLOCK"]))](
-                *tensors, n, beta, **options, **common
-            )
+            common |= list_mle_options(n, wide)
+            grid = (groups, triton.cdiv(n, common["BLOCK"]))
+            preference_vpd[grid](*tensors, n, options.beta, **common)
         elif method == "sampled":
-            options = sampled_options(n, wide)
-            preference_sampled[(groups,)](
-                *tensors, n, num_samples, seed, beta, teacher_beta, KIND=kind, **options, **common
-            )
+            draws = (options.num_samples, options.seed)
+            common |= sampled_options(n, wide)
+            preference_sampled[(groups,)](*tensors, n, *draws, *betas, KIND=kind, **common)
         elif kind == "jsd":
-            preference_jsd[(groups,)](
-                *tensors,
-                *sets_and_orders(n, student.device),
-                beta,
-                teacher_beta,
-                **exact_jsd_options(n, wide),
-                **common,
-            )
+            tables = sets_and_orders(n, student.device)
+            common |= exact_jsd_options(n, wide)
+            preference_jsd[(groups,)](*tensors, *tables, *betas, **common)
         else:
-            reverse = kind == "reverse_kl"
-            preference_kl[(groups,)](
-                *tensors, beta, teacher_beta, REVERSE=reverse, **exact_kl_options(n, wide), **common
-            )
+            common |= exact_kl_options(n, wide)
+            preference_kl[(groups,)](*tensors, *betas, REVERSE=kind == "reverse_kl", **common)
     return loss, grad

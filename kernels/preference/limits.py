@@ -3,17 +3,15 @@
 The file imports nothing, so that it can be asked where Triton is not installed.
 """
 
-# JSD of 10 responses walks over 252 * 120 * 128 rankings a group, 54 times those of 8, and 11 would
-# be eleven times that. KL of 12 has 4,096 sets, 8 for each of 512 threads; with more, the numbers
-# would not stay in registers.
-EXACT = {"jsd": 10, "kl": 12, "reverse_kl": 12}
+# None: any number. JSD of 10 responses walks over 252 * 120 * 128 rankings a group, 54 times those
+# of 8, and 11 would be eleven times that. KL of 12 has 4,096 sets, 8 for each of 512 threads; with
+# more, the numbers would not stay in registers.
+EXACT = {"vpd": None, "jsd": 10, "kl": 12, "reverse_kl": 12}
 # A tile of drawn rankings holds all pairs of responses, and that of 64 responses spills on two of
 # the four architectures.
-SAMPLED = 32
+SAMPLED = {"vpd": None, "jsd": 32, "kl": 32, "reverse_kl": 32}
 
 
 def most_responses(kind: str, method: str) -> int | None:
-    """The largest group that the kernel of a loss takes; None for any number."""
-    if kind == "vpd":
-        return None
-    return EXACT[kind] if method == "exact" else SAMPLED
+    """The most responses of a group that a kernel takes; None for any number, 0 without a kernel."""
+    return (EXACT if method == "exact" else SAMPLED).get(kind, 0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.pipeline.multiple_choice import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
-from pad_fast.preference.op import check_exact
+from pad_fast.preference.kinds import LOSSES
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
@@ -220,8 +220,8 @@ class Settings:
             self.pad_config(Path("unused")),
             max(self.run.num_generations, self.run.heldout_num_generations or 0),
         )
-        if training.loss == "ppd":
-            check_exact(training.method, training.divergence, min(n, training.group_size or n))
+        kind = LOSSES[training.loss].kind(training.divergence)
+        kind.check_exact(training.method, min(n, training.group_size or n))
         if training.eval_strategy != "no":
             raise ValueError(
                 f"eval_strategy: must be no, a run evaluates every round itself, got {self.training['eval_strategy']}"

@@ -1,6 +1,7 @@
-"""The torch.library contract of the listwise losses: loss and gradient come out of one op, the backward op only scales.
+"""The torch.library contract of the listwise losses.
 
-The dispatcher sees groups (G, n), each with its own distribution over rankings; what a group is, is the caller's affair.
+One op returns the losses of groups (G, n) and their gradient; its backward only scales that. It
+computes the kinds of :mod:`pad_fast.preference.kinds`, in PyTorch or by a Triton kernel.
 """
 
 from __future__ import annotations
@@ -13,54 +14,18 @@ from torch import Tensor
 
 from pad_fast.dispatch import resolve_impl
 from pad_fast.kernels.preference.limits import most_responses
-from pad_fast.preference import exact_jsd, exact_kl, list_mle, plackett_luce, sampled
+from pad_fast.preference.kinds import Kind, all_kinds
+from pad_fast.preference.plackett_luce import RankingOptions, Result
 
-KINDS = ("vpd", "jsd", "kl", "reverse_kl")
-AUTO_EXACT = {"jsd": 8, "kl": 16, "reverse_kl": 16}  # the largest n that method="auto" enumerates
-MAX_EXACT = {
-    "jsd": 10,
-    "kl": 16,
-    "reverse_kl": 16,
-}  # and that method="exact" does: JSD of 10 is 3.6 million rankings a group
-
-_EXACT = {
-    "jsd": exact_jsd.exact_jsd,
-    "kl": exact_kl.exact_kl,
-    "reverse_kl": exact_kl.exact_reverse_kl,
-}
-_SAMPLED = {
-    "jsd": sampled.sampled_jsd,
-    "kl": sampled.sampled_kl,
-    "reverse_kl": sampled.sampled_reverse_kl,
-}
 _logger = logging.getLogger("pad_fast")
-_told: set[str] = set()  # the kinds of which it was said that they are sampled
+_warned: set[str] = set()  # names of kinds whose sampling was logged
 
 
-def check_exact(method: str, kind: str, n: int) -> None:
-    """ValueError if ``method`` is "exact" and groups of ``n`` responses have too many rankings for that."""
-    if method == "exact" and kind != "vpd" and n > MAX_EXACT[kind]:
-        raise ValueError(
-            f"method='exact' takes at most {MAX_EXACT[kind]} responses a group for divergence={kind!r}, got {n}; "
-            "set group_size, or take method='sampled'"
-        )
-
-
-def _method(method: str, kind: str, n: int) -> str:
-    """What ``method`` is for groups of ``n`` live responses; ValueError where that cannot be."""
-    check_exact(method, kind, n)
-    return (
-        ("exact" if kind == "vpd" or n <= AUTO_EXACT[kind] else "sampled")
-        if method == "auto"
-        else method
-    )
-
-
-def _tell_sampled(kind: str, n: int, num_samples: int) -> None:
-    if kind not in _told:
-        _told.add(kind)
+def _warn_sampled(kind: Kind, n: int, num_samples: int) -> None:
+    if kind.name not in _warned:
+        _warned.add(kind.name)
         text = "%s of more than %d responses (here %d) is estimated from %d sampled rankings"
-        _logger.warning(text, kind, AUTO_EXACT[kind], n, num_samples)
+        _logger.warning(text, kind.name, kind.auto_exact, n, num_samples)
 
 
 def _check_finite(name: str, rewards: Tensor, live: Tensor | None) -> None:
@@ -72,27 +37,12 @@ def _check_finite(name: str, rewards: Tensor, live: Tensor | None) -> None:
         raise ValueError(f"{name} must be finite for every live response, got {given}")
 
 
-def _dense(
-    student: Tensor,
-    teacher: Tensor,
-    kind: str,
-    method: str,
-    scales: tuple[float, float],
-    draws: tuple,
-) -> plackett_luce.Result:
-    if kind == "vpd":
-        return list_mle.vanilla(student, teacher, scales[0])
-    teacher = teacher.to(student.dtype)
-    if method == "exact":
-        return _EXACT[kind](student, teacher, *scales)
-    return _SAMPLED[kind](student, teacher, *scales, *draws)
-
-
 def _implementation(impl: str, student: Tensor, kind: str, method: str) -> str:
     most, n = most_responses(kind, method), student.shape[1]
-    why_not = (
-        f"the kernel of {method} {kind} takes at most {most} responses a group, and there are {n}"
-    )
+    why_not = f"there is no kernel of {method} {kind}"
+    if most:
+        limit = f"takes at most {most} responses a group, and there are {n}"
+        why_not = f"the kernel of {method} {kind} {limit}"
     return resolve_impl(impl, student, has_kernel=most is None or n <= most, why_not=why_not)
 
 
@@ -110,86 +60,101 @@ def preference_loss(
     check_finite: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each group (G,), 0 with fewer than two live responses, and its gradient in ``student`` (G, n), 0 where not live."""
-    n = student.shape[1]
-    # exact is asked for only where it can be; of a mask on a CPU that is seen below, by its counts
-    widest = "exact" if method == "exact" else _method(method, kind, n)
+    """The losses (G,) and their gradient (G, n) in the student's rewards.
+
+    The loss is 0 for a group with fewer than two live responses; the gradient is 0 where not live.
+    """
+    objective, n = all_kinds()[kind], student.shape[1]
+    options = RankingOptions(beta, teacher_beta, num_samples, seed)
+    if objective.sampled is None:
+        method = "exact"
+    # The method for groups without a masked response. On a CPU, where the live responses are
+    # counted, each group may still go its own way.
+    widest = "exact" if objective.is_exact(method, n) else "sampled"
     implementation = _implementation(impl, student, kind, widest)
     if check_finite:
         _check_finite("student_rewards", student, live)
         _check_finite("teacher_rewards", teacher, live)
     if method == "auto" and widest == "sampled" and (live is None or implementation == "triton"):
-        _tell_sampled(kind, n, num_samples)
-    options = (beta, teacher_beta, num_samples, seed)
-    if implementation == "triton":
-        from pad_fast.kernels.preference import launch
+        _warn_sampled(objective, n, num_samples)
+    if implementation == "torch":
+        return _by_torch(student, teacher, live, objective, method, options)
+    from pad_fast.kernels.preference import launch
 
-        if live is not None and method != widest:
-            return _both(launch.forward, student, teacher, live, kind, options)
-        return launch.forward(student, teacher, live, kind, widest, *options)
-    generator = torch.Generator(student.device).manual_seed(seed)
-    if live is None and n > 1:
-        return _dense(
-            student, teacher, kind, widest, (beta, teacher_beta), (num_samples, generator)
-        )
-    loss, grad = (
-        student.new_zeros(len(student)),
-        torch.zeros_like(student, memory_format=torch.contiguous_format),
-    )
-    if live is None:
-        return loss, grad
-    count, order = live.sum(1), _live_first(live)
-    sizes = [size for size in count.unique().tolist() if size > 1]
-    methods = [_method(method, kind, size) for size in sizes]
-    for size, chosen in zip(sizes, methods, strict=True):
-        if chosen == "sampled" != method:
-            _tell_sampled(kind, size, num_samples)
-        rows = (count == size).nonzero()
-        at = (rows, order[rows[:, 0], :size])
-        loss[rows[:, 0]], grad[at] = _dense(
-            student[at], teacher[at], kind, chosen, (beta, teacher_beta), (num_samples, generator)
-        )
-    return loss, grad
-
-
-def _live_first(live: Tensor) -> Tensor:  # (G, n) bool -> (G, n) indices
-    return (~live).long().argsort(dim=1, stable=True)  # the live ones to the front, as they were
-
-
-def _both(
-    forward: Callable[..., plackett_luce.Result],
-    student: Tensor,
-    teacher: Tensor,
-    live: Tensor,
-    kind: str,
-    options: tuple,
-):
-    """Groups with no more live responses than the exact kernel and "auto" take by that kernel, and the others by the sampling one.
-
-    Both run on all groups, those of the other masked: to choose would be to count on the host, which waits for the device.
-    """
-    most = min(AUTO_EXACT[kind], most_responses(kind, "exact") or 0)
-    few = live.sum(1, keepdim=True) <= most
-    loss, grad = forward(student, teacher, live & ~few, kind, "sampled", *options)
-    at = _live_first(live)[:, :most]
-    exact, exact_grad = forward(
-        student.gather(1, at),
-        teacher.gather(1, at),
-        live.gather(1, at) & few,
-        kind,
-        "exact",
-        *options,
-    )
-    return loss + exact, grad.scatter(1, at, torch.where(few, exact_grad, grad.gather(1, at)))
+    if live is not None and method != widest:
+        return _by_both_kernels(launch.forward, student, teacher, live, objective, options)
+    return launch.forward(student, teacher, live, kind, widest, options)
 
 
 @preference_loss.register_fake
 def _(
     student, teacher, live, kind, method, beta, teacher_beta, num_samples, seed, check_finite, impl
 ):
-    return student.new_empty(student.shape[0]), torch.empty_like(
-        student, memory_format=torch.contiguous_format
-    )
+    grad = torch.empty_like(student, memory_format=torch.contiguous_format)
+    return student.new_empty(student.shape[0]), grad
+
+
+def _by_torch(
+    student: Tensor,
+    teacher: Tensor,
+    live: Tensor | None,
+    kind: Kind,
+    method: str,
+    options: RankingOptions,
+) -> Result:
+    """The groups by their number of live responses, which decides whether "auto" is exact."""
+    generator = torch.Generator(student.device).manual_seed(options.seed)
+
+    def without_mask(student: Tensor, teacher: Tensor) -> Result:
+        if kind.sampled is None or kind.is_exact(method, student.shape[1]):
+            return kind.exact(student, teacher, options)
+        return kind.sampled(student, teacher, options, generator)
+
+    if live is None and student.shape[1] > 1:
+        return without_mask(student, teacher)
+    loss = student.new_zeros(len(student))
+    grad = torch.zeros_like(student, memory_format=torch.contiguous_format)
+    if live is None:
+        return loss, grad
+    count, order = live.sum(1), _live_first(live)
+    sizes = [size for size in count.unique().tolist() if size > 1]
+    for size in sizes:
+        kind.check_exact(method, size)
+    for size in sizes:
+        if method == "auto" and not kind.is_exact(method, size):
+            _warn_sampled(kind, size, options.num_samples)
+        rows = (count == size).nonzero()
+        at = (rows, order[rows[:, 0], :size])
+        loss[rows[:, 0]], grad[at] = without_mask(student[at], teacher[at])
+    return loss, grad
+
+
+def _live_first(live: Tensor) -> Tensor:  # (G, n) bool -> (G, n) indices
+    """An order of each group that begins with its live responses, as they were."""
+    return (~live).long().argsort(dim=1, stable=True)
+
+
+def _by_both_kernels(
+    forward: Callable[..., Result],
+    student: Tensor,
+    teacher: Tensor,
+    live: Tensor,
+    kind: Kind,
+    options: RankingOptions,
+) -> Result:
+    """Small groups by the exact kernel, and the others by the sampling one, without counting.
+
+    Small is what both the exact kernel and method="auto" take. Either kernel runs on all groups,
+    with those of the other masked: counting on the host would wait for the device.
+    """
+    limits = (kind.auto_exact, most_responses(kind.name, "exact"))
+    most = min(limit for limit in limits if limit is not None)
+    few = live.sum(1, keepdim=True) <= most
+    loss, grad = forward(student, teacher, live & ~few, kind.name, "sampled", options)
+    at = _live_first(live)[:, :most]
+    rewards = (student.gather(1, at), teacher.gather(1, at))
+    exact, exact_grad = forward(*rewards, live.gather(1, at) & few, kind.name, "exact", options)
+    return loss + exact, grad.scatter(1, at, torch.where(few, exact_grad, grad.gather(1, at)))
 
 
 @torch.library.custom_op("pad_fast::preference_loss_backward", mutates_args=())
@@ -204,7 +169,8 @@ def _(dloss, dstudent):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    # The gradient stays in the graph: were it marked as not differentiable, a second derivative would be 0 and no error.
+    # The gradient stays in the graph. Marked as not differentiable, it would have a second
+    # derivative of 0 where an error is right.
     ctx.save_for_backward(output[1])
     ctx.set_materialize_grads(False)
 

@@ -9,14 +9,12 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast.dispatch import check_impl
-from pad_fast.losses import DIVERGENCES, GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
+from pad_fast.losses import GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
 from pad_fast.models.layout import check_share_prefix
-from pad_fast.preference.op import check_exact
+from pad_fast.preference.kinds import LOSSES
 from pad_fast.validation import check_budget
 
 CHOICES = {
-    "loss": ("ppd", "vpd"),
-    "divergence": DIVERGENCES,
     "method": METHODS,
     "group_reduction": GROUP_REDUCTIONS,
     "normalize": ("mean", "sum"),
@@ -182,6 +180,9 @@ class PADConfig(TrainingArguments):
         super().__post_init__()
 
     def _check_options(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        kind = LOSSES[self.loss].kind(self.divergence)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -216,4 +217,4 @@ class PADConfig(TrainingArguments):
                         f"{name} is an option of loss='ppd', and loss is 'vpd'; got {getattr(self, name)!r}"
                     )
         elif self.group_size is not None:
-            check_exact(self.method, self.divergence, self.group_size)
+            kind.check_exact(self.method, self.group_size)

@@ -188,6 +188,7 @@ def test_few_compilations():
 COUNT_PREFERENCE = """
 import torch
 from pad_fast.kernels.preference import launch
+from pad_fast.preference.plackett_luce import RankingOptions
 from tools.kernel_resources import only_compile
 
 def go(kernels, *jobs, groups=(1, 5, 512), masked=False, dtype=torch.float32):
@@ -197,7 +198,7 @@ def go(kernels, *jobs, groups=(1, 5, 512), masked=False, dtype=torch.float32):
             for beta, samples, seed in ((10.0, 256, 0), (0.5, 16, 2**40), (1.0, 8, 1)):
                 x = torch.zeros(g * n + 1, dtype=dtype)
                 live = torch.ones(g, n, dtype=torch.bool) if masked else None
-                launch.forward(x[g % 2 :][: g * n].view(g, n), x[:-1].view(g, n), live, kind, method, beta, beta, samples, seed)
+                launch.forward(x[g % 2 :][: g * n].view(g, n), x[:-1].view(g, n), live, kind, method, RankingOptions(beta, beta, samples, seed))
     print(len(kernels) - before)
 
 with only_compile("sm_90") as kernels:

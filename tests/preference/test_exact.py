@@ -8,20 +8,38 @@ import oracles
 import pytest
 import torch
 
-from pad_fast.preference import exact_jsd, exact_kl, list_mle, plackett_luce
-from pad_fast.preference import sampled as sampled_module
+from pad_fast.preference import kinds, plackett_luce
+from pad_fast.preference.plackett_luce import RankingOptions
 
-EXACT = {
-    "jsd": exact_jsd.exact_jsd,
-    "kl": exact_kl.exact_kl,
-    "reverse_kl": exact_kl.exact_reverse_kl,
-}
-SAMPLED = {
-    "jsd": sampled_module.sampled_jsd,
-    "kl": sampled_module.sampled_kl,
-    "reverse_kl": sampled_module.sampled_reverse_kl,
-}
-KINDS = list(EXACT)
+KINDS = ["jsd", "kl", "reverse_kl"]
+
+
+def exact(
+    kind: str,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    beta: float = 10.0,
+    teacher_beta: float | None = None,
+) -> plackett_luce.Result:
+    options = RankingOptions(beta, beta if teacher_beta is None else teacher_beta)
+    return kinds.all_kinds()[kind].exact(student, teacher, options)
+
+
+def sampled(
+    kind: str,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    beta: float = 10.0,
+    teacher_beta: float | None = None,
+    *,
+    num: int,
+    seed: int = 0,
+) -> plackett_luce.Result:
+    teacher_beta = beta if teacher_beta is None else teacher_beta
+    options = RankingOptions(beta, teacher_beta, num_samples=num)
+    estimate = kinds.all_kinds()[kind].sampled
+    assert estimate is not None
+    return estimate(student, teacher, options, seeded(seed))
 
 
 def rewards(
@@ -47,11 +65,11 @@ def assert_near(
 @pytest.mark.parametrize(
     "n", [2, 3, 4, 5, 6, 7]
 )  # both parities of the halves; one response a half
-@pytest.mark.parametrize("betas", [(10.0, 10.0), (3.0, 7.0)])
+@pytest.mark.parametrize("betas", [(), (3.0, 7.0)])
 def test_exact_equals_enumeration(kind: str, n: int, betas: tuple[float, float]) -> None:
     student, teacher = rewards(3, n, seed=n)
     assert_near(
-        EXACT[kind](student, teacher, *betas),
+        exact(kind, student, teacher, *betas),
         oracles.value_and_gradient(student, teacher, kind, *betas),
     )
 
@@ -60,14 +78,14 @@ def test_exact_equals_enumeration(kind: str, n: int, betas: tuple[float, float])
 def test_exact_equals_enumeration_of_eight(kind: str) -> None:
     student, teacher = rewards(1, 8)
     assert_near(
-        EXACT[kind](student, teacher, 10.0, 10.0),
+        exact(kind, student, teacher),
         oracles.value_and_gradient(student, teacher, kind),
     )
 
 
 def test_exact_jsd_of_nine_equals_enumeration() -> None:
     student, teacher = rewards(1, 9)
-    loss, _ = exact_jsd.exact_jsd(student, teacher, 10.0, 10.0)
+    loss, _ = exact("jsd", student, teacher)
     torch.testing.assert_close(
         loss, oracles.preference_loss(student, teacher, "jsd"), rtol=1e-12, atol=0
     )
@@ -87,9 +105,9 @@ def test_far_apart_blocks_split(kind: str, n: int) -> None:
         student[:, first:] = teacher[:, first:] * 2 / 3
     mixed = torch.randperm(n, generator=seeded(1))
     lowered = torch.where(torch.arange(n) < first, 0.0, -1e3)
-    loss, grad = EXACT[kind]((student + lowered)[:, mixed], (teacher + lowered)[:, mixed], 3.0, 2.0)
-    loss_first, grad_first = EXACT[kind](student[:, :first], teacher[:, :first], 3.0, 2.0)
-    loss_rest, grad_rest = EXACT[kind](student[:, first:], teacher[:, first:], 3.0, 2.0)
+    loss, grad = exact(kind, (student + lowered)[:, mixed], (teacher + lowered)[:, mixed], 3.0, 2.0)
+    loss_first, grad_first = exact(kind, student[:, :first], teacher[:, :first], 3.0, 2.0)
+    loss_rest, grad_rest = exact(kind, student[:, first:], teacher[:, first:], 3.0, 2.0)
     expected = torch.cat([grad_first, grad_rest], 1)[:, mixed]
     assert_near((loss, grad), (loss_first + loss_rest, expected), 1e-9)  # -1e3 costs three digits
 
@@ -103,7 +121,7 @@ def test_exact_equals_an_integral_over_exponential_clocks(kind: str, n: int) -> 
     leaf = student[0].clone().requires_grad_()
     loss = oracles.by_clocks(leaf, teacher[0], kind, 6.0, 4.0)
     (grad,) = torch.autograd.grad(loss, leaf)
-    assert_near(EXACT[kind](student, teacher, 6.0, 4.0), (loss.detach()[None], grad[None]), 1e-9)
+    assert_near(exact(kind, student, teacher, 6.0, 4.0), (loss.detach()[None], grad[None]), 1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,14 +130,14 @@ def test_float32_is_as_good_as_enumeration_in_float32(kind: str, spread: float) 
     student, teacher = rewards(16, 5, spread=spread, dtype=torch.float32)
     truth = oracles.value_and_gradient(student.double(), teacher.double(), kind)
     ours, eager = (
-        EXACT[kind](student, teacher, 10.0, 10.0),
+        exact(kind, student, teacher),
         oracles.value_and_gradient(student, teacher, kind),
     )
-    for value, plain, exact in zip(ours, eager, truth, strict=True):
+    for value, plain, true in zip(ours, eager, truth, strict=True):
         assert value.dtype == torch.float32
         error, allowed = (
-            (value - exact).abs().max(),
-            (plain - exact).abs().max() + 1e-6 * exact.abs().max().clamp(min=1),
+            (value - true).abs().max(),
+            (plain - true).abs().max() + 1e-6 * true.abs().max().clamp(min=1),
         )
         assert error <= allowed
 
@@ -131,9 +149,9 @@ def test_extreme_rewards_equal_enumeration(kind: str, beta: float) -> None:
     teacher[:4, 1] = teacher[:4, 0]  # ties
     student[2:6, 2] = student[2:6, 3]
     loss, grad = (
-        list_mle.vanilla(student, teacher, beta)
+        exact("vpd", student, teacher, beta)
         if kind == "vpd"
-        else EXACT[kind](student, teacher, beta, beta)
+        else exact(kind, student, teacher, beta, beta)
     )
     expected, expected_grad = oracles.value_and_gradient(student, teacher, kind, beta)
     rounding = {
@@ -154,13 +172,13 @@ def test_extreme_rewards_stay_finite_and_in_bounds(
     teacher[:8, 1] = teacher[:8, 0]  # ties
     student[4:12, 2] = student[4:12, 4]
     for kind in KINDS:
-        sampled = SAMPLED[kind](student, teacher, beta, beta, 16, seeded())
-        for loss, grad in (EXACT[kind](student, teacher, beta, beta), sampled):
+        estimated = sampled(kind, student, teacher, beta, num=16)
+        for loss, grad in (exact(kind, student, teacher, beta, beta), estimated):
             assert loss.isfinite().all()
             assert grad.isfinite().all()
             assert (loss >= 0).all()
             assert kind != "jsd" or (loss <= math.log(2) + 1e-7).all()
-    loss, grad = list_mle.vanilla(student, teacher, beta)
+    loss, grad = exact("vpd", student, teacher, beta)
     assert loss.isfinite().all()
     assert grad.isfinite().all()
     assert (loss >= 0).all()
@@ -169,8 +187,8 @@ def test_extreme_rewards_stay_finite_and_in_bounds(
 def test_opposite_certain_rankings_reach_ln_2() -> None:
     student = torch.tensor([[0.0, 1e3, 2e3, 3e3]])
     for jsd in (
-        exact_jsd.exact_jsd(student, -student, 10.0, 10.0),
-        sampled_module.sampled_jsd(student, -student, 10.0, 10.0, 8, seeded()),
+        exact("jsd", student, -student),
+        sampled("jsd", student, -student, num=8),
     ):
         torch.testing.assert_close(jsd[0], torch.tensor([math.log(2)]))
         assert not jsd[1].any()
@@ -181,18 +199,18 @@ def test_opposite_certain_rankings_reach_ln_2() -> None:
 def test_equal_distributions_lose_nothing(kind: str, n: int) -> None:
     _, teacher = rewards(3, n)
     nothing = (torch.zeros(3, dtype=torch.float64), torch.zeros_like(teacher))
-    assert_near(EXACT[kind](teacher + 5, teacher, 10.0, 10.0), nothing, 1e-13)
-    assert_near(SAMPLED[kind](teacher + 5, teacher, 10.0, 10.0, 8, seeded()), nothing, 1e-13)
+    assert_near(exact(kind, teacher + 5, teacher), nothing, 1e-13)
+    assert_near(sampled(kind, teacher + 5, teacher, num=8), nothing, 1e-13)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shift_permutation_and_scale(kind: str) -> None:
     student, teacher = rewards(4, 7)
-    loss, grad = EXACT[kind](student, teacher, 4.0, 2.0)
-    assert_near(EXACT[kind](student - 3, teacher + 11, 4.0, 2.0), (loss, grad))
+    loss, grad = exact(kind, student, teacher, 4.0, 2.0)
+    assert_near(exact(kind, student - 3, teacher + 11, 4.0, 2.0), (loss, grad))
     order = torch.randperm(7, generator=seeded())
-    assert_near(EXACT[kind](student[:, order], teacher[:, order], 4.0, 2.0), (loss, grad[:, order]))
-    assert_near(EXACT[kind](4 * student, 2 * teacher, 1.0, 1.0), (loss, grad / 4))
+    assert_near(exact(kind, student[:, order], teacher[:, order], 4.0, 2.0), (loss, grad[:, order]))
+    assert_near(exact(kind, 4 * student, 2 * teacher, 1.0, 1.0), (loss, grad / 4))
     assert_near(
         (grad.sum(1), loss), (torch.zeros(4, dtype=torch.float64), loss)
     )  # a shift of the student's rewards changes nothing
@@ -202,24 +220,24 @@ def test_shift_permutation_and_scale(kind: str) -> None:
 @pytest.mark.parametrize("n", [4, 7])
 def test_prompts_do_not_see_each_other(kind: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = rewards(9, n)
-    whole = EXACT[kind](student, teacher, 10.0, 10.0)
-    alone = [EXACT[kind](student[i : i + 1], teacher[i : i + 1], 10.0, 10.0) for i in range(9)]
+    whole = exact(kind, student, teacher)
+    alone = [exact(kind, student[i : i + 1], teacher[i : i + 1]) for i in range(9)]
     assert_near(
         (torch.cat([loss for loss, _ in alone]), torch.cat([grad for _, grad in alone])), whole
     )
     monkeypatch.setattr(
-        plackett_luce, "BLOCK", 4 * n * 2 ** (n - 1)
+        plackett_luce, "CPU_BLOCK", 4 * n * 2 ** (n - 1)
     )  # blocks of several prompts, the last one short
-    assert_near(EXACT[kind](student, teacher, 10.0, 10.0), whole)
+    assert_near(exact(kind, student, teacher), whole)
 
 
 def test_vanilla_shift_permutation_and_company() -> None:
     student, teacher = rewards(4, 7)
-    loss, grad = list_mle.vanilla(student, teacher, 4.0)
-    assert_near(list_mle.vanilla(student - 3, teacher + 11, 4.0), (loss, grad))
+    loss, grad = exact("vpd", student, teacher, 4.0)
+    assert_near(exact("vpd", student - 3, teacher + 11, 4.0), (loss, grad))
     order = torch.randperm(7, generator=seeded())
-    assert_near(list_mle.vanilla(student[:, order], teacher[:, order], 4.0), (loss, grad[:, order]))
-    assert_near(list_mle.vanilla(student[2:3], teacher[2:3], 4.0), (loss[2:3], grad[2:3]), 0)
+    assert_near(exact("vpd", student[:, order], teacher[:, order], 4.0), (loss, grad[:, order]))
+    assert_near(exact("vpd", student[2:3], teacher[2:3], 4.0), (loss[2:3], grad[2:3]), 0)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 40])
@@ -227,15 +245,15 @@ def test_vanilla_equals_listmle(n: int) -> None:
     student, teacher = rewards(4, n)
     teacher[1] = teacher[1].round(decimals=0)  # ties
     assert_near(
-        list_mle.vanilla(student, teacher, 10.0),
+        exact("vpd", student, teacher, 10.0),
         oracles.value_and_gradient(student, teacher, "vpd"),
     )
 
 
 def test_vanilla_breaks_ties_by_index() -> None:
     student = torch.tensor([[0.3, 0.1, 0.2]])
-    tied = list_mle.vanilla(student, torch.zeros(1, 3), 1.0)
-    assert_near(tied, list_mle.vanilla(student, torch.tensor([[3.0, 2.0, 1.0]]), 1.0), 0)
+    tied = exact("vpd", student, torch.zeros(1, 3), 1.0)
+    assert_near(tied, exact("vpd", student, torch.tensor([[3.0, 2.0, 1.0]]), 1.0), 0)
 
 
 def assert_unbiased(draws: torch.Tensor, expected: torch.Tensor) -> None:
@@ -253,10 +271,16 @@ def assert_unbiased(draws: torch.Tensor, expected: torch.Tensor) -> None:
 def test_sampled_is_unbiased(kind: str, n: int, num_samples: int, spread: float) -> None:
     copies = 20_000  # of one prompt: as many independent estimates in one call
     student, teacher = rewards(1, n, seed=3, spread=spread)
-    loss, grad = SAMPLED[kind](
-        student.expand(copies, n), teacher.expand(copies, n), 10.0, 8.0, num_samples, seeded(7)
+    loss, grad = sampled(
+        kind,
+        student.expand(copies, n),
+        teacher.expand(copies, n),
+        10.0,
+        8.0,
+        num=num_samples,
+        seed=7,
     )
-    exact_loss, exact_grad = EXACT[kind](student, teacher, 10.0, 8.0)
+    exact_loss, exact_grad = exact(kind, student, teacher, 10.0, 8.0)
     assert_unbiased(loss[:, None], exact_loss)
     assert_unbiased(grad, exact_grad[0])
 
@@ -264,10 +288,8 @@ def test_sampled_is_unbiased(kind: str, n: int, num_samples: int, spread: float)
 @pytest.mark.parametrize(("kind", "n"), [("kl", 14), ("reverse_kl", 14), ("jsd", 10)])
 def test_many_draws_meet_the_exact_value(kind: str, n: int) -> None:
     student, teacher = rewards(1, n, spread=0.05)
-    loss, grad = SAMPLED[kind](
-        student.expand(8, n), teacher.expand(8, n), 10.0, 10.0, 20_000, seeded()
-    )
-    exact_loss, exact_grad = EXACT[kind](student, teacher, 10.0, 10.0)
+    loss, grad = sampled(kind, student.expand(8, n), teacher.expand(8, n), num=20_000)
+    exact_loss, exact_grad = exact(kind, student, teacher)
     torch.testing.assert_close(loss.mean(0, keepdim=True), exact_loss, rtol=0.02, atol=0)
     assert (grad.mean(0) - exact_grad).norm() < 0.02 * exact_grad.norm()
 
@@ -276,9 +298,7 @@ def test_many_draws_meet_the_exact_value(kind: str, n: int) -> None:
 def test_draws_repeat_by_seed_and_differ_between_prompts(kind: str) -> None:
     student, teacher = rewards(1, 6)
     student, teacher = student.expand(2, 6), teacher.expand(2, 6)
-    one, again, other = (
-        SAMPLED[kind](student, teacher, 10.0, 10.0, 16, seeded(s)) for s in (1, 1, 2)
-    )
+    one, again, other = (sampled(kind, student, teacher, num=16, seed=s) for s in (1, 1, 2))
     assert_near(one, again, 0)
     assert (one[0] != other[0]).all()
     assert one[0][0] != one[0][1]
@@ -287,7 +307,7 @@ def test_draws_repeat_by_seed_and_differ_between_prompts(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_sixty_four_responses(kind: str) -> None:
     student, teacher = rewards(2, 64, dtype=torch.float32)
-    loss, grad = SAMPLED[kind](student, teacher, 10.0, 10.0, 64, seeded())
+    loss, grad = sampled(kind, student, teacher, num=64)
     assert loss.isfinite().all()
     assert (loss > 0).all()
     assert grad.isfinite().all()

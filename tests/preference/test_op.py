@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from listwise import KINDS, gradient, preference_loss, rewards
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+from pad_fast.preference import kinds
 from pad_fast.preference import op as preference_op
 
 NAN = float("nan")
@@ -23,7 +25,7 @@ NAN = float("nan")
 def test_auto_is_exact_up_to_a_limit_and_says_once_where_it_is_not(
     kind: str, exact: int, sampled: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    preference_op._told.clear()
+    preference_op._warned.clear()
     student, teacher = rewards(1, sampled, dtype=torch.float32)
     with caplog.at_level(logging.WARNING, "pad_fast"):
         some = preference_loss(kind, student[:, :exact], teacher[:, :exact], num_samples=8)
@@ -63,7 +65,9 @@ def test_auto_counts_the_live_and_not_the_width(
         impl == "triton"
     ):  # small, as the interpreter is slow; the KLs' kernel takes fewer than PyTorch
         width, most = 6, 4
-        monkeypatch.setitem(preference_op.AUTO_EXACT, kind, 4 if kind == "jsd" else 5)
+        ppd = kinds.LOSSES["ppd"]
+        narrow = replace(ppd.kind(kind), auto_exact=4 if kind == "jsd" else 5)
+        monkeypatch.setitem(kinds.LOSSES, "ppd", replace(ppd, kinds=(narrow,)))
         monkeypatch.setattr(
             preference_op,
             "most_responses",
