@@ -204,11 +204,11 @@ def _pull(s, members, remaining, carried, live, columns, N: tl.constexpr, K: tl.
     ]
 )
 def preference_jsd(
-    loss_ptr,  # (P,)
-    grad_ptr,  # (P, N), of the student's rewards
-    student_ptr,  # (P, N)
-    teacher_ptr,  # (P, N)
-    live_ptr,  # (P, N) bool, or None
+    loss_ptr,  # (G,)
+    grad_ptr,  # (G, N), of the student's rewards
+    student_ptr,  # (G, N)
+    teacher_ptr,  # (G, N)
+    live_ptr,  # (G, N) bool, or None
     sets_ptr,  # (SETS,) int64: N responses in 4 bits each, the K first ones and the rest
     first_ptr,  # (K, FIRST), the orders of the first
     rest_ptr,  # (N - K, REST), the orders of the rest

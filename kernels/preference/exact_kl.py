@@ -118,11 +118,11 @@ def _divergence_ahead(x, log_total, step, sets, N: tl.constexpr):
     ]
 )
 def preference_kl(
-    loss_ptr,  # (P,)
-    grad_ptr,  # (P, N), of the student's rewards
-    student_ptr,  # (P, N)
-    teacher_ptr,  # (P, N)
-    live_ptr,  # (P, N) bool, or None
+    loss_ptr,  # (G,)
+    grad_ptr,  # (G, N), of the student's rewards
+    student_ptr,  # (G, N)
+    teacher_ptr,  # (G, N)
+    live_ptr,  # (G, N) bool, or None
     beta: tl.float64,
     teacher_beta: tl.float64,
     N: tl.constexpr,

@@ -13,5 +13,5 @@ SAMPLED = {"vpd": None, "jsd": 32, "kl": 32, "reverse_kl": 32}
 
 
 def most_responses(kind: str, method: str) -> int | None:
-    """The most responses of a group that a kernel takes; None for any number, 0 without a kernel."""
+    """The most responses that a kernel takes: None for any number, 0 where there is no kernel."""
     return (EXACT if method == "exact" else SAMPLED).get(kind, 0)

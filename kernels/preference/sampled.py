@@ -191,11 +191,11 @@ def _scaled_rewards(rewards_ptr, places, live, beta):
     ],
 )
 def preference_sampled(
-    loss_ptr,  # (P,)
-    grad_ptr,  # (P, N), of the student's rewards
-    student_ptr,  # (P, N)
-    teacher_ptr,  # (P, N)
-    live_ptr,  # (P, N) bool, or None
+    loss_ptr,  # (G,)
+    grad_ptr,  # (G, N), of the student's rewards
+    student_ptr,  # (G, N)
+    teacher_ptr,  # (G, N)
+    live_ptr,  # (G, N) bool, or None
     responses,
     samples,
     seed: tl.int64,
