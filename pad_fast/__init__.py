@@ -1,6 +1,7 @@
 """pad-fast: preference-aligned distillation of language models (PAD, arXiv 2502.14272).
 
-Every name is loaded when it is first used: importing the package loads nothing, and the losses load torch alone.
+Every name is loaded when it is first used: importing the package loads nothing, and using the
+losses loads torch alone.
 """
 
 from importlib import import_module

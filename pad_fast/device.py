@@ -1,16 +1,17 @@
-"""What a device is and can do. Every other module asks here, so that a new accelerator is a change of this file.
+"""What a device is and can do. All other modules ask here: a new accelerator changes this file.
 
-``kernels/common/device.py`` is its counterpart for what only launchers ask: architectures, registers, multiprocessors.
+``kernels/common/device.py`` answers what only launchers ask: architectures, multiprocessors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 _planned_memory: ContextVar[int | None] = ContextVar("planned_memory", default=None)
 
@@ -35,13 +36,23 @@ def waits_for_values(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def can_read_values(tensor: Tensor) -> bool:
+    """Whether the tensor has values that the host can look at, waiting for them if need be.
+
+    A tensor that torch.compile traces has none, nor has a fake or meta tensor.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
 def has_float64(device: torch.device) -> bool:
     """Whether the device computes in float64. Apple's GPUs do not."""
     return device.type != "mps"
 
 
 def multiplies_into_float32(tensor: Tensor) -> bool:
-    """Whether matrix products of 16-bit factors on this tensor's device can be kept in float32 (``out_dtype``).
+    """Whether the device keeps products of 16-bit matrices in float32 (``out_dtype``).
 
     CPUs refuse ``out_dtype``, and ROCm builds of PyTorch vary.
     """
@@ -57,7 +68,7 @@ def attends_to_grouped_keys(device: torch.device) -> bool:
 
 
 def total_memory(device: torch.device) -> int | None:
-    """Bytes of a GPU's memory, or of the GPU that is planned for (see :func:`planning_for`); None for a CPU."""
+    """Bytes of a GPU's memory; None for a CPU. :func:`planning_for` replaces the answer."""
     planned = _planned_memory.get()
     if planned is not None:
         return planned
@@ -66,7 +77,7 @@ def total_memory(device: torch.device) -> int | None:
 
 @contextmanager
 def planning_for(memory: int | None) -> Iterator[None]:
-    """Inside, :func:`total_memory` answers ``memory`` bytes for every device; None changes nothing."""
+    """Make :func:`total_memory` answer ``memory`` bytes for every device; None changes nothing."""
     token = _planned_memory.set(memory)
     try:
         yield

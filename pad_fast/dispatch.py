@@ -1,17 +1,22 @@
-"""Which implementation runs an operation: chosen by hand, by the environment, or by the device."""
+"""Which implementation runs an operation, "torch" or "triton".
+
+A call can name it by ``impl``, and the environment by ``PAD_FAST_IMPL`` for all calls that leave
+``impl`` at "auto". Otherwise the device decides: Triton on a GPU, PyTorch elsewhere.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 
-import torch
+from torch import Tensor
+
+from pad_fast.device import runs_kernels
 
 IMPLS = ("auto", "torch", "triton")
 ENVIRONMENT_VARIABLE = "PAD_FAST_IMPL"
-HAS_TRITON = (
-    importlib.util.find_spec("triton") is not None
-)  # found, not imported; torch.compile takes it as a constant
+# The package is looked for and not imported. torch.compile takes this as a constant.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def check_impl(impl: str) -> None:
@@ -22,34 +27,45 @@ def check_impl(impl: str) -> None:
 
 def resolve_impl(
     impl: str,
-    tensor: torch.Tensor,
+    tensor: Tensor,
     *,
     has_kernel: bool = True,
     why_not: str = "this operation has no Triton kernel",
 ) -> str:
-    """The implementation, "torch" or "triton", that an operation on ``tensor`` takes.
+    """The implementation that an operation on ``tensor`` takes, "torch" or "triton".
 
-    "auto" asks ``PAD_FAST_IMPL``; if that is unset, empty or "auto" too, CUDA tensors take Triton where the operation has a kernel and
-    all else takes PyTorch. An implementation that was asked for by name, either way, is taken or raises: nothing falls back.
-    ``why_not`` says why there is no kernel for this call.
+    Args:
+        impl: "auto", "torch" or "triton".
+        tensor: any input of the operation.
+        has_kernel: whether Triton can run this call.
+        why_not: the reason where it cannot, for the error.
+
+    Raises:
+        ValueError: an implementation that was asked for by name, by ``impl`` or the environment,
+            cannot run. Nothing falls back.
+
+    Example:
+        >>> import torch
+        >>> resolve_impl("torch", torch.zeros(1))
+        'torch'
     """
     check_impl(impl)
     asked = impl if impl != "auto" else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     if asked not in IMPLS:
         raise ValueError(f"{ENVIRONMENT_VARIABLE} must be one of {', '.join(IMPLS)}, got {asked!r}")
     if asked == "auto":
-        return "triton" if has_kernel and tensor.is_cuda and HAS_TRITON else "torch"
+        return "triton" if has_kernel and runs_kernels(tensor) and HAS_TRITON else "torch"
     if asked == "triton":
         _require_triton(tensor, has_kernel, why_not)
     return asked
 
 
-def _require_triton(tensor: torch.Tensor, has_kernel: bool, why_not: str) -> None:
+def _require_triton(tensor: Tensor, has_kernel: bool, why_not: str) -> None:
     if not has_kernel:
         raise ValueError(f'impl="triton" was asked for, but {why_not}; use impl="auto" or "torch"')
     if not HAS_TRITON:
         raise ValueError('impl="triton" was asked for, but the triton package is not installed')
-    if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+    if not runs_kernels(tensor) and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f'impl="triton" needs a CUDA tensor (or TRITON_INTERPRET=1), got one on {tensor.device}'
         )

@@ -1,25 +1,26 @@
-"""The losses from logits or hidden states: drop-in modules, and the function under them.
+"""The listwise loss from hidden states and the output head.
 
-R = P * N responses stand prompt by prompt: response i of prompt p is row p * N + i of padded scores (R, T, ...), or has that number
-in the ``response_ids`` (M,) of packed scores (M, ...).
+A call is checked once and becomes a :class:`Problem`. It is solved by steps, rewards and then the
+loss, or by chunks, whole prompts one after another with their gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pad_fast import functional, validation
-from pad_fast.linear_logprob import memory_budget as memory_budget_module
+from pad_fast import validation
+from pad_fast.device import can_read_values, no_autocast
+from pad_fast.linear_logprob import inputs as linear_inputs
+from pad_fast.linear_logprob import memory_budget as budgets
+from pad_fast.linear_logprob.inputs import LinearInputs
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
-from pad_fast.linear_logprob.prompt_chunks import Groups, GroupWalk
-from pad_fast.logprob.softmax import TokenOptions
-from pad_fast.losses import check_loss, preference_loss
-from pad_fast.preference import kinds
+from pad_fast.linear_logprob.prompt_chunks import Chunk, ChunkedHead, PromptRows
+from pad_fast.logprob import response_op
+from pad_fast.loss_inputs import LossSettings, Preferences
 
 
 def linear_preference_loss(
@@ -35,207 +36,182 @@ def linear_preference_loss(
     memory_budget: MemoryBudget = "auto",
     **options: Any,
 ) -> tuple[Tensor, Tensor]:  # () or, with reduction="none", (P,); (P, N)
-    """The listwise loss of a student's hidden states and output head, and the rewards (P, N) that it saw, detached.
+    """The listwise loss of a student's hidden states, and the rewards that it was computed from.
 
-    In two lines: ``rewards = linear_response_rewards(hidden, weight, labels, ...)``, then
-    ``probabilistic_preference_loss(rewards.view(P, N), teacher_rewards, ...)``. ``mask`` is True for live responses; one without
-    tokens is never live. ``options`` are those of :class:`LinearPADLoss`.
+    It is what these two lines compute::
 
-    Where ``memory_budget`` has no room for the scores of all rows (see :func:`linear_token_logprobs`), whole prompts are done one
-    chunk after another, gradients included, in the forward: 3 products still, with the scores of as many prompts as have room. Beside
-    the budget that takes the weight's gradient once more, in float32. It equals the two lines but for rounding, and waits for the
-    device twice, for rows and their numbers. The two lines themselves are taken where the budget has no room for the largest prompt, or
-    for the rows of one product: rows are then computed again (4 products). So they are for ``reduction="none"``, whose upstream gradient
-    is one number a prompt, for sampled rankings, whose draws belong to the whole batch, in float16, whose loss scaling comes from
-    outside, without a gradient of the head, and under torch.compile.
+        rewards = linear_response_rewards(hidden, weight, labels).view(P, N)
+        loss = probabilistic_preference_loss(rewards, teacher_rewards)
 
-    Raises ValueError where R is not P * N, for an option that doesn't exist, and as those two functions do.
+    Args:
+        hidden, weight, labels, bias, response_ids: as in :func:`linear_response_rewards`, with
+            R = P * N responses prompt by prompt.
+        teacher_rewards: (P, N), in nats per token.
+        mask: (P, N), True for live responses; one without tokens is never live.
+        live_rows, memory_budget: as in :func:`linear_token_logprobs`.
+        options: those of :class:`PADLoss`.
+
+    Returns:
+        The loss, in nats, and the rewards (P, N), detached.
+
+    Raises:
+        ValueError: R is not P * N; an unknown option; as the two functions above.
+
+    Example:
+        >>> import torch
+        >>> hidden, weight, labels = torch.ones(2, 3, 4), torch.zeros(8, 4), torch.ones(2, 3).long()
+        >>> linear_preference_loss(hidden, weight, labels, torch.tensor([[0.0, 1.0]]), loss="vpd")
+        (tensor(0.6931), tensor([[-2.0794, -2.0794]]))
+
+    Notes:
+        Where the budget has no room for all logits, whole prompts are done one chunk after another,
+        gradients included: 3 matrix products still, where the two lines take 4. That needs room for
+        the largest prompt and, not counted in the budget, for the weight's gradient in float32. It
+        waits for the device twice. Results differ in rounding only. :func:`may_take_chunks` says
+        when it is not done.
     """
-    rewards = partial(
-        functional.linear_response_rewards,
-        weight=weight,
-        bias=bias,
-        live_rows=live_rows,
-        memory_budget=memory_budget,
+    settings = LossSettings.checked(**options)
+    preferences = Preferences.checked(settings, labels, teacher_rewards, response_ids, mask)
+    inputs = LinearInputs.checked(
+        settings.align(hidden),
+        weight,
+        preferences.responses.labels,
+        bias,
+        live_rows,
+        settings.tokens,
+        memory_budget,
+        settings.impl,
     )
-    walk = partial(_walk_groups, weight=weight, bias=bias, memory_budget=memory_budget)
-    return _preference_loss(
-        rewards, hidden, labels, teacher_rewards, response_ids, mask, walk=walk, **options
+    problem = Problem(inputs, preferences)
+    if may_take_chunks(problem):
+        rows = PromptRows.of(preferences.responses, teacher_rewards.shape[1])
+        if fits_in_chunks(problem, rows):
+            return by_chunks(problem, rows)
+    return by_steps(problem)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A linear loss to be computed: everything that it depends on, checked."""
+
+    inputs: LinearInputs
+    preferences: Preferences
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """How many rows a chunk of prompts may have."""
+        return budgets.rows_at_a_time(self.inputs.memory_budget, *self.inputs.sizes)
+
+    def keeps_all(self, rows: int) -> bool:
+        """Whether the budget has room for the logp_grad of so many rows."""
+        return budgets.saved_rows(self.inputs.memory_budget, rows, *self.inputs.sizes) == rows
+
+
+def may_take_chunks(problem: Problem) -> bool:
+    """Whether a solution by chunks is possible and can be worth it, before any value is looked at.
+
+    It makes gradients in the forward, for one outer gradient: no reduction="none", no sampled
+    rankings, no torch.compile. Without a gradient of the head, 2 products do. In float16 the loss
+    scale would come too late.
+    """
+    inputs, room = problem.inputs, problem.rows_at_a_time
+    vocabulary, device = len(inputs.head.weight), inputs.head.weight.device
+    return (
+        problem.preferences.settings.is_separable(problem.preferences.teacher.shape[1])
+        and room >= budgets.chunk_rows(vocabulary, device)
+        and not problem.keeps_all(len(inputs.labels))
+        and can_read_values(inputs.labels)
+        and inputs.head_needs_gradient
+        and inputs.head.weight.dtype != torch.float16
     )
 
 
-def _preference_loss(
-    reward_function: Callable[..., Tensor],
-    scores: Tensor,
-    labels: Tensor,
-    teacher_rewards: Tensor,
-    response_ids: Tensor | None,
-    mask: Tensor | None,
-    *,
-    loss: str = "ppd",
-    normalize: str = "mean",
-    shift: bool = False,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    ignore_index: int = -100,
-    impl: str = "auto",
-    walk: Callable[..., tuple[Tensor, Tensor] | None] | None = None,
-    **loss_options: Any,
-) -> tuple[Tensor, Tensor]:
-    check_loss(loss, loss_options)
-    _check_prompts(labels, teacher_rewards, response_ids, mask)
-    if shift:
-        scores, labels = scores[..., :-1, :], labels[..., 1:]
-        response_ids = None if response_ids is None else response_ids[1:]
-    split: dict[str, Any] = {
-        "response_ids": response_ids,
-        "num_responses": teacher_rewards.numel(),
-        "ignore_index": ignore_index,
-    }
-    token_options: dict[str, Any] = {
-        "temperature": temperature,
-        "softcap": softcap,
-        "logit_scale": logit_scale,
-        "impl": impl,
-    }
-    # The reward of an empty response is 0, the best log-probability there is.
-    live = (functional.response_lengths(labels, **split) > 0).view(teacher_rewards.shape)
-    live = live if mask is None else live & mask
-    if (
-        walk is not None
-        and (
-            found := walk(
-                scores,
-                labels,
-                teacher_rewards,
-                live,
-                response_ids,
-                loss,
-                normalize,
-                ignore_index,
-                token_options,
-                loss_options,
-            )
+def fits_in_chunks(problem: Problem, rows: PromptRows) -> bool:
+    """Whether there is room for the largest prompt, and not for all rows at once."""
+    return rows.largest <= problem.rows_at_a_time and not problem.keeps_all(len(rows.rows))
+
+
+def by_steps(problem: Problem) -> tuple[Tensor, Tensor]:
+    """The loss and the rewards (P, N): log-probabilities, their rewards, and the rewards' loss."""
+    labels = problem.preferences.responses.labels
+    logps = linear_inputs.token_logprobs(problem.inputs).view(labels.shape)
+    return problem.preferences.loss(logps, problem.inputs.impl)
+
+
+def by_chunks(problem: Problem, rows: PromptRows) -> tuple[Tensor, Tensor]:
+    """The loss and the rewards (P, N), whole prompts one chunk after another."""
+    inputs, responses = problem.inputs, problem.preferences.responses
+    head = inputs.head
+    validation.check_label_values(inputs.labels, len(head.weight), head.options.ignore_index)
+    if responses.ids is not None:
+        validation.check_response_values(responses.ids, responses.count)
+    total, rewards = _ByChunks.apply(inputs.hidden, head.weight, head.bias, problem, rows)
+    return problem.preferences.reduce(total), rewards
+
+
+class _ByChunks(torch.autograd.Function):
+    """(Sum of the prompts' losses, rewards (P, N)), with gradients made in the forward.
+
+    The first three arguments are those of the problem, for autograd to see.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        problem: Problem,
+        rows: PromptRows,
+    ) -> tuple[Tensor, Tensor]:
+        head = ChunkedHead(problem.inputs, ctx.needs_input_grad[:3])
+        shape = problem.preferences.teacher.shape
+        rewards = hidden.new_zeros(shape, dtype=head.head.dtype)
+        total = rewards.new_zeros(())
+        with no_autocast(hidden):
+            for chunk in rows.chunks(problem.rows_at_a_time):
+                loss, rewards[chunk.prompts] = _solve_chunk(problem, chunk, head)
+                total = total + loss
+        ctx.save_for_backward(*head.gradients())
+        ctx.mark_non_differentiable(rewards)
+        ctx.set_materialize_grads(False)
+        return total, rewards
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, _):
+        if grad is None:
+            return (None,) * 5
+        gradients = iter(ctx.saved_tensors)
+        dtype = ctx.saved_tensors[0].dtype
+        # Not in place: a second backward through retained tensors multiplies the same gradients.
+        scaled = (
+            (next(gradients) * grad).to(dtype) if need else None
+            for need in ctx.needs_input_grad[:3]
         )
-        is not None
-    ):
-        return found
-    rewards = reward_function(
-        scores, labels=labels, normalize=normalize, **split, **token_options
-    ).view(teacher_rewards.shape)
-    return preference_loss(
-        loss, rewards, teacher_rewards, mask=live, impl=impl, **loss_options
-    ), rewards.detach()
+        return *scaled, None, None
 
 
-def _walk_groups(
-    hidden: Tensor,
-    labels: Tensor,
-    teacher: Tensor,
-    live: Tensor,
-    response_ids: Tensor | None,
-    loss: str,
-    normalize: str,
-    ignore_index: int,
-    token_options: dict[str, Any],
-    loss_options: dict[str, Any],
-    *,
-    weight: Tensor,
-    bias: Tensor | None,
-    memory_budget: MemoryBudget,
-) -> tuple[Tensor, Tensor] | None:
-    """Loss and rewards by :mod:`pad_fast.linear_logprob.prompt_chunks`; None where the two-step path is as good or has to be taken."""
-    validation.check_budget(memory_budget)
-    hidden, weight, bias = functional.cast_as_linear(hidden, weight, bias)
-    vocabulary, width = validation.check_linear(hidden, weight, bias, labels)
-    sizes: dict[str, Any] = {
-        "width": width,
-        "vocabulary": vocabulary,
-        "dtype": weight.dtype,
-        "device": weight.device,
-    }
-
-    def all_kept(rows: int) -> bool:
-        return memory_budget_module.saved_rows(memory_budget, rows, **sizes) == rows
-
-    room, least = (
-        memory_budget_module.walked_rows(memory_budget, **sizes),
-        memory_budget_module.chunk_rows(vocabulary, weight.device),
+def _solve_chunk(problem: Problem, chunk: Chunk, head: ChunkedHead) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of a chunk's prompts and their rewards (p, N); adds its gradients."""
+    preferences, responses = problem.preferences, problem.preferences.responses
+    shape = preferences.teacher[chunk.prompts].shape
+    found = head.forward(chunk.rows)
+    labels = problem.inputs.labels[chunk.rows]
+    rewards, lengths = response_op.response_sums(
+        found.logps,
+        labels,
+        chunk.responses,
+        shape.numel(),
+        responses.ignore_index,
+        responses.mean,
+        problem.inputs.impl,
     )
-    if (
-        not _separable(teacher.shape[1], loss, **loss_options)
-        or room < least
-        or all_kept(labels.numel())
-    ):
-        return None
-    head_needs = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if (
-        torch.compiler.is_compiling()
-        or not (torch.is_grad_enabled() and head_needs)
-        or weight.dtype == torch.float16
-    ):
-        return None
-    impl, options = token_options["impl"], {**loss_options}
-    reduction = options.pop("reduction", "mean")
-    validation.check_token_options(
-        token_options["temperature"],
-        token_options["softcap"],
-        token_options["logit_scale"],
-        ignore_index,
-    )
-    flat, ids = labels.reshape(-1), response_ids
-    if ids is None:
-        ids = torch.arange(len(labels), device=labels.device).repeat_interleave(labels.shape[1])
-    validation.check_label_values(flat, vocabulary, ignore_index)
-    validation.check_response_values(ids, teacher.numel())
-    groups = Groups.of(flat, ids, len(teacher), teacher.shape[1], ignore_index)
-    if max(groups.sizes, default=0) > room or all_kept(len(groups.rows)):
-        return None
-
-    def loss_of(rewards: Tensor, prompts: slice) -> Tensor:
-        return preference_loss(
-            loss,
-            rewards,
-            teacher[prompts],
-            mask=live[prompts],
-            reduction="none",
-            impl=impl,
-            **options,
-        )
-
-    numbers = TokenOptions(
-        token_options["temperature"],
-        token_options["softcap"] or 0.0,
-        token_options["logit_scale"],
-        ignore_index,
-    )
-    arguments = (groups, room, numbers, impl, normalize == "mean", loss_of)
-    total, rewards = GroupWalk.apply(hidden.reshape(-1, width), weight, bias, flat, *arguments)
-    return total if reduction == "sum" else total / (live.sum(1) > 1).sum().clamp(min=1), rewards
-
-
-def _separable(
-    count: int, loss: str, *, reduction: str = "mean", method: str = "auto", divergence: str | None = None,
-    group_size: int | None = None, **_: Any,
-) -> bool:  # fmt: skip
-    """Whether a prompt's loss needs nothing of the others, and the outer gradient is one number."""
-    n = count if group_size is None else min(count, group_size)
-    exact = kinds.LOSSES[loss].kind(divergence).is_exact(method, n)
-    return exact and reduction in ("mean", "sum")
-
-
-def _check_prompts(
-    labels: Tensor, teacher_rewards: Tensor, response_ids: Tensor | None, mask: Tensor | None
-) -> None:
-    if teacher_rewards.ndim != 2:
-        raise ValueError(f"teacher_rewards must be (P, N), got {validation.shape(teacher_rewards)}")
-    if response_ids is None and len(labels) != teacher_rewards.numel():
-        rows = f"P * N = {teacher_rewards.numel()} rows for teacher_rewards {validation.shape(teacher_rewards)}"
-        raise ValueError(
-            f"labels must have {rows}, unless response_ids are given; got {validation.shape(labels)}"
-        )
-    if mask is not None and (mask.shape != teacher_rewards.shape or mask.dtype != torch.bool):
-        raise ValueError(
-            f"mask must be bool of shape {validation.shape(teacher_rewards)}, got {mask.dtype} {validation.shape(mask)}"
-        )
+    with torch.enable_grad():
+        leaf = rewards.view(shape).requires_grad_()
+        loss = preferences.losses(leaf, chunk.prompts).sum()
+        (grad,) = torch.autograd.grad(loss, leaf)
+    grad = grad.flatten()
+    if responses.mean:
+        grad = grad / lengths.clamp(min=1)
+    head.backward(found, grad[chunk.responses])
+    return loss.detach(), leaf.detach()

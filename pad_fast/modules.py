@@ -1,4 +1,4 @@
-"""The losses as drop-in modules, from logits or from hidden states."""
+"""The losses as modules, from logits or from hidden states."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pad_fast import functional, validation
+from pad_fast import validation
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
-from pad_fast.linear_loss import _preference_loss, linear_preference_loss
+from pad_fast.linear_loss import linear_preference_loss
+from pad_fast.logprob.inputs import LogitInputs, token_logprobs
+from pad_fast.loss_inputs import LossSettings, Preferences
 from pad_fast.losses import check_loss
 
 
 class PADLoss(nn.Module):
-    """The listwise loss from a student's logits (R, T, V) or packed (M, V), as a module without parameters.
+    """The listwise loss from a student's logits, as a module without parameters.
 
-    ``loss`` is "ppd" or "vpd", and ``loss_options`` are those of :func:`probabilistic_preference_loss` ("ppd") or
-    :func:`vanilla_preference_loss`: beta, divergence, reduction, ... ``normalize`` and the token options are those of
-    :func:`response_rewards`. Labels stand beside the logits that predict them; ``shift=True`` takes them as Hugging Face models do,
-    each beside its own token, and moves them one place. In packed sequences the first token of each must then be ignored.
+    Args:
+        loss: "ppd", see :func:`probabilistic_preference_loss`, or "vpd", see
+            :func:`vanilla_preference_loss`.
+        normalize: "mean" or "sum" over a response's tokens, see :func:`response_rewards`.
+        shift: labels are at their own tokens, as Hugging Face models take them, and are moved one
+            place. The first token of each packed sequence must then be ignored.
+        temperature, softcap, logit_scale, ignore_index: see :func:`token_logprobs`.
+        impl: "auto", "torch" or "triton", see :mod:`pad_fast.dispatch`.
+        loss_options: keyword options of the loss: beta, divergence, reduction, ...
 
-    Raises ValueError for a loss or an option that doesn't exist.
+    Raises:
+        ValueError: a loss or an option that does not exist.
+
+    Example:
+        >>> import torch
+        >>> labels, teacher = torch.tensor([[3, 1], [2, -100]]), torch.tensor([[-0.5, -1.0]])
+        >>> PADLoss("vpd", beta=2.0)(torch.zeros(2, 2, 5), labels, teacher)
+        tensor(0.6931)
     """
 
     def __init__(
@@ -38,18 +52,15 @@ class PADLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_loss(loss, loss_options)
-        token_options = {
-            "temperature": temperature,
-            "softcap": softcap,
-            "logit_scale": logit_scale,
-            "ignore_index": ignore_index,
-        }
         self.options = {
             "loss": loss,
             "normalize": normalize,
             "shift": shift,
             "impl": impl,
-            **token_options,
+            "temperature": temperature,
+            "softcap": softcap,
+            "logit_scale": logit_scale,
+            "ignore_index": ignore_index,
             **loss_options,
         }
 
@@ -66,23 +77,35 @@ class PADLoss(nn.Module):
         mask: Tensor | None = None,  # (P, N) bool
         **options: Any,
     ) -> Tensor:  # () or, with reduction="none", (P,)
-        """The loss. ``options`` replace the module's for this call: ``seed=step`` gives every step of a sampled loss its own draws."""
-        options = {**self.options, **options}
-        return _preference_loss(
-            functional.response_rewards,
-            logits,
-            labels,
-            teacher_rewards,
-            response_ids,
-            mask,
-            **options,
-        )[0]
+        """The loss, in nats.
+
+        Args:
+            logits, labels, response_ids: as in :func:`response_rewards`, with R = P * N responses
+                prompt by prompt.
+            teacher_rewards: (P, N), in nats per token.
+            mask: (P, N), True for live responses; one without tokens is never live.
+            options: replace the module's for this call. ``seed=step`` gives every step of a sampled
+                loss its own draws.
+        """
+        settings = LossSettings.checked(**{**self.options, **options})
+        preferences = Preferences.checked(settings, labels, teacher_rewards, response_ids, mask)
+        labels = preferences.responses.labels
+        inputs = LogitInputs.checked(settings.align(logits), labels, settings.tokens, settings.impl)
+        return preferences.loss(token_logprobs(inputs), inputs.impl)[0]
 
 
 class LinearPADLoss(PADLoss):
-    """:class:`PADLoss` from hidden states (R, T, D) or packed (M, D) and the output head (V, D), whose logits never exist whole.
+    """:class:`PADLoss` from hidden states and the output head, whose logits are never whole.
 
-    ``memory_budget`` is that of :func:`linear_preference_loss`; all else is as in :class:`PADLoss`.
+    Args:
+        loss, options: as in :class:`PADLoss`.
+        memory_budget: bytes, as in :func:`linear_preference_loss`.
+
+    Example:
+        >>> import torch
+        >>> labels, teacher = torch.tensor([[3, 1], [2, -100]]), torch.tensor([[-0.5, -1.0]])
+        >>> LinearPADLoss("vpd")(torch.ones(2, 2, 4), torch.zeros(8, 4), labels, teacher)
+        tensor(0.6931)
     """
 
     def __init__(
@@ -105,8 +128,19 @@ class LinearPADLoss(PADLoss):
         live_rows: Tensor | None = None,  # (L,) int64
         **options: Any,
     ) -> Tensor:  # () or, with reduction="none", (P,)
-        """The loss; ``options`` as in :meth:`PADLoss.forward`."""
-        options = {**self.options, **options}
-        return linear_preference_loss(
-            hidden, weight, labels, teacher_rewards, bias=bias, response_ids=response_ids, mask=mask, live_rows=live_rows, **options
-        )[0]  # fmt: skip
+        """The loss, in nats, of the arguments of :func:`linear_preference_loss`.
+
+        ``options`` replace the module's for this call.
+        """
+        loss, _ = linear_preference_loss(
+            hidden,
+            weight,
+            labels,
+            teacher_rewards,
+            bias=bias,
+            response_ids=response_ids,
+            mask=mask,
+            live_rows=live_rows,
+            **{**self.options, **options},
+        )
+        return loss

@@ -1,62 +1,79 @@
-"""The log-probability rewards in plain PyTorch, the vocabulary softmax written out and differentiated by autograd.
+"""The log-probability rewards in plain PyTorch: the specification, and what tests compare with.
 
-This is the specification and the tests' oracle: it holds no hand-written gradient and saves no memory.
+The softmax over the vocabulary is written out, autograd differentiates it, and no memory is saved.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 
 def token_logprobs(
-    logits: torch.Tensor,  # (..., V)
-    labels: torch.Tensor,  # (...)
+    logits: Tensor,  # (..., V)
+    labels: Tensor,  # (...)
     *,
     temperature: float = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     ignore_index: int = -100,
-) -> torch.Tensor:  # (...)
-    """log softmax(z / temperature)[label] with z = softcap * tanh(logit_scale * logits / softcap); 0 where ignored."""
+) -> Tensor:  # (...)
+    """Log-probability of each label in nats, 0 where ignored; see :mod:`pad_fast.functional`.
+
+    log softmax(z / temperature)[label] with z = softcap * tanh(logit_scale * logits / softcap)
+
+    Example:
+        >>> token_logprobs(torch.zeros(2, 4), torch.tensor([1, -100]))
+        tensor([-1.3863,  0.0000])
+    """
     z = logits.to(torch.promote_types(logits.dtype, torch.float32)) * logit_scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
     live = labels != ignore_index
-    picked = (
-        (z / temperature)
-        .log_softmax(-1)
-        .gather(-1, labels.long().where(live, 0).unsqueeze(-1))
-        .squeeze(-1)
-    )
-    return picked.where(live, 0)
+    columns = labels.long().where(live, 0).unsqueeze(-1)
+    logps = (z / temperature).log_softmax(-1).gather(-1, columns).squeeze(-1)
+    return logps.where(live, 0)
 
 
 def linear_token_logprobs(
-    hidden: torch.Tensor,  # (..., D)
-    weight: torch.Tensor,  # (V, D)
-    labels: torch.Tensor,  # (...)
+    hidden: Tensor,  # (..., D)
+    weight: Tensor,  # (V, D)
+    labels: Tensor,  # (...)
     *,
-    bias: torch.Tensor | None = None,
-    **token_options,
-) -> torch.Tensor:  # (...)
-    """:func:`token_logprobs` of the logits hidden @ weight.T + bias."""
+    bias: Tensor | None = None,  # (V,)
+    **token_options: Any,
+) -> Tensor:  # (...)
+    """:func:`token_logprobs` of the logits ``hidden @ weight.T + bias``.
+
+    Example:
+        >>> linear_token_logprobs(torch.ones(1, 3), torch.zeros(4, 3), torch.tensor([2]))
+        tensor([-1.3863])
+    """
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    logits = torch.nn.functional.linear(
-        hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
-    )
+    bias = None if bias is None else bias.to(wide)
+    logits = torch.nn.functional.linear(hidden.to(wide), weight.to(wide), bias)
     return token_logprobs(logits, labels, **token_options)
 
 
 def response_rewards(
-    logps: torch.Tensor,  # (R, T) or (M,)
-    labels: torch.Tensor,  # as logps
+    logps: Tensor,  # (R, T) or (M,)
+    labels: Tensor,  # as logps
     *,
     normalize: str = "mean",
-    response_ids: torch.Tensor | None = None,  # (M,)
+    response_ids: Tensor | None = None,  # (M,)
     num_responses: int | None = None,
     ignore_index: int = -100,
-) -> torch.Tensor:  # (R,)
-    """The sum, or the mean, of each response's live token log-probabilities; 0 for a response without any."""
+) -> Tensor:  # (R,)
+    """Sum or mean of each response's live token log-probabilities; 0 for one without any.
+
+    Unlike :func:`pad_fast.response_rewards` this takes log-probabilities and not logits.
+
+    Example:
+        >>> response_rewards(torch.tensor([[-1.0, -2.0]]), torch.tensor([[5, 6]]))
+        tensor([-1.5000])
+    """
     live = labels != ignore_index
     if response_ids is None:
         rows = [logps[r][live[r]] for r in range(len(logps))]

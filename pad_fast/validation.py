@@ -1,7 +1,9 @@
-"""The checks of tensor arguments. Those of values stand apart: operations call them in their bodies, where a compiler does not look.
+"""Checks of arguments. Each raises ValueError with the argument, the rule and what was given.
 
-On a CPU values are always checked. On a GPU that would wait for the device, so labels are checked there only where
-``PAD_FAST_CHECK_LABELS=1`` asks for it, by an assertion on the device; without it, a label that is no column gives NaN.
+Shapes, dtypes and options are checked before an operation. Values are checked within it, where
+torch.compile does not look: on a CPU always, on a GPU only if ``PAD_FAST_CHECK_LABELS=1`` is in the
+environment, by an assertion on the device, since the host would have to wait. Without it a label
+that is no column gives NaN.
 """
 
 from __future__ import annotations
@@ -11,28 +13,37 @@ import numbers
 import os
 
 import torch
+from torch import Tensor
+
+from pad_fast.device import waits_for_values
 
 CHECK_VARIABLE = "PAD_FAST_CHECK_LABELS"
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
 
+# Factors of the logits are computed in float32, whose range ends at 1.2e-38 and 3.4e38. These
+# bounds leave eight orders of magnitude to the logits.
+SMALLEST, LARGEST = 1e-30, 1e30
 
 GATHER = (
     "call this inside of the forward of the module that owns it, where its hooks have gathered it"
 )
 
 
-def shape(tensor: torch.Tensor) -> tuple[int, ...]:
+def shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape as a plain tuple, as messages show it."""
     return tuple(tensor.shape)
 
 
 def check_tensor(name: str, tensor: object) -> None:
-    if not isinstance(tensor, torch.Tensor):
+    """The argument is a tensor."""
+    if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
 
 
-def check_floating(name: str, tensor: torch.Tensor) -> None:
+def check_floating(name: str, tensor: Tensor) -> None:
+    """A tensor of floating-point numbers that operations compute with."""
     check_tensor(name, tensor)
     if tensor.dtype not in DTYPES:
         raise ValueError(
@@ -40,48 +51,46 @@ def check_floating(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def check_labels(
-    labels: torch.Tensor, rows: tuple[int, ...], beside: str, device: torch.device
-) -> None:
-    """``labels`` has one integer for each row of ``beside``, on its device."""
+def check_labels(labels: Tensor, rows: tuple[int, ...], scores: str, device: torch.device) -> None:
+    """``labels`` has one integer for each of the ``rows`` of ``scores``, on its device."""
     check_tensor("labels", labels)
     if labels.dtype not in INTEGERS:
         raise ValueError(f"labels must be int32 or int64, got {labels.dtype}")
     if shape(labels) != rows:
         raise ValueError(
-            f"labels must have the shape of {beside} without its last dimension, {rows}, got {shape(labels)}"
+            f"labels must have the shape of {scores} without its last dimension, {rows}, "
+            f"got {shape(labels)}"
         )
     if labels.device != device:
-        raise ValueError(f"labels must be on the device of {beside}, {device}, got {labels.device}")
+        raise ValueError(f"labels must be on the device of {scores}, {device}, got {labels.device}")
 
 
-def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> int:
+def check_logits(logits: Tensor, labels: Tensor) -> int:
     """(..., V) logits with (...) labels; returns V."""
     check_floating("logits", logits)
     if logits.ndim < 1 or logits.shape[-1] < 1:
         raise ValueError(
-            f"logits must have a last dimension of at least one column, the vocabulary, got shape {shape(logits)}"
+            "logits must have a last dimension of at least one column, the vocabulary, "
+            f"got shape {shape(logits)}"
         )
     check_labels(labels, shape(logits)[:-1], "logits", logits.device)
     return logits.shape[-1]
 
 
 def check_linear(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
 ) -> tuple[int, int]:
     """(..., D) hidden, (V, D) weight, (V,) bias, (...) labels; returns V and D."""
     check_floating("hidden", hidden)
-    check_whole("weight", weight)
+    check_unsharded("weight", weight)
     if hidden.ndim < 1 or hidden.shape[-1] < 1:
         raise ValueError(
             f"hidden must have a last dimension of at least one column, got shape {shape(hidden)}"
         )
     if weight.ndim != 2 or weight.shape[0] < 1 or weight.shape[1] != hidden.shape[-1]:
-        hint = (
-            f"; an empty weight is what ZeRO-3 leaves outside of its gather context: {GATHER}"
-            if weight.numel() == 0
-            else ""
-        )
+        hint = ""
+        if weight.numel() == 0:
+            hint = f"; ZeRO-3 leaves a weight empty outside of its gather context: {GATHER}"
         raise ValueError(
             f"weight must be (V, D) with D of hidden, {hidden.shape[-1]}, got {shape(weight)}{hint}"
         )
@@ -91,32 +100,31 @@ def check_linear(
         if tensor is not None and (tensor.dtype != hidden.dtype or tensor.device != hidden.device):
             given = f"{tensor.dtype} on {tensor.device}; move or cast one of them, or use autocast"
             raise ValueError(
-                f"{name} must have the dtype and device of hidden, {hidden.dtype} on {hidden.device}, got {given}"
+                f"{name} must have the dtype and device of hidden, "
+                f"{hidden.dtype} on {hidden.device}, got {given}"
             )
     check_labels(labels, shape(hidden)[:-1], "hidden", hidden.device)
     return weight.shape[0], weight.shape[1]
 
 
-def check_whole(name: str, tensor: torch.Tensor) -> None:
-    """Not a shard, and in a dtype that products take."""
-    if (
-        placements := getattr(tensor, "placements", None)
-    ) is not None:  # a DTensor, without loading torch.distributed
+def check_unsharded(name: str, tensor: Tensor) -> None:
+    """A whole tensor, not a shard, in a dtype that operations compute with."""
+    # A DTensor is known by its placements: its class would load torch.distributed.
+    if (placements := getattr(tensor, "placements", None)) is not None:
         raise ValueError(
-            f"{name} must be whole, got a DTensor with {placements}; {GATHER}, or pass {name}.full_tensor()"
+            f"{name} must be whole, got a DTensor with {placements}; {GATHER}, "
+            f"or pass {name}.full_tensor()"
         )
     if tensor.dtype not in DTYPES:
-        cast = (
-            f"; dequantise it first, for example {name}.to(hidden.dtype) times its scale"
-            if "float8" in str(tensor.dtype)
-            else ""
-        )
+        hint = ""
+        if "float8" in str(tensor.dtype):
+            hint = f"; dequantise it first, for example {name}.to(hidden.dtype) times its scale"
         raise ValueError(
-            f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}{cast}"
+            f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}{hint}"
         )
 
 
-def check_live_rows(rows: torch.Tensor | None, labels: torch.Tensor) -> None:
+def check_live_rows(rows: Tensor | None, labels: Tensor) -> None:
     """(L,) places among the flattened ``labels``."""
     if rows is not None and (
         rows.ndim != 1 or rows.dtype != torch.int64 or rows.device != labels.device
@@ -128,19 +136,18 @@ def check_live_rows(rows: torch.Tensor | None, labels: torch.Tensor) -> None:
 
 
 def check_budget(budget: object) -> None:
+    """A number of bytes, or "auto"."""
     if budget != "auto" and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
         raise ValueError(
-            f'memory_budget must be "auto" or a number of bytes, an int of at least 0, got {budget!r}'
+            'memory_budget must be "auto" or a number of bytes, an int of at least 0, '
+            f"got {budget!r}"
         )
-
-
-# What logits are multiplied with is computed in float32, whose range ends at 1.2e-38 and 3.4e38: eight digits are left to the logits.
-SMALLEST, LARGEST = 1e-30, 1e30
 
 
 def check_token_options(
     temperature: float, softcap: float | None, logit_scale: float, ignore_index: int = -100
 ) -> None:
+    """Each is a number in its range, and so are the factors that kernels make of them."""
     if not _is_number(temperature) or not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a positive finite number, got {temperature!r}")
     if softcap is not None and not (_is_number(softcap) and 0 < softcap < float("inf")):
@@ -158,26 +165,27 @@ def check_token_options(
     for name, factor in factors.items():
         if factor != 0 and not SMALLEST <= abs(factor) <= LARGEST:
             raise ValueError(
-                f"{name} must lie within {SMALLEST} and {LARGEST}, which float32 can hold, got {factor}"
+                f"{name} must lie within {SMALLEST} and {LARGEST}, which float32 can hold, "
+                f"got {factor}"
             )
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, numbers.Real))  # numpy's are of the last
+    return isinstance(value, (int, float, numbers.Real))  # NumPy's numbers are Real
 
 
-def check_responses(
-    labels: torch.Tensor, response_ids: torch.Tensor | None, num_responses: int | None
-) -> None:
+def check_responses(labels: Tensor, response_ids: Tensor | None, num_responses: int | None) -> None:
     """Padded (R, T) labels alone, or packed (M,) labels with (M,) response ids."""
     if response_ids is None:
         if labels.ndim != 2:
             raise ValueError(
-                f"labels must be (R, T), one response a row, unless response_ids are given; got {shape(labels)}"
+                "labels must be (R, T), one response a row, unless response_ids are given; "
+                f"got {shape(labels)}"
             )
         if num_responses is not None and num_responses != labels.shape[0]:
             raise ValueError(
-                f"num_responses must be R of the padded labels, {labels.shape[0]}, or be left out; got {num_responses}"
+                f"num_responses must be R of the padded labels, {labels.shape[0]}, or be left out; "
+                f"got {num_responses}"
             )
         return
     if labels.ndim != 1:
@@ -191,14 +199,15 @@ def check_responses(
     ):
         given = f"{response_ids.dtype} {shape(response_ids)} on {response_ids.device}"
         raise ValueError(
-            f"response_ids must be integers of shape {shape(labels)} on {labels.device}, got {given}"
+            f"response_ids must be integers of shape {shape(labels)} on {labels.device}, "
+            f"got {given}"
         )
     if num_responses is not None and num_responses < 0:
         raise ValueError(f"num_responses must not be negative, got {num_responses}")
 
 
-def check_inplace(logits: torch.Tensor) -> None:
-    """A gradient overwrites the logits as (R, T, V), of which they must have a view: a copy would be overwritten instead."""
+def check_inplace(logits: Tensor) -> None:
+    """The logits have a view (R, T, V), which a gradient can overwrite instead of a copy."""
     steps = [
         (size, stride)
         for size, stride in zip(logits.shape[:-2], logits.stride()[:-2], strict=True)
@@ -208,12 +217,13 @@ def check_inplace(logits: torch.Tensor) -> None:
         if outer != size * inner and logits.numel():
             given = f"shape {shape(logits)} with strides {logits.stride()}"
             raise ValueError(
-                f"logits must have a view in three dimensions, (-1, T, V), for inplace_backward=True, got {given}"
+                "logits must have a view in three dimensions, (-1, T, V), "
+                f"for inplace_backward=True, got {given}"
             )
 
 
-def check_no_overlap(logits: torch.Tensor) -> None:
-    """A gradient can overwrite logits only where no two entries share memory."""
+def check_no_overlap(logits: Tensor) -> None:
+    """No two logits share memory, so that a gradient can overwrite them."""
     sizes = sorted(
         (stride, size)
         for stride, size in zip(logits.stride(), logits.shape, strict=True)
@@ -229,9 +239,9 @@ def check_no_overlap(logits: torch.Tensor) -> None:
         reach += stride * (size - 1)
 
 
-def check_label_values(labels: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
-    """Each label is a column or ``ignore_index``: ValueError on a CPU; on a GPU, if asked for, an assertion that does not wait."""
-    on_cpu = labels.device.type == "cpu"
+def check_label_values(labels: Tensor, vocabulary: int, ignore_index: int) -> None:
+    """Each label is a column or ``ignore_index``."""
+    on_cpu = not waits_for_values(labels.device)
     if not on_cpu and os.environ.get(CHECK_VARIABLE) != "1":
         return
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= vocabulary))
@@ -242,9 +252,12 @@ def check_label_values(labels: torch.Tensor, vocabulary: int, ignore_index: int)
         raise ValueError(f"{rule}, got {labels[wrong][0].item()}")
 
 
-def check_live_values(rows: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> None:
-    """On a CPU, ``rows`` are those of ``labels`` (M,) with a label, each once; on a GPU a row too many gives NaN, one too few 0."""
-    if labels.device.type != "cpu":
+def check_live_values(rows: Tensor, labels: Tensor, ignore_index: int) -> None:
+    """``rows`` are the places of the labels (M,) that are not ignored, each once.
+
+    This is checked on a CPU only. On a GPU a row too many gives NaN, and one too few gives 0.
+    """
+    if waits_for_values(labels.device):
         return
     live = labels != ignore_index
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(labels):
@@ -254,15 +267,16 @@ def check_live_values(rows: torch.Tensor, labels: torch.Tensor, ignore_index: in
     counts = torch.bincount(rows, minlength=len(labels))
     if not torch.equal(counts, live.long()):
         wrong = int((counts != live).nonzero()[0])
+        given = f"row {wrong} with label {int(labels[wrong])} {int(counts[wrong])} times"
         raise ValueError(
-            f"live_rows must hold each row whose label is not ignore_index ({ignore_index}) once, and no other; "
-            f"got row {wrong} with label {int(labels[wrong])} {int(counts[wrong])} times"
+            f"live_rows must hold each row whose label is not ignore_index ({ignore_index}) once, "
+            f"and no other; got {given}"
         )
 
 
-def check_response_values(response_ids: torch.Tensor, num_responses: int) -> None:
-    """Each id is below the number of responses: ValueError on a CPU; on a GPU, if asked for, an assertion, and NaN without it."""
-    on_cpu = response_ids.device.type == "cpu"
+def check_response_values(response_ids: Tensor, num_responses: int) -> None:
+    """Each id is below the number of responses. On a GPU a larger one gives NaN."""
+    on_cpu = not waits_for_values(response_ids.device)
     if not on_cpu and os.environ.get(CHECK_VARIABLE) != "1":
         return
     wrong = response_ids >= num_responses

@@ -27,6 +27,7 @@ LAYERS = (
     ("models",),
     ("modules",),
     ("linear_loss",),
+    ("loss_inputs",),
     ("functional", "losses"),
     ("linear_logprob", "evaluation"),
     ("logprob", "preference"),

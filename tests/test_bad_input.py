@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from scores import draw
+from logprobs import draw
 from torch._dynamo.exc import Unsupported
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -77,7 +77,7 @@ def test_unfit_logits(message):
 
 LINEAR_ERRORS = {
     "weight must be (V, D) with D of hidden, 12, got (45, 11)": {"weight": torch.zeros(45, 11)},
-    "an empty weight is what ZeRO-3 leaves outside of its gather context: call this inside of the forward": {
+    "ZeRO-3 leaves a weight empty outside of its gather context: call this inside of the forward": {
         "weight": torch.zeros(0)
     },
     "weight must have the dtype and device of hidden": {

@@ -1,6 +1,12 @@
-"""Launchers: one program per row of a chunk of logits, or a fixed number of them that never write one."""
+"""Launchers of the log-probabilities of hidden states times the output head.
+
+One program takes one row of a chunk of logits; the fused kernel never writes logits, and a fixed
+number of its programs takes all rows.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import triton
@@ -9,58 +15,80 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..common.device import ACCUMULATORS, multiprocessors, on
 from ..logprob import launch as logprob
+from ..logprob.launch import TokenOptions
 from .fused import linear_logprob_fwd, linear_logprob_join
 from .row_softmax import linear_logprob_rows
 from .tuning import SPLITS, RowTiling, ScoringTiling, rows_of, scoring_of
 
-VEC = 4  # columns of a lane
+VEC = 4  # columns that a lane takes at once
 JOINED = 128  # rows of a program that joins the parts of the vocabulary
+NO_LABEL = -(2**31)  # an ignore_index that no label has
 
 
 def rows(
-    logits: Tensor,  # (C, V) float32 or float64, the first rows of a chunk, contiguous columns
+    logits: Tensor,  # (C, V) float32 or float64, contiguous columns
     bias: Tensor | None,  # (V,)
     labels: Tensor,  # (C,)
-    scores: Tensor | None,  # (C, V), written, contiguous columns
-    numbers: tuple[Tensor, Tensor, Tensor],  # log-probabilities, peaks and totals (C,), written
-    temperature: float,
-    softcap: float,  # 0: none
-    logit_scale: float,
+    logp_grad: Tensor | None,  # (C, V), written, contiguous columns
+    found: tuple[Tensor, Tensor, Tensor],  # log-probabilities, peaks and totals (C,), written
+    options: TokenOptions,
     tiling: RowTiling | None = None,
 ) -> None:
-    """Log-probability of each label, the maximum and the sum of exponentials, and with ``scores`` d log p[label] / d logits."""
+    """Write the log-probability of each label, and the maximum and sum of exponentials of its row.
+
+    Given ``logp_grad``, d log p[label] / d logits is written there.
+    """
     if not labels.numel():
         return
     tiling = tiling or rows_of(logits.device)
     bias = bias.contiguous() if bias is not None else None
     with on(logits.device):
         linear_logprob_rows[(labels.numel(),)](
-            logits, logits if bias is None else bias, labels, *numbers, logits if scores is None else scores, logits.shape[1],
-            logits.stride(0), logits.stride(0) if scores is None else scores.stride(0),
-            *logprob.constants(temperature, softcap, logit_scale), HAS_BIAS=bias is not None, KEEP=scores is not None,
-            CAPPED=bool(softcap), ACC=ACCUMULATORS[logits.dtype], BLOCK_V=tiling.columns, VEC=VEC,
-            num_warps=tiling.num_warps, enable_fp_fusion=bool(softcap),  # as logprob's, for its reason
+            logits,
+            logits if bias is None else bias,
+            labels,
+            *found,
+            logits if logp_grad is None else logp_grad,
+            logits.shape[1],
+            logits.stride(0),
+            logits.stride(0) if logp_grad is None else logp_grad.stride(0),
+            *logprob.constants(options),
+            HAS_BIAS=bias is not None,
+            KEEP=logp_grad is not None,
+            CAPPED=bool(options.softcap),
+            ACC=ACCUMULATORS[logits.dtype],
+            BLOCK_V=tiling.columns,
+            VEC=VEC,
+            num_warps=tiling.num_warps,
+            # The reason is the one of kernels/logprob/launch.py.
+            enable_fp_fusion=bool(options.softcap),
             **tiling.limits,
-        )  # fmt: skip
+        )
 
 
 def tile(
-    logits: Tensor,  # (L, v) float32 or float64, of the columns from ``column`` on
-    labels: Tensor,  # (L,)
-    peak: Tensor,  # (L,)
-    total: Tensor,  # (L,)
-    grad: Tensor,  # (L,)
-    column: int,
-    scores: Tensor,  # (L, v), written
-    temperature: float,
-    softcap: float,
-    logit_scale: float,
+    logits: Tensor,  # (L, v) float32 or float64, the columns from first_column on
+    labels: Tensor,  # (L,), as the three rows below
+    peak: Tensor,
+    total: Tensor,
+    grad: Tensor,
+    first_column: int,
+    logp_grad: Tensor,  # (L, v), written
+    options: TokenOptions,
 ) -> None:
-    """grad * d log p[label] / d logits, of rows whose peak and total are known; zeros, and nothing read, where grad is 0."""
-    nothing = -(2**31)  # a label that is ignored; these are all live
+    """Write grad * d log p[label] / d logits of rows whose peak and total are known.
+
+    Rows whose grad is 0 become 0, and nothing of them is read.
+    """
     logprob.backward(
-        grad[None], logits[None], labels[None] - column, peak[None], total[None], temperature, softcap, logit_scale, nothing, scores[None]
-    )  # fmt: skip
+        grad[None],
+        logits[None],
+        labels[None] - first_column,
+        peak[None],
+        total[None],
+        replace(options, ignore_index=NO_LABEL),  # all these rows are live
+        logp_grad[None],
+    )
 
 
 def score(
@@ -68,55 +96,59 @@ def score(
     weight: Tensor,  # (V, D)
     bias: Tensor | None,  # (V,)
     labels: Tensor,  # (L,)
-    temperature: float,
-    softcap: float,
-    logit_scale: float,
+    options: TokenOptions,
     tiling: ScoringTiling | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (L,) each, float32
-    """Log-probability of each label, maximum and sum of exponentials, without logits in memory. Not for float64."""
+    """Log-probability of each label, maximum and sum of exponentials, without logits in memory.
+
+    Not for float64.
+    """
     tiling = tiling or scoring_of(hidden.device)
-    count, vocabulary = len(labels), len(weight)
-    logp, top, sums = (hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
+    count = len(labels)
+    found = tuple(hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
     if not count:
-        return logp, top, sums
-    own, peak, total = (hidden.new_empty(SPLITS, count, dtype=torch.float32) for _ in range(3))
+        return found
+    parts = tuple(hidden.new_empty(SPLITS, count, dtype=torch.float32) for _ in range(3))
     hidden, weight = (
         factor if factor.stride(1) == 1 else factor.contiguous() for factor in (hidden, weight)
     )
     depth = tiling.depth // hidden.element_size()
     described = tiling.described and all(_describable(factor) for factor in (hidden, weight))
-    factors = (
-        tuple(
+    factors: tuple[Tensor | TensorDescriptor, ...] = (hidden, weight)
+    if described:
+        sizes = (tiling.rows, tiling.columns)
+        factors = tuple(
             TensorDescriptor.from_tensor(factor, [size, depth])
-            for factor, size in ((hidden, tiling.rows), (weight, tiling.columns))
+            for factor, size in zip((hidden, weight), sizes, strict=True)
         )
-        if described
-        else (hidden, weight)
-    )
     items = triton.cdiv(count, tiling.rows) * SPLITS
+    shared = {"SPLITS": SPLITS, "CAPPED": bool(options.softcap), "enable_fp_fusion": True}
     with on(hidden.device):
-        linear_logprob_fwd[(min(items, multiprocessors(hidden.device)) if described else items,)](
-            *factors, weight if bias is None else bias.contiguous(), labels.contiguous(), own, peak, total, count, vocabulary,
-            hidden.shape[1], hidden.stride(0), weight.stride(0), *logprob.constants(temperature, softcap, logit_scale), SPLITS=SPLITS,
-            HAS_BIAS=bias is not None, CAPPED=bool(softcap), DESCRIBED=described, BLOCK_M=tiling.rows, BLOCK_N=tiling.columns,
-            BLOCK_K=depth, num_warps=tiling.num_warps, num_stages=tiling.num_stages, enable_fp_fusion=True,
-        )  # fmt: skip
-        linear_logprob_join[(triton.cdiv(count, JOINED),)](
-            own,
-            peak,
-            total,
-            logp,
-            top,
-            sums,
+        programs = min(items, multiprocessors(hidden.device)) if described else items
+        linear_logprob_fwd[(programs,)](
+            *factors,
+            weight if bias is None else bias.contiguous(),
+            labels.contiguous(),
+            *parts,
             count,
-            SPLITS=SPLITS,
-            CAPPED=bool(softcap),
-            BLOCK_M=JOINED,
-            enable_fp_fusion=True,
+            *weight.shape,
+            hidden.stride(0),
+            weight.stride(0),
+            *logprob.constants(options),
+            HAS_BIAS=bias is not None,
+            DESCRIBED=described,
+            BLOCK_M=tiling.rows,
+            BLOCK_N=tiling.columns,
+            BLOCK_K=depth,
+            num_warps=tiling.num_warps,
+            num_stages=tiling.num_stages,
+            **shared,
         )
-    return logp, top, sums
+        grid = (triton.cdiv(count, JOINED),)
+        linear_logprob_join[grid](*parts, *found, count, BLOCK_M=JOINED, **shared)
+    return found
 
 
 def _describable(factor: Tensor) -> bool:
-    """Descriptors want 16-byte rows that begin at 16 bytes."""
+    """Tensor descriptors need rows whose start and length are multiples of 16 bytes."""
     return factor.data_ptr() % 16 == 0 and factor.stride(0) * factor.element_size() % 16 == 0

@@ -1,8 +1,12 @@
-"""Launchers: choose the tiles, pass the strides on, start one program per row (and per chunk of a row, backward)."""
+"""Launchers: choose the tiles, pass the strides on, start a program per row.
+
+The backward starts one per chunk of a row.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar, Protocol
 
 import torch
 import triton
@@ -17,38 +21,61 @@ from .tuning import Tiling, tiling_of
 ROWS = 1024  # log-probabilities that a program takes at once
 
 
-def constants(temperature: float, softcap: float, logit_scale: float) -> tuple[float, float]:
-    """(inner, outer) of w = outer * tanh(inner * x), in bits, or of w = inner * x, in nats, where ``softcap`` is 0."""
-    if softcap:
-        return logit_scale / softcap, softcap / temperature / math.log(2)
-    return logit_scale / temperature, 1.0
+class TokenOptions(Protocol):
+    """How logits become log-probabilities: a dataclass that the caller passes on whole."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def softcap(self) -> float: ...  # 0: none
+    @property
+    def logit_scale(self) -> float: ...
+    @property
+    def ignore_index(self) -> int: ...
 
 
-def _specialization(logits: Tensor, softcap: float, acc: torch.dtype, tiling: Tiling) -> dict:
-    """What a kernel is compiled for; whether products and sums are fused does not hang on the version's default.
+def constants(options: TokenOptions) -> tuple[float, float]:
+    """The numbers (inner, outer) that scale a logit x in a kernel.
 
-    Softcapped scores may be. Without a softcap w = inner * x is one product: fused into w - peak it would keep digits that the
-    peak, which is rounded, has lost, and the label's own score with others than its term in the sum: an error of the peak's
-    rounding, 3e-6 at 30 and 6e-5 at 500, and log-probabilities above 0.
+    With a softcap w = outer * tanh(inner * x), in bits; without one w = inner * x, in nats.
     """
+    if options.softcap:
+        inner = options.logit_scale / options.softcap
+        return inner, options.softcap / options.temperature / math.log(2)
+    return options.logit_scale / options.temperature, 1.0
+
+
+def _specialization(
+    logits: Tensor, options: TokenOptions, acc: torch.dtype, tiling: Tiling
+) -> dict[str, Any]:
+    """The arguments that a kernel is compiled for."""
     return {
-        "CAPPED": bool(softcap), "ACC": ACCUMULATORS[acc], "BLOCK_V": tiling.block(logits.element_size()),
-        "VEC": 16 // logits.element_size(), "num_warps": tiling.num_warps, "enable_fp_fusion": bool(softcap),
-    }  # fmt: skip
+        "CAPPED": bool(options.softcap),
+        "ACC": ACCUMULATORS[acc],
+        "BLOCK_V": tiling.block(logits.element_size()),
+        "VEC": 16 // logits.element_size(),
+        "num_warps": tiling.num_warps,
+        # Whether products and sums are fused is set here, not left to the default of a version of
+        # Triton. Without a softcap w = inner * x is one product. Fused into w - peak, it would keep
+        # digits that the rounded peak has lost, and the label's own logit would keep others than
+        # its term in the sum. That is an error of the peak's rounding, 3e-6 at 30 and 6e-5 at 500,
+        # and gives log-probabilities above 0. Softcapped logits may be fused.
+        "enable_fp_fusion": bool(options.softcap),
+    }
 
 
 def forward(
     logits: Tensor,  # (R, T, V), any strides
     labels: Tensor,  # (R, T)
-    temperature: float,
-    softcap: float,  # 0: none
-    logit_scale: float,
-    ignore_index: int,
+    options: TokenOptions,
     tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (R, T) each
-    """Log-probability of each label, and the maximum and the sum of exponentials that the backward needs; zeros where ignored.
+    """Log-probabilities of the labels, and the maxima and sums of exponentials for the backward.
 
-    float32, or float64 for float64 logits. A label that is no column gives NaN and is not read.
+    All are 0 where ignored. They are float32, or float64 for float64 logits. A label that is no
+    column gives NaN and is not read.
     """
     acc = torch.promote_types(logits.dtype, torch.float32)
     logp, peak, total = (
@@ -59,9 +86,18 @@ def forward(
     tiling = tiling or tiling_of(logits.device)
     with on(logits.device):
         logprob_fwd[(labels.numel(),)](
-            logits, labels.contiguous(), logp, peak, total, labels.shape[1], logits.shape[2], *logits.stride(), ignore_index,
-            *constants(temperature, softcap, logit_scale), **_specialization(logits, softcap, acc, tiling),
-        )  # fmt: skip
+            logits,
+            labels.contiguous(),
+            logp,
+            peak,
+            total,
+            labels.shape[1],
+            logits.shape[2],
+            *logits.stride(),
+            options.ignore_index,
+            *constants(options),
+            **_specialization(logits, options, acc, tiling),
+        )
     return logp, peak, total
 
 
@@ -71,24 +107,35 @@ def backward(
     labels: Tensor,  # (R, T)
     peak: Tensor,  # (R, T)
     total: Tensor,  # (R, T)
-    temperature: float,
-    softcap: float,
-    logit_scale: float,
-    ignore_index: int,
+    options: TokenOptions,
     dlogits: Tensor,  # (R, T, V), written; may be logits
     tiling: Tiling | None = None,
 ) -> None:
-    """Gradient of the logits. Rows that are ignored or whose upstream gradient is 0 are zeroed without a read."""
+    """The gradient of the logits.
+
+    Rows that are ignored or whose upstream gradient is 0 are zeroed without a read.
+    """
     if logits.numel() == 0:
         return
     tiling = tiling or tiling_of(logits.device)
     chunk = tiling.chunk * tiling.block(logits.element_size())
     with on(logits.device):
         logprob_bwd[(labels.numel(), triton.cdiv(logits.shape[2], chunk))](
-            dlogits, logits, grad.contiguous(), labels.contiguous(), peak, total, labels.shape[1], logits.shape[2],
-            *dlogits.stride(), *logits.stride(), ignore_index, *constants(temperature, softcap, logit_scale),
-            CHUNK=chunk, **_specialization(logits, softcap, peak.dtype, tiling),
-        )  # fmt: skip
+            dlogits,
+            logits,
+            grad.contiguous(),
+            labels.contiguous(),
+            peak,
+            total,
+            labels.shape[1],
+            logits.shape[2],
+            *dlogits.stride(),
+            *logits.stride(),
+            options.ignore_index,
+            *constants(options),
+            CHUNK=chunk,
+            **_specialization(logits, options, peak.dtype, tiling),
+        )
 
 
 def sums(
@@ -99,13 +146,16 @@ def sums(
     ignore_index: int,
     mean: bool,
 ) -> tuple[Tensor, Tensor]:  # (R,) each
-    """Sum or mean of each response's log-probabilities, in their dtype, and its number of live tokens, int64."""
+    """The sum or mean of each response's log-probabilities, and its number of live tokens.
+
+    Sums have the dtype of the log-probabilities; numbers of tokens are int64.
+    """
     rewards = torch.empty(num_responses, dtype=logps.dtype, device=logps.device)
     lengths = torch.empty(num_responses, dtype=torch.int64, device=logps.device)
     if num_responses == 0:
         return rewards, lengths
     rows, (logps, labels) = logps.shape[-1], (logps.contiguous(), labels.contiguous())
-    ids = labels if response_ids is None else response_ids.contiguous()  # padded: not read
+    ids = labels if response_ids is None else response_ids.contiguous()  # unread if padded
     with on(logps.device):
         if response_ids is None or logps.dtype == torch.float64:
             options = {

@@ -1,4 +1,10 @@
-"""The backward of hidden states times the output head, on every device."""
+"""The gradients of hidden states, weight and bias, on every device.
+
+With u = h @ W.T + b, a row's logp_grad is S = d log p[y] / d u, without the upstream gradient g.
+As g is one factor per row, dH = g * (S @ W) and dW = S.T @ (g * H) are plain products for any g.
+Rows that kept S need only these. The other rows are computed again, one slice of the vocabulary
+after another, and each slice of the weight's gradient is finished before the next begins.
+"""
 
 from __future__ import annotations
 
@@ -8,199 +14,193 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pad_fast.device import is_gpu
 from pad_fast.linear_logprob import memory_budget
-from pad_fast.linear_logprob.head import GPU_COLUMNS, GPU_TILE_ROWS, Head, times_weight
+from pad_fast.linear_logprob.head import GPU_TILE_ROWS, Head, times_weight
 from pad_fast.linear_logprob.matmul import add_product_, product
-from pad_fast.linear_logprob.memory_budget import chunk_rows
-from pad_fast.logprob import torch_impl as logits_torch
+from pad_fast.logprob.softmax import RowNumbers
 from pad_fast.logprob.torch_impl import tiles
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """The upstream gradient of packed rows, for products in 16 bits too."""
+    """The upstream gradient g of packed rows, also for products in 16 bits."""
 
     grad: Tensor  # (L,) in the accumulator's dtype
-    unit: Tensor  # () a power of two: float16 has too little range for g, which loss scaling may make large or averaging small
+    # A power of two by which g is divided before float16 products: loss scaling can make g too
+    # large for the range of float16, and averaging too small.
+    unit: Tensor  # ()
 
     @classmethod
     def of(cls, grad: Tensor, total: Tensor, dtype: torch.dtype) -> Upstream:
-        """``grad`` (L,), NaN where a row's own numbers are, unless it is 0."""
+        """From ``grad`` (L,) and the rows' totals.
+
+        A row whose numbers are NaN has a logp_grad of 0, and passes NaN on by its g, unless that
+        is 0: a loss that masks a row silences its NaN.
+        """
         grad = torch.where((grad != 0) & total.isnan(), torch.nan, grad.to(total.dtype))
         if dtype != torch.float16 or not len(grad):
             return cls(grad, grad.new_ones(()))
         largest = grad.abs().nan_to_num(0, 0, 0).amax()
         return cls(grad, largest.clamp(min=torch.finfo(grad.dtype).tiny).log2().ceil().exp2())
 
-    def times(self, live: Tensor, dtype: torch.dtype) -> Tensor:
-        """(g / unit) * H in ``dtype`` for the first rows of ``live``."""
-        return scale_rows(self.grad[: len(live)] / self.unit, live).to(dtype)
+    def times(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
+        """(g / unit) * H in ``dtype``, of the first rows, which ``packed`` holds."""
+        return scale_rows(self.grad[: len(packed)] / self.unit, packed).to(dtype)
 
 
 def scale_rows(grad: Tensor, rows: Tensor) -> Tensor:
-    """g * rows, 0 where g is."""
+    """grad * rows, and 0 where grad is 0 even if the row is not finite."""
     grad = grad.unsqueeze(1)
     return torch.where(grad == 0, 0, grad * rows)
 
 
-TileScores = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, slice], Tensor]
+@dataclass(frozen=True)
+class PackedRows:
+    """The live rows, gathered, and their upstream gradient."""
+
+    hidden: Tensor  # (L, D)
+    places: Tensor  # (L,), among all rows
+    labels: Tensor  # (L,), as the two below
+    peak: Tensor
+    total: Tensor
+    upstream: Upstream
 
 
 @dataclass
 class Gradients:
-    """Where gradients go; None for one that is not needed."""
+    """Tensors to write gradients to; None for one that is not needed."""
 
     hidden: Tensor | None  # (M, D), zeros
     weight: Tensor | None  # (V, D)
     bias: Tensor | None  # (V,)
 
 
+# (a tile u (L, v) of products, its rows, its columns, the head) -> g * d log p / d u of the tile
+TileLogpGrad = Callable[[Tensor, RowNumbers, slice, Head], Tensor]
+
+
 def backward(
-    upstream: Upstream,
-    live: Tensor,  # (.., D) packed
-    rows: Tensor,  # (L,) their places
-    numbers: tuple[Tensor, Tensor, Tensor],  # labels, peak, total, (L,) each
+    packed: PackedRows,
     head: Head,
-    scores: Tensor,  # (K, V or more)
+    logp_grad: Tensor,  # (K, V or more), what the first K rows kept
+    tile_logp_grad: TileLogpGrad,
     into: Gradients,
-    again: TileScores,
-    read_all: bool,  # also rows with g = 0: to leave them out waits for the device
+    read_all: bool,
 ) -> None:
-    """The gradients of hidden states, weight and bias."""
-    kept = min(len(scores), len(rows))
-    tile = GPU_TILE_ROWS if live.is_cuda else chunk_rows(len(head.weight), live.device)
+    """Write the gradients that are needed.
+
+    ``read_all`` computes also the rows with g = 0 again: leaving them out waits for the device.
+    """
+    count = len(packed.places)
+    kept = min(len(logp_grad), count)
+    grad = packed.upstream.grad
     if into.hidden is not None:
-        for part in tiles(kept, tile):
-            dlive = scale_rows(
-                upstream.grad[part], times_weight(scores[part, : len(head.weight)], head)
-            )
-            into.hidden.index_copy_(0, rows[part], dlive.to(into.hidden.dtype))
-    others = slice(kept, len(rows))
-    index = None if read_all else kept + upstream.grad[others].nonzero().squeeze(-1)
-    rest = _Recomputed(
-        upstream,
-        live,
-        others if index is None else index,
-        numbers,
-        head,
-        into.hidden is not None,
-        again,
-        tile,
-    )
+        for part in tiles(kept, head.tile_rows):
+            unscaled = times_weight(logp_grad[part, : len(head.weight)], head)
+            dhidden = scale_rows(grad[part], unscaled)
+            into.hidden.index_copy_(0, packed.places[part], dhidden.to(into.hidden.dtype))
+    others = slice(kept, count)
+    rows = others if read_all else kept + grad[others].nonzero().squeeze(-1)
+    rest = _Recomputed(packed, rows, head, tile_logp_grad, into.hidden is not None)
     if rest.count or into.weight is not None or into.bias is not None:
-        _walk_vocabulary(upstream, live[:kept], head, scores[:kept], into, rest)
-    if into.hidden is not None and rest.dlive is not None:
-        for part in tiles(rest.count, tile):
-            where = rows[others if index is None else index][part]
-            into.hidden.index_copy_(
-                0, where, rest.dlive[part].mul_(upstream.unit).to(into.hidden.dtype)
-            )
+        _add_by_slices(packed, head, logp_grad[:kept], rest, into)
+    if into.hidden is not None and rest.dhidden is not None:
+        places = packed.places[rows]
+        for part in tiles(rest.count, head.tile_rows):
+            dhidden = rest.dhidden[part].mul_(packed.upstream.unit)
+            into.hidden.index_copy_(0, places[part], dhidden.to(into.hidden.dtype))
 
 
-def _walk_vocabulary(
-    upstream: Upstream, kept: Tensor, head: Head, scores: Tensor, into: Gradients, rest: _Recomputed
+def _add_by_slices(
+    packed: PackedRows, head: Head, logp_grad: Tensor, rest: _Recomputed, into: Gradients
 ) -> None:
-    """Finish the gradients of weight and bias a slice at a time, and the rest's of hidden states on the way."""
-    factors = upstream.times(kept, head.factor_dtype) if into.weight is not None else None
-    grad = upstream.grad[: len(kept)] / upstream.unit
-    for columns in tiles(
-        len(head.weight), GPU_COLUMNS if kept.is_cuda else logits_torch.TILE_COLUMNS
-    ):
-        _finish_slice(columns, upstream, factors, grad, head, scores, into, rest)
+    """Finish the gradients of weight and bias slice by slice, and gather dH of ``rest``."""
+    upstream, kept = packed.upstream, len(logp_grad)
+    factors = None
+    if into.weight is not None:
+        factors = upstream.times(packed.hidden[:kept], head.factor_dtype)
+    grad = upstream.grad[:kept] / upstream.unit
+    for columns in tiles(len(head.weight), head.tile_columns):
+        targets = [None if whole is None else whole[columns] for whole in (into.weight, into.bias)]
+        sums = [None if target is None else _zeros_for(target, head) for target in targets]
+        if kept:
+            add_weight_gradient(logp_grad[:, columns], factors, grad, *sums)
+        if rest.count:
+            rest.add(columns, *sums)
+        for target, total in zip(targets, sums, strict=True):
+            if target is not None and total is not None:
+                target.copy_(total.mul_(upstream.unit))  # copies nothing where they are the same
+        del sums  # before those of the next slice are made
 
 
-def _finish_slice(
-    columns: slice,
-    upstream: Upstream,
-    factors: Tensor | None,
-    grad: Tensor,
-    head: Head,
-    scores: Tensor,
-    into: Gradients,
-    rest: _Recomputed,
-) -> None:
-    """Sums are taken in place where the gradient is of their dtype; others are gone before those of the next slice are made."""
-    targets = [None if whole is None else whole[columns] for whole in (into.weight, into.bias)]
-    sums = [
-        None
-        if to is None
-        else to.zero_()
-        if to.dtype == head.dtype
-        else torch.zeros_like(to, dtype=head.dtype)
-        for to in targets
-    ]
-    if len(scores):
-        add_weight_gradient(scores[:, columns], factors, grad, *sums)
-    if rest.count:
-        rest.add(columns, *sums)
-    for target, total in zip(targets, sums, strict=True):
-        if target is not None and total is not None:
-            target.copy_(total.mul_(upstream.unit))  # nothing is copied onto itself
+def _zeros_for(target: Tensor, head: Head) -> Tensor:
+    """Zeros in the accumulator's dtype: the target itself where it has that dtype."""
+    if target.dtype == head.dtype:
+        return target.zero_()
+    return torch.zeros_like(target, dtype=head.dtype)
 
 
 def add_weight_gradient(
-    scores: Tensor,
-    factors: Tensor | None,
-    grad: Tensor,
-    dweight: Tensor | None,
-    dbias: Tensor | None,
+    logp_grad: Tensor,  # (L, v), a slice of the vocabulary
+    factors: Tensor | None,  # (L, D), g * H
+    grad: Tensor,  # (L,), g
+    dweight: Tensor | None,  # (v, D)
+    dbias: Tensor | None,  # (v,)
 ) -> None:
-    """Of a slice of the vocabulary: dW += S^T @ (g * H), with ``factors`` g * H, and db += S^T @ g."""
+    """dW += S.T @ (g * H) and db += S.T @ g, with S the ``logp_grad``."""
     if dweight is not None and factors is not None:
-        for rows in tiles(
-            len(scores),
-            max(1, len(scores)) if scores.dtype == factors.dtype else memory_budget.CPU_ROWS,
-        ):
-            add_product_(dweight, scores[rows].to(factors.dtype).T, factors[rows])
+        # Rows that have to be widened are widened a few at a time.
+        step = len(logp_grad) if logp_grad.dtype == factors.dtype else memory_budget.CPU_ROWS
+        for rows in tiles(len(logp_grad), max(1, step)):
+            add_product_(dweight, logp_grad[rows].to(factors.dtype).T, factors[rows])
     if dbias is not None:
-        for rows in tiles(len(scores), GPU_TILE_ROWS):
-            dbias += grad[rows] @ scores[rows].to(grad.dtype)
+        for rows in tiles(len(logp_grad), GPU_TILE_ROWS):
+            dbias += grad[rows] @ logp_grad[rows].to(grad.dtype)
 
 
 class _Recomputed:
-    """Rows that did not keep their scores. They are computed again, times g, for one slice of the vocabulary after another."""
+    """Rows that did not keep their logp_grad: computed again, times g, slice by slice."""
 
     def __init__(
         self,
-        upstream: Upstream,
-        live: Tensor,
-        rows,
-        numbers,
+        packed: PackedRows,
+        rows: slice | Tensor,
         head: Head,
+        tile_logp_grad: TileLogpGrad,
         need_hidden: bool,
-        again: TileScores,
-        tile: int,
     ):
-        self.head, self.again, self.tile = head, again, tile
-        self.grad = upstream.grad[rows] / upstream.unit
-        self.count = len(self.grad)
-        self.numbers = tuple(number[rows] for number in numbers)
-        self.live = torch.where(self.grad.unsqueeze(1) == 0, 0, live[rows]).to(
-            head.factor_dtype
-        )  # 0 times NaN is NaN
-        self.dlive = self.live.new_zeros(self.live.shape, dtype=head.dtype) if need_hidden else None
+        self.head, self.tile_logp_grad = head, tile_logp_grad
+        grad = packed.upstream.grad[rows] / packed.upstream.unit
+        self.count = len(grad)
+        self.numbers = RowNumbers(packed.labels[rows], packed.peak[rows], packed.total[rows], grad)
+        # A row with g = 0 may hold NaN, and 0 times NaN is NaN.
+        hidden = torch.where(grad.unsqueeze(1) == 0, 0, packed.hidden[rows])
+        self.hidden = hidden.to(head.factor_dtype)
+        self.dhidden = (
+            self.hidden.new_zeros(hidden.shape, dtype=head.dtype) if need_hidden else None
+        )
 
     def add(self, columns: slice, dweight: Tensor | None, dbias: Tensor | None) -> None:
+        """Add what ``columns`` contribute to the gradients of hidden states, weight and bias."""
         part = self.head.weight[columns].to(self.head.factor_dtype)
-        # On a GPU all rows' scores are held, so that the weight's slice is one product: its sum is not read and written again.
-        held = (
-            self.live.new_empty(self.count, len(part))
-            if self.live.is_cuda and dweight is not None
-            else None
-        )
-        for rows in tiles(self.count, self.tile):
-            u = product(self.live[rows], part.T, self.head.dtype)
-            labels, peak, total = (number[rows] for number in self.numbers)
-            scores = self.again(u, labels, peak, total, self.grad[rows], columns).to(part.dtype)
+        # A GPU holds the slice of all rows, so that the weight's gradient is one product, whose
+        # sum is not read and written again for each tile.
+        held = None
+        if dweight is not None and is_gpu(part.device):
+            held = self.hidden.new_empty(self.count, len(part))
+        for rows in tiles(self.count, self.head.tile_rows):
+            u = product(self.hidden[rows], part.T, self.head.dtype)
+            tile = self.tile_logp_grad(u, self.numbers[rows], columns, self.head).to(part.dtype)
             del u
             if dbias is not None:
-                dbias += scores.sum(0, dtype=dbias.dtype)
-            if self.dlive is not None:
-                add_product_(self.dlive[rows], scores, part)
+                dbias += tile.sum(0, dtype=dbias.dtype)
+            if self.dhidden is not None:
+                add_product_(self.dhidden[rows], tile, part)
             if held is not None:
-                held[rows] = scores
+                held[rows] = tile
             elif dweight is not None:
-                add_product_(dweight, scores.T, self.live[rows])
-            del scores  # before the next product
+                add_product_(dweight, tile.T, self.hidden[rows])
+            del tile  # before the next product
         if held is not None and dweight is not None:
-            add_product_(dweight, held.T, self.live)
+            add_product_(dweight, held.T, self.hidden)

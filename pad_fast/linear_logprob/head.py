@@ -1,4 +1,4 @@
-"""The output head as a product sees it: its weight in slices, packed rows, and scores times the weight."""
+"""The output head as products see it: its weight in slices, and packed rows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pad_fast.device import is_gpu
 from pad_fast.linear_logprob.matmul import add_product_, factor_dtype, product
+from pad_fast.linear_logprob.memory_budget import chunk_rows
 from pad_fast.logprob import torch_impl as logits_torch
-from pad_fast.logprob.softmax import (
-    TokenOptions,
-    accumulator,
-)
+from pad_fast.logprob.softmax import TokenOptions, accumulator
 from pad_fast.logprob.torch_impl import tiles
 
+# The tiles of a GPU's backward. 16,384 rows by 8,192 columns are 256 MiB of logp_grad in 16 bits,
+# and the gradient of hidden states is added to 16 times at V = 128,256.
 GPU_TILE_ROWS = 2048
-GPU_COLUMNS = 8192  # with 16,384 rows: 256 MiB of scores, and a gradient of hidden states that is added to 16 times at V=128,256
+GPU_TILE_COLUMNS = 8192
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,24 @@ class Head:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the accumulation."""
+        """The dtype in which products and sums are accumulated."""
         return accumulator(self.weight.dtype)
 
     @property
     def factor_dtype(self) -> torch.dtype:
+        """The dtype in which factors of products are kept."""
         return factor_dtype(self.weight, self.dtype)
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of a backward's tile."""
+        device = self.weight.device
+        return GPU_TILE_ROWS if is_gpu(device) else chunk_rows(len(self.weight), device)
+
+    @property
+    def tile_columns(self) -> int:
+        """Columns of a backward's tile."""
+        return GPU_TILE_COLUMNS if is_gpu(self.weight.device) else logits_torch.TILE_COLUMNS
 
     def slices(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
         """The vocabulary and the weight, slice by slice, each widened where products need it."""
@@ -43,6 +56,7 @@ class Head:
             yield part, self.weight[part].to(self.factor_dtype)
 
     def add_bias(self, u: Tensor, columns: slice) -> Tensor:
+        """Add the bias of ``columns`` to a tile of products, in place."""
         return u if self.bias is None else u.add_(self.bias[columns].to(u.dtype))
 
 
@@ -53,14 +67,11 @@ def pack(hidden: Tensor, rows: Tensor, chunk: int) -> Tensor:
     return packed
 
 
-# Backward.
-
-
-def times_weight(scores: Tensor, head: Head) -> Tensor:
-    """S @ W of a chunk of rows, in the accumulator's dtype."""
+def times_weight(logp_grad: Tensor, head: Head) -> Tensor:
+    """``logp_grad`` (L, V) times the weight (V, D), in the accumulator's dtype."""
     if head.factor_dtype == head.weight.dtype:
-        return product(scores, head.weight, head.dtype)
-    total = scores.new_zeros(len(scores), head.weight.shape[1], dtype=head.dtype)
+        return product(logp_grad, head.weight, head.dtype)
+    total = logp_grad.new_zeros(len(logp_grad), head.weight.shape[1], dtype=head.dtype)
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
-        add_product_(total, scores[:, columns].to(part.dtype), part)
+        add_product_(total, logp_grad[:, columns].to(part.dtype), part)
     return total

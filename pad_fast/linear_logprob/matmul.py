@@ -1,35 +1,41 @@
-"""Matrix products in a wider dtype than their factors: the one place that knows which device can."""
+"""Matrix products in a wider dtype than that of their factors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pad_fast.device import multiplies_into_float32
 
-def _tensor_cores(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
-    """CPUs refuse ``out_dtype`` and ROCm builds vary."""
-    return a.is_cuda and torch.version.hip is None and a.dtype == b.dtype and dtype == torch.float32
+
+def _widens(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the device's product of ``a`` and ``b`` can be kept in ``dtype``."""
+    return multiplies_into_float32(a) and a.dtype == b.dtype and dtype == torch.float32
 
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a @ b, accumulated in ``dtype`` and not rounded to the factors' dtype in between."""
+    """a @ b, accumulated in ``dtype`` and never rounded to the dtype of the factors."""
     if a.dtype == b.dtype == dtype:
         return a @ b
-    if _tensor_cores(a, b, dtype):
+    if _widens(a, b, dtype):
         return torch.mm(a, b, out_dtype=dtype)
     return a.to(dtype) @ b.to(dtype)
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, as :func:`product` in the dtype of ``total``, without a second matrix of its size where that can be."""
+    """total += a @ b in the dtype of ``total``, if possible without a second matrix of its size."""
     if a.dtype == b.dtype == total.dtype:
         total.addmm_(a, b)
-    elif _tensor_cores(a, b, total.dtype):
+    elif _widens(a, b, total.dtype):
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
 def factor_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """What factors of many products in ``dtype`` are kept in: as they are on a CUDA device, widened once and for all elsewhere."""
-    return tensor.dtype if tensor.is_cuda and torch.version.hip is None else dtype
+    """The dtype in which to keep a factor of many products in ``dtype``.
+
+    It is the factor's own where the device widens while it multiplies. Elsewhere the factor is
+    widened once for all products.
+    """
+    return tensor.dtype if multiplies_into_float32(tensor) else dtype

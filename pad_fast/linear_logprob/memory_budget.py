@@ -1,8 +1,9 @@
-"""How many rows keep their scores for the backward, out of one number of bytes.
+"""How many rows keep d log p / d z for the backward, out of one number of bytes.
 
-A row that keeps them costs V numbers of the input's dtype and no recomputation; one that does not is computed again (4 products of
-2 * M * D * V operations in place of 3). The bytes also have to hold what is worked with: on a GPU the logits of the chunk that is
-being computed, on a CPU the packed rows and the tiles of :mod:`pad_fast.linear_logprob.torch_impl`.
+A row that keeps it costs V numbers of the input's dtype. A row that does not is computed again: 4
+products of 2 * M * D * V operations in place of 3. The bytes also have to hold the workspace: on a
+GPU the logits of one chunk, on a CPU the packed rows and the tiles of
+:mod:`pad_fast.linear_logprob.torch_impl`.
 """
 
 from __future__ import annotations
@@ -11,50 +12,61 @@ from typing import Literal
 
 import torch
 
+from pad_fast.device import is_gpu, total_memory
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import accumulator
 
 MemoryBudget = int | Literal["auto"]
 
-CPU_ROWS = 256  # of a product: fewer starve it (128: a fifth slower on an AVX2 CPU), more are padding where a batch is small
-CHUNK_BYTES = (
-    512 << 20
-)  # of a GPU's float32 logits, so that two such matrices and what is smaller fit into 1 GiB
-SHARE = 16  # "auto": this part of a GPU's memory; 9.4 GB of an H200's, which keeps 16,384 rows of 256,000 columns in 16 bits
-CPU_AUTO = (
-    128 << 20
-)  # "auto" on a CPU: an eighth of what M=2048, D=768, V=50257 takes naively, where it keeps nothing
-ROW_BYTES = 64  # of a row's own numbers: label, place, peak, total, upstream gradient, and what they are made of
-ALIGNMENT = 64  # columns, to which rows of scores are padded: 128 bytes in 16 bits
+# Rows of a product on a CPU. Fewer leave it short of work (128 took a fifth more time on an AVX2
+# CPU); with more, a small batch is mostly padding.
+CPU_ROWS = 256
+# Bytes of the float32 logits of a GPU's chunk: two such matrices and all smaller ones fit in 1 GiB.
+CHUNK_BYTES = 512 << 20
+# The share of a GPU's memory that "auto" stands for: a sixteenth. That is 9.4 GB of an H200, in
+# which 16,384 rows of 256,000 columns keep their logp_grad in 16 bits.
+SHARE = 16
+# The bytes that "auto" stands for on a CPU: an eighth of what plain PyTorch takes for M = 2048,
+# D = 768, V = 50257. There nothing is kept.
+CPU_AUTO = 128 << 20
+# Bytes of a row's own numbers: label, place, peak, total, upstream gradient and intermediates.
+ROW_BYTES = 64
+# Rows of logp_grad are padded to a multiple of this many columns: 128 bytes in 16 bits.
+ALIGNMENT = 64
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
-    """Rows of every product with the output head on this device, whatever the batch: a library's bits change with that number."""
-    if device.type != "cuda":
+    """Rows of every product with the output head on this device, whatever the batch.
+
+    The number is fixed because a library's bits change with it.
+    """
+    if not is_gpu(device):
         return CPU_ROWS
     return max(16, min(2048, 1 << (CHUNK_BYTES // (4 * vocabulary)).bit_length() - 1))
 
 
 def padded(vocabulary: int) -> int:
-    """Columns of a row of scores in memory."""
+    """Columns of a row of logp_grad in memory."""
     return (vocabulary + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
 def chunk_bytes(vocabulary: int, device: torch.device) -> int:
-    """Of the float32 logits of a chunk."""
+    """Bytes of the float32 logits of a chunk."""
     return 4 * chunk_rows(vocabulary, device) * vocabulary
 
 
 def auto_bytes(device: torch.device) -> int:
-    """What "auto" stands for: on a GPU a part of the memory that it has, not of what is free, so that it is the same at each call."""
-    return (
-        torch.cuda.get_device_properties(device).total_memory // SHARE
-        if device.type == "cuda"
-        else CPU_AUTO
-    )
+    """The bytes that "auto" stands for.
+
+    On a GPU they are a share of all its memory and not of what is free, so that every call gets the
+    same number.
+    """
+    memory = total_memory(device)
+    return CPU_AUTO if memory is None else memory // SHARE
 
 
-# What torch.compiler.assume_constant_result sets; calling that would load the compiler, and Triton, with the package.
+# What torch.compiler.assume_constant_result sets. Calling that would load the compiler, and Triton
+# with it, when the package is imported.
 auto_bytes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -69,9 +81,19 @@ def cpu_workspace(
     softcap: bool,
     backward: bool,
 ) -> int:
-    """Bytes that :mod:`pad_fast.linear_logprob.torch_impl` holds on a CPU beside arguments, results and scores, for so many packed ``rows``.
+    """Bytes that a CPU's forward or backward holds, arguments, results and logp_grad excluded.
 
-    ``kept``: some rows keep their scores; ``recomputed``: some do not. A test compares this with what is measured.
+    A test compares them with what is measured.
+
+    Args:
+        rows: number of packed rows.
+        width: D, the hidden size.
+        vocabulary: V.
+        dtype: that of the hidden states.
+        kept: whether some rows keep their logp_grad.
+        recomputed: whether some rows do not.
+        softcap: whether there is one.
+        backward: the backward's bytes, or else the forward's.
     """
     wide, columns = accumulator(dtype).itemsize, min(logits_torch.TILE_COLUMNS, vocabulary)
     narrow, tile = dtype.itemsize < wide, wide * CPU_ROWS * columns
@@ -79,22 +101,17 @@ def cpu_workspace(
         packed = -(-rows // CPU_ROWS) * CPU_ROWS * width
         block = wide * CPU_ROWS * vocabulary if kept and narrow else 0
         cast = (packed + columns * width) * wide if narrow else 0
-        return (
-            rows * ROW_BYTES
-            + packed * dtype.itemsize
-            + cast
-            + block
-            + tile * (1 + 2 * (kept and softcap))
-        )
-    few = min(rows, CPU_ROWS)  # a forward's products have more, of zeros
-    cast = (
-        wide * columns * width * (1 + recomputed) if narrow else 0
-    )  # slices of the weight and of its gradient
+        tiles = tile * (1 + 2 * (kept and softcap))
+        return rows * ROW_BYTES + packed * dtype.itemsize + cast + block + tiles
+    few = min(rows, CPU_ROWS)  # a forward's products are padded to more rows
+    # Slices of the weight and of its gradient.
+    cast = wide * columns * width * (1 + recomputed) if narrow else 0
     if recomputed:
-        beside = wide * rows * width + cast + wide * few * columns * (2 + softcap)
-    else:  # g * H takes two of its size while it is made
-        beside = max(wide * rows * width, cast + wide * few * width + wide * few * columns * narrow)
-    return rows * (ROW_BYTES + width * (dtype.itemsize + wide)) + beside
+        largest = wide * rows * width + cast + wide * few * columns * (2 + softcap)
+    else:  # g * H takes twice its size while it is made
+        products = cast + wide * few * width + wide * few * columns * narrow
+        largest = max(wide * rows * width, products)
+    return rows * (ROW_BYTES + width * (dtype.itemsize + wide)) + largest
 
 
 def workspace(
@@ -106,22 +123,18 @@ def workspace(
     *,
     recomputed: bool,
 ) -> int:
-    """Bytes that forward and backward hold beside scores.
+    """Bytes that forward and backward hold in addition to logp_grad.
 
-    On a GPU the float32 logits of a chunk; where rows are computed again a second one's stands for what that takes, 1 GiB in all,
-    which 16,384 rows of 4,096 columns fit into.
+    On a GPU they are the float32 logits of a chunk. Computing rows again takes a second matrix of
+    that size; with 16,384 rows of 4,096 columns it all fits in 1 GiB.
     """
-    if device.type == "cuda":
+    if is_gpu(device):
         return (1 + recomputed) * chunk_bytes(vocabulary, device)
     sizes = (rows, width, vocabulary, dtype)
     return max(
         cpu_workspace(*sizes, kept=True, softcap=True, backward=backward, recomputed=recomputed)
         for backward in (False, True)
     )
-
-
-def _bytes(budget: MemoryBudget, device: torch.device) -> int:
-    return auto_bytes(device) if budget == "auto" else budget
 
 
 def saved_rows(
@@ -132,32 +145,32 @@ def saved_rows(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """How many of ``rows`` keep their scores: all, or a number of whole chunks, so that few sizes occur."""
+    """How many of ``rows`` keep their logp_grad for the backward.
+
+    All of them, or a number of whole chunks, so that few sizes occur.
+    """
     size = _bytes(budget, device)
     row = padded(vocabulary) * dtype.itemsize
     if rows * row + workspace(rows, width, vocabulary, dtype, device, recomputed=False) <= size:
         return rows
-    whole = chunk_rows(vocabulary, device)
-    return (
-        max(0, size - workspace(rows, width, vocabulary, dtype, device, recomputed=True))
-        // row
-        // whole
-        * whole
-    )
+    chunk = chunk_rows(vocabulary, device)
+    rest = size - workspace(rows, width, vocabulary, dtype, device, recomputed=True)
+    return max(0, rest) // row // chunk * chunk
 
 
-def walked_rows(
+def rows_at_a_time(
     budget: MemoryBudget, width: int, vocabulary: int, dtype: torch.dtype, device: torch.device
 ) -> int:
-    """How many rows may have scores at a time where none are kept for later (:mod:`pad_fast.linear_logprob.prompt_chunks`)."""
-    row = padded(vocabulary) * dtype.itemsize + width * (
-        dtype.itemsize + 2 * accumulator(dtype).itemsize
-    )  # packed, times g, gradient
-    return (
-        max(
-            0,
-            _bytes(budget, device)
-            - workspace(0, width, vocabulary, dtype, device, recomputed=False),
-        )
-        // row
-    )
+    """How many rows may have logp_grad at a time where none is kept for later.
+
+    This is for whole prompts at a time, see :mod:`pad_fast.linear_logprob.prompt_chunks`.
+    """
+    # A row has its logp_grad, its hidden state, that times g, and the gradient of it.
+    states = width * (dtype.itemsize + 2 * accumulator(dtype).itemsize)
+    row = padded(vocabulary) * dtype.itemsize + states
+    fixed = workspace(0, width, vocabulary, dtype, device, recomputed=False)
+    return max(0, _bytes(budget, device) - fixed) // row
+
+
+def _bytes(budget: MemoryBudget, device: torch.device) -> int:
+    return auto_bytes(device) if budget == "auto" else budget

@@ -1,29 +1,53 @@
-"""How logits become log-probabilities, tile by tile: options, the online softmax and its gradient."""
+"""How logits become log-probabilities, tile by tile: the options, the online softmax, its gradient.
+
+The counterpart in Triton is ``kernels/logprob/softmax.py``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from pad_fast import validation
 
 
 @dataclass(frozen=True)
 class TokenOptions:
-    """How logits become log-probabilities. ``softcap`` 0 means none (a torch.library schema likes no optional float)."""
+    """How logits become log-probabilities: one value, from the user's call to the launcher.
 
-    temperature: float
-    softcap: float
-    logit_scale: float
-    ignore_index: int
+    The log-probability of a label y is log softmax(z)[y] with
+    z = softcap * tanh(logit_scale * logits / softcap) / temperature, or without a softcap
+    z = logit_scale * logits / temperature. Rows whose label is ``ignore_index`` are left out.
+    """
+
+    temperature: float = 1.0
+    softcap: float = 0.0  # 0 means none: the schema of an operation has no optional float
+    logit_scale: float = 1.0
+    ignore_index: int = -100
+
+    @classmethod
+    def checked(
+        cls, temperature: float, softcap: float | None, logit_scale: float, ignore_index: int
+    ) -> TokenOptions:
+        """The options as a user writes them. Raises ValueError for one that makes no sense."""
+        validation.check_token_options(temperature, softcap, logit_scale, ignore_index)
+        return cls(float(temperature), float(softcap or 0.0), float(logit_scale), int(ignore_index))
+
+    @property
+    def numbers(self) -> tuple[float, float, float, int]:
+        """The four arguments that stand for the options in the schema of an operation."""
+        return self.temperature, self.softcap, self.logit_scale, self.ignore_index
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """float32, or wider if the input is."""
+    """The dtype of sums and results: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def bend(u: torch.Tensor, options: TokenOptions) -> torch.Tensor:
-    """z of a tile of products u, in place."""
+def transform(u: Tensor, options: TokenOptions) -> Tensor:
+    """The logits z of a tile of raw logits u, in place."""
     if options.logit_scale != 1.0:
         u.mul_(options.logit_scale)
     if options.softcap:
@@ -31,8 +55,8 @@ def bend(u: torch.Tensor, options: TokenOptions) -> torch.Tensor:
     return u.div_(options.temperature) if options.temperature != 1.0 else u
 
 
-def unbend(gradient: torch.Tensor, z: torch.Tensor, options: TokenOptions) -> torch.Tensor:
-    """The gradient of the products u from that of z, in place."""
+def transform_backward(gradient: Tensor, z: Tensor, options: TokenOptions) -> Tensor:
+    """The gradient of the raw logits u from that of z, in place."""
     if options.softcap:
         slope = z.mul(options.temperature / options.softcap)
         gradient.addcmul_(gradient, slope.square_(), value=-1)
@@ -41,58 +65,71 @@ def unbend(gradient: torch.Tensor, z: torch.Tensor, options: TokenOptions) -> to
 
 
 class OnlineSoftmax:
-    """log sum exp over the columns of tiles that arrive one after another, and the label's z: one pass over the logits."""
+    """log sum exp over columns whose tiles arrive one after another, and the label's own z.
 
-    def __init__(self, labels: torch.Tensor, dtype: torch.dtype):
+    This takes one pass over the logits. ``peak`` is max z and ``total`` is sum exp(z - peak), of
+    the columns so far.
+    """
+
+    def __init__(self, labels: Tensor, dtype: torch.dtype):
         self.labels = labels  # (L,)
         self.peak = labels.new_full(labels.shape, -torch.inf, dtype=dtype)
         self.total = labels.new_zeros(labels.shape, dtype=dtype)
-        self.picked = labels.new_full(
-            labels.shape, torch.nan, dtype=dtype
-        )  # stays NaN for a label that is no column
+        # A label that is no column is never picked, and its log-probability stays NaN.
+        self.picked = labels.new_full(labels.shape, torch.nan, dtype=dtype)
 
-    def add(self, rows: slice, columns: slice, z: torch.Tensor) -> torch.Tensor:
-        """Take in the tile z, which becomes exp(z - anchor); returns the anchor of each row."""
+    def add(self, rows: slice, columns: slice, z: Tensor) -> Tensor:
+        """Take in the tile z, which becomes exp(z - anchor), and return each row's anchor."""
         local = self.labels[rows] - columns.start
         inside = (local >= 0) & (local < z.shape[1])
         picked = z.gather(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1)).squeeze(1)
         self.picked[rows] = torch.where(inside, picked, self.picked[rows])
         peak = torch.maximum(self.peak[rows], z.amax(1))
-        anchor = peak.masked_fill(
-            peak == -torch.inf, 0
-        )  # -inf minus -inf is NaN: such a row has met no finite logit yet
+        # The peak of a row without a finite logit so far is -inf, and -inf minus -inf is NaN.
+        anchor = peak.masked_fill(peak == -torch.inf, 0)
         total = self.total[rows] * (self.peak[rows] - anchor).exp()
         self.total[rows] = total + z.sub_(anchor.unsqueeze(1)).exp_().sum(1)
         self.peak[rows] = peak
         return anchor
 
-    def log_p(self) -> torch.Tensor:
-        """log(total) is not added to the peak first: beside a large peak the rounding would swallow a log-probability near 0."""
+    def log_p(self) -> Tensor:
+        """The labels' log-probabilities (L,).
+
+        log(total) is subtracted last: added to a large peak, its rounding would swallow a
+        log-probability near 0.
+        """
         return (self.picked - self.peak) - self.total.log()
 
-    def spread(
-        self, rows: torch.Tensor, shape: torch.Size
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities, peaks and totals at ``rows`` of flat ``shape``, 0 elsewhere."""
+    def spread(self, rows: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, peaks and totals in ``shape``: at flat ``rows``, and 0 elsewhere."""
 
-        def place(values: torch.Tensor) -> torch.Tensor:
+        def place(values: Tensor) -> Tensor:
             return values.new_zeros(shape.numel()).index_copy_(0, rows, values).view(shape)
 
         return place(self.log_p()), place(self.peak), place(self.total)
 
 
-def scores_of(
-    z: torch.Tensor,
-    peak: torch.Tensor,
-    total: torch.Tensor,
-    labels: torch.Tensor,
-    grad: torch.Tensor,
-    column: int,
-) -> torch.Tensor:
-    """grad * (onehot - softmax) of a tile whose first column is ``column``; z is kept."""
-    scores = torch.sub(z, peak.unsqueeze(1)).exp_().mul_((-grad / total).unsqueeze(1))
-    local = labels - column
+@dataclass(frozen=True)
+class RowNumbers:
+    """The numbers of each row that a gradient needs next to its logits, (L,) each."""
+
+    labels: Tensor
+    peak: Tensor
+    total: Tensor
+    grad: Tensor  # upstream
+
+    def __getitem__(self, rows: slice | Tensor) -> RowNumbers:
+        return RowNumbers(self.labels[rows], self.peak[rows], self.total[rows], self.grad[rows])
+
+
+def logp_grad(z: Tensor, numbers: RowNumbers, column: int) -> Tensor:
+    """grad * d log p[label] / d z = grad * (onehot - softmax) of a tile. z is kept.
+
+    ``column`` is the tile's first.
+    """
+    weights = (-numbers.grad / numbers.total).unsqueeze(1)
+    gradient = torch.sub(z, numbers.peak.unsqueeze(1)).exp_().mul_(weights)
+    local = numbers.labels - column
     inside = (local >= 0) & (local < z.shape[1])
-    return scores.scatter_add_(
-        1, local.clamp(0, z.shape[1] - 1).unsqueeze(1), grad.where(inside, 0).unsqueeze(1)
-    )
+    own = numbers.grad.where(inside, 0).unsqueeze(1)
+    return gradient.scatter_add_(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1), own)

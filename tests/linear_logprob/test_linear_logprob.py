@@ -1,10 +1,13 @@
-"""Log-probabilities from hidden states on the PyTorch path, against the float64 reference: values, gradients, work, memory."""
+"""Log-probabilities of hidden states in PyTorch: values, gradients, work and memory.
+
+They are compared with the float64 reference.
+"""
 
 import itertools
 
 import pytest
 import torch
-from scores import (
+from logprobs import (
     CAPPED,
     ROUNDING,
     Largest,
@@ -22,14 +25,14 @@ from pad_fast.linear_logprob import head as head_module
 from pad_fast.linear_logprob import memory_budget as budgets
 from pad_fast.linear_logprob import op as linear_op
 from pad_fast.linear_logprob import torch_impl as linear_torch
-from pad_fast.logprob import softmax
 from pad_fast.logprob import torch_impl as logits_torch
+from pad_fast.logprob.softmax import TokenOptions
 
 CPU = torch.device("cpu")
 
 
 def room_for(kept: str, labels, dtype) -> budgets.MemoryBudget:
-    """A budget in which "all", "some" (a chunk of the tests' 2 rows) or "none" of the live rows keep their scores."""
+    """A budget in which "all", "some" (a chunk of 2) or "none" of the rows keep their logp_grad."""
     if kept != "some":
         return "auto" if kept == "all" else 0
     sizes = (int((labels != -100).sum()), 12, 45, dtype, CPU)
@@ -54,9 +57,8 @@ def test_from_hidden_states(small_tiles, dtype, kept, options):
     exact, want = gradients(
         linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad, **options
     )
-    close(
-        logps, exact, torch.promote_types(dtype, torch.float32)
-    )  # the product is not rounded to the inputs' dtype
+    # The product is not rounded to the inputs' dtype.
+    close(logps, exact, torch.promote_types(dtype, torch.float32))
     for g, w in zip(got, want, strict=True):
         assert g.dtype == dtype
         close(g, w, dtype)
@@ -87,7 +89,7 @@ def test_a_frozen_head_is_done_in_the_forward(small_tiles, dtype, options):
     leaf = hidden.clone().requires_grad_()
     logps = linear(leaf, weight, bias, labels, **options)
     weight_before = weight.clone()
-    weight.zero_()  # as a wrapper may, who has gathered it for the forward alone
+    weight.zero_()  # as a wrapper may that gathers it for the forward alone
     (dhidden,) = torch.autograd.grad(logps, leaf, grad.to(logps.dtype))
     _, (want,) = gradients(
         lambda h, y: linear_reference(h, weight_before.double(), bias.double(), y, **options),
@@ -127,7 +129,7 @@ LINEAR = ((linear_torch, "forward"), (linear_backward, "backward"))
 )
 @pytest.mark.parametrize("live", ["all", "found", "given"])
 def test_number_of_products(monkeypatch, budget, frozen, products, live):
-    """3 with scores kept, 4 without, 2 of a frozen head; and of the live rows only."""
+    """3 if all rows keep their logp_grad, 4 if none does, 2 for a frozen head; live rows only."""
     hidden, weight, _, labels, grad = draw(rows=(1024,), width=8, vocabulary=200)
     labels = labels.clamp(min=0)
     if live != "all":
@@ -197,33 +199,33 @@ def test_rows_without_an_upstream_gradient_pass_nothing_on(small_tiles, kept):
 @pytest.mark.parametrize("kept", ["all", "some", "none"])
 @pytest.mark.parametrize("size", [1e-9, 1e9])
 def test_float16_gradients_of_any_size(small_tiles, kept, size):
-    """Loss scaling makes upstream gradients large, averaging makes them small: neither leaves the range of float16 on the way."""
+    """Upstream gradients, large by loss scaling or small by averaging, keep within float16."""
     hidden, weight, bias, labels, grad = draw(torch.float16)
     leaves = [x.clone().requires_grad_() for x in (hidden, weight.float() / 64, bias)]
     leaves[1] = leaves[1].detach().half().requires_grad_()
     rows = logits_torch.live_rows(labels.view(-1), -100)
     with torch.no_grad():
-        options = (1.0, 0.0, 1.0, -100, "torch")
-        plain = (
-            leaves[0].detach().view(8, -1),
-            leaves[1].detach(),
-            leaves[2].detach(),
-            labels.view(-1),
-            rows,
-            None,
-        )
+        options = TokenOptions()
+        hidden, weight, bias = (x.detach() for x in leaves)
+        hidden, labels_ = hidden.view(8, -1), labels.view(-1)
         saved = {"all": 8, "some": 4, "none": 0}[kept]
-        _, peak, total, scores, _ = linear_op.linear_token_logprobs(
-            *plain, saved, False, False, *options
+        split = (saved, False, False)
+        _, peak, total, logp_grad, _ = linear_op.linear_token_logprobs(
+            hidden, weight, bias, labels_, rows, None, *split, *options.numbers, "torch"
         )
-        head = head_module.Head(*plain[1:3], softmax.TokenOptions(1.0, 0.0, 1.0, -100))
-        upstream = linear_backward.Upstream.of(grad.view(-1)[rows] * size, total, torch.float16)
-        into = linear_backward.Gradients(
-            None, torch.zeros(45, 12), None
-        )  # float32, to see what would be rounded
-        live, numbers = head_module.pack(plain[0], rows, 1), (labels.view(-1)[rows], peak, total)
+        packed = linear_backward.PackedRows(
+            head_module.pack(hidden, rows, 1),
+            rows,
+            labels_[rows],
+            peak,
+            total,
+            linear_backward.Upstream.of(grad.view(-1)[rows] * size, total, torch.float16),
+        )
+        # A float32 target shows what would be rounded.
+        into = linear_backward.Gradients(None, torch.zeros(45, 12), None)
+        head = head_module.Head(weight, bias, options)
         linear_backward.backward(
-            upstream, live, rows, numbers, head, scores, into, linear_torch.tile_scores(head), False
+            packed, head, logp_grad, linear_torch.tile_logp_grad, into, read_all=False
         )
     _, want = gradients(linear_reference, [x.detach().double() for x in leaves], labels, grad)
     close(into.weight / size, want[1], torch.float16)
@@ -241,7 +243,7 @@ def test_given_live_rows_are_the_same():
 
 @pytest.mark.parametrize("tiles", [(1, 7), (3, 16), (8, 45)])
 def test_number_of_tiles_does_not_matter(monkeypatch, tiles):
-    """The weight's gradient is not accumulated in 16 bits over tiles: its error does not grow with their number."""
+    """The error of the weight's gradient does not grow with the number of tiles."""
     hidden, weight, bias, labels, grad = draw(torch.bfloat16, rows=(4, 64))
     exact, want = gradients(
         linear_reference, [hidden.double(), weight.double(), bias.double()], labels, grad
@@ -256,7 +258,7 @@ def test_number_of_tiles_does_not_matter(monkeypatch, tiles):
 
 
 def test_linear_path_holds_tiles_only(monkeypatch):
-    """No tensor of the size of the logits exists, forward or backward; the largest are a tile and the weight's gradient."""
+    """No tensor has the size of the logits; the largest are a tile and the weight's gradient."""
     monkeypatch.setattr(budgets, "CPU_ROWS", 64)
     monkeypatch.setattr(logits_torch, "TILE_COLUMNS", 256)
     rows, width, vocabulary = 512, 16, 4096

@@ -1,4 +1,4 @@
-"""What a memory budget allows, against what is measured."""
+"""What a memory budget allows, compared with what is measured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.memory import allocated_peak
 from pad_fast import linear_preference_loss, linear_token_logprobs, validation
+from pad_fast.device import planning_for
 from pad_fast.linear_logprob import backward as linear_backward
-from pad_fast.linear_logprob import memory_budget
+from pad_fast.linear_logprob import head as linear_head
+from pad_fast.linear_logprob import matmul, memory_budget
 from pad_fast.linear_logprob import op as linear_op
-from pad_fast.linear_logprob import torch_impl as linear_torch
-from pad_fast.linear_logprob import triton_impl as linear_triton
 from pad_fast.plan import meter
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -33,7 +33,7 @@ def head(
 
 
 def peak_of(loss, leaves: tuple[torch.Tensor, ...]) -> int:
-    """Most bytes beside arguments, the loss and its gradients."""
+    """The most bytes held at a time, without arguments, the loss and its gradients."""
 
     def step() -> tuple[torch.Tensor, ...]:
         found = loss()
@@ -47,7 +47,7 @@ def peak_of(loss, leaves: tuple[torch.Tensor, ...]) -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [0, 20 * MIB, 32 * MIB, 64 * MIB])
 def test_a_budget_holds(size: int, dtype: torch.dtype, softcap: float | None) -> None:
-    """Or, where it is below what has to be, that: forward and backward, measured."""
+    """Forward and backward stay within the budget, or within the workspace if that is more."""
     sizes = (1024, 64, 8192, dtype)
     hidden, weight, labels = head(*sizes)
     peak = peak_of(
@@ -57,7 +57,8 @@ def test_a_budget_holds(size: int, dtype: torch.dtype, softcap: float | None) ->
     kept = memory_budget.saved_rows(size, *sizes, CPU)
     assert peak <= max(size, memory_budget.workspace(*sizes, CPU, recomputed=True))
     assert (kept > 0) == (peak > 12 * MIB)
-    # It is used: a chunk of 256 rows that would fit is kept, which some 4 MiB for the softcap's tiles stand beside.
+    # The budget is used: a chunk of 256 rows that would fit is kept, and the softcap's tiles take
+    # 4 MiB more.
     assert peak >= min(size, 1024 * 8192 * dtype.itemsize) - 256 * 8192 * dtype.itemsize - 9 * MIB
 
 
@@ -67,7 +68,7 @@ def test_a_budget_holds(size: int, dtype: torch.dtype, softcap: float | None) ->
 def test_the_formula_is_what_is_measured(
     kept: int, dtype: torch.dtype, softcap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planner counts with it, so it is to be neither too small nor much too large."""
+    """The planner counts with the formula, which must be close."""
     sizes = (1024, 256, 8192, dtype)
     hidden, weight, labels = head(*sizes)
     monkeypatch.setattr(memory_budget, "saved_rows", lambda *_: kept)
@@ -78,11 +79,11 @@ def test_the_formula_is_what_is_measured(
     backward, gradients = allocated_peak(
         lambda: torch.autograd.grad(logps.sum(), (hidden, weight)), CPU
     )
-    beside = (
+    extra = (
         forward - kept * 8192 * dtype.itemsize,
         backward - sum(gradient.nbytes for gradient in gradients),
     )
-    for is_backward, measured in enumerate(beside):
+    for is_backward, measured in enumerate(extra):
         options = {
             "kept": kept > 0,
             "recomputed": kept < 1024,
@@ -95,8 +96,8 @@ def test_the_formula_is_what_is_measured(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_budget_of_a_walk_holds(dtype: torch.dtype) -> None:
-    """Beside the weight's gradient in float32, which grows from chunk to chunk."""
+def test_a_budget_of_chunks_holds(dtype: torch.dtype) -> None:
+    """The weight's gradient in float32 comes on top; it grows from chunk to chunk."""
     width, vocabulary, size = 64, 8192, 24 * MIB
     hidden, weight, labels = head(4 * 2 * 128, width, vocabulary, dtype)
     teacher = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
@@ -106,13 +107,13 @@ def test_the_budget_of_a_walk_holds(dtype: torch.dtype) -> None:
         return linear_preference_loss(*packed, divergence="kl", memory_budget=size)[0]
 
     peak, accumulators = peak_of(loss, (hidden, weight)), 4 * vocabulary * width + hidden.nbytes
-    assert 256 <= memory_budget.walked_rows(size, width, vocabulary, dtype, CPU) < 1024
+    assert 256 <= memory_budget.rows_at_a_time(size, width, vocabulary, dtype, CPU) < 1024
     assert peak <= size + accumulators
 
 
 @pytest.mark.parametrize("device", [CPU, GPU], ids=str)
 @pytest.mark.parametrize(("vocabulary", "width"), [(128256, 4096), (256000, 2304), (512, 8)])
-def test_rows_that_keep_scores_are_whole_chunks_within_the_budget(
+def test_saved_rows_are_whole_chunks_within_the_budget(
     device: torch.device, vocabulary: int, width: int
 ) -> None:
     rows, dtype, chunk = 16384, torch.bfloat16, memory_budget.chunk_rows(vocabulary, device)
@@ -137,14 +138,12 @@ def test_rows_that_keep_scores_are_whole_chunks_within_the_budget(
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fake tensors pass for a GPU's; kernels, whose memory is that of their arguments, do nothing."""
+    """Fake tensors pass for a GPU's. Kernels, which hold only their arguments, do nothing."""
     from pad_fast.kernels.linear_logprob import launch
 
-    chunk_rows = memory_budget.chunk_rows
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    for module in (linear_backward, linear_torch, linear_triton, linear_op):
-        monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, _: chunk_rows(vocabulary, GPU))
-    monkeypatch.setattr(linear_op, "resolve_impl", lambda *_: "triton")
+    for module in (memory_budget, linear_backward, linear_head):
+        monkeypatch.setattr(module, "is_gpu", lambda device: True)
+    monkeypatch.setattr(matmul, "multiplies_into_float32", lambda tensor: True)
     for module, names in (
         (launch, ("rows", "tile")),
         (validation, ("check_label_values", "check_live_values")),
@@ -163,7 +162,10 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_budget_holds_on_a_gpu(
     gibibytes: int, width: int, vocabulary: int, softcap: float, frozen: bool, as_on_a_gpu: None
 ) -> None:
-    """16,384 rows of Llama-3's and Gemma-2's heads, counted on fake tensors: 1 GiB with a budget of 0, accumulators included."""
+    """16,384 rows of Llama-3's and Gemma-2's heads, counted on fake tensors.
+
+    A budget of 0 takes 1 GiB, accumulators included.
+    """
     rows, dtype, size = 16384, torch.bfloat16, gibibytes << 30
     kept = 0 if frozen else memory_budget.saved_rows(size, rows, width, vocabulary, dtype, GPU)
     options = (1.0, softcap, 1.0, -100, "triton")
@@ -172,7 +174,7 @@ def test_a_budget_holds_on_a_gpu(
         labels, places = torch.empty(2, rows, dtype=torch.int64)
         counted.restart()
         head = (hidden, weight, None, labels, places, None)
-        _, peak, total, scores, unscaled = linear_op.linear_token_logprobs._init_fn(
+        _, peak, total, logp_grad, unscaled = linear_op.linear_token_logprobs._init_fn(
             *head, kept, frozen, False, *options
         )
         forward = counted.peak - counted.start
@@ -183,12 +185,32 @@ def test_a_budget_holds_on_a_gpu(
         else:
             needed = (True, True, False)
             gradients = linear_op.linear_token_logprobs_backward._init_fn(
-                grad, *head, peak, total, scores, *needed, *options
+                grad, *head, peak, total, logp_grad, *needed, *options
             )
         backward = (
             counted.peak
             - counted.start
             - sum(gradient.untyped_storage().nbytes() for gradient in gradients)
         )
-    assert scores.shape[0] == kept
+    assert logp_grad.shape[0] == kept
     assert max(forward, backward) <= max(size, 1 << 30)
+
+
+def test_a_planned_gpu_decides_what_auto_is() -> None:
+    assert memory_budget.auto_bytes(CPU) == memory_budget.CPU_AUTO
+    with planning_for(160 << 30):
+        assert memory_budget.auto_bytes(CPU) == 10 << 30
+    with planning_for(None):
+        assert memory_budget.auto_bytes(CPU) == memory_budget.CPU_AUTO
+
+
+def test_live_rows_of_fake_tensors_are_not_counted() -> None:
+    """Values of fake tensors cannot be read, so that all rows are planned for."""
+    with FakeTensorMode(), meter.Meter() as counted:
+        hidden, weight = (torch.empty(n, 8, requires_grad=True) for n in (512, 1024))
+        labels = torch.empty(512, dtype=torch.int64)
+        counted.restart()
+        loss = linear_token_logprobs(hidden, weight, labels, memory_budget=1 << 30).sum()
+        assert counted.held - counted.start >= 512 * 1024 * 4  # all rows keep their logp_grad
+        loss.backward()
+    assert weight.grad.shape == weight.shape

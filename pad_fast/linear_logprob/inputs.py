@@ -1,0 +1,121 @@
+"""The checked arguments of log-probabilities from hidden states, and how their rows are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pad_fast import validation
+from pad_fast.device import autocast_dtype, can_read_values
+from pad_fast.dispatch import resolve_impl
+from pad_fast.linear_logprob import memory_budget as budgets
+from pad_fast.linear_logprob import op
+from pad_fast.linear_logprob.head import Head
+from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.logprob.softmax import TokenOptions
+
+
+@dataclass(frozen=True)
+class LinearInputs:
+    """Hidden states, output head and labels, checked and cast once."""
+
+    hidden: Tensor  # (M, D), in the dtype that autocast asks for
+    head: Head  # likewise
+    labels: Tensor  # (M,)
+    live_rows: Tensor | None  # (L,) int64, places of the labels that count
+    memory_budget: MemoryBudget
+    impl: str  # "torch" or "triton"
+
+    @classmethod
+    def checked(
+        cls,
+        hidden: Tensor,  # (..., D)
+        weight: Tensor,  # (V, D)
+        labels: Tensor,  # (...)
+        bias: Tensor | None,  # (V,)
+        live_rows: Tensor | None,  # (L,)
+        options: TokenOptions,
+        memory_budget: MemoryBudget,
+        impl: str,
+    ) -> LinearInputs:
+        """The arguments of a user's call; raises ValueError for what does not fit."""
+        hidden, weight, bias = _cast(hidden, weight, bias)
+        _, width = validation.check_linear(hidden, weight, bias, labels)
+        validation.check_live_rows(live_rows, labels)
+        validation.check_budget(memory_budget)
+        head = Head(weight, bias, options)
+        impl = resolve_impl(impl, hidden)
+        rows = (hidden.reshape(-1, width), head, labels.reshape(-1))
+        return cls(*rows, live_rows, memory_budget, impl)
+
+    @property
+    def sizes(self) -> tuple[int, int, torch.dtype, torch.device]:
+        """D, V, dtype and device, which decide how much memory a row takes."""
+        weight = self.head.weight
+        return weight.shape[1], weight.shape[0], weight.dtype, weight.device
+
+    @property
+    def head_needs_gradient(self) -> bool:
+        """Whether the weight's or the bias's gradient will be asked for."""
+        return _needs_gradient(self.head.weight, self.head.bias)
+
+
+def _cast(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tensors as ``F.linear`` would cast them under autocast."""
+    dtype = autocast_dtype(hidden.device)
+    if dtype is None or hidden.dtype == torch.float64:
+        return hidden, weight, bias
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+class RowSplit(NamedTuple):
+    """How the operation treats rows, which it cannot find out for itself."""
+
+    saved_rows: int  # rows that keep their logp_grad for the backward
+    unscaled: bool  # the forward makes the gradient of hidden states, but for a factor a row
+    fused: bool  # no logits in memory, in a kernel that is slower where memory is not short
+
+
+def row_split(inputs: LinearInputs, rows: int) -> RowSplit:
+    """How ``rows`` live rows are split, by the gradients and the memory that there will be."""
+    weight, budget = inputs.head.weight, inputs.memory_budget
+    if inputs.head_needs_gradient:
+        return RowSplit(budgets.saved_rows(budget, rows, *inputs.sizes), False, False)
+    if _needs_gradient(inputs.hidden):
+        return RowSplit(0, True, False)
+    short = budget != "auto" and budget < budgets.chunk_bytes(len(weight), weight.device)
+    return RowSplit(0, False, short and weight.dtype != torch.float64)
+
+
+def token_logprobs(inputs: LinearInputs) -> Tensor:  # (M,)
+    """Log-probability of each label, and 0 where it is ignored."""
+    head, labels = inputs.head, inputs.labels
+    rows, count = inputs.live_rows, None
+    if rows is None:
+        rows, count = op.live_rows(labels, head.options.ignore_index)
+        if can_read_values(labels):
+            rows, count = rows[: int(count)], None
+    split = row_split(inputs, rows.shape[0])
+    logps, *_ = op.linear_token_logprobs(
+        inputs.hidden,
+        head.weight,
+        head.bias,
+        labels,
+        rows,
+        count,
+        *split,
+        *head.options.numbers,
+        inputs.impl,
+    )
+    return logps

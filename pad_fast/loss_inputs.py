@@ -1,0 +1,150 @@
+"""What a loss from logits and a loss from hidden states share: its settings and its prompts.
+
+R = P * N responses stand prompt by prompt. Response i of prompt p is row p * N + i of padded labels
+(R, T), or has that number in the ``response_ids`` (M,) of packed labels (M,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pad_fast import validation
+from pad_fast.logprob.responses import Responses
+from pad_fast.logprob.softmax import TokenOptions
+from pad_fast.losses import LossOptions, check_loss, preference_loss
+from pad_fast.preference import kinds
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The options of :class:`pad_fast.PADLoss`, checked."""
+
+    loss: str  # a name of preference/kinds.py
+    loss_options: Mapping[str, Any]
+    normalize: str
+    shift: bool
+    tokens: TokenOptions
+    impl: str  # as the user wrote it: a loss may lack the kernel that its rewards have
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        loss: str = "ppd",
+        normalize: str = "mean",
+        shift: bool = False,
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        ignore_index: int = -100,
+        impl: str = "auto",
+        **loss_options: Any,
+    ) -> LossSettings:
+        """The settings as a user writes them; raises ValueError for what does not fit."""
+        check_loss(loss, loss_options)
+        tokens = TokenOptions.checked(temperature, softcap, logit_scale, ignore_index)
+        return cls(loss, loss_options, normalize, shift, tokens, impl)
+
+    def align(self, states: Tensor) -> Tensor:
+        """Logits or hidden states (..., T, V or D) without the last one, if labels are shifted."""
+        return states[..., :-1, :] if self.shift else states
+
+    def is_separable(self, responses_per_prompt: int) -> bool:
+        """Whether a prompt's loss needs nothing of other prompts, and the outer gradient is one.
+
+        That is so for exact losses that are summed or averaged. Draws of rankings belong to the
+        whole batch, and with reduction="none" each prompt has an outer gradient of its own.
+        """
+        options = LossOptions(**self.loss_options)
+        size = options.group_size
+        n = responses_per_prompt if size is None else min(responses_per_prompt, size)
+        kind = kinds.LOSSES[self.loss].kind(options.divergence)
+        return kind.is_exact(options.method, n) and options.reduction in ("mean", "sum")
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """A batch of prompts whose student's rewards are still to come."""
+
+    settings: LossSettings
+    teacher: Tensor  # (P, N) rewards
+    live: Tensor  # (P, N) bool
+    responses: Responses
+
+    @classmethod
+    def checked(
+        cls,
+        settings: LossSettings,
+        labels: Tensor,  # (R, T) or (M,)
+        teacher_rewards: Tensor,  # (P, N)
+        response_ids: Tensor | None,  # (M,)
+        mask: Tensor | None,  # (P, N) bool
+    ) -> Preferences:
+        """The prompts of a user's call; raises ValueError for what does not fit."""
+        _check_prompts(labels, teacher_rewards, response_ids, mask)
+        if settings.shift:
+            labels = labels[..., 1:]
+            response_ids = None if response_ids is None else response_ids[1:]
+        responses = Responses.checked(
+            labels,
+            response_ids,
+            teacher_rewards.numel(),
+            settings.tokens.ignore_index,
+            settings.normalize,
+        )
+        # The reward of an empty response is 0, the best log-probability there is.
+        live = (responses.lengths() > 0).view(teacher_rewards.shape)
+        live = live if mask is None else live & mask
+        return cls(settings, teacher_rewards, live, responses)
+
+    def loss(self, logps: Tensor, impl: str) -> tuple[Tensor, Tensor]:
+        """The loss and the rewards (P, N), detached, from the log-probabilities of all labels."""
+        rewards = self.responses.rewards(logps, impl).view(self.teacher.shape)
+        loss = preference_loss(
+            self.settings.loss,
+            rewards,
+            self.teacher,
+            mask=self.live,
+            impl=self.settings.impl,
+            **self.settings.loss_options,
+        )
+        return loss, rewards.detach()
+
+    def losses(self, rewards: Tensor, prompts: slice) -> Tensor:
+        """The loss of each of some prompts (p,), 0 where it has none, from their rewards (p, N)."""
+        options = {**self.settings.loss_options, "reduction": "none"}
+        return preference_loss(
+            self.settings.loss,
+            rewards,
+            self.teacher[prompts],
+            mask=self.live[prompts],
+            impl=self.settings.impl,
+            **options,
+        )
+
+    def reduce(self, total: Tensor) -> Tensor:
+        """The loss from the sum of the losses of all prompts."""
+        if self.settings.loss_options.get("reduction", "mean") == "sum":
+            return total
+        return total / (self.live.sum(1) > 1).sum().clamp(min=1)
+
+
+def _check_prompts(
+    labels: Tensor, teacher_rewards: Tensor, response_ids: Tensor | None, mask: Tensor | None
+) -> None:
+    shape = validation.shape(teacher_rewards)
+    if teacher_rewards.ndim != 2:
+        raise ValueError(f"teacher_rewards must be (P, N), got {shape}")
+    if response_ids is None and len(labels) != teacher_rewards.numel():
+        raise ValueError(
+            f"labels must have P * N = {teacher_rewards.numel()} rows for teacher_rewards {shape}, "
+            f"unless response_ids are given; got {validation.shape(labels)}"
+        )
+    if mask is not None and (mask.shape != teacher_rewards.shape or mask.dtype != torch.bool):
+        given = f"{mask.dtype} {validation.shape(mask)}"
+        raise ValueError(f"mask must be bool of shape {shape}, got {given}")

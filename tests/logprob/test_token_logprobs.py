@@ -1,0 +1,65 @@
+"""Token log-probabilities of given logits in PyTorch, against the float64 reference."""
+
+import pytest
+import torch
+from logprobs import CAPPED, ROUNDING, Largest, close, draw, gradients, watch
+
+from pad_fast import functional, reference
+from pad_fast.logprob import op as logprob_op
+from pad_fast.logprob import torch_impl as logits_torch
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
+@pytest.mark.parametrize("options", [{}, CAPPED], ids=["plain", "capped"])
+def test_from_logits(small_tiles, dtype, options):
+    hidden, weight, _, labels, grad = draw()
+    logits = (hidden @ weight.T).to(dtype)
+    logps, (dlogits,) = gradients(
+        functional.token_logprobs, [logits], labels, grad, impl="torch", **options
+    )
+    exact, (dexact,) = gradients(
+        reference.token_logprobs, [logits.double()], labels, grad, **options
+    )
+    assert logps.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert dlogits.dtype == dtype
+    close(logps, exact, torch.promote_types(dtype, torch.float32))
+    close(dlogits, dexact, dtype)
+
+
+@pytest.mark.parametrize("level", [-500.0, 500.0])
+def test_levels_and_infinities(small_tiles, level):
+    _, _, _, labels, grad = draw()
+    logits = torch.randn(2, 4, 45, generator=torch.Generator().manual_seed(1)) + level
+    logits[0, 0, :20] = -torch.inf  # more than a tile
+    labels[0, 0] = 30
+    logps, (dlogits,) = gradients(functional.token_logprobs, [logits], labels, grad, impl="torch")
+    exact, (dexact,) = gradients(reference.token_logprobs, [logits.double()], labels, grad)
+    close(logps, exact, torch.float32)
+    close(dlogits, dexact, torch.float32)
+
+
+def test_confident_label_keeps_its_gradient(small_tiles):
+    logits = torch.full((1, 1, 45), 400.0)
+    logits[..., 3] = 415.0
+    labels, grad = torch.tensor([[3]]), torch.ones(1, 1)
+    logps, (dlogits,) = gradients(functional.token_logprobs, [logits], labels, grad, impl="torch")
+    exact, (dexact,) = gradients(reference.token_logprobs, [logits.double()], labels, grad)
+    torch.testing.assert_close(logps.double(), exact, rtol=0.02, atol=0)
+    torch.testing.assert_close(dlogits.double(), dexact, rtol=0.02, atol=0)
+
+
+def test_slice_along_tokens_is_not_copied(monkeypatch):
+    logits = torch.randn(4, 33, 8192)
+    labels = torch.zeros(4, 32, dtype=torch.int64)
+    largest = Largest(logits)
+    watch(monkeypatch, largest, (logits_torch, "logits_forward"))
+    functional.token_logprobs(logits[:, :-1], labels, impl="torch")
+    assert largest.bytes
+    assert largest.bytes <= logits.nbytes / 1.9  # a tile of all 128 rows by 4,096 of 8,192 columns
+
+
+def test_opcheck(small_tiles):
+    options = (0.7, 30.0, 1.3, -100, "torch")
+    labels = draw(rows=(1, 6), vocabulary=20)[3]
+    logits = torch.randn(1, 6, 20, requires_grad=True)
+    torch.library.opcheck(logprob_op.token_logprobs, (logits, labels, *options, False))
