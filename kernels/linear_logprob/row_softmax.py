@@ -14,7 +14,7 @@ from ..logprob.softmax import (
     join_lanes,
     label_logp,
     logp_grad,
-    scaled_logits,
+    transform,
     steepest_slope,
 )
 
@@ -53,11 +53,11 @@ def _sum_row(
     total = tl.zeros((offsets.shape[0],), ACC)
     for start in range(0, whole, BLOCK_V):
         x = _load_tile(row_ptr + start, bias_ptr + start, offsets, there, HAS_BIAS, False)
-        z = scaled_logits(x, inner, outer, CAPPED, ACC)
+        z = transform(x, inner, outer, CAPPED, ACC)
         peak, total = add_tile(peak, total, z, CAPPED)
     if whole < vocabulary:
         x = _load_tile(row_ptr + whole, bias_ptr + whole, offsets, there, HAS_BIAS, True)
-        z = scaled_logits(x, inner, outer, CAPPED, ACC)
+        z = transform(x, inner, outer, CAPPED, ACC)
         peak, total = add_tile(peak, total, tl.where(there, z, float("-inf")), CAPPED)
     return join_lanes(peak, total, CAPPED)
 
@@ -80,7 +80,7 @@ def _label_logits(
     x = tl.load(row_ptr + place, mask=inside, other=float("nan"))
     if HAS_BIAS:
         x += tl.load(bias_ptr + place, mask=inside, other=0.0).to(x.dtype)
-    return tl.sum(tl.sum(scaled_logits(x, inner, outer, CAPPED, ACC), 1), 0)
+    return tl.sum(tl.sum(transform(x, inner, outer, CAPPED, ACC), 1), 0)
 
 
 @triton.jit

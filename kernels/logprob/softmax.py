@@ -14,7 +14,7 @@ LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite, so that -inf minus a pe
 
 
 @triton.jit
-def scaled_logits(x, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
+def transform(x, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
     """The logits z of a tile x of logits as the model gives them."""
     return scaled_tanh(x, inner, outer, ACC) if CAPPED else inner * x.to(ACC)
 
@@ -92,7 +92,7 @@ def logp_grad(
     1 - tanh^2 = s * (2 - s), and outer - |z| is exact: a saturated logit has a slope of exactly
     0, and no slope has the wrong sign.
     """
-    z = scaled_logits(x, inner, outer, CAPPED, ACC)
+    z = transform(x, inner, outer, CAPPED, ACC)
     d = -share * power(z - peak, CAPPED)
     # In tiles without the label the comparison would only cost registers.
     if is_column(place, offsets.shape[0] * offsets.shape[1]):

@@ -5,6 +5,7 @@ import torch
 from pad_fast.kernels.linear_logprob import launch, tuning
 
 from pad_fast import reference
+from pad_fast.logprob.softmax import TokenOptions
 from tests.kernels.linear_logprob.cases import INTERPRETED, OPTIONS, draw, ours
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
@@ -60,7 +61,7 @@ def test_fused_scores_have_the_same_bits_in_any_company():
 def test_fused_scoring_writes_no_logits(traffic):
     """It writes three numbers for each row and part of the vocabulary, and nothing else."""
     hidden, weight, bias, labels, _ = draw(rows=20)
-    launch.score(hidden, weight, bias, labels, 1.0, 0.0, 1.0)
+    launch.score(hidden, weight, bias, labels, TokenOptions())
     assert traffic.stored == 4 * 20 * 3 * (tuning.SPLITS + 1)
 
 

@@ -97,7 +97,7 @@ def test_a_head_at_full_vocabulary(dtype, options, budget):
 
 @pytest.mark.parametrize("budget", ["auto", 0])
 def test_a_head_repeats_its_bits(budget):
-    """Gradients repeat from run to run, and log-probabilities in any batch, with logits or without."""
+    """Gradients repeat from run to run, and log-probabilities do so in any batch."""
     hidden, weight, labels, grad = head_inputs(2500, 512, 32000)
     first = None
     for _ in range(20):
@@ -130,7 +130,7 @@ def test_a_head_repeats_its_bits(budget):
     ("budget", "frozen"), [(5 << 30, False), (2 << 30, False), (0, False), (0, True)]
 )
 def test_memory_of_a_head(budget, frozen):
-    """Beyond inputs and gradients it takes 1.1 times the budget at most, or 1 GiB with a budget of 0."""
+    """Beyond inputs and gradients it takes at most 1.1 times the budget, or 1 GiB for 0."""
     needs(14)
     hidden, weight, labels, grad = head_inputs(16384, 4096, 128256)
     weight.requires_grad_(not frozen)

@@ -1,4 +1,4 @@
-"""Values, gradients and labels of hidden states times the head, against float64 and eager float32."""
+"""Values and gradients of hidden states times the head, against float64 and eager float32."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from pad_fast.kernels.linear_logprob import launch, tuning
 
 from pad_fast import reference
 from pad_fast.linear_logprob import op as linear_op
+from pad_fast.logprob.softmax import TokenOptions
 from tests.kernels.linear_logprob.cases import (
     BUDGETS,
     CAPPED,
@@ -114,15 +115,12 @@ def test_a_confident_label_keeps_its_gradient():
     labels, grad = torch.full((4,), 3, device=DEVICE), torch.ones(4, device=DEVICE)
     exact_logits = logits[0].double().requires_grad_()
     reference.token_logprobs(exact_logits, labels).sum().backward()
-    numbers, kept, again = (
-        tuple(torch.empty(4, device=DEVICE) for _ in range(3)),
-        torch.empty(2, 4, 200, device=DEVICE)[0],
-        logits[0] * 1,
-    )
-    launch.rows(logits[0], None, labels, kept, numbers, 1.0, 0.0, 1.0)
-    launch.tile(logits[0], labels, *numbers[1:], grad, 0, again, 1.0, 0.0, 1.0)
-    for scores in (kept, again):
-        torch.testing.assert_close(scores.double(), exact_logits.grad, rtol=1e-5, atol=2.4e-7)
+    numbers = tuple(torch.empty(4, device=DEVICE) for _ in range(3))
+    kept, again = torch.empty(2, 4, 200, device=DEVICE)[0], logits[0] * 1
+    launch.rows(logits[0], None, labels, kept, numbers, TokenOptions())
+    launch.tile(logits[0], labels, *numbers[1:], grad, 0, again, TokenOptions())
+    for logp_grad in (kept, again):
+        torch.testing.assert_close(logp_grad.double(), exact_logits.grad, rtol=1e-5, atol=2.4e-7)
 
 
 def test_a_row_has_the_same_bits_in_any_company():
@@ -139,11 +137,11 @@ def test_a_row_has_the_same_bits_in_any_company():
 def test_traffic_of_a_row(traffic, keep):
     """The logits are read once; with logp_grad twice, and that is written once."""
     logits, labels = torch.randn(3, 20000, device=DEVICE), torch.tensor([1, 2, 3], device=DEVICE)
-    scores = torch.empty(3, 20032, dtype=torch.bfloat16, device=DEVICE)[:, :20000] if keep else None
+    wide = torch.empty(3, 20032, dtype=torch.bfloat16, device=DEVICE)
+    logp_grad = wide[:, :20000] if keep else None
     numbers = tuple(torch.empty(3, device=DEVICE) for _ in range(3))
-    launch.rows(
-        logits, None, labels, scores, numbers, 1.0, 0.0, 1.0, tiling=tuning.RowTiling(4096, 4)
-    )
+    tiling = tuning.RowTiling(4096, 4)
+    launch.rows(logits, None, labels, logp_grad, numbers, TokenOptions(), tiling=tiling)
     size = 3 * 20000
     assert (1 + keep) * 4 * size <= traffic.loaded <= 1.01 * (1 + keep) * 4 * size
     assert keep * 2 * size <= traffic.stored <= 1.01 * keep * 2 * size + 100
@@ -154,11 +152,10 @@ def test_label_that_is_no_column_is_nan(wrong):
     labels = torch.tensor([0, wrong], device=DEVICE)
     logits, weight = torch.randn(2, 300, device=DEVICE), torch.randn(300, 24, device=DEVICE)
     numbers = tuple(torch.empty(2, device=DEVICE) for _ in range(3))
-    launch.rows(logits, None, labels, None, numbers, 1.0, 0.0, 1.0)
+    launch.rows(logits, None, labels, None, numbers, TokenOptions())
     assert numbers[0].isnan().tolist() == [False, True]
-    logp, _, _ = launch.score(
-        torch.randn(2, 24, device=DEVICE), weight, None, labels, 1.0, 0.0, 1.0
-    )
+    hidden = torch.randn(2, 24, device=DEVICE)
+    logp, _, _ = launch.score(hidden, weight, None, labels, TokenOptions())
     assert logp.isnan().tolist() == [False, True]
 
 

@@ -153,7 +153,7 @@ def test_values_at_full_size(dtype, options):
 @pytest.mark.parametrize("label", [5, 32799], ids=["tile", "tail"])
 @pytest.mark.parametrize("level", [30.25, 500.0])
 def test_confident_label_at_a_temperature(dtype, label, level):
-    """As p approaches 1, multiply-adds round the label's logit in the same way as its term in the sum."""
+    """As p approaches 1, multiply-adds round the label's logit like its term in the sum."""
     logits = torch.full((1, 8, 32800), level, device="cuda")
     logits[0, :, label] += torch.arange(16, 24, device="cuda")
     logits, labels = logits.to(dtype).requires_grad_(), torch.full((1, 8), label, device="cuda")

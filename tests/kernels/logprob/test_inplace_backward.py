@@ -52,7 +52,7 @@ def test_inplace_backward_refuses_logits_that_it_would_copy(small_tiles):
         functional.token_logprobs(
             four.transpose(0, 1), labels.transpose(0, 1), inplace_backward=True
         )
-    # Both have a view in three dimensions; the second needs that a dimension of size 1 is no obstacle.
+    # Both have a view in three dimensions, the second since one of its sizes is 1.
     single = four.clone().transpose(1, 2).contiguous().transpose(1, 2)[:1]
     for leaf in (four.clone(), single):
         leaf = leaf.requires_grad_()

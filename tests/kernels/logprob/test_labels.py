@@ -4,8 +4,8 @@ import pytest
 import torch
 from pad_fast.kernels.logprob import launch
 
-from pad_fast.logprob import softmax
 from pad_fast.logprob import torch_impl as logits_torch
+from pad_fast.logprob.softmax import TokenOptions
 from tests.kernels.logprob.cases import CAPPED, DEVICE, OPTIONS, draw, kernel_of, reference_of
 
 
@@ -36,14 +36,14 @@ def test_traffic(traffic, inplace, options):
     """One read of live rows forward; one read of live rows and one write of all rows backward."""
     logits, labels, grad = draw(1, 5, 20000, dtype=torch.bfloat16)
     labels[0, 1] = -100  # two of five rows
-    values = (options["temperature"], options["softcap"] or 0.0, options["logit_scale"], -100)
+    values = TokenOptions.checked(**options, ignore_index=-100)
     live, every = 3 * 20000 * 2, 5 * 20000 * 2
-    _, peak, total = launch.forward(logits, labels, *values)
+    _, peak, total = launch.forward(logits, labels, values)
     assert live <= traffic.loaded <= 1.02 * live
     assert traffic.stored <= 0.02 * live
     traffic.loaded = traffic.stored = 0
     launch.backward(
-        grad, logits, labels, peak, total, *values, logits if inplace else torch.empty_like(logits)
+        grad, logits, labels, peak, total, values, logits if inplace else torch.empty_like(logits)
     )
     assert live <= traffic.loaded <= 1.02 * live
     assert every <= traffic.stored <= 1.02 * every
@@ -55,15 +55,13 @@ def test_label_that_is_no_column_is_nan_and_not_read(small_tiles, wrong, softcap
     """Log-probability and gradient are NaN, as on a GPU, where label values are not checked."""
     logits, labels, grad = draw(1, 3, 200)
     labels[0, 1] = wrong
-    options = (1.0, softcap, 1.0, -100)
-    logps, *rows = launch.forward(logits, labels, *options)
+    options = TokenOptions(softcap=softcap)
+    logps, *rows = launch.forward(logits, labels, options)
     dlogits = torch.zeros_like(logits)
-    launch.backward(grad, logits, labels, *rows, *options, dlogits)
-    plain, *plain_rows = logits_torch.logits_forward(logits, labels, softmax.TokenOptions(*options))
+    launch.backward(grad, logits, labels, *rows, options, dlogits)
+    plain, *plain_rows = logits_torch.logits_forward(logits, labels, options)
     dplain = torch.zeros_like(logits)
-    logits_torch.logits_backward(
-        grad, logits, labels, *plain_rows, softmax.TokenOptions(*options), dplain
-    )
+    logits_torch.logits_backward(grad, logits, labels, *plain_rows, options, dplain)
     for values, gradients in ((logps, dlogits), (plain, dplain)):
         assert values.isnan().tolist() == [[False, True, False]]
         assert gradients[0, 1].isnan().all()

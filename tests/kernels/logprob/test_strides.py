@@ -4,6 +4,7 @@ import pytest
 import torch
 from pad_fast.kernels.logprob import launch
 
+from pad_fast.logprob.softmax import TokenOptions
 from tests.kernels.logprob.cases import CAPPED, DEVICE, OPTIONS, draw, kernel_of
 
 
@@ -36,12 +37,11 @@ def test_column_offsets_are_64_bit(small_tiles):
     near, labels, grad = draw(1, 3, vocabulary, dtype=torch.float16)
     logits.copy_(near)
     labels[0, 0], labels[0, 1] = 200, -100
-    options = (1.0, 0.0, 1.0, -100)
-    expected, got = (launch.forward(x, labels, *options) for x in (near, logits))
+    expected, got = (launch.forward(x, labels, TokenOptions()) for x in (near, logits))
     for ours, theirs in zip(got, expected, strict=True):
         assert torch.equal(ours, theirs)
     for x in (near, logits):
-        launch.backward(grad, x, labels, *expected[1:], *options, x)
+        launch.backward(grad, x, labels, *expected[1:], TokenOptions(), x)
     assert torch.equal(logits, near)
 
 

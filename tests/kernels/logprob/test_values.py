@@ -79,7 +79,7 @@ def test_infinite_logits(small_tiles, options):
 
 
 def test_softcap_on_both_sides_of_the_polynomial(small_tiles):
-    """Tiles within the cap take the polynomial, others the exponential; both are as good as eager."""
+    """Tiles within the cap take a polynomial, others exponentials; both are as good as eager."""
     logits, labels, grad = draw(1, 4, 256)
     logits[0, 0] = torch.linspace(-30, 30, 256)  # all within the cap
     logits[0, 1] = torch.linspace(-300, 300, 256)

@@ -103,7 +103,7 @@ def test_gradcheck_drives_the_kernels(kind):
 
 
 def test_gradcheck_of_sampled_kl():
-    """The teacher's draws do not follow the student, so the gradient is the estimate's derivative."""
+    """Draws come from the teacher, so the gradient is the derivative of the estimate."""
     student, teacher = rewards(2, 3)
     options = {"method": "sampled", "samples": 6, "betas": (4.0, 3.0)}
     assert gradcheck(
