@@ -14,8 +14,8 @@ from ..logprob.softmax import (
     join_lanes,
     label_logp,
     logp_grad,
-    transform,
     steepest_slope,
+    transform,
 )
 
 

@@ -27,6 +27,7 @@ LISTWISE = [
     ("jsd", "exact", 8),
     ("jsd", "exact", 10),
     ("vpd", "exact", 200),
+    *((kind, "sampled", 16) for kind in ("kl", "reverse_kl", "jsd")),
 ]
 
 
