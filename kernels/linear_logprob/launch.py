@@ -105,7 +105,8 @@ def score(
     """
     tiling = tiling or scoring_of(hidden.device)
     count = len(labels)
-    found = tuple(hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
+    logp, peak, total = (hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
+    found = (logp, peak, total)
     if not count:
         return found
     parts = tuple(hidden.new_empty(SPLITS, count, dtype=torch.float32) for _ in range(3))

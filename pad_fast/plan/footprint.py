@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
-from pad_fast import functional
 from pad_fast.linear_logprob import memory_budget as memory_budget_module
 from pad_fast.models import output_head, prefix_attention
 from pad_fast.models.layout import Group
@@ -37,10 +36,7 @@ def fake() -> Iterator[Meter]:
     """Everything made inside is fake and counted."""
     # transformers looks at the values of positions to find rows that hold several sequences, and where it cannot takes them for such
     unpacked = mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
-    every = mock.patch.object(
-        functional, "_live_rows", lambda labels, ignore_index: (torch.arange(len(labels)), None)
-    )
-    with FakeTensorMode(), unpacked, every, Meter() as meter:
+    with FakeTensorMode(), unpacked, Meter() as meter:
         yield meter
 
 
