@@ -66,7 +66,8 @@ def taus(student: Rewards, teacher: Rewards) -> list[float]:
 def losses(student: Rewards, teacher: Rewards, args: PADConfig) -> list[float | None]:
     """The configured preference loss of each prompt; None for one with fewer than two live responses."""
     student_PN, teacher_PN, mask = _tensors(student, teacher)
-    found = preference_loss(args)(student_PN, teacher_PN, mask=mask, seed=args.seed).tolist()
+    loss_of = preference_loss(args, impl="torch")  # the rewards are on the host
+    found = loss_of(student_PN, teacher_PN, mask=mask, seed=args.seed).tolist()
     return [
         loss if live >= 2 else None for loss, live in zip(found, mask.sum(1).tolist(), strict=True)
     ]
