@@ -19,7 +19,7 @@ def sets_and_orders(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     """The sets of K = n // 2 responses that can be ranked first, and the orders of either half.
 
     Args:
-        n: Responses of a group, at most 15.
+        n: Responses of a group.
         device: Where the tables are kept.
 
     Returns:
