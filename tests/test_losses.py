@@ -134,7 +134,7 @@ def test_strided_rewards_and_inference_mode() -> None:
         assert torch.equal(
             got, preference_loss(kind, student[:, ::2].contiguous(), teacher[:, ::2].contiguous())
         )
-    exact_kl.lattice.cache_clear()
+    exact_kl.subset_levels.cache_clear()
     with torch.inference_mode():
         inside = preference_loss("kl", student, teacher)
     outside = preference_loss("kl", student, teacher)  # with tables that were made inside

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..common.device import ACCUMULATORS, on
+from ..common.device import ACCUMULATORS, multiprocessors, on
 from ..logprob import launch as logprob
 from .fused import linear_logprob_fwd, linear_logprob_join
 from .scores import linear_logprob_rows
@@ -95,7 +95,7 @@ def score(
     )
     items = triton.cdiv(count, tiling.rows) * SPLITS
     with on(hidden.device):
-        linear_logprob_fwd[(min(items, _processors(hidden.device)) if described else items,)](
+        linear_logprob_fwd[(min(items, multiprocessors(hidden.device)) if described else items,)](
             *factors, weight if bias is None else bias.contiguous(), labels.contiguous(), own, peak, total, count, vocabulary,
             hidden.shape[1], hidden.stride(0), weight.stride(0), *logprob.constants(temperature, softcap, logit_scale), SPLITS=SPLITS,
             HAS_BIAS=bias is not None, CAPPED=bool(softcap), DESCRIBED=described, BLOCK_M=tiling.rows, BLOCK_N=tiling.columns,
@@ -120,11 +120,3 @@ def score(
 def _describable(factor: Tensor) -> bool:
     """Descriptors want 16-byte rows that begin at 16 bytes."""
     return factor.data_ptr() % 16 == 0 and factor.stride(0) * factor.element_size() % 16 == 0
-
-
-def _processors(device: torch.device) -> int:
-    return (
-        torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda"
-        else 2
-    )

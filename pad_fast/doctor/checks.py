@@ -18,8 +18,7 @@ from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row
 from pad_fast.pipeline.sample.shards import sampling_metrics
 from pad_fast.training.config import PADConfig
-from pad_fast.training.metrics import SATURATION
-from pad_fast.training.objective import saturates
+from pad_fast.training.objective import saturation
 
 Verdict = Literal["ok", "look", "problem"]
 FLAT = 0.1  # of beta * (best - worst): the best is then preferred to the worst with at most 52.5%
@@ -227,9 +226,10 @@ def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
     average = mean(found)
     shown = "–" if average is None else f"{average:.3f}"
     text, numbers = f"{shown} on average", {"mean_loss": average}
-    if not found or not saturates(training):
+    limit = saturation(training)
+    if not found or limit is None:
         return Finding("first loss", "ok", text, numbers=numbers)
-    share = sum(loss > SATURATION for loss in found) / len(found)
+    share = sum(loss > limit for loss in found) / len(found)
     text += f"; {share:.0%} of the prompts near the end of the JSD, ln 2"
     advice = f"lower teacher_beta (now {_teacher_beta(training):g}), take divergence: kl, or raise mcq_floor"
     return _graded("first loss", share, 0.5, 0.95, text, advice, numbers)

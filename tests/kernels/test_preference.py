@@ -11,7 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from pad_fast.kernels.preference import launch
+from pad_fast.kernels.preference import launch, tuning
 from pad_fast.kernels.preference.sampled import _exponential
 from torch.autograd import gradcheck
 
@@ -331,7 +331,7 @@ def test_sampled_equals_the_pytorch_path_on_the_same_rankings(kind, n, samples, 
     student, teacher = rewards(2, n, spread=0.1)
     expected = loss_of(kind, student, teacher, method="sampled", samples=samples, impl="torch")
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "PAIRS", 256)
+        patch.setattr(tuning, "PAIRS", 256)
         near(
             loss_of(kind, student, teacher, method="sampled", samples=samples, seed=5),
             expected,

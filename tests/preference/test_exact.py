@@ -226,7 +226,7 @@ def test_prompts_do_not_see_each_other(kind: str, n: int, monkeypatch: pytest.Mo
         (torch.cat([loss for loss, _ in alone]), torch.cat([grad for _, grad in alone])), whole
     )
     monkeypatch.setattr(
-        plackett_luce, "BLOCK", 4 * n * 2 ** (n - 1)
+        plackett_luce, "CPU_BLOCK", 4 * n * 2 ** (n - 1)
     )  # blocks of several prompts, the last one short
     assert_near(exact(kind, student, teacher), whole)
 
