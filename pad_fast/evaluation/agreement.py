@@ -19,7 +19,7 @@ def ranking_agreement(
     *,
     reduction: Literal["mean", "none"] = "mean",
 ) -> dict[str, Tensor]:
-    """How far two sets of rewards agree on the order of the N responses to each of P prompts.
+    """How far two sets of rewards agree on the order of N responses to each of P prompts.
 
     With C pairs that both order alike, D pairs that they order oppositely, and n_s and n_t pairs
     that the student and the teacher do not tie::
@@ -30,7 +30,7 @@ def ranking_agreement(
 
     Args:
         student_PN, teacher_PN: rewards (P, N), higher is better, in any float dtype.
-        mask: bool (P, N), True for a live response; None for all. Other values may be NaN.
+        mask: bool (P, N), True for a live response, None for all. Others may be NaN.
         reduction: "mean" over the prompts that count, or "none".
 
     Returns:
@@ -48,7 +48,7 @@ def ranking_agreement(
         (tensor(0.3333), tensor(1.))
 
     Notes:
-        A prompt counts if the teacher ranks it. Rewards within 1e-5 of each other are tied.
+        A prompt counts if the teacher ranks it. Rewards within 1e-5 are tied.
     """
     live_PN = _check(student_PN, teacher_PN, mask, reduction)
     student_PNN = _pair_order(student_PN, live_PN)
