@@ -19,7 +19,7 @@ def ranking_agreement(
     *,
     reduction: Literal["mean", "none"] = "mean",
 ) -> dict[str, Tensor]:
-    """How far two sets of rewards agree on the order of the N responses to each of P prompts.
+    """How far two sets of rewards agree on the order of N responses to each of P prompts.
 
     With C pairs that both order alike, D pairs that they order oppositely, and n_s and n_t pairs
     that the student and the teacher do not tie::
@@ -30,27 +30,25 @@ def ranking_agreement(
 
     Args:
         student_PN, teacher_PN: rewards (P, N), higher is better, in any float dtype.
-        mask: bool (P, N), True for a live response; None for all. Other values may be NaN.
+        mask: bool (P, N), True for a live response, None for all. Others may be NaN.
         reduction: "mean" over the prompts that count, or "none".
 
     Returns:
-        The three numbers as float32 tensors, 0-dimensional or (P,); NaN for a prompt that does
-        not count, and for the mean if none counts.
+        The three numbers as float32 tensors, 0-dimensional or (P,), NaN where no prompt counts.
 
     Raises:
-        ValueError: the shapes differ, the reduction is unknown, or a live reward on the CPU is
-            NaN.
+        ValueError: shapes differ, the reduction is unknown, or (on a CPU) a live reward is NaN.
 
     Example:
         >>> import torch
         >>> from pad_fast.evaluation import ranking_agreement
         >>> teacher = torch.tensor([[3.0, 2.0, 1.0]])
         >>> found = ranking_agreement(torch.tensor([[0.5, 0.1, 0.3]]), teacher)
-        >>> {name: round(value.item(), 3) for name, value in found.items()}
-        {'kendall_tau': 0.333, 'top1': 1.0, 'pair_accuracy': 0.667}
+        >>> found["kendall_tau"], found["top1"]
+        (tensor(0.3333), tensor(1.))
 
     Notes:
-        A prompt counts if the teacher ranks it. Rewards within 1e-5 of each other are tied.
+        A prompt counts if the teacher ranks it. Rewards within 1e-5 are tied.
     """
     live_PN = _check(student_PN, teacher_PN, mask, reduction)
     student_PNN = _pair_order(student_PN, live_PN)

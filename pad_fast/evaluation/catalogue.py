@@ -1,7 +1,7 @@
-"""The reported metrics, one entry each.
+"""The one list of reported metrics.
 
-Everything that reports iterates over :data:`METRICS`: evaluation files, the terminal's table, the
-report's page and pictures, and the demo's benchmark. A new metric is a new entry.
+Evaluation files, the terminal's table, the report's page and pictures, and the demo's benchmark
+iterate over :data:`METRICS`. A new metric is a new entry.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from pad_fast.evaluation.evaluated import Evaluated, Row, accuracy, mean
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that is reported of every evaluated model.
+    """One number that is reported for every evaluated model.
 
     Args:
-        key: its name in evaluation files.
-        label: its column on the report's page.
-        measure: computes it; None where it does not apply.
-        heading: its column in tables of text; the label if "".
-        narrow: its column in the terminal, on two lines; the heading if "".
-        percent: a share, shown in percent.
-        digits: decimals that are shown.
+        key: the name in evaluation files.
+        label: the column's heading on the report's page.
+        measure: computes the value from what a model was evaluated on; None where it does not
+            apply.
+        heading: the column's heading in tables of text; ``label`` if empty.
+        narrow: the heading in the terminal, on two lines; ``heading`` if empty.
+        percent: whether the value is a share, to be shown in percent.
+        digits: the number of decimals.
         better: +1 if more is better, -1 if less is better, 0 if neither.
-        headline: it has a tile at the top of the page.
-        detail: it is on the page only, not in the terminal's and the demo's table.
-        by_skill: it is also measured for the prompts of each skill.
-        picture: the page's picture over the rounds that shows it (see report/page.py); "" for none.
-        curve: its curve in that picture; the heading if "".
+        headline: whether the metric has a tile at the top of the page.
+        detail: whether only the page shows it, and not the terminal's and the demo's tables.
+        by_skill: whether it is also measured on the prompts of each skill.
+        picture: the name of a :class:`pad_fast.report.pictures.RoundPicture` with a curve of it.
+        curve: the label of that curve; ``heading`` if empty.
     """
 
     key: str
@@ -78,7 +79,7 @@ def is_measured(value: float | None) -> TypeGuard[float]:
 
 
 def measure(evaluated: Evaluated) -> Row:
-    """Every metric of a model by its key, and under ``skills`` those that each skill has too."""
+    """Every metric of a model by its key, and under ``skills`` those that are measured by skill."""
     found: Row = {metric.key: metric.measure(evaluated) for metric in METRICS.values()}
     found["skills"] = {skill: _of_skill(evaluated.of_skill(skill)) for skill in evaluated.skills()}
     return found
@@ -118,6 +119,7 @@ def _sampling(name: str) -> Callable[[Evaluated], float | None]:
     return lambda evaluated: evaluated.sampling.get(f"completions/{name}")
 
 
+# In the order of the columns of every table.
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (

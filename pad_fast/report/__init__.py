@@ -20,6 +20,11 @@ def write_report(run_dir: str | Path) -> Path:
 
     Raises:
         ValueError: ``run_dir`` is not a run folder.
+
+    Example:
+        >>> from pad_fast.report import write_report
+        >>> write_report("runs/demo")  # doctest: +SKIP
+        PosixPath('runs/demo/report/index.html')
     """
     # matplotlib, jinja2 and pyarrow are loaded only when a report is written.
     from pad_fast.report.page import write

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pad_fast.evaluation.evaluated import Row
-from pad_fast.preference.kinds import LOSSES, SATURATION_SHARE, Kind
+from pad_fast.preference.kinds import LOSSES, Kind
 from pad_fast.report.folder import FixedGroup, Floats
 
 SHOWN_FROM = 0.2  # share of saturated prompts from which the page mentions them
@@ -23,6 +23,7 @@ class LossSettings:
         beta: the student's scale of rewards.
         teacher_beta: the teacher's.
         bound: the highest loss of a prompt, in nats; None if there is none.
+        saturation: the loss above which a prompt has hardly any gradient; None if there is none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LossSettings:
     beta: float
     teacher_beta: float
     bound: float | None
+    saturation: float | None
 
 
 def loss_settings(config: Row) -> LossSettings:
@@ -40,13 +42,14 @@ def loss_settings(config: Row) -> LossSettings:
         name += f", {kind.name.upper().replace('_', ' ')}"
     beta, teacher_beta = config.get("beta", 10.0), config.get("teacher_beta")
     # The sum over the groups of a prompt has no bound of its own.
-    summed = kind is None or config.get("group_reduction") == "sum"
+    bounded = None if config.get("group_reduction") == "sum" else kind
     return LossSettings(
         name=name,
         unit="nats" if config.get("normalize") == "sum" else "nats per token",
         beta=beta,
         teacher_beta=float(beta if teacher_beta is None else teacher_beta),
-        bound=None if summed or kind is None else kind.upper_bound,
+        bound=bounded.upper_bound if bounded else None,
+        saturation=bounded.saturation if bounded else None,
     )
 
 
@@ -63,21 +66,18 @@ def prompt_losses(groups: Sequence[FixedGroup]) -> tuple[Floats, Floats]:
     return kept[:, 0], kept[:, 1]
 
 
-def saturation(settings: LossSettings, groups: Sequence[FixedGroup]) -> dict[str, float] | None:
-    """The shares (%) of saturated prompts before and after; None if they are too small to matter.
-
-    A saturated prompt's loss is so near its bound that it has hardly any gradient.
-    """
+def saturated_shares(
+    settings: LossSettings, groups: Sequence[FixedGroup]
+) -> dict[str, float] | None:
+    """The percentages of saturated prompts before and after; None if they are too low to matter."""
     before, after = prompt_losses(groups)
-    if settings.bound is None or not len(before):
+    limit = settings.saturation
+    if limit is None or not len(before) or np.mean(before > limit) < SHOWN_FROM:
         return None
-    limit = SATURATION_SHARE * settings.bound
-    shares = [100 * float(np.mean(losses > limit)) for losses in (before, after)]
-    return (
-        dict(zip(("before", "after"), shares, strict=True))
-        if shares[0] >= 100 * SHOWN_FROM
-        else None
-    )
+    return {
+        name: 100 * float(np.mean(losses > limit))
+        for name, losses in (("before", before), ("after", after))
+    }
 
 
 def standard_error(accuracy: float, prompts: int) -> float:

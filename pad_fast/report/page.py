@@ -18,7 +18,7 @@ from pad_fast.report.loss import (
     LossSettings,
     loss_settings,
     prompt_losses,
-    saturation,
+    saturated_shares,
     standard_error,
 )
 
@@ -107,7 +107,7 @@ def _facts(run: RunRecords, loss: LossSettings) -> dict[str, Any]:
         else None,
         "rounds_done": max(0, len(run.students) - 1),
         "rounds_planned": planned if isinstance(planned, int) else None,
-        "saturated": saturation(loss, run.groups),
+        "saturated": saturated_shares(loss, run.groups),
         "saturation_share": SATURATION_SHARE,
         "has_baseline": any(row["name"] == subjects.SEQKD for row in run.baselines),
         "num_groups": len(run.groups),

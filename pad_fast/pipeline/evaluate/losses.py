@@ -10,7 +10,8 @@ from pad_fast.training.objective import preference_loss
 def prompt_losses(rewards: RewardPair, args: PADConfig) -> list[float | None]:
     """The configured preference loss of each prompt; None with fewer than two live responses."""
     student_PN, teacher_PN, mask = rewards.tensors
-    found = preference_loss(args)(student_PN, teacher_PN, mask=mask, seed=args.seed)
+    loss_of = preference_loss(args, impl="torch")  # these rewards are on the host
+    found = loss_of(student_PN, teacher_PN, mask=mask, seed=args.seed)
     live = mask.sum(1)  # (P,)
     return [
         loss if count >= 2 else None
