@@ -33,7 +33,7 @@ LAYERS = (
     ("reference", "environment"),
     ("dispatch",),
     ("kernels",),
-    ("validation",),
+    ("validation", "conversation"),
     ("device",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

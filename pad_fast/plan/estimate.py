@@ -17,7 +17,8 @@ import torch
 
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.run import Run
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.score.quiz import configured_questions
 from pad_fast.plan import footprint
 from pad_fast.plan.footprint import Reading, Training
 from pad_fast.plan.machine import Machine
@@ -66,7 +67,7 @@ class Estimator:
 
     def __init__(
         self,
-        run: Run,
+        run: RunContext,
         lengths: dict[str, Lengths],
         machine: Machine,
         prompts: int,
@@ -129,15 +130,10 @@ class Estimator:
             self.lengths["teacher"],
             tokens or self.config.score_batch_tokens,
         )
-        plan = multiple_choice.question_plan(
-            config.num_generations,
-            config.mcq_style,
-            bool(config.mcq_both_orders),
-            config.mcq_opponents,
-        )
-        if not config.asks:
+        questions = configured_questions(config, config.num_generations)
+        if not questions:
             return None
-        shown, reading = len(plan[0]), self._reading(self.teacher, False)
+        shown, reading = len(questions[0]), self._reading(self.teacher, False)
         frame = multiple_choice.choice_question("", [""] * shown, config.mcq_template)
         extra = len(self.teacher.prompt_ids([{"role": "user", "content": frame}]))
         longest = lengths.longest + shown * config.max_new_tokens + extra
@@ -147,7 +143,7 @@ class Estimator:
         usual = self._scored(
             1, (lengths.mean + shown * self.response + extra, 1, 1), budget, reading
         )
-        seconds = self.prompts * len(plan) * self.machine.seconds(usual.flops)
+        seconds = self.prompts * len(questions) * self.machine.seconds(usual.flops)
         return Estimate(
             "choose", f"{size} questions", peak, seconds, _changed("score_batch_tokens", tokens)
         )

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pad_fast.conversation import conversation_text
+
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
 
@@ -145,7 +147,7 @@ def _read_groups(run_dir: Path, students: list[str]) -> list[Group]:
 def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> Group:
     before, after = measured.get(base, {}), measured.get(last, {})
     return Group(
-        prompt=_prompt_text(row["prompt"]),
+        prompt=conversation_text(row["prompt"]),
         answer=row.get("answer"),
         completions=row["completions"],
         finish_reasons=row.get("finish_reasons") or [""] * len(row["completions"]),
@@ -168,14 +170,6 @@ def _float(value: float | None) -> float:
 
 def _floats(values: list[float | None]) -> Floats:
     return np.array([_float(value) for value in values], dtype=np.float64)
-
-
-def _prompt_text(prompt: str | list[Row]) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return str(prompt[0]["content"])
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def _read_lengths(run_dir: Path) -> dict[int, NDArray[np.int64]]:

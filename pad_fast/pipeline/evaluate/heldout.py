@@ -13,12 +13,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate import measures
 from pad_fast.pipeline.files import Row, read_rows, write_json, write_rows
-from pad_fast.pipeline.run import Run, round_seed
+from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.seeds import round_seed
 
 BASE = "student-00"
 
@@ -36,7 +36,7 @@ class Subject:
         return self.name == "teacher"
 
 
-def sample_groups(run: Run) -> None:
+def sample_groups(run: RunContext) -> None:
     """The fixed groups' responses, from the base student."""
     folder, student = run.folder.root / "heldout" / "samples", run.student(0)
     count = run.config.heldout_num_generations or 0
@@ -53,11 +53,11 @@ def sample_groups(run: Run) -> None:
         student.free()
 
 
-def groups_folder(run: Run) -> Path:
+def groups_folder(run: RunContext) -> Path:
     return run.folder.root / "heldout" / "groups"
 
 
-def evaluate(run: Run, subjects: Sequence[Subject]) -> None:
+def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
     """Write `evaluation/NAME.parquet` and then `evaluation/NAME.json` for every subject that has none."""
     todo = [subject for subject in subjects if not run.folder.evaluation(subject.name).exists()]
     for subject in todo:
@@ -78,11 +78,11 @@ def _has_own_samples(subject: Subject) -> bool:
     return subject.name != BASE and not subject.is_teacher
 
 
-def _work(run: Run, subject: Subject) -> Path:
+def _work(run: RunContext, subject: Subject) -> Path:
     return run.folder.root / "evaluation" / "samples" / subject.name
 
 
-def _sample(run: Run, subject: Subject) -> None:
+def _sample(run: RunContext, subject: Subject) -> None:
     folder, checkpoint, rows = _work(run, subject), subject.checkpoint, run.heldout_rows
     if subject.is_teacher:
         rows = [{**row, "prompt_ids": checkpoint.prompt_ids(row["prompt"])} for row in rows]
@@ -104,36 +104,24 @@ def _sample(run: Run, subject: Subject) -> None:
     checkpoint.free()
 
 
-def _fixed_rewards(run: Run, student: Checkpoint, title: str) -> list[Row]:
+def _fixed_rewards(run: RunContext, student: Checkpoint, title: str) -> list[Row]:
     """The student's rewards of the fixed groups."""
     groups, config = read_rows(groups_folder(run)), run.config
     prompts, responses = (
         [row["prompt_ids"] for row in groups],
         [row["completion_ids"] for row in groups],
     )
-    options: dict[str, Any] = {
-        "normalize": run.training.normalize,
-        "temperature": config.reward_temperature,
-    }
-    options["share_prefix"] = config.share_prefix
     with tqdm(
         total=sum(map(len, responses)), desc=title, unit="response", disable=config.disable_tqdm
     ) as bar:
-        rewards = score_responses(
-            student.model,
-            prompts,
-            responses,
-            max_tokens_per_batch=config.score_batch_tokens,
-            progress=bar.update,
-            **options,
-        )
+        rewards = run.scores.rewards(student.model, prompts, responses, bar.update)
     return [
         {"prompt_id": row["prompt_id"], "student_rewards": found}
         for row, found in zip(groups, rewards, strict=True)
     ]
 
 
-def _write(run: Run, subject: Subject) -> None:
+def _write(run: RunContext, subject: Subject) -> None:
     folder, groups = _work(run, subject), read_rows(groups_folder(run))
     greedy = read_rows(folder / "greedy")
     fresh = (

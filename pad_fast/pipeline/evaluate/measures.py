@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pad_fast.evaluation import exact_match, ranking_agreement
 from pad_fast.pipeline.files import Row
-from pad_fast.pipeline.sample.shards import sampling_metrics
+from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import preference_loss
 
