@@ -23,7 +23,7 @@ from pad_fast.pipeline.seeds import round_seed
 
 logger = logging.getLogger("pad_fast")
 
-FORMAT = 1  # of a run folder
+FORMAT = 1  # version of a run folder's layout
 UNLIMITED = 1 << 62
 
 
