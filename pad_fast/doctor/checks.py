@@ -318,8 +318,8 @@ def agreement(rows: Sequence[Row]) -> Finding:
 def position(metrics: Row, config: RunConfig) -> Finding:
     """How much the teacher prefers the first of k letters: its mean probability minus 1/k.
 
-    The verdict is "look" from 0.1 and "problem" from 0.25. If questions are asked in one order only,
-    nothing cancels the preference, and the verdict is "problem" from 0.1.
+    The verdict is "look" from 0.1 and "problem" from 0.25. If questions are asked in one order
+    only, nothing cancels the preference, and the verdict is "problem" from 0.1.
     """
     if not config.asks:
         return Finding("position bias", "ok", "no multiple choice is asked")
