@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
 
 
-def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
+def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
     """A dataclass field with the help text and the choices of its command line flag."""
     metadata: dict[str, Any] = {"help": help}
-    return field(
-        default=default,
-        metadata=metadata if choices is None else {**metadata, "choices": list(choices)},
-    )
+    if choices is not None:
+        metadata["choices"] = choices
+    return field(default=default, metadata=metadata)
 
 
 @dataclass

@@ -9,7 +9,10 @@ import pytest
 import worlds
 
 from pad_fast.pipeline import multiple_choice
+from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.multiple_choice import Style
+from pad_fast.pipeline.score.quiz import configured_questions
 
 
 def test_question_wording():
@@ -48,7 +51,7 @@ def test_opponents_choose_a_balanced_part(n, opponents):
     assert [sum(i in pair for pair in asked) for i in range(n)] == [min(opponents, n - 1)] * n
 
 
-def test_listwise_asked_and_too_few():
+def test_listwise_questions_and_too_few_responses():
     assert multiple_choice.questions(4, "listwise", both_orders=True) == [
         (0, 1, 2, 3),
         (3, 2, 1, 0),
@@ -113,7 +116,19 @@ def test_letters_need_tokens_of_their_own():
     assert multiple_choice.letter_token_ids(worlds.character_tokenizer(), 2) == [
         [32],
         [33],
-    ]  # after 6 special tokens and a to z
+    ]  # the tokenizer lists 6 special tokens and a to z before them
     without = worlds.character_tokenizer([c for c in worlds.CHARACTERS if c != "B"])
     with pytest.raises(ValueError, match="letter B"):
         multiple_choice.letter_token_ids(without, 2)
+
+
+def test_a_style_is_an_entry_of_the_table(monkeypatch, tmp_path):
+    """A new style can be chosen and asked without a change elsewhere."""
+    first_two = Style("the first two responses", lambda n: 2, lambda n, opponents: [(0, 1)])
+    monkeypatch.setitem(multiple_choice.STYLES, "first_two", first_two)
+    words = ["--student", "s", "--teacher", "t", "--prompts", "p", "--output_dir", str(tmp_path)]
+    config = parse_settings("run", [*words, "--mcq_style", "first_two"]).run
+    assert (config.asks, config.letters) == (True, 2)
+    assert configured_questions(config, 4) == [(0, 1), (1, 0)]
+    with pytest.raises(ValueError, match=r"mcq_style: must be one of pairwise, .*first_two"):
+        RunConfig(student="s", teacher="t", prompts="p", output_dir="o", mcq_style="pairs")

@@ -24,9 +24,9 @@ def test_phases_in_a_row_equal_run(world, tmp_path, capsys):
     assert cli.main(["run", str(config), "--output_dir", str(tmp_path / "run")]) == 0
     assert contents(tmp_path / "phases") == contents(tmp_path / "run")
     assert (tmp_path / "phases" / "report" / "index.html").exists()
-    # a run's folder stands for its config
+    # The folder of a run can take the place of its config.
     assert cli.main(["report", str(tmp_path / "run")]) == 0
-    # raising the rounds would make the baseline's steps wrong, so that is another run
+    # With more rounds the baseline would need more steps, so that is another run.
     assert "rounds: " in failing(capsys, "run", config, "--rounds", "2")
 
 

@@ -118,7 +118,7 @@ def test_nothing_is_computed_twice(world, tmp_path, three, monkeypatch):
     student = Checkpoint("student", str(world / "student"))
     repeated = sampled_row(student, "2+2=?", ["4", "4", "5 or 4"], ["stop", "length", "stop"])
     first = score(world, tmp_path, [three, repeated])
-    # new in the second row: "4" cut off as a response, and "4" against itself as a question
+    # New in the second row are "4" as a response that was cut, and "4" compared with itself.
     assert asked == {"responses": 4, "questions": 6 + 1}
     shutil.rmtree(tmp_path / "scores")
     assert score(world, tmp_path, [three, repeated]) == first
