@@ -1,7 +1,8 @@
-"""Layout only: the device code lives in ``kernels/`` and is imported as ``pad_fast.kernels``; all else is in pyproject.toml.
+"""The package folders; everything else is in pyproject.toml.
 
-``kernels/`` itself has no ``__init__.py`` on purpose: Hugging Face publishes a package named ``kernels``, transformers
-probes for it, and a folder of that name on ``sys.path`` must not be mistaken for it.
+The device code lies in ``kernels/`` and is imported as ``pad_fast.kernels``. ``kernels/`` has no
+``__init__.py`` on purpose: Hugging Face publishes a package named ``kernels``, transformers looks
+for it, and a folder of that name on ``sys.path`` must not be taken for it.
 """
 
 from pathlib import Path

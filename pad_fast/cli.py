@@ -1,4 +1,7 @@
-"""The command `pad-fast`: argument parsing only; every command is a call into pad_fast.pipeline."""
+"""The command ``pad-fast``: one table of commands, their help, and how errors are reported.
+
+A command's module is imported only when the command is given, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +10,136 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-HELP = """usage: pad-fast [--traceback] COMMAND [CONFIG.yaml] [--option value ...]
+from pad_fast.pipeline.phases import PHASES
+
+FAILED, BAD_INPUT, PROBLEM, INTERRUPTED = 1, 2, 3, 130
+TINY_WORLD = Path(__file__).parent / "tiny_world" / "tiny.yaml"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``pad-fast``.
+
+    Args:
+        name: the word that selects it.
+        help: its line in ``pad-fast --help``.
+        call: what it runs, as "module:function". The function is called with the run's Settings,
+            the command's options and ``arguments``, as far as the command has them. If it returns
+            a text, the text is printed; if it returns False, the exit code is 3.
+        config: whether CONFIG.yaml and the flags of a run follow.
+        preset: words that are put in front of the user's.
+        options: a dataclass whose fields are flags of this command alone, as "module:class".
+        arguments: fixed arguments of the function.
+    """
+
+    name: str
+    help: str
+    call: str
+    config: bool = True
+    preset: tuple[str, ...] = ()
+    options: str = ""
+    arguments: tuple[Any, ...] = ()
+
+    @property
+    def usage(self) -> str:
+        """The command with what has to follow it."""
+        return f"{self.name} CONFIG.yaml" if self.config and not self.preset else self.name
+
+
+MAIN_COMMANDS = (
+    Command(
+        "run",
+        f"the whole distillation: in every round {', '.join(phase.name for phase in PHASES)}; "
+        "then the report",
+        "pad_fast.pipeline.rounds:run_all",
+    ),
+    Command(
+        "demo",
+        "the whole distillation with the tiny models that come with the package",
+        "pad_fast.pipeline.rounds:run_all",
+        preset=(str(TINY_WORLD),),
+    ),
+    Command(
+        "report",
+        "write the report on what the run has so far",
+        "pad_fast.pipeline.rounds:write_report",
+    ),
+    Command(
+        "plan",
+        "estimate memory and time of a run, and find settings that fit; reads no weights",
+        "pad_fast.plan.command:plan",
+        options="pad_fast.plan.command:PlanOptions",
+    ),
+    Command(
+        "doctor",
+        "try a few prompts and report what would spoil the run; leaves the run folder alone",
+        "pad_fast.doctor.command:doctor",
+        options="pad_fast.doctor.command:DoctorOptions",
+    ),
+    Command(
+        "env",
+        "print versions and devices, for bug reports",
+        "pad_fast.environment:describe",
+        config=False,
+    ),
+)
+PHASE_COMMANDS = tuple(
+    Command(phase.name, phase.help, "pad_fast.pipeline.rounds:run_phase", arguments=(phase.name,))
+    for phase in PHASES
+)
+COMMANDS = {command.name: command for command in (*MAIN_COMMANDS, *PHASE_COMMANDS)}
+
+
+def help_text() -> str:
+    """The text of ``pad-fast --help``."""
+    width = max(len(command.usage) for command in COMMANDS.values())
+
+    def lines(commands: Sequence[Command]) -> str:
+        return "\n".join(f"  {command.usage:<{width}}  {command.help}" for command in commands)
+
+    return f"""usage: pad-fast [--traceback] COMMAND [CONFIG.yaml] [--option value ...]
 
 Preference-Aligned Distillation of a large language model's preferences into a small one.
 
 commands:
-  run CONFIG.yaml       the whole distillation: rounds of sample, score, train, evaluate; then the report
-  demo                  the same on the tiny models that come with the package
-  sample CONFIG.yaml    one phase of the next unfinished round: responses of the student
-  score CONFIG.yaml       the teacher's rewards of them, calibrated by multiple choice
-  train CONFIG.yaml       the student on them
-  evaluate CONFIG.yaml    the student on held-out prompts
-  report CONFIG.yaml    the page about the run as it stands
-  plan CONFIG.yaml      memory and time that the run will take, and which settings make it fit; reads no weights
-  doctor CONFIG.yaml    what would spoil the run, seen in a few prompts; touches no run folder
-  env                   versions and devices, for bug reports
+{lines(MAIN_COMMANDS)}
 
-CONFIG.yaml holds flat keys, every one of which is also a flag that overrides it: pad-fast run --help lists them.
-The folder of a run that was started can stand in its place. A command that was stopped goes on when given again.
+one phase of the first round that is not finished:
+{lines(PHASE_COMMANDS)}
+
+CONFIG.yaml holds flat keys. Each of them is also a flag, which overrides it: pad-fast run --help
+lists them. The folder of a run that was started can take its place. A command that was stopped
+resumes when it is given again.
 
 options:
-  -h, --help     this text
-  --version      the version
-  --traceback    show where an error arose, in place of one line
+  -h, --help     print this text
+  --version      print the version
+  --traceback    show where an error arose, instead of one line
 
-exit code: 0 well, 1 a failure, 2 bad input, 3 doctor found a problem or plan that the run does not fit, 130 after Ctrl-C
+exit code: 0 success, 1 failure, 2 bad input, 3 if doctor found a problem or the plan does not fit,
+130 after Ctrl-C
 """
-PHASES = ("sample", "score", "train", "evaluate")
-COMMANDS = ("run", "demo", *PHASES, "report", "plan", "doctor", "env")
-TINY_WORLD = Path(__file__).parent / "tiny_world" / "tiny.yaml"
-BAD_INPUT, FAILED, UNWELL, INTERRUPTED = 2, 1, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code, which HELP explains."""
+    """Run one command.
+
+    Args:
+        arguments: the words after ``pad-fast``; those of the process if not given.
+
+    Returns:
+        The exit code, which ``pad-fast --help`` explains.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = words[:1] == ["--traceback"]
     words = words[show_traceback:]
     if not words or words[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(help_text(), end="")
         return 0 if words else BAD_INPUT
     if words[0] == "--version":
         from importlib.metadata import version
@@ -55,10 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pad-fast {version('pad-fast')}")
         return 0
     try:
-        return _dispatch(words[0], words[1:])
+        return _run(words[0], words[1:])
     except KeyboardInterrupt:
+        resume = f"pad-fast {' '.join(words)}"
         print(
-            f"\npad-fast: stopped; what is finished is kept. To go on: pad-fast {' '.join(words)}",
+            f"\npad-fast: stopped; finished work is kept. To resume: {resume}",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -70,54 +163,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
 
 
-def _dispatch(command: str, arguments: list[str]) -> int:
-    if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        raise ValueError(
-            f"unknown command {command!r}{f'; did you mean {near[0]}?' if near else ''}; pad-fast --help lists them"
-        )
-    if command == "env":
-        from pad_fast.environment import describe
+def _run(name: str, words: list[str]) -> int:
+    """Run a command of the table and return its exit code."""
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        suggestion = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown command {name!r}{suggestion}; pad-fast --help lists them")
+    command, given = COMMANDS[name], []
+    if command.config:
+        from transformers.utils.logging import disable_progress_bar
 
-        print(describe())
-        return 0
-    from transformers.utils.logging import disable_progress_bar
+        from pad_fast.pipeline.arguments import parse_settings, parse_with
 
-    from pad_fast.pipeline import rounds
-    from pad_fast.pipeline.arguments import parse_settings, parse_with
+        disable_progress_bar()  # transformers shows one for each file of weights
+        words = [*command.preset, *words]
+        if command.options:
+            given = list(parse_with(name, words, _imported(command.options)))
+        else:
+            given = [parse_settings(name, words)]
+    result = _imported(command.call)(*given, *command.arguments)
+    if isinstance(result, str):
+        print(result)
+    return PROBLEM if result is False else 0
 
-    disable_progress_bar()  # a bar for each file of weights; the phases have their own
-    if command == "doctor":
-        from pad_fast.doctor.command import DoctorOptions, doctor
 
-        return 0 if doctor(*parse_with(command, arguments, DoctorOptions)) else UNWELL
-    if command == "plan":
-        from pad_fast.plan.command import PlanOptions, plan
-
-        return 0 if plan(*parse_with(command, arguments, PlanOptions)) else UNWELL
-    if command == "demo":
-        arguments = [str(TINY_WORLD), *arguments]
-    settings = parse_settings(command, arguments)
-    if command in PHASES:
-        rounds.run_phase(settings, command)
-    elif command == "report":
-        rounds.write_report(settings)
-    else:
-        rounds.run_all(settings)
-    return 0
+def _imported(place: str) -> Any:
+    """The object at "module:name"."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """One line for the user, and the exit code."""
+    """A line for the user, and the exit code."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # safetensors and torch wrap the system's error in one of their own
+    # safetensors and torch wrap the system's error in one of their own.
     if (
         getattr(error, "errno", None) == errno.ENOSPC
         or "No space left on device" in text
         or "os error 28" in text
     ):
         return (
-            f"the disk is full ({text}); nothing finished is lost: free some space and give the same command again",
+            f"the disk is full ({text}); finished work is kept: free some space and give the same "
+            "command again",
             FAILED,
         )
     if isinstance(error, ValueError):

@@ -1,10 +1,15 @@
-"""Run `pad-fast` commands that are killed at given places, in forks of one process that has imported everything once.
+"""Run ``pad-fast run`` again and again, killed at a given place each time.
 
     python crash.py CONFIG.yaml PLACE [PLACE ...]
 
-A place is `before:TEXT` or `after:TEXT`: the process kills itself with SIGKILL right before or after it gives a file or folder
-its final name, at the first name that holds TEXT. `to:TEXT` kills it when it opens the file in a trainer's folder for writing.
-After the last place the command runs to its end. The exit code is 0 if every kill happened and the last command succeeded.
+Places:
+    before:TEXT, after:TEXT  right before or after a file or folder gets its final name, the first
+        one whose name contains TEXT
+    to:TEXT  when a file whose name contains TEXT is opened for writing
+
+After the last place the command runs to its end. The exit code is 0 if the process was killed at
+every place and the last command succeeded. All commands run in forks of one process, so that
+everything is imported once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The rules of the layout, each as a function that yields what breaks it: ``python tests/layout.py [FOLDER ...]`` prints them.
+"""The rules of the layout, each as a function that yields what breaks it.
+
+``python tests/layout.py [FOLDER ...]`` prints what breaks them.
 
 tests/test_layout.py asserts that every one yields nothing.
 """
@@ -34,7 +36,7 @@ LAYERS = (
     ("reference", "environment"),
     ("dispatch",),
     ("kernels",),
-    ("validation",),
+    ("validation", "conversation"),
     ("device",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,7 +1,7 @@
-"""What can be wrong with the data of a run, seen in a few prompts with their responses and scores: one verdict each.
+"""The doctor's checks: what can be wrong with a run's data, each with a verdict.
 
-Every check is a pure function of scored rows (see :mod:`pad_fast.pipeline.files`) that gives a :class:`Finding`. The limits are
-ours, chosen so that what is common in a healthy run is `ok`; they are stated beside each check.
+A check is a pure function of scored rows that returns a :class:`Finding`. Its docstring states the
+limits of its verdicts. They are our own choice: what is common in a healthy run is ``ok``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,28 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row
-from pad_fast.pipeline.sample.shards import sampling_metrics
+from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import saturation
 
 Verdict = Literal["ok", "look", "problem"]
-FLAT = 0.1  # of beta * (best - worst): the best is then preferred to the worst with at most 52.5%
+
+# If beta * (best reward - worst reward) is below this, the best response is preferred to the worst
+# with a probability of at most 52.5%.
+FLAT = 0.1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was found, what to do about it ("" where it is ok), and the numbers behind it."""
+    """The result of one check.
+
+    Args:
+        check: its name.
+        verdict: "ok", "look" or "problem".
+        found: what was found.
+        advice: what to do about it; empty if the verdict is ok.
+        numbers: the numbers behind the verdict.
+    """
 
     check: str
     verdict: Verdict
@@ -36,69 +47,61 @@ class Finding:
 
 
 def grade(value: float, look: float, problem: float) -> Verdict:
-    """`problem` from that limit on, `look` from its own on, else `ok`."""
+    """The verdict on a value; each limit belongs to the worse verdict."""
     return "problem" if value >= problem else "look" if value >= look else "ok"
 
 
 def template(checkpoint: Checkpoint, rows: Sequence[Row]) -> Finding:
-    """Whether prompt and response render with the prompt's ids as their beginning.
+    """Whether a conversation with the response begins with the tokens of the prompt alone.
 
-    A problem where the text of the prompt changes once a response follows; a look where only the tokens at the border merge.
+    The verdict is "problem" if the prompt's text changes once a response follows, and "look" if
+    only the tokens at the border of prompt and response merge.
     """
-    rewritten = merged = 0
-    for row in rows:
-        messages = [
-            *row["prompt"],
-            {
-                "role": "assistant",
-                "content": next(filter(str.strip, row["completions"]), "response"),
-            },
-        ]
-        ids = checkpoint.prompt_ids(row["prompt"])
-        try:
-            whole = checkpoint.rendered(messages, tokenize=True, return_dict=True)["input_ids"]
-            text = checkpoint.rendered(messages, tokenize=False)
-        except ValueError:  # it takes no assistant's turn at all
-            rewritten += 1
-            continue
-        if not text.startswith(
-            checkpoint.rendered(row["prompt"], add_generation_prompt=True, tokenize=False)
-        ):
-            rewritten += 1
-        elif whole[: len(ids)] != ids:
-            merged += 1
-    name, numbers = (
-        f"{checkpoint.role}'s template",
-        {"rewritten": rewritten, "merged": merged, "prompts": len(rows)},
-    )
+    outcomes = [_border(checkpoint, row) for row in rows]
+    rewritten, merged = outcomes.count("rewritten"), outcomes.count("merged")
+    verdict: Verdict = "ok"
+    found, advice = "prompt and response begin with the prompt's tokens", ""
     if rewritten:
+        verdict = "problem"
+        found = f"rewrites {_share(rewritten, rows)} of the prompts once a response follows"
         advice = (
-            f'what is trained is not what a later turn will see: set chat_template_kwargs (such as {{"enable_thinking": false}}), '
-            f"or mend the {checkpoint.role}'s chat_template.jinja"
+            "training would show the student other tokens than a later turn: set "
+            'chat_template_kwargs (such as {"enable_thinking": false}), or change the '
+            f"{checkpoint.role}'s chat_template.jinja"
         )
-        return Finding(
-            name,
-            "problem",
-            f"rewrites {_share(rewritten, rows)} of the prompts once a response follows",
-            advice,
-            numbers,
+    elif merged:
+        verdict = "look"
+        found = f"a response's first token merges with the prompt in {_share(merged, rows)}"
+        advice = (
+            f"end the generation prompt of the {checkpoint.role}'s chat_template.jinja at the end "
+            "of a token"
         )
-    if merged:
-        advice = f"end the generation prompt of the {checkpoint.role}'s chat_template.jinja where a token ends"
-        return Finding(
-            name,
-            "look",
-            f"a response's first token merges with the prompt in {_share(merged, rows)}",
-            advice,
-            numbers,
-        )
-    return Finding(
-        name, "ok", "prompt and response begin with the prompt's tokens", numbers=numbers
-    )
+    numbers = {"rewritten": rewritten, "merged": merged, "prompts": len(rows)}
+    return Finding(f"{checkpoint.role}'s template", verdict, found, advice, numbers)
+
+
+def _border(checkpoint: Checkpoint, row: Row) -> Literal["kept", "rewritten", "merged"]:
+    """What becomes of a row's prompt in the chat template once a response follows."""
+    response = next(filter(str.strip, row["completions"]), "response")
+    messages = [*row["prompt"], {"role": "assistant", "content": response}]
+    ids = checkpoint.prompt_ids(row["prompt"])
+    try:
+        with_response = checkpoint.rendered(messages, tokenize=True, return_dict=True)["input_ids"]
+        text = checkpoint.rendered(messages, tokenize=False)
+    except ValueError:  # the template accepts no assistant's turn
+        return "rewritten"
+    prompt = checkpoint.rendered(row["prompt"], add_generation_prompt=True, tokenize=False)
+    if not text.startswith(prompt):
+        return "rewritten"
+    return "kept" if with_response[: len(ids)] == ids else "merged"
 
 
 def ending(student: Checkpoint, rows: Sequence[Row], config: RunConfig) -> Finding:
-    """Whether responses end by themselves. A problem where none does, or where the template's end of turn ends nothing."""
+    """Whether responses end by themselves.
+
+    The verdict is "problem" if none does, or if the token that closes a turn in the template does
+    not end a response.
+    """
     reasons = [reason for row in rows for reason in row["finish_reasons"]]
     ended, turn = reasons.count("stop"), student.end_of_turn_id
     numbers = {
@@ -118,26 +121,27 @@ def ending(student: Checkpoint, rows: Sequence[Row], config: RunConfig) -> Findi
         )
     if not ended:
         advice = (
-            f"raise max_new_tokens (now {config.max_new_tokens}); if that does not help, the student was never taught to end with {token}: "
-            "take an instruction-tuned one, or compare eos_token_id in its generation_config.json with what it writes"
+            f"raise max_new_tokens (now {config.max_new_tokens}); if that does not help, the "
+            f"student was never trained to end with {token}: use an instruction-tuned one, or "
+            "compare eos_token_id in its generation_config.json with what it writes"
         )
         return Finding(
             "end of response",
             "problem",
-            f"not one of {len(reasons)} responses ended by itself",
+            f"none of {len(reasons)} responses ended by itself",
             advice,
             numbers,
         )
     return Finding(
         "end of response",
         "ok",
-        f"{_share(ended, reasons)} ended by themselves, with {token} or its like",
+        f"{_share(ended, reasons)} ended by themselves, with {token} or another end token",
         numbers=numbers,
     )
 
 
 def clipped(rows: Sequence[Row], config: RunConfig) -> Finding:
-    """Responses cut at max_new_tokens: a look from 10%, a problem from 50%."""
+    """The share of responses cut at max_new_tokens: "look" from 10%, "problem" from 50%."""
     share = sampling_metrics(rows)["completions/clipped_ratio"]
     advice = (
         "raise max_new_tokens, or leave them out of training with mask_truncated_completions: true"
@@ -153,24 +157,33 @@ def clipped(rows: Sequence[Row], config: RunConfig) -> Finding:
 
 
 def repeated(rows: Sequence[Row], config: RunConfig) -> Finding:
-    """Responses equal to another of their prompt: a look from 10%, a problem from 50%. Copies have no order."""
+    """The share of responses that repeat another one: "look" from 10%, "problem" from 50%.
+
+    Equal responses have no order that could be learned.
+    """
     share = sampling_metrics(rows)["completions/duplicate_ratio"]
-    advice = f"raise temperature (now {config.temperature}) or top_p (now {config.top_p}), or lower num_generations"
+    advice = (
+        f"raise temperature (now {config.temperature}) or top_p (now {config.top_p}), or lower "
+        "num_generations"
+    )
     return _graded(
         "repeated",
         share,
         0.1,
         0.5,
-        f"{share:.0%} of the responses repeat another of their prompt",
+        f"{share:.0%} of the responses repeat another one to their prompt",
         advice,
     )
 
 
 def masked(rows: Sequence[Row]) -> Finding:
-    """Responses without a teacher's reward (empty, or beyond its window): a look from the first, a problem from 25%."""
+    """The share of responses without a teacher's reward: "look" above 0, "problem" from 25%."""
     rewards = [reward for row in rows for reward in row["teacher_rewards"]]
     share = rewards.count(None) / len(rewards)
-    advice = "they are empty for the teacher or longer than its window: lower max_new_tokens or max_prompt_length"
+    advice = (
+        "they are empty for the teacher or longer than its window: lower max_new_tokens or "
+        "max_prompt_length"
+    )
     return _graded(
         "unscored",
         share,
@@ -182,11 +195,14 @@ def masked(rows: Sequence[Row]) -> Finding:
 
 
 def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
-    """Groups with teacher_beta * (best - worst reward) below 0.1: a look from 25%, a problem from 75%."""
+    """The share of groups whose rewards hardly differ: "look" from 25%, "problem" from 75%.
+
+    In such a group, teacher_beta * (best reward - worst reward) is below 0.1.
+    """
     beta = _teacher_beta(training)
-    groups = [group for row in rows if len(group := _live(row["teacher_rewards"])) >= 2]
+    groups = [group for row in rows if len(group := _scored(row["teacher_rewards"])) >= 2]
     if not groups:
-        advice = "see why they are unscored; or lower max_new_tokens"
+        advice = "find out why they are unscored, or lower max_new_tokens"
         return Finding(
             "reward spread",
             "problem",
@@ -201,10 +217,10 @@ def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
     )
     unit = "nats per token" if training.normalize == "mean" else "nats"
     advice = (
-        f"raise teacher_beta (now {beta:g}), temperature or num_generations; or change mcq_weight: of the teacher's two rewards one may "
-        "be the flat one"
+        f"raise teacher_beta (now {beta:g}), temperature or num_generations; or change mcq_weight, "
+        "since one of the teacher's two rewards may be the flat one"
     )
-    found = f"{flat:.0%} of the groups hardly differ; the median spread is {median:.3g} {unit}"
+    found = f"in {flat:.0%} of the groups rewards hardly differ; median spread {median:.3g} {unit}"
     return _graded(
         "reward spread",
         flat,
@@ -217,9 +233,10 @@ def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
 
 
 def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
-    """Prompts whose JSD is above 0.95 ln 2, where it has next to no gradient: a look from 50%, a problem from 95%.
+    """The share of prompts with a JSD above 0.95 ln 2: "look" from 50%, "problem" from 95%.
 
-    Other losses have no such end; neither has a sum over the groups of preference decomposing.
+    There the JSD has almost no gradient. Other losses have no upper bound, and neither has a sum
+    over the groups of preference decomposing.
     """
     losses = prompt_losses(RewardPair(*_rewards(rows)), training)
     found = [loss for loss in losses if loss is not None]
@@ -230,26 +247,34 @@ def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
     if not found or limit is None:
         return Finding("first loss", "ok", text, numbers=numbers)
     share = sum(loss > limit for loss in found) / len(found)
-    text += f"; {share:.0%} of the prompts near the end of the JSD, ln 2"
-    advice = f"lower teacher_beta (now {_teacher_beta(training):g}), take divergence: kl, or raise mcq_floor"
+    text += f"; {share:.0%} of the prompts near the upper bound of the JSD, ln 2"
+    advice = (
+        f"lower teacher_beta (now {_teacher_beta(training):g}), set divergence: kl, or raise "
+        "mcq_floor"
+    )
     return _graded("first loss", share, 0.5, 0.95, text, advice, numbers)
 
 
 def length(rows: Sequence[Row], config: RunConfig, training: PADConfig) -> Finding:
-    """Kendall's tau of the teacher's reward with the response's length, within prompts, less two standard errors: a look from 0.1,
-    a problem from 0.5. A student can raise such a reward by length alone."""
+    """Whether the teacher's reward follows the response's length.
+
+    The value is the absolute Kendall's tau of reward and length, within prompts, minus two standard
+    errors: "look" from 0.1, "problem" from 0.5. A student can raise such a reward by length alone.
+    """
     lengths = [[len(ids) for ids in row["completion_ids"]] for row in rows]
     taus = RewardPair(lengths, [row["teacher_rewards"] for row in rows]).taus()
     if not taus:
         return Finding("length", "ok", "no ranking to compare with", numbers={"kendall_tau": None})
     tau, error = _mean_and_error(taus)
     kind = "longer" if tau > 0 else "shorter"
-    advice = f"the teacher mostly ranks {kind} responses first: raise mcq_weight (now {config.mcq_weight}), which judges content"
-    advice += (
-        ", take normalize: mean"
-        if training.normalize == "sum"
-        else ", or leave cut ones out with mask_truncated_completions: true"
+    advice = (
+        f"the teacher mostly ranks {kind} responses first: raise mcq_weight (now "
+        f"{config.mcq_weight}), which judges content"
     )
+    if training.normalize == "sum":
+        advice += ", or set normalize: mean"
+    else:
+        advice += ", or leave cut ones out with mask_truncated_completions: true"
     verdict = grade(abs(tau) - 2 * error, 0.1, 0.5)
     found = f"tau of reward and length is {tau:+.2f} ± {error:.2f}"
     return Finding(
@@ -262,8 +287,11 @@ def length(rows: Sequence[Row], config: RunConfig, training: PADConfig) -> Findi
 
 
 def agreement(rows: Sequence[Row]) -> Finding:
-    """The student's ranking against the teacher's before any training. A problem from tau 0.9 on, since nothing is left to learn;
-    a look below -0.3, less two standard errors: the two judge by opposite measures."""
+    """The agreement of the student's ranking with the teacher's before any training.
+
+    The verdict is "problem" from a tau of 0.9, since nothing is left to learn, and "look" if tau is
+    below -0.3 by more than two standard errors: the models seem to judge by opposite criteria.
+    """
     student, teacher = _rewards(rows)
     pair = RewardPair(student, teacher)
     taus = pair.taus()
@@ -271,33 +299,47 @@ def agreement(rows: Sequence[Row]) -> Finding:
     if not taus:
         advice = "see the reward spread"
         return Finding(
-            "agreement", "problem", "the teacher ranks not one of the groups", advice, found
+            "agreement", "problem", "the teacher ranks none of the groups", advice, found
         )
     tau, error = _mean_and_error(taus)
-    text = f"tau {tau:+.2f} ± {error:.2f}, top-1 {found['top1']:.0%} (by chance {1 / len(teacher[0]):.0%})"
+    chance = 1 / len(teacher[0])
+    text = f"tau {tau:+.2f} ± {error:.2f}, top-1 {found['top1']:.0%} (by chance {chance:.0%})"
     numbers = {**found, "standard_error": error}
     if tau >= 0.9:
-        advice = "the student already ranks as the teacher does: take a stronger teacher, or other prompts; raise mcq_weight if it is low"
+        advice = (
+            "the student already ranks as the teacher does: use a stronger teacher or other "
+            "prompts; raise mcq_weight if it is low"
+        )
         return Finding("agreement", "problem", text, advice, numbers)
     if tau + 2 * error < -0.3:
-        advice = "they rank in opposite ways: look at the templates, at normalize, and at a few responses in both orders"
+        advice = (
+            "they rank in opposite ways: look at the templates, at normalize, and at a few "
+            "responses in both orders"
+        )
         return Finding("agreement", "look", text, advice, numbers)
     return Finding("agreement", "ok", text, numbers=numbers)
 
 
 def position(metrics: Row, config: RunConfig) -> Finding:
-    """The multiple choice's fondness for the first letter, its mean probability less 1/k: a look from 0.1, a problem from 0.25 (from
-    0.1 on where pairs are asked in one order only, as nothing cancels it then)."""
+    """How much the teacher prefers the first of k letters: its mean probability minus 1/k.
+
+    The verdict is "look" from 0.1 and "problem" from 0.25. If questions are asked in one order
+    only, nothing cancels the preference, and the verdict is "problem" from 0.1.
+    """
     if not config.asks:
         return Finding("position bias", "ok", "no multiple choice is asked")
     if "mcq/position_bias" not in metrics:
-        advice = "every question is longer than the teacher's window: lower max_new_tokens, or set mcq_style: pairwise or none"
+        advice = (
+            "every question is longer than the teacher's window: lower max_new_tokens, or set "
+            "mcq_style: pairwise or none"
+        )
         return Finding("position bias", "problem", "no question could be asked", advice)
     bias = metrics["mcq/position_bias"]
     advice = f"lower mcq_weight (now {config.mcq_weight}), or reword mcq_template"
     if not config.mcq_both_orders:
-        advice = "set mcq_both_orders: true, so that it cancels; " + advice
-    found = f"the first letter is chosen {abs(bias):.2f} {'more' if bias >= 0 else 'less'} than its share"
+        advice = f"set mcq_both_orders: true, so that it cancels; {advice}"
+    direction = "more" if bias >= 0 else "less"
+    found = f"the first letter's probability is {abs(bias):.2f} {direction} than its share"
     numbers = {"mean": bias, "both_orders": bool(config.mcq_both_orders)}
     return _graded(
         "position bias",
@@ -311,12 +353,17 @@ def position(metrics: Row, config: RunConfig) -> Finding:
 
 
 def letters(metrics: Row, config: RunConfig) -> Finding:
-    """Probability that the teacher's next token is one of the offered letters: a look below 0.5, a problem below 0.05. Then the choice
-    is read from the tail of its distribution."""
+    """The probability of a letter as the answer: "look" below 0.5, "problem" below 0.05.
+
+    If it is small, the choice is read from the tail of the teacher's distribution.
+    """
     mass = metrics.get("mcq/letter_mass")
     if mass is None:
         return Finding("letters", "ok", "no multiple choice is asked")
-    advice = "the teacher does not answer with a letter: reword mcq_template, set chat_template_kwargs (no thinking), or mcq_style: none"
+    advice = (
+        "the teacher does not answer with a letter: reword mcq_template, set chat_template_kwargs "
+        "(no thinking), or mcq_style: none"
+    )
     found, numbers = (
         f"the offered letters hold {mass:.0%} of the answer's probability",
         {"letter_mass": mass},
@@ -348,7 +395,7 @@ def _rewards(rows: Sequence[Row]) -> tuple[list[Any], list[Any]]:
     return [row["student_rewards"] for row in rows], [row["teacher_rewards"] for row in rows]
 
 
-def _live(group: Sequence[float | None]) -> list[float]:
+def _scored(group: Sequence[float | None]) -> list[float]:
     return [reward for reward in group if reward is not None]
 
 
@@ -357,7 +404,10 @@ def _teacher_beta(training: PADConfig) -> float:
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error; of a single value there is none, so it is taken as 1, the largest that a tau can have."""
+    """The mean of some taus and its standard error.
+
+    A single value has no standard error; 1 is used then, the largest that a tau can have.
+    """
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, 1.0

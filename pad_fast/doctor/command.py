@@ -1,6 +1,7 @@
-"""`pad-fast doctor`: a few prompts go through sampling and scoring as a run would take them, and what is wrong is told.
+"""The command ``pad-fast doctor``: sample and score a few prompts as a run would, and check them.
 
-Everything is written to a temporary folder: the run's own is neither read nor made, and a run that starts afterwards is the same.
+Everything is written to a temporary folder. The run's own folder is neither read nor created, and a
+run that starts afterwards is the same as without the doctor.
 """
 
 from __future__ import annotations
@@ -17,22 +18,29 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.doctor import checks
-from pad_fast.doctor.checks import Finding
+from pad_fast.doctor.checks import Finding, Verdict
 from pad_fast.pipeline.config import Settings, option
-from pad_fast.pipeline.files import Row, derive_seed, read_rows
+from pad_fast.pipeline.files import Row, read_rows
 from pad_fast.pipeline.open_run import check_models, fitting, read_split
-from pad_fast.pipeline.run import Run, round_seed
+from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards
+from pad_fast.pipeline.seeds import derive_seed, round_seed
 
-STYLES = {"ok": "green", "look": "yellow", "problem": "bold red"}
+COLORS: dict[Verdict, str] = {"ok": "green", "look": "yellow", "problem": "bold red"}
 
 
 @dataclass
 class DoctorOptions:
-    """Flags of the command beside those of the run. ValueError for fewer than two prompts."""
+    """Flags of the command, in addition to those of the run.
 
-    num_prompts: int = option(32, "Training prompts to look at, drawn by the seed; 2 or more.")
-    json: bool = option(False, "Print the findings as JSON in place of a table.")
+    Raises:
+        ValueError: fewer than two prompts.
+    """
+
+    num_prompts: int = option(
+        32, "Number of training prompts to try, drawn with the seed; 2 or more."
+    )
+    json: bool = option(False, "Print the findings as JSON instead of a table.")
 
     def __post_init__(self) -> None:
         if self.num_prompts < 2:
@@ -40,9 +48,20 @@ class DoctorOptions:
 
 
 def doctor(settings: Settings, options: DoctorOptions) -> bool:
-    """Examine and print; whether all is well, that is, nothing is a problem. ValueError as for a run."""
+    """Run every check and print the findings.
+
+    Args:
+        settings: of the run.
+        options: of the command.
+
+    Returns:
+        Whether no finding is a problem.
+
+    Raises:
+        ValueError: a run could not start with these settings.
+    """
     findings = examine(settings, options.num_prompts)
-    worst = max((finding.verdict for finding in findings), key=list(STYLES).index)
+    worst = max((finding.verdict for finding in findings), key=list(COLORS).index)
     if options.json:
         print(
             json.dumps(
@@ -59,11 +78,14 @@ def doctor(settings: Settings, options: DoctorOptions) -> bool:
 
 
 def examine(settings: Settings, num_prompts: int) -> list[Finding]:
-    """Every check on `num_prompts` of the training prompts, their responses from the student and its rewards from the teacher."""
+    """The findings of every check on ``num_prompts`` training prompts.
+
+    The student responds to them as in a run, and the teacher scores its responses.
+    """
     with tempfile.TemporaryDirectory(prefix="pad-fast-doctor-") as folder:
-        # one shard, whose metrics are then those of all
+        # With a single shard, the metrics of the shard are those of all prompts.
         config = dataclasses.replace(settings.run, output_dir=folder, shard_size=num_prompts)
-        run = Run(Settings(config, settings.training))
+        run = RunContext(Settings(config, settings.training))
         rows, metrics = _scored(run, _drawn(run, num_prompts))
         student, teacher, training = run.student(0), run.teacher, run.training
         return [
@@ -82,20 +104,20 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
         ]
 
 
-def _drawn(run: Run, count: int) -> list[Row]:
-    """The prompts to look at, as a run would keep them."""
+def _drawn(run: RunContext, count: int) -> list[Row]:
+    """The prompts to try, less those that a run would drop."""
     config, student = run.config, run.student(0)
     check_models(config, student, run.teacher)
     train, _ = read_split(config)
     drawn = random.Random(derive_seed(config.seed, "doctor")).sample(train, min(count, len(train)))
     rows = fitting(drawn, config, student, run.teacher, run.training.max_length)
     if not rows:
-        raise ValueError(f"prompts: every one of the {len(drawn)} that were drawn is too long")
+        raise ValueError(f"prompts: all {len(drawn)} that were drawn are too long")
     return rows
 
 
-def _scored(run: Run, rows: Sequence[Row]) -> tuple[list[Row], Row]:
-    """The rows with responses and rewards of both sides, and the metrics of scoring."""
+def _scored(run: RunContext, rows: Sequence[Row]) -> tuple[list[Row], Row]:
+    """The rows with responses and both models' rewards, and the metrics of scoring."""
     root, count, student, metrics = run.folder.root, run.config.num_generations, run.student(0), {}
     seed, sampler = round_seed(run.config.seed, 0, "doctor"), run.sampler(count, rewards=True)
     sample_shards(student, rows, root / "samples", sampler, seed=seed, title="doctor · sample")
@@ -112,22 +134,22 @@ def _scored(run: Run, rows: Sequence[Row]) -> tuple[list[Row], Row]:
 
 
 def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
-    """A line a check, and below it what to do where it is not ok."""
+    """Print a line for each check, with advice below it if it is not ok."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("found, and what to do")
+    table.add_column("finding and advice")
     for finding in findings:
         text = finding.found if not finding.advice else f"{finding.found}\n→ {finding.advice}"
         table.add_row(
             finding.check,
             finding.verdict,
             text,
-            style=None if finding.verdict == "ok" else STYLES[finding.verdict],
+            style=None if finding.verdict == "ok" else COLORS[finding.verdict],
         )
     console = console or Console()
     console.print(table)
     counts = {
-        verdict: sum(finding.verdict == verdict for finding in findings) for verdict in STYLES
+        verdict: sum(finding.verdict == verdict for finding in findings) for verdict in COLORS
     }
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), style="dim")

@@ -1,4 +1,4 @@
-"""From the command line to Settings: one YAML file of flat keys, flags that override it, and no key that is not known."""
+"""From the command line to Settings: a YAML file of flat keys, and flags that override it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ PATHS = ("student", "teacher", "prompts", "heldout", "output_dir")
 
 
 class Parser(HfArgumentParser):
-    """HfArgumentParser that raises ValueError in place of printing two hundred flags and leaving."""
+    """A parser that raises ValueError where argparse would print two hundred flags and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 
 def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
-    """Settings from `[CONFIG.yaml] [--option value ...]`; the folder of a run may stand in the place of the YAML file.
+    """The settings in ``[CONFIG.yaml] [--option value ...]``.
 
-    ValueError names the key or flag that is wrong, and the nearest known name where it is unknown.
+    Args:
+        command: the command's name, for its help.
+        arguments: the words after the command. The folder of a run may take the place of the YAML
+            file.
+
+    Raises:
+        ValueError: a key or flag is wrong. The message names it and, if it is unknown, the most
+            similar known one.
     """
     return _parse(command, arguments, [])[0]
 
@@ -37,7 +44,10 @@ def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
 def parse_with(
     command: str, arguments: Sequence[str], options: type[Options]
 ) -> tuple[Settings, Options]:
-    """As :func:`parse_settings`, and a command's own `options`: a dataclass whose fields are flags, but no keys of the YAML file."""
+    """The settings, as :func:`parse_settings` returns them, and a command's own options.
+
+    ``options`` is a dataclass whose fields are flags, but not keys of the YAML file.
+    """
     settings, (own,) = _parse(command, arguments, [options])
     return settings, own
 
@@ -48,7 +58,9 @@ def _parse(
     flags = training_flags()
     kinds: list[Any] = [RunConfig, flags]
     parser = Parser([*kinds, *options], prog=f"pad-fast {command}", allow_abbrev=False)
-    where = "the run's YAML file, or the folder of a run that was started before; not needed where flags say all"
+    where = (
+        "YAML file of the run, or the folder of a run that was started; optional if flags suffice"
+    )
     parser.add_argument("config", metavar="CONFIG.yaml", nargs="?", default="", help=where)
     keys, names = (_names(some) for some in (kinds, [*kinds, *options]))
     namespace, unknown = parser.parse_known_args(arguments)
@@ -61,7 +73,8 @@ def _parse(
     for key in values:
         if key not in keys:
             raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), keys)}")
-    # The YAML values pass through the parser like flags, so that both are converted and checked alike.
+    # The values of the YAML pass through the parser too, so that they are converted and checked in
+    # the same way as flags.
     words = [
         word for key, value in values.items() if value is not None for word in _as_flag(key, value)
     ]
@@ -79,7 +92,13 @@ def _names(kinds: Iterable[Any]) -> list[str]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The flat mapping of a YAML file, or of a run's manifest; paths in the YAML that start with ./ or ../ become absolute."""
+    """The flat mapping in a YAML file, or in the manifest of a run's folder.
+
+    Paths in the YAML file that begin with ./ or ../ are relative to the file and become absolute.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
     if path.is_dir():
         manifest = path / "run.json"
         if not manifest.is_file():
@@ -104,13 +123,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean X?`, or nothing where no known name is near."""
+    """``; did you mean X?``, or an empty text if no known name is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def training_flags() -> type:
-    """PADConfig's fields less those that a run owns, as a bare dataclass: PADConfig's own constructor looks for devices."""
+    """A dataclass of PADConfig's fields without those that a run sets itself.
+
+    PADConfig itself cannot be used to parse flags, because its constructor looks for devices.
+    """
     hints = get_type_hints(PADConfig)
     own = MANAGED | {field.name for field in dataclasses.fields(RunConfig)}
     fields = [

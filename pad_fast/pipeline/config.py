@@ -1,136 +1,174 @@
-"""What a run is told: RunConfig, beside which every PADConfig field stands in the same YAML file."""
+"""The configuration of a run: RunConfig, and Settings, which adds the fields of PADConfig."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.models.layout import check_share_prefix
-from pad_fast.pipeline.multiple_choice import DEFAULT_TEMPLATE, LETTERS, PRESETS, choice_question
+from pad_fast.pipeline.multiple_choice import (
+    DEFAULT_TEMPLATE,
+    LETTERS,
+    PRESETS,
+    STYLES,
+    choice_question,
+)
 from pad_fast.preference.kinds import LOSSES
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
 
 
-# A run sets these itself; they are no keys of the YAML file.
+# Fields of TrainingArguments that a run sets itself; they are not keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with the help text that `pad-fast run --help` shows."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
+    """A dataclass field with the help text and the choices of its command line flag."""
+    metadata: dict[str, Any] = {"help": help}
+    if choices is not None:
+        metadata["choices"] = choices
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class RunConfig:
-    """Settings of a distillation run; the defaults are the paper's where it states one (arXiv 2502.14272).
+    """The settings of a distillation run, in addition to those of PADConfig.
 
-    Every field is checked on construction: ValueError names the field, its rule and what was given.
+    The defaults are the paper's where it states a value (PAD, arXiv 2502.14272).
+
+    Raises:
+        ValueError: a field is missing or out of its range; the message names the field, its rule
+            and the value.
     """
 
     student: str | None = option(
-        None, "Folder or hub name of the student, a transformers causal LM with a chat template."
+        None, "Student: folder or hub name of a transformers causal LM with a chat template."
     )
     teacher: str | None = option(
-        None, "Folder or hub name of the teacher; its tokenizer may differ from the student's."
+        None, "Teacher: folder or hub name; its tokenizer may differ from the student's."
     )
     prompts: str | None = option(
         None, "Training prompts: a .jsonl, .json, .csv or .parquet file, or the name of a dataset."
     )
     heldout: str | None = option(
-        None, "Held-out prompts, as `prompts`; without it some of `prompts` are held out."
+        None, "Held-out prompts, given like prompts. Default: hold out some of the prompts."
     )
     output_dir: str | None = option(
-        None, "The run folder; runs/ and the YAML file's name when not given."
+        None, "Run folder. Default: runs/ followed by the name of the YAML file."
     )
-    prompts_split: str = option("train", "Split of `prompts` when that is a dataset.")
-    heldout_split: str = option("test", "Split of `heldout` when that is a dataset.")
-    prompts_subset: str | None = option(None, "Configuration name of the dataset.")
+    prompts_split: str = option("train", "Split of prompts, if it is a dataset.")
+    heldout_split: str = option("test", "Split of heldout, if it is a dataset.")
+    prompts_subset: str | None = option(
+        None, "Configuration name of the datasets of prompts and heldout."
+    )
     heldout_size: int | None = option(
         None,
-        "Prompts to evaluate on; default: all of `heldout`, or a tenth of `prompts` but at most 256.",
+        "Number of prompts to evaluate on. Default: all of heldout, or a tenth of prompts but at "
+        "most 256.",
     )
     student_revision: str | None = option(None, "Hub revision of the student.")
     teacher_revision: str | None = option(None, "Hub revision of the teacher.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "Data type to sample and score in; auto: the checkpoint's."
+        "auto", "Data type for sampling and scoring; auto: that of the checkpoint."
     )
     train_dtype: Literal["float32", "bfloat16"] = option(
         "float32",
-        "Data type of the trained weights; with bfloat16 a small learning rate rounds to nothing.",
+        "Data type of the trained weights. In bfloat16, updates of a small learning rate are lost "
+        "to rounding.",
     )
     attn_implementation: str | None = option(
-        None, "Attention of both models, as transformers names it, such as sdpa."
+        None, "Attention of both models by its name in transformers, such as sdpa."
     )
     chat_template_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": 'JSON passed to both chat templates, such as {"enable_thinking": false}.'
+            "help": 'JSON object passed to both chat templates, such as {"enable_thinking": false}.'
         },
     )
-    rounds: int = option(1, "Rounds; each samples from the latest student.")
-    prompts_per_round: int | None = option(None, "Prompts of a round; default: all of them.")
+    rounds: int = option(1, "Number of rounds; each samples from the latest student.")
+    prompts_per_round: int | None = option(None, "Prompts in a round. Default: all of them.")
     shard_size: int = option(
-        256, "Prompts a shard; a killed run loses at most the shard it was at."
+        256, "Prompts in a shard; a killed run loses at most the work on one shard."
     )
-    seed: int = option(42, "Seed of the run; that of every shard and round is derived from it.")
-    num_generations: int = option(4, "Responses a prompt, n.")
+    seed: int = option(42, "Seed; the seeds of all rounds and shards are derived from it.")
+    num_generations: int = option(4, "Number of responses to each prompt, n.")
     temperature: float = option(0.8, "Sampling temperature.")
-    top_p: float = option(1.0, "Nucleus sampling; 1 is off.")
-    top_k: int = option(0, "Top-k sampling; 0 is off.")
-    max_new_tokens: int = option(512, "Longest response, in the student's tokens.")
+    top_p: float = option(1.0, "Probability mass of nucleus sampling; 1 turns it off.")
+    top_k: int = option(0, "Number of tokens of top-k sampling; 0 turns it off.")
+    max_new_tokens: int = option(512, "Longest response, in tokens of the student.")
     max_prompt_length: int | None = option(
-        None, "Longest prompt, in the student's tokens; default: the window less max_new_tokens."
+        None,
+        "Longest prompt, in tokens of the student. Default: the model's window minus "
+        "max_new_tokens.",
     )
     long_prompts: Literal["error", "drop"] = option(
-        "error", "What to do with a prompt that is longer."
+        "error", "Whether a longer prompt stops the run or is dropped."
     )
-    sample_batch_tokens: int = option(65536, "Tokens of one generation batch, prompt and response.")
-    score_batch_tokens: int = option(16384, "Tokens of one scoring batch.")
+    sample_batch_tokens: int = option(
+        65536, "Most tokens in a batch of sampling, prompts and responses together."
+    )
+    score_batch_tokens: int = option(16384, "Most tokens in a batch of scoring.")
     share_prefix: str = option(
         "auto",
-        "Read a prompt once for all of its responses, in scoring and training: auto, true or false.",
+        "Read each prompt once for all of its responses, in scoring and in training: auto (where "
+        "a trial shows that the model allows it), true or false.",
     )
     reward_temperature: float = option(
-        1.0, "Temperature of the log-probabilities that the rewards are made of, on both sides."
+        1.0, "Temperature of the log-probabilities in the rewards of student and teacher."
     )
-    mcq_preset: Literal["debiased", "released"] = option(
-        "debiased", "Defaults of the mcq options below; released: as the authors' code."
+    mcq_preset: str = option(
+        "debiased",
+        "Defaults of the other mcq options; released: those of the authors' code.",
+        PRESETS,
     )
-    mcq_style: Literal["pairwise", "listwise", "none"] = option(
-        "pairwise", "Multiple-choice questions of two, of all n, or none at all."
+    mcq_style: str = option(
+        "pairwise",
+        "What a multiple-choice question shows: "
+        + ", ".join(f"{style.help} ({name})" for name, style in STYLES.items())
+        + ".",
+        STYLES,
     )
     mcq_opponents: int | None = option(
         None,
-        "Pairwise: other responses that each is asked against, an even number; default: all, but 8 where n is above 8.",
+        "Pairwise questions: number of other responses that each is compared with, even. Default: "
+        "all, or 8 if n is above 8.",
     )
     mcq_weight: float | None = option(
         None,
-        "Weight of the log choice probability in the teacher's reward (debiased: 0.5, released: 1).",
+        "Weight of the log selection probability in the teacher's reward. Default: 0.5 "
+        "(debiased), 1 (released).",
     )
     mcq_floor: float | None = option(
-        None, "Smallest choice probability (debiased: 1e-4, released: 1e-8)."
+        None,
+        "Smallest selection probability that enters a reward. Default: 1e-4 (debiased), 1e-8 "
+        "(released).",
     )
     mcq_both_orders: bool | None = option(
-        None, "Ask in both orders and average (debiased: true, released: false)."
+        None,
+        "Ask each question in both orders and average. Default: true (debiased), false (released).",
     )
     mcq_renormalize: bool | None = option(
-        None, "Renormalise over the offered letters (debiased: true, released: false)."
+        None,
+        "Divide by the probability of all offered letters. Default: true (debiased), false "
+        "(released).",
     )
     mcq_template: str = option(
-        DEFAULT_TEMPLATE, "The question, with the fields {query} and {options}."
+        DEFAULT_TEMPLATE, "Text of a question, with the fields {query} and {options}."
     )
     heldout_num_generations: int | None = option(
-        None, "Responses a held-out prompt; default: num_generations."
+        None, "Responses to each held-out prompt. Default: num_generations."
     )
-    disable_tqdm: bool = option(False, "No progress bars.")
+    disable_tqdm: bool = option(False, "Show no progress bars.")
     baseline: Literal["none", "seqkd"] = option(
-        "none", "seqkd: also train on one greedy teacher answer a prompt, for as many steps."
+        "none",
+        "seqkd: also train a student on one greedy answer of the teacher to each prompt, for as "
+        "many steps.",
     )
 
     def __post_init__(self) -> None:
@@ -138,6 +176,12 @@ class RunConfig:
             self.chat_template_kwargs = _json_object(
                 "chat_template_kwargs", self.chat_template_kwargs
             )
+        for name in ("mcq_preset", "mcq_style"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}: must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
         for name, value in PRESETS[self.mcq_preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -152,17 +196,18 @@ class RunConfig:
 
     @property
     def asks(self) -> bool:
-        """Whether the teacher is asked any multiple-choice questions."""
-        return self.mcq_style != "none" and self.mcq_weight != 0
+        """Whether the teacher is asked multiple-choice questions."""
+        return self.letters > 0 and self.mcq_weight != 0
 
     @property
     def letters(self) -> int:
-        """The most letters that a question offers."""
-        return (
-            max(self.num_generations, self.heldout_num_generations or 0)
-            if self.mcq_style == "listwise"
-            else 2
-        )
+        """The number of letters in the longest question."""
+        return STYLES[self.mcq_style].letters(self.most_generations)
+
+    @property
+    def most_generations(self) -> int:
+        """The largest number of responses to one prompt, in training or evaluation."""
+        return max(self.num_generations, self.heldout_num_generations or 0)
 
     def _check_numbers(self) -> None:
         rules: dict[str, tuple[str, Any]] = {
@@ -180,7 +225,10 @@ class RunConfig:
             ),
             "heldout_size": ("0 or more", lambda n: n is None or n >= 0),
         }
-        counts = "rounds shard_size max_new_tokens prompts_per_round max_prompt_length sample_batch_tokens score_batch_tokens"
+        counts = (
+            "rounds shard_size max_new_tokens prompts_per_round max_prompt_length "
+            "sample_batch_tokens score_batch_tokens"
+        )
         rules.update(
             {name: ("1 or more", lambda n: n is None or n >= 1) for name in counts.split()}
         )
@@ -189,7 +237,8 @@ class RunConfig:
                 raise ValueError(f"{name}: must be {rule}, got {getattr(self, name)}")
         if self.letters > len(LETTERS):
             raise ValueError(
-                f"mcq_style: one listwise question holds at most {len(LETTERS)} responses, got {self.letters} generations"
+                f"mcq_style: a {self.mcq_style} question shows at most {len(LETTERS)} responses, "
+                f"got {self.most_generations} generations"
             )
 
 
@@ -205,7 +254,16 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Settings:
-    """The two halves of one YAML file: the run's own fields, and those PADConfig fields that differ from their defaults."""
+    """The settings of one YAML file.
+
+    Args:
+        run: the run's own fields.
+        training: PADConfig's fields, those that differ from their defaults.
+
+    Raises:
+        ValueError: the training cannot be done with them, or under a launcher of more than one
+            process.
+    """
 
     run: RunConfig
     training: dict[str, Any]
@@ -213,25 +271,30 @@ class Settings:
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError(
-                "a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer on the scored shards"
+                "a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer "
+                "on the scored shards"
             )
-        # a wrong learning rate must not show only after hours of sampling
-        training, n = (
-            self.pad_config(Path("unused")),
-            max(self.run.num_generations, self.run.heldout_num_generations or 0),
-        )
+        # A wrong setting of the training has to fail now and not after hours of sampling.
+        training, n = self.pad_config(Path("unused")), self.run.most_generations
         kind = LOSSES[training.loss].kind(training.divergence)
         kind.check_exact(training.method, min(n, training.group_size or n))
         if training.eval_strategy != "no":
             raise ValueError(
-                f"eval_strategy: must be no, a run evaluates every round itself, got {self.training['eval_strategy']}"
+                "eval_strategy: must be no, since a run evaluates every round itself, "
+                f"got {self.training['eval_strategy']}"
             )
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
-        """The PADConfig of one training, writing to `output_dir`; creates no folder."""
+        """The PADConfig of one training that writes to ``output_dir``, without making the folder.
+
+        Args:
+            output_dir: the trainer's folder.
+            seed: of this training; the run's seed if not given.
+            changes: PADConfig fields that override the settings.
+        """
         from pad_fast.training.config import PADConfig
 
-        # Checkpoints serve only to go on after a kill, for which the last is enough.
+        # Checkpoints only serve to resume a training, and for that the last one is enough.
         values: dict[str, Any] = {"save_total_limit": 1, **self.training, **changes}
         owned: dict[str, Any] = {"temperature": self.run.reward_temperature}
         owned |= {name: getattr(self.run, name) for name in ("disable_tqdm", "share_prefix")}
@@ -243,5 +306,5 @@ class Settings:
         )
 
     def flat(self) -> dict[str, Any]:
-        """All settings as one JSON-ready mapping, as the manifest keeps it."""
+        """All settings as one mapping for JSON, as the manifest holds it."""
         return {**dataclasses.asdict(self.run), **self.training}

@@ -1,13 +1,13 @@
-"""What a run writes, and how: every file and folder appears whole, under its name, or not at all.
+"""Files that are complete or absent, and rows as Parquet shards.
 
-A thing is written beside its place under a temporary name, flushed to the disk and renamed. So whatever carries its name is
-complete, the presence of a file is the only record of progress, and a killed run goes on from the files alone.
+A file or folder is written under a temporary name, flushed to the disk and renamed. Whatever has
+its final name is therefore complete, and the presence of a file is the only record of progress: a
+killed run resumes from its files alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 Row = dict[str, Any]
 
+# Fixed types, since Arrow would infer other ones from a shard whose values are all null.
 COLUMNS = {
     "prompt_id": pa.string(),
     "prompt_ids": pa.list_(pa.int32()),
@@ -40,7 +41,10 @@ COLUMNS = {
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write a file or folder to; on success it is flushed and takes the place of `path`."""
+    """Yield a temporary path for a file or folder, which replaces ``path`` on success.
+
+    If the block raises, what was written is removed and ``path`` stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     _remove(temporary)
@@ -59,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
+    """Write ``value`` as indented JSON."""
     with replacing(path) as temporary:
         temporary.write_text(
             json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -67,7 +71,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def table(rows: Sequence[Row]) -> pa.Table:
-    """An Arrow table of `rows`, which all have the keys of the first; known columns get their fixed types."""
+    """An Arrow table of ``rows``, which all have the keys of the first.
+
+    The columns in :data:`COLUMNS` get the types that stand there.
+    """
     columns = {
         name: pa.array([row[name] for row in rows], type=COLUMNS.get(name)) for name in rows[0]
     }
@@ -75,24 +82,30 @@ def table(rows: Sequence[Row]) -> pa.Table:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write `rows` as one Parquet file."""
+    """Write ``rows`` as one Parquet file."""
     with replacing(path) as temporary:
         pq.write_table(table(rows), temporary)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a Parquet file, or of all shards of a folder in their order."""
-    files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+    """The rows of a Parquet file, or of all shards in a folder in their order."""
+    files = shard_paths(path) if path.is_dir() else [path]
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def shard_path(folder: Path, index: int) -> Path:
+    """The file of a shard, which may not exist."""
     return folder / f"part-{index:05d}.parquet"
 
 
-def derive_seed(*parts: object) -> int:
-    """A 31-bit seed that depends on every part, the same in every process."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+def shard_paths(folder: Path) -> list[Path]:
+    """The files of the shards that a folder holds, in their order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def shard_index(path: Path) -> int:
+    """The index of the shard in a file that :func:`shard_path` names."""
+    return int(path.stem.removeprefix("part-"))
 
 
 def _flush(path: Path) -> None:

@@ -1,9 +1,8 @@
-"""Calibrating the teacher's rewards by multiple choice: the questions, what is read from them, and the mix with the reward.
+"""Multiple-choice questions to the teacher, and the rewards that their answers calibrate.
 
-The teacher is shown a query with lettered answers and asked for the letter of the best one; the probability that it selects a
-response is read from its next-token distribution, so no text is generated (Gu et al., arXiv 2502.14272). The released code asks
-each pair once, with the lower index always lettered A, and does not renormalise; we ask both orders by default, so that a
-fondness for the letter A cancels.
+The teacher reads a query with lettered responses and is asked for the letter of the best one. The
+probability that it selects a response is read from its next-token distribution, so no text is
+generated (PAD, arXiv 2502.14272). :data:`STYLES` lists the questions that can be asked.
 """
 
 from __future__ import annotations
@@ -11,13 +10,17 @@ from __future__ import annotations
 import itertools
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_TEMPLATE = "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter."
 LETTERS = string.ascii_uppercase
-ALL_PAIRS_UP_TO = 8  # responses; n = 64 would be 4,032 questions a prompt
-OPPONENTS = 8  # above that each response meets so many others
+ALL_PAIRS_UP_TO = 8  # responses; all pairs of 64 would be 4,032 questions for each prompt
+OPPONENTS = 8  # that each response is compared with where not all pairs are asked
+
+# The authors' released code asks each pair in one order only, always letters the response of the
+# lower index A, and does not renormalise. Asking in both orders cancels a preference for letter A.
 PRESETS: dict[str, dict[str, Any]] = {
     "debiased": {
         "mcq_weight": 0.5,
@@ -33,21 +36,93 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+Question = tuple[int, ...]  # the responses that a question shows, in the order of their letters
+
+
+def _pairs(n: int, opponents: int | None) -> list[Question]:
+    """All pairs of ``n`` responses, or as many as give each response ``opponents`` others."""
+    if n <= (ALL_PAIRS_UP_TO if opponents is None else opponents + 1):
+        return list(itertools.combinations(range(n), 2))
+    # Each response meets its neighbours on a circle. Responses are exchangeable draws, so it means
+    # nothing which of them are neighbours.
+    to_each_side = (opponents or OPPONENTS) // 2
+    return [
+        tuple(sorted((i, (i + step) % n))) for step in range(1, to_each_side + 1) for i in range(n)
+    ]
+
+
+@dataclass(frozen=True)
+class Style:
+    """One way to ask.
+
+    Args:
+        help: what the questions show, in a few words.
+        letters: the number of letters that a question about ``n`` responses offers; 0 if none is
+            asked.
+        questions: ``(n, opponents)`` to the questions about ``n >= 2`` responses, in one order.
+    """
+
+    help: str
+    letters: Callable[[int], int]
+    questions: Callable[[int, int | None], list[Question]]
+
+
+STYLES = {
+    "pairwise": Style("two responses", lambda n: 2, _pairs),
+    "listwise": Style("all responses", lambda n: n, lambda n, opponents: [tuple(range(n))]),
+    "none": Style("ask nothing", lambda n: 0, lambda n, opponents: []),
+}
+
+
+def questions(
+    n: int, style: str, both_orders: bool, opponents: int | None = None
+) -> list[Question]:
+    """The questions about ``n`` responses, each as the responses that it shows in letter order.
+
+    Args:
+        n: number of responses; about fewer than two nothing is asked.
+        style: a key of :data:`STYLES`.
+        both_orders: ask each question a second time, reversed, directly after the first.
+        opponents: pairwise only, the even number of others that each response is compared with.
+            None compares all pairs of up to 8 responses, and with 8 others above that.
+
+    Example:
+        >>> questions(3, "pairwise", both_orders=False)
+        [(0, 1), (0, 2), (1, 2)]
+        >>> questions(3, "listwise", both_orders=True)
+        [(0, 1, 2), (2, 1, 0)]
+    """
+    asked = STYLES[style].questions(n, opponents) if n >= 2 else []
+    return [
+        order for shown in asked for order in ((shown, shown[::-1]) if both_orders else (shown,))
+    ]
+
 
 def choice_question(query: str, candidates: Sequence[str], template: str = DEFAULT_TEMPLATE) -> str:
-    """The multiple-choice question about `candidates`, lettered A, B, ... in the order given; one user message to the teacher.
+    r"""The text of a multiple-choice question, for one user message to the teacher.
 
-    `template` holds the fields `{query}` and `{options}`, the latter one line `A. text` a candidate. ValueError for fewer than 2
-    or more than 26 candidates and for a template without exactly these fields.
+    Args:
+        query: what the candidates answer.
+        candidates: 2 to 26 responses; they get the letters A, B, ... in this order.
+        template: holds the fields ``{query}`` and ``{options}``; the options are a line
+            ``A. text`` for each candidate.
+
+    Raises:
+        ValueError: the number of candidates, or the template's fields, are others.
+
+    Example:
+        >>> choice_question("2+2=?", ["4", "5"], "{query}\n{options}\nWhich is best?")
+        '2+2=?\nA. 4\nB. 5\nWhich is best?'
     """
     if not 2 <= len(candidates) <= len(LETTERS):
         raise ValueError(
-            f"candidates: between 2 and {len(LETTERS)} answers can be lettered, got {len(candidates)}"
+            f"candidates: must be between 2 and {len(LETTERS)} responses, got {len(candidates)}"
         )
     fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     if fields != {"query", "options"}:
         raise ValueError(
-            f"template: must hold the fields {{query}} and {{options}} and no others, got {sorted(fields)}"
+            "template: must hold the fields {query} and {options} and no others, "
+            f"got {sorted(fields)}"
         )
     options = "\n".join(
         f"{letter}. {text}" for letter, text in zip(LETTERS, candidates, strict=False)
@@ -55,17 +130,11 @@ def choice_question(query: str, candidates: Sequence[str], template: str = DEFAU
     return template.format(query=query, options=options)
 
 
-def query_text(messages: Sequence[dict[str, Any]]) -> str:
-    """What the question asks about: the text of a single message, else the conversation, `role: content` a line."""
-    if len(messages) == 1:
-        return str(messages[0]["content"])
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
 def letter_token_ids(tokenizer: Any, count: int) -> list[list[int]]:
-    """For each of the first `count` letters the ids that spell it as one token, alone or after a space.
+    """The token ids that spell each of the first ``count`` letters, alone or after a space.
 
-    ValueError if a letter has no such token, or shares it with another letter.
+    Raises:
+        ValueError: a letter is no single token, or shares its token with another letter.
     """
     unknown = tokenizer.unk_token_id
     forms = []
@@ -76,7 +145,8 @@ def letter_token_ids(tokenizer: Any, count: int) -> list[list[int]]:
         forms.append(sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != unknown}))
         if not forms[-1]:
             raise ValueError(
-                f"teacher: its tokenizer has no single token for the letter {letter}; set mcq_style to none"
+                f"teacher: its tokenizer has no single token for the letter {letter}; "
+                "set mcq_style to none"
             )
     if len({token for ids in forms for token in ids}) != sum(map(len, forms)):
         raise ValueError(
@@ -85,40 +155,16 @@ def letter_token_ids(tokenizer: Any, count: int) -> list[list[int]]:
     return forms
 
 
-def question_plan(
-    n: int, style: str, both_orders: bool, opponents: int | None = None
-) -> list[tuple[int, ...]]:
-    """Which responses each question shows, in letter order, for `n` responses.
-
-    `pairwise` gives a balanced part of all pairs, in which each response meets `opponents` others, an even number; without it all
-    pairs up to 8 responses, and above that 8 opponents. `listwise` gives one question about all. With `both_orders` each comes a
-    second time, reversed, directly after the first.
-    """
-    if n < 2:
-        return []
-    if style == "listwise":
-        plan: list[tuple[int, ...]] = [tuple(range(n))]
-    elif n <= (ALL_PAIRS_UP_TO if opponents is None else opponents + 1):
-        plan = list(itertools.combinations(range(n), 2))
-    else:
-        # Neighbours on a circle: the responses are exchangeable draws, so which ones are neighbours carries no meaning.
-        neighbours = (opponents or OPPONENTS) // 2  # on either side
-        plan = [
-            tuple(sorted((i, (i + step) % n)))
-            for step in range(1, neighbours + 1)
-            for i in range(n)
-        ]
-    return [
-        order for shown in plan for order in ((shown, shown[::-1]) if both_orders else (shown,))
-    ]
-
-
 def letter_probs(
     logprobs: Sequence[float], forms: Sequence[Sequence[int]], renormalize: bool
 ) -> tuple[list[float], float]:
-    """Probability of each letter from the log-probabilities of its forms (flat, letter by letter), and the mass of all letters.
+    """The probability of each letter, and of all letters together, from their tokens.
 
-    `renormalize` divides by that mass, in log space: letters that are all improbable still compare.
+    Args:
+        logprobs: log-probabilities in nats of the tokens of ``forms``, letter by letter.
+        forms: the token ids of each letter, as :func:`letter_token_ids` returns them.
+        renormalize: divide each probability by the sum over the letters. The division is done on
+            log-probabilities, so that letters which are all improbable can still be compared.
     """
     letters, start = [], 0
     for ids in forms:
@@ -130,11 +176,19 @@ def letter_probs(
 
 
 def choice_probs(
-    n: int, plan: Sequence[tuple[int, ...]], probs: Sequence[Sequence[float]]
+    n: int, asked: Sequence[Question], probs: Sequence[Sequence[float]]
 ) -> list[float]:
-    """p_sel of each response: the mean, over the questions that show it, of the probability of its letter."""
+    """The selection probability p_sel of each of ``n`` responses.
+
+    It is the mean of the probabilities of the response's letter over the questions that show it.
+
+    Args:
+        n: number of responses, each shown by at least one question.
+        asked: the questions, as :func:`questions` returns them.
+        probs: the letters' probabilities in each question.
+    """
     totals, counts = [0.0] * n, [0] * n
-    for shown, letters in zip(plan, probs, strict=True):
+    for shown, letters in zip(asked, probs, strict=True):
         for response, probability in zip(shown, letters, strict=True):
             totals[response] += probability
             counts[response] += 1
@@ -142,14 +196,15 @@ def choice_probs(
 
 
 def calibrated_reward(reward: float, probability: float, weight: float, floor: float) -> float:
-    """(1 - weight) * reward + weight * log max(probability, floor); reward in nats per token."""
+    """``(1 - weight) * reward + weight * log max(probability, floor)``.
+
+    The reward is in nats per token, and so is the result.
+    """
     return (1.0 - weight) * reward + weight * math.log(max(probability, floor))
 
 
 def _logsumexp(values: Sequence[float]) -> float:
     top = max(values)
-    return (
-        top
-        if top == -math.inf
-        else top + math.log(math.fsum(math.exp(value - top) for value in values))
-    )
+    if top == -math.inf:
+        return top
+    return top + math.log(math.fsum(math.exp(value - top) for value in values))

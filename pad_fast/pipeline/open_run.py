@@ -1,4 +1,7 @@
-"""Opening a run: a new one is checked whole before the first token is sampled, an old one is found where it was left."""
+"""Opening a run: starting a new one, or resuming one where it was left.
+
+Everything that can be checked before the first token is sampled is checked here.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,25 @@ from pad_fast.pipeline import multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
 from pad_fast.pipeline.files import Row, write_json, write_rows
-from pad_fast.pipeline.phases import differing
-from pad_fast.pipeline.run import Run, round_seed
+from pad_fast.pipeline.phases import PREPARE, changed_settings
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.seeds import round_seed
 
 logger = logging.getLogger("pad_fast")
 
-FORMAT = 1
+FORMAT = 1  # version of a run folder's layout
 UNLIMITED = 1 << 62
 
 
 @contextlib.contextmanager
-def open_run(settings: Settings) -> Iterator[Run]:
-    """Start the run or find it where it was left, and hold its folder meanwhile.
+def open_run(settings: Settings) -> Iterator[RunContext]:
+    """Start or resume a run, and hold its folder's lock inside the block.
 
-    Everything that can be checked before the first token is sampled is checked here: ValueError for prompts, models and settings
-    that do not fit, and for a run folder that was started with others.
+    Raises:
+        ValueError: prompts, models and settings do not fit together, the run folder was started
+            with others, or another process holds it.
     """
-    run = Run(settings)
+    run = RunContext(settings)
     if run.training.n_gpu > 1:
         raise ValueError(
             f"a run uses one GPU, got {run.training.n_gpu}; set CUDA_VISIBLE_DEVICES to one of them"
@@ -43,7 +48,7 @@ def open_run(settings: Settings) -> Iterator[Run]:
         yield run
 
 
-def _prepare(run: Run) -> None:
+def _prepare(run: RunContext) -> None:
     config, root = run.config, run.folder.root
     student, teacher = run.student(0), run.teacher
     check_models(config, student, teacher)
@@ -76,7 +81,7 @@ def _prepare(run: Run) -> None:
 
 
 def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
-    """(training prompts, held-out prompts)"""
+    """The training prompts and the held-out prompts."""
     train = prompts.read_prompts(str(config.prompts), config.prompts_split, config.prompts_subset)
     if config.heldout is None:
         return prompts.split_heldout(train, config.heldout_size)
@@ -87,13 +92,13 @@ def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
 
 
 def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> None:
-    """What would otherwise fail only after hours of sampling."""
+    """Raise ValueError for what would otherwise fail only after hours of sampling."""
     for checkpoint in (student, teacher):
         _ = checkpoint.tokenizer, checkpoint.eos_token_ids
         if checkpoint.window is not None and checkpoint.window <= config.max_new_tokens:
             raise ValueError(
-                f"max_new_tokens: must leave room for a prompt in the {checkpoint.role}'s window of {checkpoint.window} tokens, "
-                f"got {config.max_new_tokens}"
+                f"max_new_tokens: must leave room for a prompt in the {checkpoint.role}'s window "
+                f"of {checkpoint.window} tokens, got {config.max_new_tokens}"
             )
     if config.asks:
         multiple_choice.letter_token_ids(teacher.tokenizer, config.letters)
@@ -106,9 +111,18 @@ def fitting(
     teacher: Checkpoint,
     max_length: int | None,
 ) -> list[Row]:
-    """The rows whose prompt and longest response fit both models, with the student's `prompt_ids`.
+    """The rows whose prompt and longest response fit both models, with ``prompt_ids`` added.
 
-    `max_length` is the training's: it cuts responses, but a prompt must leave room for one token.
+    Args:
+        rows: prompts, as :func:`pad_fast.pipeline.prompts.read_prompts` returns them.
+        config: the run's settings.
+        student: the base student.
+        teacher: the teacher.
+        max_length: of the training, in tokens. It cuts responses, but a prompt must leave room for
+            one token.
+
+    Raises:
+        ValueError: a prompt is too long and long_prompts is "error", or a chat template refuses it.
     """
     room = {
         which.role: (which.window or UNLIMITED) - config.max_new_tokens
@@ -130,9 +144,10 @@ def fitting(
             kept.append({**row, "prompt_ids": ids["student"]})
         elif config.long_prompts == "error":
             raise ValueError(
-                f"{place}: the prompt has {len(ids[long])} tokens for the {long}, where at most {room[long]} are allowed (its window less "
-                f"max_new_tokens, max_prompt_length, or less than max_length); "
-                f"shorten it or set long_prompts to drop: {row['prompt'][-1]['content']!r:.60}"
+                f"{place}: the prompt has {len(ids[long])} tokens for the {long}, where at most "
+                f"{room[long]} are allowed (its window minus max_new_tokens, max_prompt_length, "
+                "or less than max_length); shorten it or set long_prompts to drop: "
+                f"{row['prompt'][-1]['content']!r:.60}"
             )
     if len(kept) < len(rows):
         logger.warning(
@@ -141,46 +156,51 @@ def fitting(
     return kept
 
 
-def _check_unchanged(run: Run) -> None:
+def _check_unchanged(run: RunContext) -> None:
+    """Raise ValueError unless what the folder holds was made with these settings and models."""
     manifest = run.folder.manifest()
     if manifest.get("format") != FORMAT:
         raise ValueError(
-            f"output_dir: {run.folder.root} was written in format {manifest.get('format')}, this is {FORMAT}; take a new folder"
+            f"output_dir: {run.folder.root} has format {manifest.get('format')}, and this version "
+            f"reads format {FORMAT}; give another output_dir"
         )
     before, now = manifest["config"], run.settings.flat()
-    changed, begun = differing(before, now), run.folder.begun()
+    changed, begun = changed_settings(before, now), run.folder.begun()
     for name, phase in changed.items():
         if phase in begun:
-            since = "was started" if phase == "prepare" else f"has begun to {phase}"
+            since = "was started" if phase == PREPARE.name else f"has begun to {phase}"
             raise ValueError(
-                f"{name}: {run.folder.root} {since} with {before.get(name)!r}, got {now.get(name)!r}; "
-                f"go on with the former or give another output_dir"
+                f"{name}: {run.folder.root} {since} with {before.get(name)!r}, "
+                f"got {now.get(name)!r}; go on with the former or give another output_dir"
             )
     for role, checkpoint in (("student", run.student(0)), ("teacher", run.teacher)):
         if checkpoint.fingerprint() != manifest["models"][role]:
             raise ValueError(
-                f"{role}: {checkpoint.path} is not the model that {run.folder.root} was started with; give another output_dir"
+                f"{role}: {checkpoint.path} is not the model that {run.folder.root} was started "
+                "with; give another output_dir"
             )
     for path, digest in _file_hashes(run.config).items():
         if manifest["prompts"]["files"].get(path, digest) != digest:
             raise ValueError(
-                f"prompts: {path} is not the file that {run.folder.root} was started with; give another output_dir"
+                f"prompts: {path} is not the file that {run.folder.root} was started with; "
+                "give another output_dir"
             )
     if now != before:
         _take_changes(run, manifest, changed)
 
 
-def _take_changes(run: Run, manifest: Row, changed: dict[str, str | None]) -> None:
-    """Write the settings that changed, with their time, once they are seen to fit what was prepared."""
+def _take_changes(run: RunContext, manifest: Row, changed: dict[str, str | None]) -> None:
+    """Record changed settings and their time in the manifest, if they fit what was prepared."""
     check_models(run.config, run.student(0), run.teacher)
     limit = run.training.max_length
     longest = max(len(row["prompt_ids"]) for row in run.train_rows)
     if limit is not None and longest >= limit:
         raise ValueError(
-            f"max_length: must be more than the {longest} tokens of the longest prompt in {run.folder.root}, got {limit}"
+            f"max_length: must be more than the {longest} tokens of the longest prompt in "
+            f"{run.folder.root}, got {limit}"
         )
     for phase in sorted({phase for phase in changed.values() if phase is not None}):
-        run.metrics.forget(phase)  # what it told before it was stopped
+        run.metrics.forget(phase)  # its lines from before it was stopped
     before, now = manifest["config"], run.settings.flat()
     change = {
         "at": _now(),

@@ -1,44 +1,159 @@
-"""The phases of a run, and which setting enters which."""
+"""The phases of a run: their order, the settings they depend on, and the files they leave.
+
+What a phase does is the function of its name in :mod:`pad_fast.pipeline.rounds`. This module is
+imported for ``pad-fast --help`` and therefore imports nothing but the standard library.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-from pad_fast.pipeline.config import RunConfig
-
-# Settings that may always change between two calls on one run folder: they change no result, but for rounding.
-FREE = frozenset({
-    "output_dir", "logging_steps", "report_to", "disable_tqdm", "log_level", "save_steps", "save_strategy", "save_total_limit",
-    "score_batch_tokens", "max_tokens_per_step", "memory_budget", "share_prefix", "torch_empty_cache_steps", "dataset_num_proc",
-    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs",
-    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
-})  # fmt: skip
-# And those that may change until the phase begins whose results they enter first; all others of a run enter its prompts, and
-# all others of PADConfig its training.
-ENTERS = {
-    "sample": frozenset({
-        "sample_batch_tokens", "temperature", "top_p", "top_k", "num_generations", "heldout_num_generations",
-        "reward_temperature", "normalize", "dtype", "attn_implementation",
-    }),
-    "score": frozenset({
-        "mcq_preset", "mcq_style", "mcq_opponents", "mcq_weight", "mcq_floor", "mcq_both_orders", "mcq_renormalize", "mcq_template",
-    }),
-    "train": frozenset({"train_dtype"}),
-}  # fmt: skip
+from dataclasses import dataclass
+from typing import Any
 
 
-def first_phase(name: str) -> str | None:
-    """The first phase whose results a setting enters: "prepare", "sample", "score" or "train"; None for one that enters none."""
-    if name in FREE:
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a run.
+
+    Args:
+        name: the command that runs the phase alone, and the phase's name in metrics.jsonl.
+        help: its line in ``pad-fast --help``.
+        settings: the settings whose results this phase is the first to show. They may change
+            between two calls on one run folder until the phase has kept something.
+        kept: glob patterns, below the run folder, of the files that show that it kept something.
+    """
+
+    name: str
+    help: str
+    settings: frozenset[str]
+    kept: tuple[str, ...]
+
+
+PREPARE = Phase(
+    "prepare",
+    "check models and prompts and write the manifest; part of every command on a new run folder",
+    frozenset(
+        {
+            "student",
+            "student_revision",
+            "teacher",
+            "teacher_revision",
+            "chat_template_kwargs",
+            "prompts",
+            "prompts_split",
+            "prompts_subset",
+            "heldout",
+            "heldout_split",
+            "heldout_size",
+            "max_new_tokens",
+            "max_prompt_length",
+            "long_prompts",
+            "rounds",
+            "prompts_per_round",
+            "shard_size",
+            "seed",
+            "baseline",
+        }
+    ),
+    ("run.json",),
+)
+SAMPLE = Phase(
+    "sample",
+    "sample responses to the prompts from the student",
+    frozenset(
+        {
+            "num_generations",
+            "heldout_num_generations",
+            "temperature",
+            "top_p",
+            "top_k",
+            "sample_batch_tokens",
+            "dtype",
+            "attn_implementation",
+            "reward_temperature",
+            "normalize",
+        }
+    ),
+    ("round-*/samples/part-*.parquet", "heldout/samples/part-*.parquet"),
+)
+SCORE = Phase(
+    "score",
+    "score the responses with the teacher, calibrated by multiple-choice questions",
+    frozenset(
+        {
+            "mcq_preset",
+            "mcq_style",
+            "mcq_opponents",
+            "mcq_weight",
+            "mcq_floor",
+            "mcq_both_orders",
+            "mcq_renormalize",
+            "mcq_template",
+        }
+    ),
+    ("round-*/scores/part-*.parquet", "heldout/groups/part-*.parquet"),
+)
+# Settings that no phase names are PADConfig's and change the training first. Among them is `impl`:
+# before the training it changes nothing but rounding.
+TRAIN = Phase(
+    "train",
+    "train the student on the scored responses",
+    frozenset({"train_dtype"}),
+    ("*/student", "*/trainer/checkpoint-*/trainer_state.json"),  # in round-RR/ and in seqkd/
+)
+EVALUATE = Phase(
+    "evaluate",
+    "evaluate the student on the held-out prompts",
+    frozenset(),
+    ("evaluation/*.json",),
+)
+
+# The phases of a round, in their order. A new run is prepared before the first of them.
+PHASES = (SAMPLE, SCORE, TRAIN, EVALUATE)
+
+# These settings may always change between two calls on one run folder: except for rounding they
+# change no result.
+FREE = frozenset(
+    {
+        "output_dir",
+        "logging_steps",
+        "report_to",
+        "disable_tqdm",
+        "log_level",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "score_batch_tokens",
+        "max_tokens_per_step",
+        "memory_budget",
+        "share_prefix",
+        "torch_empty_cache_steps",
+        "dataset_num_proc",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "activation_checkpointing",
+        "activation_checkpointing_kwargs",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+    }
+)
+
+
+def first_phase(setting: str) -> str | None:
+    """The name of the first phase whose results depend on a setting; None if no result does."""
+    if setting in FREE:
         return None
-    other = "prepare" if name in RunConfig.__dataclass_fields__ else "train"
-    return next((phase for phase, names in ENTERS.items() if name in names), other)
+    found = (phase.name for phase in (PREPARE, *PHASES) if setting in phase.settings)
+    return next(found, TRAIN.name)
 
 
-def differing(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str | None]:
-    """The settings that differ, with the first phase that each enters; raising `rounds` only adds to a run."""
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str | None]:
+    """The settings that differ between two configurations of a run, each with its first phase.
+
+    Raising ``rounds`` only adds to a run, so its phase is then None. With a baseline it is not:
+    the baseline's number of steps depends on the number of rounds.
+    """
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     adds = before["baseline"] == "none" and now["rounds"] >= before["rounds"]
     return {name: None if name == "rounds" and adds else first_phase(name) for name in names}

@@ -1,4 +1,4 @@
-"""Prompts: read from a file or a dataset, checked row by row, and split into training and held-out ones."""
+"""Prompts: reading them from a file or a dataset, checking each, and holding some out."""
 
 from __future__ import annotations
 
@@ -25,15 +25,26 @@ Message = dict[str, str]
 
 
 def read_prompts(source: str, split: str = "train", subset: str | None = None) -> list[Row]:
-    """Rows of `prompt_id`, `prompt` (messages), `answer` and `skill` (str or None) from a file or a dataset, and `place`,
-    where each was found.
+    """The prompts of a file or a dataset, each once.
 
-    A file is JSON lines (.jsonl, or .json), a list of objects (.json), .csv with a head line, or .parquet; texts are UTF-8.
+    Args:
+        source: JSON lines (.jsonl or .json), a list of JSON objects (.json), .csv with a header
+            line, or .parquet, all in UTF-8; else a folder or hub name of a dataset.
+        split: the split of a dataset.
+        subset: the configuration name of a dataset.
 
-    The prompt's column is `prompt`, `instruction` or `question`: a string, which becomes one user message, or chat messages.
-    A prompt that stands there twice is kept once. ValueError names the file and the line or row of what is wrong.
+    Returns:
+        Rows with the keys ``prompt_id``, ``prompt`` (chat messages), ``answer`` and ``skill`` (each
+        a string or None), and ``place``, which says where the row was found.
+
+    Raises:
+        ValueError: a row is wrong; the message names the file and its line or row.
+
+    Notes:
+        The prompt is read from the column ``prompt``, ``instruction`` or ``question``. It is a
+        string, which becomes one user message, or a list of chat messages.
     """
-    rows: dict[str, Row] = {}  # by the prompt's hash
+    rows: dict[str, Row] = {}  # hash of the prompt -> row
     ids: set[str] = set()
     repeated = 0
     for place, raw in _raw_rows(source, split, subset):
@@ -51,23 +62,30 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
         raise ValueError(f"{source}: holds no prompts")
     if repeated:
         logger.warning(
-            "%s: %d prompts stand there more than once and are taken once", source, repeated
+            "%s: %d rows repeat the prompt of an earlier row and are ignored", source, repeated
         )
     return list(rows.values())
 
 
 def prompt_digest(messages: Sequence[Message]) -> str:
-    """A hash of the conversation, the same in every run."""
+    """A hash of a conversation, the same in every run."""
     return hashlib.sha256(json.dumps(list(messages), sort_keys=True).encode()).hexdigest()
 
 
 def split_heldout(rows: Sequence[Row], size: int | None) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows): `size` prompts, by default a tenth up to 256, chosen by their hash and not their place."""
+    """Split rows into training and held-out ones.
+
+    The held-out ones are chosen by their hash, so that the order of the rows does not matter.
+
+    Args:
+        rows: all prompts.
+        size: number of prompts to hold out; by default a tenth of them but at most 256.
+    """
     if size is None:
         size = min(MOST_HELD_OUT, -(-len(rows) // 10)) if len(rows) > 1 else 0
     if size >= len(rows):
         raise ValueError(
-            f"heldout_size: must be less than the {len(rows)} prompts there are, got {size}"
+            f"heldout_size: must be less than the number of prompts, {len(rows)}, got {size}"
         )
     chosen = {
         row["prompt_id"]
@@ -79,12 +97,12 @@ def split_heldout(rows: Sequence[Row], size: int | None) -> tuple[list[Row], lis
 
 
 def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
-    """`rows` less the prompts that are held out, which nothing may be trained on."""
+    """The rows whose prompts are not held out, which are those to train on."""
     digests = {prompt_digest(row["prompt"]) for row in heldout}
     kept = [row for row in rows if prompt_digest(row["prompt"]) not in digests]
     if len(kept) < len(rows):
         logger.warning(
-            "prompts: %d of them are held out too and are not trained on", len(rows) - len(kept)
+            "prompts: %d of them are also held out and are not trained on", len(rows) - len(kept)
         )
     if not kept:
         raise ValueError(
@@ -121,14 +139,15 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line."""
+    """The number and the text of each line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}"
+                    f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at "
+                    f"{error.start + 1}"
                 ) from None
 
 
@@ -143,7 +162,7 @@ def _parquet(path: Path) -> list[Row]:
     try:
         return pq.read_table(path).to_pylist()
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: is no Parquet file: {error}") from None
+        raise ValueError(f"{path}: is not a Parquet file: {error}") from None
 
 
 def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
@@ -158,7 +177,7 @@ def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
         return datasets.load_dataset(source, name=subset, split=split)
     except (FileNotFoundError, KeyError, ConnectionError) as error:
         raise ValueError(
-            f"prompts: {source} is no file and no dataset with a split {split!r}: {error}"
+            f"prompts: {source} is no file and no dataset with the split {split!r}: {error}"
         ) from None
 
 
@@ -172,7 +191,8 @@ def _checked(raw: Any, place: str) -> Row:
     column = next((name for name in ALIASES if raw.get(name) is not None), None)
     if column is None:
         raise ValueError(
-            f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only {', '.join(map(str, raw)) or 'none'}"
+            f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only "
+            f"{', '.join(map(str, raw)) or 'none'}"
         )
     texts = {
         name: None if raw.get(name) is None else str(raw[name])
@@ -200,7 +220,7 @@ def _messages(prompt: Any, place: str) -> list[Message]:
             )
     if messages[-1]["role"] == "assistant":
         raise ValueError(
-            f"{place}: the last message must not be the assistant's, whose answer is what gets sampled"
+            f"{place}: the last message must not be the assistant's, whose answer is to be sampled"
         )
     if not any(message["content"].strip() for message in messages):
         raise ValueError(f"{place}: the prompt is empty")

@@ -1,4 +1,4 @@
-"""What the phases of a run work on: its settings, folder, models and prompts."""
+"""What the phases of a run share: settings, folder, models, prompts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from pathlib import Path
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
-from pad_fast.pipeline.files import Row, derive_seed, read_rows
+from pad_fast.pipeline.files import Row, read_rows
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
-from pad_fast.pipeline.sample.shards import Sampler
+from pad_fast.pipeline.sample.generate import Sampler
 from pad_fast.pipeline.score.cache import ScoreCache
+from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
+from pad_fast.pipeline.seeds import derive_seed
 
 
-class Run:
-    """What every phase works on. Round 0 is the base student; round r starts from the student of round r - 1."""
+class RunContext:
+    """The context of a run, which every phase is given.
+
+    Round 0 is the base student. Round r starts from the student of round r - 1.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.config = settings, settings.run
@@ -28,9 +33,15 @@ class Run:
         self.teacher = self._checkpoint(
             "teacher", str(self.config.teacher), self.config.teacher_revision
         )
+        self.scores = ModelScores(
+            self.config,
+            self.training.normalize,
+            self.training.impl,
+            self.folder.add_implementation,
+        )
 
     def student(self, round: int) -> Checkpoint:
-        """The student after `round`, which must be finished."""
+        """The student after ``round``, which must be finished."""
         if round == 0:
             return self._checkpoint(
                 "student", str(self.config.student), self.config.student_revision
@@ -45,32 +56,39 @@ class Run:
         )
 
     def sampler(self, num_generations: int, *, rewards: bool = False) -> Sampler:
-        return Sampler(self.config, num_generations, self.training.normalize if rewards else None)
+        """A sampler of ``num_generations`` responses to each prompt; 0 asks for a greedy one.
+
+        With ``rewards`` the model's own rewards of its responses are stored with them.
+        """
+        return Sampler(self.config, num_generations, self.scores if rewards else None)
 
     @contextlib.contextmanager
     def scorer(self) -> Iterator[Scorer]:
-        """The teacher, scoring; its memory is free again afterwards."""
+        """The scoring teacher, whose memory is released afterwards."""
         cache = ScoreCache(self.folder.root / "teacher_cache")
         try:
-            yield Scorer(self.teacher, self.student(0), self.config, self.training.normalize, cache)
+            yield Scorer(self.teacher, self.student(0), self.config, self.scores, cache)
         finally:
             self.teacher.free()
 
     @cached_property
     def train_rows(self) -> list[Row]:
+        """The training prompts."""
         return read_rows(self.folder.root / "prompts.parquet")
 
     @cached_property
     def heldout_rows(self) -> list[Row]:
+        """The held-out prompts."""
         path = self.folder.root / "heldout" / "prompts.parquet"
         return read_rows(path) if path.exists() else []
 
     @property
     def has_answers(self) -> bool:
+        """Whether a held-out prompt has an answer to compare with."""
         return any(row["answer"] is not None for row in self.heldout_rows)
 
     def round_rows(self, round: int) -> list[Row]:
-        """The prompts of a round: the next ones of an endless sequence of shuffles of all prompts."""
+        """The prompts of a round: the next ones in an endless sequence of shuffles of all."""
         count = self.config.prompts_per_round or len(self.train_rows)
         start = (round - 1) * count
         order: list[int] = []
@@ -79,8 +97,3 @@ class Run:
             random.Random(derive_seed(self.config.seed, "prompts", epoch)).shuffle(shuffled)
             order += shuffled
         return [self.train_rows[index] for index in order[start : start + count]]
-
-
-def round_seed(seed: int, round: int, phase: str) -> int:
-    """The seed of one phase of one round."""
-    return derive_seed(seed, round, phase)

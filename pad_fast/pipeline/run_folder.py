@@ -1,4 +1,4 @@
-"""The folder of a run: its paths, manifest, lock and metrics."""
+"""The folder of a run: its paths, manifest and lock, and the metrics in it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from pad_fast.pipeline.files import Row, replacing, write_json
+from pad_fast.pipeline.phases import PHASES, PREPARE
 
 
 class Metrics:
-    """metrics.jsonl: one object a line, and no line twice when a killed phase is done again."""
+    """The lines of metrics.jsonl, one JSON object each.
+
+    A line about the same values of the same step is written once, also where a killed phase is
+    done again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):  # the process was killed within the line
+        if lines and not lines[-1].endswith(b"\n"):  # the process was killed while writing it
             os.truncate(path, sum(map(len, lines[:-1])))
             lines.pop()
         self.records: list[Row] = [json.loads(line) for line in lines]
         self._known = {self._key(record) for record in self.records}
 
     def add(self, round: int, step: int, phase: str, values: Row) -> None:
-        """Append a line, unless the one about the same values of the same step is there."""
+        """Append a line, unless there is one about the same values of the same step."""
         record = {"round": round, "step": step, "phase": phase, **values}
         if self._key(record) in self._known:
             return
@@ -35,7 +40,7 @@ class Metrics:
             file.write(json.dumps(record) + "\n")
 
     def forget(self, phase: str) -> None:
-        """Drop the lines of a phase that is done anew, as nothing of it was kept."""
+        """Remove the lines of a phase that starts over because nothing of it was kept."""
         self.records = [record for record in self.records if record["phase"] != phase]
         self._known = {self._key(record) for record in self.records}
         with replacing(self.path) as temporary:
@@ -44,7 +49,7 @@ class Metrics:
             )
 
     def last_step(self, round: int, phase: str) -> int:
-        """The last step that a phase told of, 0 if none."""
+        """The last step for which a phase added a line, 0 if none."""
         return max(
             (
                 record["step"]
@@ -55,7 +60,7 @@ class Metrics:
         )
 
     def means(self, round: int, phase: str) -> dict[str, float]:
-        """The mean over the steps of each number that a phase told."""
+        """The mean over the steps of each number that a phase added."""
         found: dict[str, list[float]] = {}
         for record in self.records:
             if (record["round"], record["phase"]) == (round, phase):
@@ -69,43 +74,55 @@ class Metrics:
 
 
 class RunFolder:
-    """Paths of one run, its manifest and its lock."""
+    """The paths of one run, its manifest and its lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.manifest_path = root / "run.json"
 
     def round(self, index: int) -> Path:
+        """The folder of a round."""
         return self.root / f"round-{index:02d}"
 
     def student(self, index: int) -> Path:
+        """The student after a round."""
         return self.round(index) / "student"
 
+    @property
+    def seqkd(self) -> Path:
+        """The folder of the baseline."""
+        return self.root / "seqkd"
+
     def evaluation(self, name: str) -> Path:
+        """The summary of the evaluation of one model."""
         return self.root / "evaluation" / f"{name}.json"
 
     def manifest(self) -> Row:
+        """The content of run.json."""
         return json.loads(self.manifest_path.read_text(encoding="utf-8"))
 
     def begun(self) -> set[str]:
-        """The phases of which something is kept, in any round."""
-        kept = {
-            "prepare": ["run.json"],
-            "sample": ["round-*/samples/part-*.parquet", "heldout/samples/part-*.parquet"],
-            "score": ["round-*/scores/part-*.parquet", "heldout/groups/part-*.parquet"],
-            "train": [
-                "*/student",
-                "*/trainer/checkpoint-*/trainer_state.json",
-            ],  # of a round, or seqkd
-        }
+        """The names of the phases that have kept something, in any round."""
         return {
-            phase
-            for phase, patterns in kept.items()
-            if any(any(self.root.glob(pattern)) for pattern in patterns)
+            phase.name
+            for phase in (PREPARE, *PHASES)
+            if any(any(self.root.glob(pattern)) for pattern in phase.kept)
         }
 
+    def add_implementation(self, name: str) -> None:
+        """Record in the manifest, once, that an implementation has scored in this run.
+
+        A folder without a manifest, such as the doctor's, stays without one.
+        """
+        if not self.manifest_path.exists():
+            return
+        manifest = self.manifest()
+        known = manifest.get("implementations", [])
+        if name not in known:
+            write_json(self.manifest_path, {**manifest, "implementations": [*known, name]})
+
     def finished(self, phase: str) -> None:
-        """Note a finished phase in the manifest, for readers: what is done is decided by the files."""
+        """Record a finished phase in the manifest, for readers; the run itself looks at files."""
         manifest = self.manifest()
         if manifest["phases"].get(phase) != "finished":
             manifest["phases"][phase] = "finished"
@@ -113,10 +130,14 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; ValueError where another process holds it. The lock ends with the process, however it ends."""
+        """Hold the folder's lock inside the block. It ends with the process, however that ends.
+
+        Raises:
+            ValueError: another process holds it.
+        """
         try:
             import fcntl
-        except ImportError:  # not on Windows
+        except ImportError:  # Windows has no fcntl
             yield
             return
         self.root.mkdir(parents=True, exist_ok=True)
@@ -125,6 +146,6 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
-                    f"output_dir: another pad-fast works in {self.root} at this moment"
+                    f"output_dir: another pad-fast works in {self.root} at the moment"
                 ) from None
             yield

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.pipeline.config import Settings, option
-from pad_fast.pipeline.files import derive_seed
 from pad_fast.pipeline.open_run import check_models, fitting, read_split
-from pad_fast.pipeline.run import Run
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype
 from pad_fast.plan.footprint import count_parameters
 from pad_fast.plan.machine import USABLE, Machine, parse_bytes, this_machine
@@ -158,7 +158,7 @@ def _describe_models(estimator: Estimator) -> dict[str, str]:
 
 def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
     """The estimator of a run: prompts, machine, and whether training is under autocast."""
-    run = Run(settings)
+    run = RunContext(settings)
     lengths, prompts = _lengths(run, options.num_prompts)
     bf16 = bool(run.training.bf16 or run.training.fp16)
     if options.memory is not None and not {"bf16", "fp16", "use_cpu"} & settings.training.keys():
@@ -174,7 +174,7 @@ def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
     return Estimator(run, lengths, machine, prompts, response=response, bf16=bf16)
 
 
-def _lengths(run: Run, count: int) -> tuple[dict[str, Lengths], int]:
+def _lengths(run: RunContext, count: int) -> tuple[dict[str, Lengths], int]:
     """The lengths of ``count`` prompts for both models, and the number of prompts in a round."""
     config, student, teacher = run.config, run.student(0), run.teacher
     check_models(config, student, teacher)

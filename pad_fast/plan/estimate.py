@@ -18,7 +18,8 @@ import torch
 
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.run import Run
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.score.quiz import configured_questions
 from pad_fast.plan import footprint
 from pad_fast.plan.footprint import Footprint, GroupShape, Reading, TrainingOptions
 from pad_fast.plan.machine import Machine
@@ -81,7 +82,7 @@ class Estimator:
 
     def __init__(
         self,
-        run: Run,
+        run: RunContext,
         lengths: dict[str, Lengths],
         machine: Machine,
         prompts: int,
@@ -141,14 +142,9 @@ class Estimator:
         """
         config, lengths = self.config, self.lengths["teacher"]
         max_tokens = tokens or config.score_batch_tokens
-        if not config.asks:
+        questions = configured_questions(config, config.num_generations)
+        if not questions:
             return None
-        questions = multiple_choice.question_plan(
-            config.num_generations,
-            config.mcq_style,
-            bool(config.mcq_both_orders),
-            config.mcq_opponents,
-        )
         shown, reading = len(questions[0]), self._reading(self.teacher, False)
         frame = multiple_choice.choice_question("", [""] * shown, config.mcq_template)
         extra = len(self.teacher.prompt_ids([{"role": "user", "content": frame}]))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pad_fast.conversation import conversation_text
 from pad_fast.evaluation import subjects
 from pad_fast.evaluation.evaluated import Row
 
@@ -153,7 +154,7 @@ def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> FixedGro
     """A group with what the base student and the last student were measured on it."""
     before, after = measured.get(base, {}), measured.get(last, {})
     return FixedGroup(
-        prompt=_prompt_text(row["prompt"]),
+        prompt=conversation_text(row["prompt"]),
         answer=row.get("answer"),
         completions=row["completions"],
         finish_reasons=row.get("finish_reasons") or [""] * len(row["completions"]),
@@ -176,15 +177,6 @@ def _float(value: float | None) -> float:
 
 def _floats(values: list[float | None]) -> Floats:
     return np.array([_float(value) for value in values], dtype=np.float64)
-
-
-def _prompt_text(prompt: str | list[Row]) -> str:
-    """A prompt to read: a single message without its role, a longer conversation with the roles."""
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return str(prompt[0]["content"])
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def _read_lengths(run_dir: Path) -> dict[int, NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""Questions to the teacher, and the rewards that they calibrate."""
+"""Multiple-choice questions to the teacher, and the rewards that they calibrate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pytest
 import worlds
 
 from pad_fast.pipeline import multiple_choice
+from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.multiple_choice import Style
+from pad_fast.pipeline.score.quiz import configured_questions
 
 
 def test_question_wording():
@@ -24,52 +27,52 @@ def test_question_wording():
 
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_small_groups_ask_every_pair_in_both_orders(n):
-    plan = multiple_choice.question_plan(n, "pairwise", both_orders=True)
-    assert sorted(plan) == sorted(itertools.permutations(range(n), 2))
-    released = multiple_choice.question_plan(n, "pairwise", both_orders=False)
+    asked = multiple_choice.questions(n, "pairwise", both_orders=True)
+    assert sorted(asked) == sorted(itertools.permutations(range(n), 2))
+    released = multiple_choice.questions(n, "pairwise", both_orders=False)
     assert sorted(released) == sorted(itertools.combinations(range(n), 2))
 
 
 @pytest.mark.parametrize("n", [9, 10, 17, 64])
 def test_large_groups_ask_a_balanced_part(n):
-    plan = multiple_choice.question_plan(n, "pairwise", both_orders=False)
-    assert len(plan) == len(set(plan)) == 4 * n
-    counts = [sum(i in pair for pair in plan) for i in range(n)]
+    asked = multiple_choice.questions(n, "pairwise", both_orders=False)
+    assert len(asked) == len(set(asked)) == 4 * n
+    counts = [sum(i in pair for pair in asked) for i in range(n)]
     assert counts == [8] * n
-    assert all(a < b for a, b in plan)
+    assert all(a < b for a, b in asked)
 
 
 @pytest.mark.parametrize(
     ("n", "opponents"), [(4, 2), (5, 2), (8, 2), (8, 6), (9, 4), (3, 2), (4, 6)]
 )
 def test_opponents_choose_a_balanced_part(n, opponents):
-    plan = multiple_choice.question_plan(n, "pairwise", both_orders=False, opponents=opponents)
-    assert len(plan) == len(set(plan))
-    assert [sum(i in pair for pair in plan) for i in range(n)] == [min(opponents, n - 1)] * n
+    asked = multiple_choice.questions(n, "pairwise", both_orders=False, opponents=opponents)
+    assert len(asked) == len(set(asked))
+    assert [sum(i in pair for pair in asked) for i in range(n)] == [min(opponents, n - 1)] * n
 
 
-def test_listwise_plan_and_too_few():
-    assert multiple_choice.question_plan(4, "listwise", both_orders=True) == [
+def test_listwise_questions_and_too_few_responses():
+    assert multiple_choice.questions(4, "listwise", both_orders=True) == [
         (0, 1, 2, 3),
         (3, 2, 1, 0),
     ]
-    assert multiple_choice.question_plan(1, "pairwise", both_orders=True) == []
+    assert multiple_choice.questions(1, "pairwise", both_orders=True) == []
 
 
 def test_fondness_for_a_letter_cancels():
-    """A teacher with P(A) = sigmoid(quality difference + 3): averaged over both orders, equal qualities give one half."""
+    """With P(A) = sigmoid(difference + 3), equal qualities still tie over both orders."""
     quality = [0.0, 0.0, 1.0]
-    plan = multiple_choice.question_plan(3, "pairwise", both_orders=True)
+    asked = multiple_choice.questions(3, "pairwise", both_orders=True)
     forms = [[0], [1]]
-    logits = [(quality[a] + 3.0, quality[b]) for a, b in plan]
+    logits = [(quality[a] + 3.0, quality[b]) for a, b in asked]
     probs = [multiple_choice.letter_probs(pair, forms, renormalize=True)[0] for pair in logits]
-    chosen = multiple_choice.choice_probs(3, plan, probs)
+    chosen = multiple_choice.choice_probs(3, asked, probs)
     assert chosen[0] == pytest.approx(chosen[1])
     assert chosen[2] > chosen[0]
-    assert sum(chosen) == pytest.approx(1.5)  # each of the three pairs gives away one
-    one_order = multiple_choice.question_plan(3, "pairwise", both_orders=False)
+    assert sum(chosen) == pytest.approx(1.5)  # each of the three pairs adds one
+    one_order = multiple_choice.questions(3, "pairwise", both_orders=False)
     biased = multiple_choice.choice_probs(
-        3, one_order, [p for p, shown in zip(probs, plan, strict=True) if shown in one_order]
+        3, one_order, [p for p, shown in zip(probs, asked, strict=True) if shown in one_order]
     )
     assert biased[0] - biased[1] > 0.3
 
@@ -113,7 +116,19 @@ def test_letters_need_tokens_of_their_own():
     assert multiple_choice.letter_token_ids(worlds.character_tokenizer(), 2) == [
         [32],
         [33],
-    ]  # after 6 special tokens and a to z
+    ]  # the tokenizer lists 6 special tokens and a to z before them
     without = worlds.character_tokenizer([c for c in worlds.CHARACTERS if c != "B"])
     with pytest.raises(ValueError, match="letter B"):
         multiple_choice.letter_token_ids(without, 2)
+
+
+def test_a_style_is_an_entry_of_the_table(monkeypatch, tmp_path):
+    """A new style can be chosen and asked without a change elsewhere."""
+    first_two = Style("the first two responses", lambda n: 2, lambda n, opponents: [(0, 1)])
+    monkeypatch.setitem(multiple_choice.STYLES, "first_two", first_two)
+    words = ["--student", "s", "--teacher", "t", "--prompts", "p", "--output_dir", str(tmp_path)]
+    config = parse_settings("run", [*words, "--mcq_style", "first_two"]).run
+    assert (config.asks, config.letters) == (True, 2)
+    assert configured_questions(config, 4) == [(0, 1), (1, 0)]
+    with pytest.raises(ValueError, match=r"mcq_style: must be one of pairwise, .*first_two"):
+        RunConfig(student="s", teacher="t", prompts="p", output_dir="o", mcq_style="pairs")

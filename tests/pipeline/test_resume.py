@@ -1,4 +1,7 @@
-"""A run that is killed goes on where it stopped: nothing finished is done again, and the result is the same to the last bit."""
+"""A killed run resumes where it stopped.
+
+Nothing that was finished is done again, and the result is the same to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from worlds import contents
 CRASH = Path(__file__).parents[1] / "crash.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 PLACES = [
-    "before:run/run.json",  # the prompts are prepared, the manifest is not there
+    "before:run/run.json",  # the prompts are written, the manifest is not
     "after:heldout/samples/part-00000",
     "before:round-01/samples/part-00001",
     "after:round-01/samples/part-00002",
-    "after:teacher_cache/part-00001",  # log-probabilities of some shards are kept, no shard is
+    "after:teacher_cache/part-00001",  # some log-probabilities are kept, but no shard
     "before:heldout/groups/part-00001",
     "after:round-01/scores/part-00001",
-    "to:trainer/checkpoint-1/trainer_state.json",  # a checkpoint without its state is not whole
+    "to:trainer/checkpoint-1/trainer_state.json",  # a checkpoint without its state is incomplete
     "to:trainer/checkpoint-2/config.json",
-    "before:round-01/student",  # trained, saved, not named
+    "before:round-01/student",  # trained and saved under its temporary name
     "after:round-01/student",
     "after:samples/student-01/greedy/part-00000",
     "before:evaluation/student-01.json",

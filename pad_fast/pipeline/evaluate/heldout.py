@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 from pad_fast.evaluation import catalogue
 from pad_fast.evaluation.evaluated import Evaluated, RewardPair
 from pad_fast.evaluation.subjects import BASE, TEACHER
-from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row, read_rows, write_json, write_rows
-from pad_fast.pipeline.run import Run, round_seed
-from pad_fast.pipeline.sample.shards import sample_shards, sampling_metrics, unfinished
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.metrics import sampling_metrics
+from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.seeds import round_seed
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Subject:
         return not self.is_base and not self.is_teacher
 
 
-def sample_groups(run: Run) -> None:
+def sample_groups(run: RunContext) -> None:
     """Sample the responses of the fixed groups from the base student."""
     folder, student = run.folder.root / "heldout" / "samples", run.student(0)
     count = run.config.heldout_num_generations or 0
@@ -66,12 +67,12 @@ def sample_groups(run: Run) -> None:
         student.free()
 
 
-def groups_folder(run: Run) -> Path:
+def groups_folder(run: RunContext) -> Path:
     """The folder of the fixed groups, sampled and scored."""
     return run.folder.root / "heldout" / "groups"
 
 
-def evaluate(run: Run, subjects: Sequence[Subject]) -> None:
+def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
     """Write ``evaluation/NAME.parquet`` and ``evaluation/NAME.json`` of each model without them."""
     todo = [subject for subject in subjects if not run.folder.evaluation(subject.name).exists()]
     for subject in todo:
@@ -86,11 +87,11 @@ def evaluate(run: Run, subjects: Sequence[Subject]) -> None:
         _write(run, subject)
 
 
-def _samples_folder(run: Run, subject: Subject) -> Path:
+def _samples_folder(run: RunContext, subject: Subject) -> Path:
     return run.folder.root / "evaluation" / "samples" / subject.name
 
 
-def _sample(run: Run, subject: Subject) -> None:
+def _sample(run: RunContext, subject: Subject) -> None:
     """A model's greedy responses, its samples, and its rewards of the fixed groups."""
     folder, model, rows = _samples_folder(run, subject), subject.checkpoint, run.heldout_rows
     if subject.is_teacher:
@@ -109,29 +110,21 @@ def _sample(run: Run, subject: Subject) -> None:
     model.free()
 
 
-def _fixed_rewards(run: Run, student: Checkpoint, title: str) -> list[Row]:
+def _fixed_rewards(run: RunContext, student: Checkpoint, title: str) -> list[Row]:
     """The student's rewards of the fixed groups."""
     groups, config = read_rows(groups_folder(run)), run.config
     responses = [row["completion_ids"] for row in groups]
     count = sum(map(len, responses))
     with tqdm(total=count, desc=title, unit="response", disable=config.disable_tqdm) as bar:
-        rewards = score_responses(
-            student.model,
-            [row["prompt_ids"] for row in groups],
-            responses,
-            normalize=run.training.normalize,
-            temperature=config.reward_temperature,
-            share_prefix=config.share_prefix,
-            max_tokens_per_batch=config.score_batch_tokens,
-            progress=bar.update,
-        )
+        prompts = [row["prompt_ids"] for row in groups]
+        rewards = run.scores.rewards(student.model, prompts, responses, bar.update)
     return [
         {"prompt_id": row["prompt_id"], "student_rewards": found}
         for row, found in zip(groups, rewards, strict=True)
     ]
 
 
-def _write(run: Run, subject: Subject) -> None:
+def _write(run: RunContext, subject: Subject) -> None:
     """A model's numbers as JSON, and what they are made of, a row for each prompt, as Parquet."""
     evaluated = _read(run, subject)
     unknown: list[Any] = [None] * len(evaluated.greedy)
@@ -155,7 +148,7 @@ def _write(run: Run, subject: Subject) -> None:
     write_json(path, {**facts, **measured})
 
 
-def _read(run: Run, subject: Subject) -> Evaluated:
+def _read(run: RunContext, subject: Subject) -> Evaluated:
     """What was sampled and scored of a model."""
     folder, groups = _samples_folder(run, subject), read_rows(groups_folder(run))
     greedy = read_rows(folder / "greedy")

@@ -1,1 +1,1 @@
-"""The phase that samples responses."""
+"""The phase that samples responses from the student."""

@@ -1,4 +1,4 @@
-"""The teacher's numbers on disk, by the tokens that it saw."""
+"""A cache on disk for the teacher's numbers."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pad_fast.pipeline.files import shard_path, write_rows
+from pad_fast.pipeline.files import shard_path, shard_paths, write_rows
 
 
 class ScoreCache:
-    """The teacher's numbers by the tokens that it saw, one Parquet part for every shard that asked something new."""
+    """The teacher's numbers, keyed by the exact tokens that it read.
+
+    Each :meth:`save` adds one Parquet file. What was computed for another round, for an equal
+    response or before a run was killed is found again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.known: dict[bytes, list[float]] = {}
         self._new: dict[bytes, list[float]] = {}
-        self._parts = sorted(folder.glob("part-*.parquet"))
+        self._parts = shard_paths(folder)
         for part in self._parts:
             columns = pq.read_table(part).to_pydict()
             self.known.update(zip(columns["key"], columns["values"], strict=True))
 
     @staticmethod
     def key(*parts: object) -> bytes:
+        """The key of what was asked, given as values that JSON can hold."""
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def add(self, key: bytes, values: list[float]) -> None:
+        """Add numbers, which :meth:`save` writes."""
         self.known[key] = self._new[key] = values
 
     def save(self) -> None:
-        """Write what is new; nothing is lost after this."""
+        """Write what was added since the last call."""
         if self._new:
             path = shard_path(self.folder, len(self._parts))
             write_rows(path, [{"key": key, "values": values} for key, values in self._new.items()])

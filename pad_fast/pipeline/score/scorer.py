@@ -1,64 +1,50 @@
-"""The teacher's scores of sampled responses: log-probability rewards, calibrated by multiple choice, each computed once.
-
-The teacher sees text, so its tokenizer and its chat template may be others than the student's. Every number that it gives is
-kept in a cache on disk under a hash of the exact tokens that it saw: what was computed for one round, one duplicate or a run
-that was killed is not computed again.
-"""
+"""The teacher's rewards of sampled responses, calibrated by multiple choice."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from pad_fast.models.scoring import next_token_logprobs, score_responses
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.files import Row, read_rows, write_rows
+from pad_fast.pipeline.files import Row, read_rows, shard_index, shard_paths, write_rows
 from pad_fast.pipeline.score.cache import ScoreCache
+from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
+from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.score.quiz import Quiz, configured_questions, make_quiz
+from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
 
 logger = logging.getLogger("pad_fast")
 
-Ids = list[int]
 OnShard = Callable[[int, Row], None]
 
 
-@dataclass
-class TeacherView:
-    """One row as the teacher sees it. A response that it cannot see (empty, or beyond its window) has no ids and is masked."""
-
-    prompt: Ids
-    responses: list[Ids]
-    live: list[int]
-
-
-@dataclass
-class Quiz:
-    """The questions about one row; `plan` holds, for each, the positions in `TeacherView.live` in letter order."""
-
-    questions: list[Ids]
-    plan: list[tuple[int, ...]]
-
-
 class Scorer:
-    """Scores sampled rows with a teacher; `normalize` is that of the rewards, as in PADConfig."""
+    """Adds the teacher's columns to sampled rows.
+
+    Args:
+        teacher: the teacher.
+        student: the base student, whose token ids the rows hold.
+        config: the run's settings.
+        scores: computes log-probabilities.
+        cache: holds what the teacher was asked before.
+    """
 
     def __init__(
         self,
         teacher: Checkpoint,
         student: Checkpoint,
         config: RunConfig,
-        normalize: str,
+        scores: ModelScores,
         cache: ScoreCache,
     ) -> None:
-        self.teacher, self.config, self.normalize, self.cache = teacher, config, normalize, cache
+        self.teacher, self.config, self.scores, self.cache = teacher, config, scores, cache
         self.reuse_ids = teacher.same_tokenizer(student)
 
     def score_shards(
@@ -70,175 +56,153 @@ class Scorer:
         title: str,
         on_shard: OnShard | None = None,
     ) -> None:
-        """Write every shard of `samples` with the teacher's columns into `folder`, less those that are there.
+        """Write the shards of ``samples`` that ``folder`` lacks, with the teacher's columns.
 
-        All log-probabilities come first and all questions after them, each under a bar of its own. `on_shard` is told the metrics
-        of each shard before that is written.
+        All log-probabilities come first and all questions after them.
+
+        Args:
+            samples: folder of sampled shards.
+            folder: where the scored shards are.
+            num_generations: number of responses in a row.
+            title: of the two progress bars.
+            on_shard: called with the index and the metrics of each shard before it is written.
         """
         todo = [
             (source, folder / source.name)
-            for source in sorted(samples.glob("part-*.parquet"))
+            for source in shard_paths(samples)
             if not (folder / source.name).exists()
         ]
-        prompts = sum(pq.read_metadata(source).num_rows for source, _ in todo)
+        rows = sum(pq.read_metadata(source).num_rows for source, _ in todo)
         quiet = self.config.disable_tqdm or not todo
         with tqdm(
-            total=prompts * num_generations, desc=f"{title}: score", unit="response", disable=quiet
+            total=rows * num_generations, desc=f"{title}: score", unit="response", disable=quiet
         ) as bar:
             for source, _ in todo:
                 self._ask_logps([self.view(row) for row in read_rows(source)], bar.update)
-        per_prompt, unasked = len(self._plan(num_generations)), 0
+        per_row, unasked = len(configured_questions(self.config, num_generations)), 0
         with tqdm(
-            total=prompts * per_prompt,
+            total=rows * per_row,
             desc=f"{title}: calibrate",
             unit="question",
             disable=quiet or not self.config.asks,
         ) as bar:
             for source, target in todo:
-                rows = read_rows(source)
-                views = [self.view(row) for row in rows]
-                quizzes = [self.quiz(row, view) for row, view in zip(rows, views, strict=True)]
-                missing = self._ask_choices(quizzes, bar.update)
-                bar.update(len(rows) * per_prompt - missing)
-                unasked += _unasked([view.live for view in views], quizzes)
-                scored = [
-                    self._scored(row, view, quiz)
-                    for row, view, quiz in zip(rows, views, quizzes, strict=True)
-                ]
+                scored, metrics = self._scored_shard(read_rows(source), per_row, bar.update)
+                unasked += metrics.get("mcq/too_long", 0)
                 if on_shard is not None:
-                    on_shard(int(source.stem.removeprefix("part-")), self._metrics(scored, quizzes))
+                    on_shard(shard_index(source), metrics)
                 write_rows(target, scored)
-        if self.config.asks and unasked:
-            text = "%s: %d of %d prompts keep uncalibrated rewards, as a question about them is longer than the teacher's window of %d tokens"
-            logger.warning(text, title, unasked, prompts, self.teacher.window)
+        if unasked:
+            logger.warning(
+                "%s: %d of %d prompts keep uncalibrated rewards, as a question about them is "
+                "longer than the teacher's window of %d tokens",
+                title,
+                unasked,
+                rows,
+                self.teacher.window,
+            )
 
     def view(self, row: Row) -> TeacherView:
-        """The teacher's ids of a row's prompt and responses.
-
-        With one tokenizer and template for both models the sampled ids are taken as they are. Otherwise the text is tokenised, and
-        the teacher's end of turn follows only where the student ended its response.
-        """
-        prompt = row["prompt_ids"] if self.reuse_ids else self.teacher.prompt_ids(row["prompt"])
-        responses = []
-        for text, ids, reason in zip(
-            row["completions"], row["completion_ids"], row["finish_reasons"], strict=True
-        ):
-            if not self.reuse_ids:
-                ids = self.teacher.tokenizer.encode(text, add_special_tokens=False)
-                ids += [self.teacher.end_of_turn_id] if reason == "stop" else []
-            fits = self.teacher.window is None or len(prompt) + len(ids) <= self.teacher.window
-            responses.append(ids if fits else [])
-        return TeacherView(prompt, responses, [index for index, ids in enumerate(responses) if ids])
-
-    def quiz(self, row: Row, view: TeacherView) -> Quiz:
-        """The questions about a row's live responses; none where one of them is longer than the teacher's window."""
-        query = multiple_choice.query_text(row["prompt"])
-        texts = [row["completions"][index] for index in view.live]
-        plan, questions = self._plan(len(view.live)), []
-        for shown in plan:
-            text = multiple_choice.choice_question(
-                query, [texts[position] for position in shown], self.config.mcq_template
-            )
-            questions.append(self.teacher.prompt_ids([{"role": "user", "content": text}]))
-        if self.teacher.window is not None and any(
-            len(ids) >= self.teacher.window for ids in questions
-        ):
-            return Quiz([], [])
-        return Quiz(questions, plan)
+        """The row as the teacher reads it."""
+        return teacher_view(self.teacher, row, reuse_ids=self.reuse_ids)
 
     @cached_property
     def letter_forms(self) -> list[list[int]]:
+        """The teacher's tokens for each letter."""
         return multiple_choice.letter_token_ids(self.teacher.tokenizer, self.config.letters)
 
-    def _plan(self, responses: int) -> list[tuple[int, ...]]:
-        config = self.config
-        if not config.asks:
-            return []
-        return multiple_choice.question_plan(
-            responses, config.mcq_style, bool(config.mcq_both_orders), config.mcq_opponents
-        )
+    def _scored_shard(
+        self, rows: Sequence[Row], per_row: int, progress: Callable[[int], object]
+    ) -> tuple[list[Row], Row]:
+        """The rows of one shard with the teacher's columns, and their metrics."""
+        views = [self.view(row) for row in rows]
+        quizzes = [
+            make_quiz(self.teacher, self.config, row, view)
+            for row, view in zip(rows, views, strict=True)
+        ]
+        asked_now = self._ask_choices(quizzes, progress)
+        progress(len(rows) * per_row - asked_now)  # the rest is known, or cannot be asked
+        scored = [
+            self._scored(row, view, quiz)
+            for row, view, quiz in zip(rows, views, quizzes, strict=True)
+        ]
+        metrics = reward_metrics(scored)
+        if self.config.asks:
+            metrics["mcq/too_long"] = sum(
+                not quiz.asked and len(view.readable) > 1
+                for quiz, view in zip(quizzes, views, strict=True)
+            )
+            answers = [answer for quiz in quizzes for answer in self._letters(quiz, True)]
+            metrics |= choice_metrics(answers)
+        return scored, metrics
 
     def _logp_key(self, view: TeacherView, index: int) -> bytes:
         return self.cache.key("logp", view.prompt, view.responses[index])
 
     def _ask_logps(self, views: Sequence[TeacherView], progress: Callable[[int], object]) -> None:
+        """Compute the log-probabilities of the responses that the cache does not hold."""
         wanted = {
             self._logp_key(view, index): (view.prompt, view.responses[index])
             for view in views
-            for index in view.live
+            for index in view.readable
         }
         missing = {key: pair for key, pair in wanted.items() if key not in self.cache.known}
         progress(sum(len(view.responses) for view in views) - len(missing))
         if not missing:
             return
-        groups: dict[
-            tuple[int, ...], dict[bytes, Ids]
-        ] = {}  # a prompt's missing responses together, so that they can share it
+        # A prompt's missing responses are asked together, so that they can share the prompt.
+        groups: dict[tuple[int, ...], dict[bytes, list[int]]] = {}
         for key, (prompt, response) in missing.items():
             groups.setdefault(tuple(prompt), {})[key] = response
-        options: dict[str, Any] = {
-            "temperature": self.config.reward_temperature,
-            "max_tokens_per_batch": self.config.score_batch_tokens,
-        }
-        options |= {
-            "share_prefix": self.config.share_prefix,
-            "normalize": "sum",
-            "progress": progress,
-        }
         responses = [list(group.values()) for group in groups.values()]
-        for group, found in zip(
-            groups.values(),
-            score_responses(self.teacher.model, list(groups), responses, **options),
-            strict=True,
-        ):
-            for key, logps in zip(group, found, strict=True):
-                self.cache.add(key, [logps])
+        found = self.scores.logps(self.teacher.model, list(groups), responses, progress)
+        for group, logps in zip(groups.values(), found, strict=True):
+            for key, logp in zip(group, logps, strict=True):
+                self.cache.add(key, [logp])
         self.cache.save()
 
     def _ask_choices(self, quizzes: Sequence[Quiz], progress: Callable[[int], object]) -> int:
-        wanted = {self.cache.key("choice", ids): ids for quiz in quizzes for ids in quiz.questions}
+        """Ask the questions whose answers the cache does not hold; returns their number."""
+        wanted = {self.cache.key("choice", ids): ids for quiz in quizzes for ids in quiz.prompts}
         missing = {key: ids for key, ids in wanted.items() if key not in self.cache.known}
         if missing:
             tokens = [token for forms in self.letter_forms for token in forms]
-            options: dict[str, Any] = {
-                "max_tokens_per_batch": self.config.score_batch_tokens,
-                "progress": progress,
-            }
-            found = next_token_logprobs(
-                self.teacher.model, list(missing.values()), tokens, **options
-            )
+            prompts = list(missing.values())
+            found = self.scores.next_tokens(self.teacher.model, prompts, tokens, progress)
             for key, logps in zip(missing, found, strict=True):
                 self.cache.add(key, logps)
             self.cache.save()
         return len(missing)
 
     def _letters(self, quiz: Quiz, renormalize: bool) -> list[tuple[list[float], float]]:
-        """For every question the probabilities of its letters, and their mass before any renormalising."""
+        """Of every question the probabilities of its letters, and their sum before any division."""
         return [
             multiple_choice.letter_probs(
                 self.cache.known[self.cache.key("choice", ids)],
                 self.letter_forms[: len(shown)],
                 renormalize,
             )
-            for shown, ids in zip(quiz.plan, quiz.questions, strict=True)
+            for shown, ids in zip(quiz.asked, quiz.prompts, strict=True)
         ]
 
     def _scored(self, row: Row, view: TeacherView, quiz: Quiz) -> Row:
+        """The row with the teacher's columns; responses that it cannot read have None there."""
         nothing: list[float | None] = [None] * len(view.responses)
         logps, rewards, choices = list(nothing), list(nothing), list(nothing)
-        letters = [probs for probs, _ in self._letters(quiz, bool(self.config.mcq_renormalize))]
-        asked = (
-            multiple_choice.choice_probs(len(view.live), quiz.plan, letters) if quiz.plan else None
-        )
-        for position, index in enumerate(view.live):
+        readable, selected = view.readable, None
+        if quiz.asked:
+            letters = [probs for probs, _ in self._letters(quiz, bool(self.config.mcq_renormalize))]
+            selected = multiple_choice.choice_probs(len(readable), quiz.asked, letters)
+        for position, index in enumerate(readable):
             (logp,) = self.cache.known[self._logp_key(view, index)]
-            reward = logp / len(view.responses[index]) if self.normalize == "mean" else logp
+            mean = self.scores.normalize == "mean"
+            reward = logp / len(view.responses[index]) if mean else logp
             logps[index] = logp
-            if asked is not None:
-                choices[index] = asked[position]
+            if selected is not None:
+                choices[index] = selected[position]
                 reward = multiple_choice.calibrated_reward(
                     reward,
-                    asked[position],
+                    selected[position],
                     self.config.mcq_weight or 0.0,
                     self.config.mcq_floor or 0.0,
                 )
@@ -247,37 +211,6 @@ class Scorer:
             **row,
             "teacher_logps": logps,
             "teacher_num_tokens": [len(ids) for ids in view.responses],
-            "teacher_choice_probs": None if asked is None else choices,
+            "teacher_choice_probs": None if selected is None else choices,
             "teacher_rewards": rewards,
         }
-
-    def _metrics(self, rows: Sequence[Row], quizzes: Sequence[Quiz]) -> Row:
-        groups = [
-            [reward for reward in row["teacher_rewards"] if reward is not None] for row in rows
-        ]
-        rewards = [reward for group in groups for reward in group]
-        metrics: Row = {
-            "teacher/masked": sum(len(row["teacher_rewards"]) for row in rows) - len(rewards)
-        }
-        if rewards:
-            metrics["teacher/reward_mean"] = sum(rewards) / len(rewards)
-            metrics["teacher/reward_spread"] = sum(
-                max(group) - min(group) for group in groups if group
-            ) / sum(map(bool, groups))
-        if self.config.asks:
-            metrics["mcq/too_long"] = _unasked(groups, quizzes)
-            letters = [
-                answer for quiz in quizzes for answer in self._letters(quiz, renormalize=True)
-            ]
-            if letters:
-                # The responses are exchangeable draws, so without a fondness for a letter the first of k has mean 1/k.
-                metrics["mcq/position_bias"] = sum(
-                    probs[0] - 1 / len(probs) for probs, _ in letters
-                ) / len(letters)
-                metrics["mcq/letter_mass"] = sum(mass for _, mass in letters) / len(letters)
-        return metrics
-
-
-def _unasked(groups: Sequence[Sequence[object]], quizzes: Sequence[Quiz]) -> int:
-    """Groups of live responses that could be asked about and are not."""
-    return sum(not quiz.plan for quiz, group in zip(quizzes, groups, strict=True) if len(group) > 1)

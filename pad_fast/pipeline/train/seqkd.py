@@ -1,6 +1,7 @@
-"""The baseline: sequence-level distillation (SeqKD, Kim and Rush 2016) on one greedy teacher answer for each prompt.
+"""The baseline, sequence-level distillation: SeqKD (Kim and Rush, 2016).
 
-The student sees the prompts that the run saw, for as many optimizer steps of as many prompts, with the same optimizer.
+The base student is trained on one greedy answer of the teacher to each prompt of the run, with the
+same optimizer, for as many steps of as many prompts as all rounds together.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from transformers import DataCollatorForSeq2Seq, Trainer
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import Row, read_rows
-from pad_fast.pipeline.run import Run, round_seed
+from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.train_round import fit, trainable
 
 
-def answer_rows(run: Run) -> list[Row]:
-    """Every prompt of the run once, with the teacher's prompt ids."""
+def answer_rows(run: RunContext) -> list[Row]:
+    """Each prompt of the run once, with the teacher's ``prompt_ids``."""
     rows = {
         row["prompt_id"]: row
         for round in range(1, run.config.rounds + 1)
@@ -25,9 +27,9 @@ def answer_rows(run: Run) -> list[Row]:
     return [{**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])} for row in rows.values()]
 
 
-def train_seqkd(run: Run) -> None:
-    """Write `seqkd/answers`, then `seqkd/student`."""
-    folder = run.folder.root / "seqkd"
+def train_seqkd(run: RunContext) -> None:
+    """Write the teacher's answers and then the trained student to the folder ``seqkd``."""
+    folder = run.folder.seqkd
     rows = answer_rows(run)
     if unfinished(rows, folder / "answers", run.config.shard_size):
         seed = round_seed(run.config.seed, 0, "seqkd")
@@ -57,7 +59,7 @@ def train_seqkd(run: Run) -> None:
 
 
 def example(student: Checkpoint, row: Row) -> Row:
-    """The student's prompt and the teacher's answer in the student's tokens; only the answer is learned."""
+    """The student's token ids of a prompt and the teacher's answer; the answer alone has labels."""
     prompt = student.prompt_ids(row["prompt"])
     answer = student.tokenizer.encode(row["completions"][0], add_special_tokens=False)
     answer += [student.end_of_turn_id] if row["finish_reasons"][0] == "stop" else []

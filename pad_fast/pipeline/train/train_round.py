@@ -1,4 +1,4 @@
-"""One training of a run: it goes on from its last whole checkpoint, shows where it is, and leaves an ordinary model."""
+"""One training of a run, which resumes from its last complete checkpoint and saves a model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.files import replacing
-from pad_fast.pipeline.run import Run, round_seed
+from pad_fast.pipeline.files import replacing, shard_paths
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.seeds import round_seed
 from pad_fast.training.trainer import PADTrainer
 
 SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")
 
 
-def trainable(run: Run, student: Checkpoint) -> Any:
-    """The student's weights in the data type to train in."""
+def trainable(run: RunContext, student: Checkpoint) -> Any:
+    """The student's model in the data type of training."""
     return dataclasses.replace(student, dtype=run.config.train_dtype).model
 
 
-def fit(trainer: Trainer, run: Run, round: int, phase: str, target: Path) -> None:
-    """Train and save the model with its tokenizer as `target`."""
+def fit(trainer: Trainer, run: RunContext, round: int, phase: str, target: Path) -> None:
+    """Train, and save the model with its tokenizer.
+
+    Args:
+        trainer: a trainer of the run's student.
+        run: the run.
+        round: the round, for the progress bar and the metrics.
+        phase: "train", or "seqkd" for the baseline.
+        target: the folder to save to. It exists only once it is complete.
+    """
     folder = Path(str(trainer.args.output_dir))
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
@@ -40,25 +49,28 @@ def fit(trainer: Trainer, run: Run, round: int, phase: str, target: Path) -> Non
         trainer.save_model(str(temporary))
         if isinstance(trainer, PADTrainer):
             (temporary / "README.md").write_text(
-                trainer.card_body(str(run.config.student), _note(run, round)), encoding="utf-8"
+                trainer.card_body(str(run.config.student), _card_note(run, round)), encoding="utf-8"
             )
 
 
-def _note(run: Run, round: int) -> str:
+def _card_note(run: RunContext, round: int) -> str:
     config = run.config
-    sampled = f"{config.num_generations} responses a prompt were sampled from it at temperature {config.temperature}"
-    return f"This is round {round} of a run; in each {sampled} and scored by the teacher {Path(str(config.teacher)).name}."
+    return (
+        f"This is round {round} of a run; in each {config.num_generations} responses a prompt were "
+        f"sampled from it at temperature {config.temperature} and scored by the teacher "
+        f"{Path(str(config.teacher)).name}."
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint of a trainer's folder. One that the trainer was killed within is removed.
+    """The last complete checkpoint in a trainer's folder; incomplete ones are removed.
 
-    The trainer writes its state last, so a checkpoint with a readable state is whole.
+    The trainer writes its state last, so a checkpoint with a readable state is complete.
     """
-    whole = []
+    complete = []
     for checkpoint in folder.glob("checkpoint-*"):
         try:
-            whole.append(
+            complete.append(
                 (
                     int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]),
                     checkpoint,
@@ -66,11 +78,11 @@ def last_checkpoint(folder: Path) -> Path | None:
             )
         except (OSError, ValueError):
             shutil.rmtree(checkpoint)
-    return max(whole)[1] if whole else None
+    return max(complete)[1] if complete else None
 
 
 class TitledProgress(ProgressCallback):
-    """The trainer's bar with the phase as its title and the latest metrics at its end, in place of a line for each log."""
+    """A progress bar with the phase as its title and the latest metrics at its end."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -92,9 +104,9 @@ class TitledProgress(ProgressCallback):
 
 
 class MetricsLines(TrainerCallback):
-    """Every log of the trainer as a line of metrics.jsonl."""
+    """Writes each log of the trainer as a line of metrics.jsonl."""
 
-    def __init__(self, run: Run, round: int, phase: str) -> None:
+    def __init__(self, run: RunContext, round: int, phase: str) -> None:
         self.run, self.round, self.phase = run, round, phase
 
     def on_log(
@@ -105,22 +117,20 @@ class MetricsLines(TrainerCallback):
 
 
 def pad_dataset(path: Path) -> Dataset:
-    """The scored shards of a round, with the columns that PADTrainer reads."""
+    """The columns of scored shards that PADTrainer reads."""
     columns = ["prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards"]
     return Dataset(
-        pa.concat_tables(
-            pq.read_table(shard, columns=columns) for shard in sorted(path.glob("part-*.parquet"))
-        )
+        pa.concat_tables(pq.read_table(shard, columns=columns) for shard in shard_paths(path))
     )
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove a trainer's folder, which served to get to the student that stands now."""
+    """Remove a trainer's folder after its student was saved."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def train_round(run: Run, round: int) -> None:
-    """The student of `round` from that of the round before and the scored responses of the round."""
+def train_round(run: RunContext, round: int) -> None:
+    """Train the student of ``round`` from that of the round before, on the scored responses."""
     folder, before = run.folder.round(round), run.student(round - 1)
     args = run.settings.pad_config(folder / "trainer", round_seed(run.config.seed, round, "train"))
     trainer = PADTrainer(

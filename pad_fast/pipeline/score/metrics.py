@@ -1,0 +1,40 @@
+"""What is measured of the teacher's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pad_fast.pipeline.files import Row
+
+
+def reward_metrics(rows: Sequence[Row]) -> Row:
+    """The mean reward, the mean spread within a prompt, and the number of masked responses."""
+    groups = [[reward for reward in row["teacher_rewards"] if reward is not None] for row in rows]
+    rewards = [reward for group in groups for reward in group]
+    metrics: Row = {
+        "teacher/masked": sum(len(row["teacher_rewards"]) for row in rows) - len(rewards)
+    }
+    if rewards:
+        metrics["teacher/reward_mean"] = sum(rewards) / len(rewards)
+        metrics["teacher/reward_spread"] = sum(
+            max(group) - min(group) for group in groups if group
+        ) / sum(map(bool, groups))
+    return metrics
+
+
+def choice_metrics(answers: Sequence[tuple[list[float], float]]) -> Row:
+    """How much the teacher prefers the first letter, and how often it answers with a letter.
+
+    Args:
+        answers: of each question, the renormalized probabilities of its letters and their sum
+            before that.
+    """
+    if not answers:
+        return {}
+    # Responses are exchangeable draws. Without a preference for a letter, the first of k letters
+    # therefore has a mean probability of 1/k.
+    bias = sum(probs[0] - 1 / len(probs) for probs, _ in answers)
+    return {
+        "mcq/position_bias": bias / len(answers),
+        "mcq/letter_mass": sum(mass for _, mass in answers) / len(answers),
+    }

@@ -1,0 +1,51 @@
+"""Sampled responses as the teacher reads them.
+
+Text is what student and teacher share: their tokenizers and chat templates may differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.files import Row
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """The teacher's token ids of one row.
+
+    A response that the teacher cannot read, because it is empty or longer than its window allows,
+    has no ids.
+    """
+
+    prompt: list[int]
+    responses: list[list[int]]
+
+    @property
+    def readable(self) -> list[int]:
+        """The indices of the responses that the teacher can read."""
+        return [index for index, ids in enumerate(self.responses) if ids]
+
+
+def teacher_view(teacher: Checkpoint, row: Row, *, reuse_ids: bool) -> TeacherView:
+    """The teacher's token ids of a row of responses.
+
+    Args:
+        teacher: the teacher.
+        row: a row as sampling writes it.
+        reuse_ids: take the sampled ids as they are, because both models have the same tokenizer
+            and chat template. Otherwise the text is tokenized again, and the teacher's end of turn
+            is added to the responses that the student ended.
+    """
+    prompt = row["prompt_ids"] if reuse_ids else teacher.prompt_ids(row["prompt"])
+    responses = []
+    for text, ids, reason in zip(
+        row["completions"], row["completion_ids"], row["finish_reasons"], strict=True
+    ):
+        if not reuse_ids:
+            ids = teacher.tokenizer.encode(text, add_special_tokens=False)
+            ids += [teacher.end_of_turn_id] if reason == "stop" else []
+        fits = teacher.window is None or len(prompt) + len(ids) <= teacher.window
+        responses.append(ids if fits else [])
+    return TeacherView(prompt, responses)

@@ -1,0 +1,61 @@
+"""The limits of the verdicts, on rows made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from findings import check_verdict, doctor_config
+
+from pad_fast.doctor import checks
+from pad_fast.doctor.command import DoctorOptions
+from pad_fast.pipeline.arguments import parse_with
+
+
+def rows(student: list[list[float]], teacher: list[list[float | None]]) -> list[dict]:
+    return [
+        {"student_rewards": s, "teacher_rewards": t} for s, t in zip(student, teacher, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("beta", "verdict"), [(0.01, "ok"), (100.0, "problem")])
+def test_saturated_loss(world, tmp_path, beta, verdict):
+    settings, _ = parse_with(
+        "doctor", [str(doctor_config(world, tmp_path, beta=beta))], DoctorOptions
+    )
+    training = settings.pad_config(tmp_path / "x")
+    opposite = rows([[0.0, 1.0, 2.0]] * 3, [[2.0, 1.0, 0.0]] * 3)
+    check_verdict(
+        checks.saturated(opposite, training),
+        verdict,
+        *(() if verdict == "ok" else ("teacher_beta", "divergence: kl", "mcq_floor")),
+    )
+    unending = dataclasses.replace(settings, training=settings.training | {"divergence": "kl"})
+    check_verdict(checks.saturated(opposite, unending.pad_config(tmp_path / "x")), "ok")
+
+
+def test_opposite_rankings_and_lone_responses(world, tmp_path):
+    check_verdict(
+        checks.agreement(rows([[0.0, 1.0, 2.0]] * 4, [[2.0, 1.0, 0.0]] * 4)), "look", "normalize"
+    )
+    two_groups = rows([[0.0, 1.0, 2.0]] * 2, [[0.0, 2.0, 1.0], [2.0, 1.0, 0.0]])
+    check_verdict(checks.agreement(two_groups), "ok")  # they prove nothing
+    settings, _ = parse_with("doctor", [str(doctor_config(world, tmp_path))], DoctorOptions)
+    check_verdict(
+        checks.flat_groups(rows([[0.0, 1.0]], [[None, 1.0]]), settings.pad_config(tmp_path / "x")),
+        "problem",
+        "max_new_tokens",
+    )
+    check_verdict(
+        checks.length(
+            [{"completion_ids": [[1], [1, 2]], "teacher_rewards": [1.0, 1.0]}],
+            settings.run,
+            settings.pad_config(tmp_path / "x"),
+        ),
+        "ok",
+    )
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.0, "ok"), (0.1, "look"), (0.5, "problem")])
+def test_limits_belong_to_the_worse_verdict(value, verdict):
+    assert checks.grade(value, 0.1, 0.5) == verdict

@@ -1,0 +1,148 @@
+"""From the command line and a YAML file to settings, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import failing
+from worlds import changed_config
+
+from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_flags_override_the_yaml(world, tmp_path):
+    config = changed_config(
+        world,
+        tmp_path,
+        beta=3.0,
+        mcq_weight="0.25",
+        chat_template_kwargs={"a": 1},
+        teacher_beta=None,
+    )
+    settings = parse_settings(
+        "run", [str(config), "--beta=5", "--num-generations", "6", "--mcq_both_orders", "false"]
+    )
+    assert settings.training["beta"] == 5.0
+    assert (
+        settings.run.num_generations,
+        settings.run.mcq_weight,
+        settings.run.mcq_both_orders,
+    ) == (6, 0.25, False)
+    assert settings.run.chat_template_kwargs == {"a": 1}
+    assert settings.run.output_dir == str(tmp_path / "run")
+    args = settings.pad_config(tmp_path / "x", seed=5, max_steps=3)
+    assert (args.beta, args.seed, args.max_steps, args.temperature) == (5.0, 5, 3, 1.0)
+    assert not (tmp_path / "x").exists()
+
+
+def test_flags_alone_are_enough(world, tmp_path):
+    given = {
+        "student": world / "student",
+        "teacher": world / "teacher",
+        "prompts": world / "train.jsonl",
+        "output_dir": tmp_path / "run",
+    }
+    settings = parse_settings(
+        "run", [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    )
+    assert {key: str(value) for key, value in given.items()}.items() <= settings.flat().items()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--num_genrations", "3"],
+            "unknown argument --num_genrations; did you mean --num_generations?",
+        ),
+        (
+            ["--num_generations", "1"],
+            "num_generations: must be at least 2, a ranking needs two, got 1",
+        ),
+        (["--rounds", "many"], "invalid int value: 'many'"),
+        (["--mcq_style", "pairs"], "argument --mcq_style"),
+        (["--beta", "-1"], "beta must be a positive finite number, got -1.0"),
+        (["--loss", "dpo"], "loss must be one of ppd, vpd, got 'dpo'"),
+        (["--mcq_style", "listwise", "--num_generations", "27"], "at most 26 responses, got 27"),
+        (["--mcq_floor", "0"], "mcq_floor: must be above 0 and below 1, got 0.0"),
+        (["--mcq_template", "{query}"], "template: must hold the fields"),
+        (["--chat_template_kwargs", "[1]"], "chat_template_kwargs: must be a JSON object"),
+        (
+            ["--student", "nowhere/at-all"],
+            "student: nowhere/at-all is neither a folder nor a model that the hub gives",
+        ),
+        (["--prompts", "missing.jsonl"], "prompts: no such file, missing.jsonl"),
+        (
+            ["--max_new_tokens", "256"],
+            "max_new_tokens: must leave room for a prompt in the student's window of 256 tokens, "
+            "got 256",
+        ),
+        (["--max_prompt_length", "4"], "line 1: the prompt has"),
+        (["--max_length", "6"], "line 1: the prompt has"),
+        (
+            ["--num_generations", "12", "--method", "exact"],
+            "at most 10 responses a group for divergence='jsd', got 12",
+        ),
+        (
+            ["--heldout_num_generations", "17", "--method", "exact", "--divergence", "kl"],
+            "at most 16 responses a group",
+        ),
+        (["--num_samples", "2", "--num_generations", "9"], "num_samples must be at least 4, got 2"),
+        (["--eval_strategy", "epoch"], "eval_strategy: must be no"),
+        (["--max_prompt_length", "4", "--long_prompts", "drop"], "every one of them is too long"),
+    ],
+)
+def test_bad_flags(world, tmp_path, capsys, flags, message):
+    assert message in failing(capsys, "run", changed_config(world, tmp_path), *flags)
+    assert not list((tmp_path / "run").glob("round-*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("roundz: 3\n", "unknown key 'roundz'; did you mean rounds?"),
+        ("temprature: 3\n", "did you mean temperature?"),
+        ("rounds: [\n", "is not YAML"),
+        ("just words\n", "must hold keys and values"),
+        ("rounds: 2\n", "student: needed, and not given"),
+        ("rounds: 1.5\n", "invalid int value: '1.5'"),
+    ],
+)
+def test_bad_yaml(tmp_path, capsys, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    error = failing(capsys, "run", tmp_path / "config.yaml")
+    assert message in error
+
+
+def test_a_run_is_one_process(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process" in failing(capsys, "run", changed_config(world, tmp_path))
+
+
+def test_every_setting_is_read_by_something():
+    source = "".join(path.read_text() for path in (ROOT / "pad_fast" / "pipeline").rglob("*.py"))
+    unread = [
+        field.name
+        for field in dataclasses.fields(RunConfig)
+        if not re.search(rf"\b(config|run|self)\.{field.name}\b", source)
+    ]
+    assert unread == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "recipes").glob("*.yaml")), ROOT / "pad_fast" / "tiny_world" / "tiny.yaml"],
+    ids=lambda path: path.stem,
+)
+def test_every_recipe_parses(path):
+    settings = parse_settings("run", [str(path)])
+    assert set(yaml.safe_load(path.read_text())) <= set(settings.flat()) | set(
+        vars(settings.pad_config(path.parent))
+    )

@@ -1,0 +1,85 @@
+"""What the folder of a finished run of two rounds with the baseline holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import worlds
+from transformers import AutoModelForCausalLM
+from worlds import response_logp
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.files import read_rows
+from pad_fast.pipeline.run_folder import Metrics
+from pad_fast.pipeline.train.seqkd import example
+
+
+def test_run_folder_holds_what_it_promises(finished):
+    run = finished / "run"
+    for round, count in ((1, 8), (2, 8)):
+        rows = read_rows(run / f"round-{round:02d}" / "scores")
+        assert len(rows) == count
+        assert all(
+            len(row[name]) == 3
+            for row in rows
+            for name in ("completions", "completion_ids", "student_rewards", "teacher_rewards")
+        )
+        assert {row["finish_reasons"][0] for row in rows} <= {"stop", "length"}
+        assert (
+            Checkpoint(
+                "student", str(run / f"round-{round:02d}" / "student")
+            ).tokenizer.chat_template
+            == worlds.TEMPLATE
+        )
+        assert not (run / f"round-{round:02d}" / "trainer").exists()
+        card = (run / f"round-{round:02d}" / "student" / "README.md").read_text()
+        assert f"round {round} of a run; in each 3 responses a prompt" in card
+        assert str(finished) not in card
+    assert len({row["prompt_id"] for row in read_rows(run / "round-01" / "scores")}) == 8
+    manifest = json.loads((run / "run.json").read_text())
+    assert manifest["config"]["learning_rate"] == 0.01
+    assert set(manifest["phases"]) == {
+        f"round-{r:02d}/{p}" for r in (1, 2) for p in ("sample", "score", "train", "evaluate")
+    } | {"report"}
+    assert manifest["models"]["student"]["sha256"] != manifest["models"]["teacher"]["sha256"]
+    phases = {
+        (record["round"], record["phase"]) for record in Metrics(run / "metrics.jsonl").records
+    }
+    assert phases >= {(r, p) for r in (1, 2) for p in ("sample", "score", "train", "evaluate")} | {
+        (0, "score"),
+        (2, "seqkd"),
+    }
+    assert not list(run.rglob(".*.tmp"))
+
+
+def test_student_rewards_are_those_at_sampling_time(finished):
+    base = Checkpoint("student", str(finished / "student"))
+    row = read_rows(finished / "run" / "round-01" / "scores")[0]
+    for ids, reward in zip(row["completion_ids"], row["student_rewards"], strict=True):
+        assert reward == pytest.approx(
+            response_logp(base.model, row["prompt_ids"], ids) / len(ids), abs=1e-4
+        )
+    student = AutoModelForCausalLM.from_pretrained(finished / "run" / "round-01" / "student")
+    assert not torch.equal(base.model.lm_head.weight, student.lm_head.weight)
+
+
+def test_seqkd_learns_the_teachers_answer_alone(finished):
+    student = Checkpoint("student", str(finished / "student"))
+    row = {
+        "prompt": [{"role": "user", "content": "hi"}],
+        "completions": ["ok"],
+        "finish_reasons": ["stop"],
+    }
+    found = example(student, row)
+    assert student.tokenizer.decode(found["input_ids"]) == "<|user|>hi<|assistant|>ok<end>"
+    assert (
+        student.tokenizer.decode([token for token in found["labels"] if token != -100]) == "ok<end>"
+    )
+    steps = [
+        record["step"]
+        for record in Metrics(finished / "run" / "metrics.jsonl").records
+        if record["phase"] == "seqkd"
+    ]
+    assert max(steps) == 4  # two rounds of eight prompts in batches of four

@@ -1,0 +1,81 @@
+"""Responses, their distribution, and the shards that hold them."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+import worlds
+from transformers import AutoModelForCausalLM
+from worlds import run_config
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.files import read_rows
+from pad_fast.pipeline.sample import generate
+from pad_fast.pipeline.sample.generate import Sampler
+from pad_fast.pipeline.sample.metrics import sampling_metrics
+from pad_fast.pipeline.sample.shards import sample_shards
+from pad_fast.pipeline.score.model_scores import ModelScores
+
+
+def test_responses_end_at_the_first_of_several_ends():
+    tokenizer = worlds.character_tokenizer()
+    a, b = tokenizer.encode("ab")
+    cut = generate._responses(
+        [[a, b, 1, 0, 0], [a, a, a, a, b], [a, b, 3, b, 1]], [1, 3], tokenizer
+    )
+    assert cut["completion_ids"] == [[a, b, 1], [a, a, a, a, b], [a, b, 3]]
+    assert cut["finish_reasons"] == ["stop", "length", "stop"]
+    assert cut["completions"] == ["ab", "aaaab", "ab"]
+
+
+def test_sampling_metrics_by_hand():
+    rows = [
+        {"completion_ids": [[5], [5], [6, 7], [5]], "finish_reasons": ["stop"] * 4},
+        {
+            "completion_ids": [[5], [8], [9], [7]],
+            "finish_reasons": ["length", "stop", "stop", "stop"],
+        },
+    ]
+    found = sampling_metrics(rows)
+    assert found["completions/duplicate_ratio"] == 2 / 8
+    assert found["completions/clipped_ratio"] == 1 / 8
+    assert found["completions/mean_length"] == 9 / 8
+
+
+def test_sampled_distribution_is_the_models(world, tmp_path):
+    """First tokens follow the model's own probabilities.
+
+    The checkpoint's generation config, which asks for something else, has no effect.
+    """
+    student = Checkpoint("student", str(world / "student"))
+    student.model.generation_config.repetition_penalty = 5.0
+    student.model.generation_config.top_k = 1
+    config = run_config(world, num_generations=4000, max_new_tokens=1, temperature=2.0)
+    rows = [
+        {"prompt_id": "p", "prompt_ids": student.prompt_ids([{"role": "user", "content": "1+1=?"}])}
+    ]
+    sampler = Sampler(config, 4000)
+    sample_shards(student, rows, tmp_path, sampler, seed=3, title="")
+    drawn = torch.tensor([ids[0] for ids in read_rows(tmp_path)[0]["completion_ids"]])
+    logits = AutoModelForCausalLM.from_pretrained(world / "student")(
+        torch.tensor([rows[0]["prompt_ids"]])
+    ).logits[0, -1]
+    expected = (logits.detach() / 2.0).softmax(-1)
+    measured = drawn.bincount(minlength=len(expected)) / len(drawn)
+    assert (measured - expected).abs().sum() < 0.15
+    assert (expected > 0.01).sum() > 5
+
+
+def test_shards_do_not_depend_on_which_were_there(finished, tmp_path):
+    student = Checkpoint("student", str(finished / "student"))
+    rows = read_rows(finished / "run" / "prompts.parquet")[:6]
+    config = run_config(finished)
+    sampler = Sampler(config, 3, ModelScores(config, "mean"))
+    sample_shards(student, rows, tmp_path / "a", sampler, seed=3, title="")
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a" / "part-00001.parquet", tmp_path / "b")
+    sample_shards(student, rows, tmp_path / "b", sampler, seed=3, title="")
+    assert read_rows(tmp_path / "a") == read_rows(tmp_path / "b")
+    sample_shards(student, rows, tmp_path / "c", sampler, seed=4, title="")
+    assert read_rows(tmp_path / "c") != read_rows(tmp_path / "a")

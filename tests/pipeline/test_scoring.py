@@ -1,0 +1,191 @@
+"""The teacher's scores against values by hand, across tokenizers and beyond its window."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+import worlds
+from transformers import AutoModelForCausalLM
+from worlds import response_logp, run_config
+
+from pad_fast.pipeline import multiple_choice
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.files import read_rows, write_rows
+from pad_fast.pipeline.score import model_scores
+from pad_fast.pipeline.score.cache import ScoreCache
+from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.score.scorer import Scorer
+
+
+def sampled_row(student: Checkpoint, prompt: str, texts: list[str], reasons: list[str]) -> dict:
+    messages = [{"role": "user", "content": prompt}]
+    ids = [
+        student.tokenizer.encode(text) + [1] * (reason == "stop")
+        for text, reason in zip(texts, reasons, strict=True)
+    ]
+    row = {"prompt_id": prompt, "prompt": messages, "prompt_ids": student.prompt_ids(messages)}
+    return {**row, "completions": texts, "completion_ids": ids, "finish_reasons": reasons}
+
+
+def score(
+    world: Path, folder: Path, rows: list[dict], teacher: Path | None = None, **changes
+) -> list[dict]:
+    config = run_config(world, **changes)
+    if not (folder / "samples").exists():
+        write_rows(folder / "samples" / "part-00000.parquet", rows)
+    checkpoints = (
+        Checkpoint("teacher", str(teacher or world / "teacher")),
+        Checkpoint("student", str(world / "student")),
+    )
+    scorer = Scorer(*checkpoints, config, ModelScores(config, "mean"), ScoreCache(folder / "cache"))
+    scorer.score_shards(
+        folder / "samples", folder / "scores", len(rows[0]["completions"]), title=""
+    )
+    return read_rows(folder / "scores")
+
+
+@pytest.fixture
+def three(world):
+    return sampled_row(
+        Checkpoint("student", str(world / "student")),
+        "2+2=?",
+        ["4", "5 or 4", "44"],
+        ["stop", "stop", "length"],
+    )
+
+
+def test_scores_are_the_teachers_own(world, tmp_path, three):
+    teacher = Checkpoint("teacher", str(world / "teacher"))
+    (row,) = score(world, tmp_path, [three], mcq_weight=0.25, mcq_floor=1e-3)
+    letters = torch.tensor(teacher.tokenizer.encode("AB"))
+    for i, ids in enumerate(three["completion_ids"]):
+        logp = response_logp(teacher.model, three["prompt_ids"], ids)
+        shares = []
+        for j in {0, 1, 2} - {i}:
+            for first, second, place in ((i, j, 0), (j, i, 1)):
+                text = multiple_choice.choice_question(
+                    "2+2=?", [three["completions"][first], three["completions"][second]]
+                )
+                question = teacher.prompt_ids([{"role": "user", "content": text}])
+                shares.append(
+                    teacher.model(torch.tensor([question]))
+                    .logits[0, -1, letters]
+                    .softmax(-1)[place]
+                    .item()
+                )
+        chosen = statistics.fmean(shares)
+        assert row["teacher_logps"][i] == pytest.approx(logp, abs=1e-4)
+        assert row["teacher_choice_probs"][i] == pytest.approx(chosen, abs=1e-5)
+        assert row["teacher_rewards"][i] == pytest.approx(
+            0.75 * logp / len(ids) + 0.25 * math.log(max(chosen, 1e-3)), abs=1e-4
+        )
+    assert row["teacher_num_tokens"] == [2, 7, 2]
+
+
+def test_without_questions_the_reward_is_the_log_probability(world, tmp_path, three):
+    (row,) = score(world, tmp_path, [three], mcq_style="none")
+    assert row["teacher_choice_probs"] is None
+    assert row["teacher_rewards"] == [
+        logp / n for logp, n in zip(row["teacher_logps"], row["teacher_num_tokens"], strict=True)
+    ]
+
+
+def test_listwise_question_asks_for_all_letters(world, tmp_path, three):
+    (row,) = score(world, tmp_path, [three], mcq_style="listwise")
+    assert sum(row["teacher_choice_probs"]) == pytest.approx(1.0)
+
+
+def test_nothing_is_computed_twice(world, tmp_path, three, monkeypatch):
+    asked = {"responses": 0, "questions": 0}
+    own_scores, own_letters = model_scores.score_responses, model_scores.next_token_logprobs
+
+    def scores(model, prompts, responses, **options):
+        asked["responses"] += sum(map(len, responses))
+        return own_scores(model, prompts, responses, **options)
+
+    def letters(model, prompts, tokens, **options):
+        asked["questions"] += len(prompts)
+        return own_letters(model, prompts, tokens, **options)
+
+    monkeypatch.setattr(model_scores, "score_responses", scores)
+    monkeypatch.setattr(model_scores, "next_token_logprobs", letters)
+    student = Checkpoint("student", str(world / "student"))
+    repeated = sampled_row(student, "2+2=?", ["4", "4", "5 or 4"], ["stop", "length", "stop"])
+    first = score(world, tmp_path, [three, repeated])
+    # New in the second row are "4" as a response that was cut, and "4" compared with itself.
+    assert asked == {"responses": 4, "questions": 6 + 1}
+    shutil.rmtree(tmp_path / "scores")
+    assert score(world, tmp_path, [three, repeated]) == first
+    assert asked == {"responses": 4, "questions": 7}
+    probs = first[1]["teacher_choice_probs"]
+    assert probs[0] == pytest.approx(probs[1])
+
+
+@pytest.fixture(scope="module")
+def foreign_teacher(world, tmp_path_factory) -> Path:
+    """The same teacher with other token ids, from a tokenizer with the characters reordered."""
+    folder = tmp_path_factory.mktemp("foreign")
+    order = random.Random(1).sample(range(len(worlds.CHARACTERS)), len(worlds.CHARACTERS))
+    tokenizer = worlds.character_tokenizer([worlds.CHARACTERS[i] for i in order])
+    model = AutoModelForCausalLM.from_pretrained(world / "teacher")
+    rows = torch.tensor([*range(6), *(6 + i for i in order)])
+    with torch.no_grad():
+        for weight in {model.model.embed_tokens.weight, model.lm_head.weight}:
+            weight.copy_(weight[rows])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_text_is_the_interface_between_tokenizers(world, tmp_path, three, foreign_teacher):
+    """The teacher sees the same characters under other ids, so every score must be the same."""
+    (own,) = score(world, tmp_path / "own", [three])
+    (foreign,) = score(world, tmp_path / "foreign", [three], teacher=foreign_teacher)
+    assert foreign["teacher_num_tokens"] == own["teacher_num_tokens"] == [2, 7, 2]
+    assert foreign["teacher_logps"] == pytest.approx(own["teacher_logps"], abs=1e-5)
+    assert foreign["teacher_rewards"] == pytest.approx(own["teacher_rewards"], abs=1e-5)
+    assert foreign["completion_ids"] == three["completion_ids"]
+
+
+def test_what_the_teacher_cannot_see_is_masked(world, tmp_path, foreign_teacher):
+    student = Checkpoint("student", str(world / "student"))
+    row = sampled_row(
+        student, "2+2=?", ["", "4", "5", "6" * 300], ["length", "stop", "stop", "length"]
+    )
+    (found,) = score(world, tmp_path, [row], teacher=foreign_teacher)
+    assert [reward is None for reward in found["teacher_rewards"]] == [True, False, False, True]
+    assert [probability is None for probability in found["teacher_choice_probs"]] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert sum(found["teacher_choice_probs"][1:3]) == pytest.approx(1.0)
+    long = sampled_row(student, "2+2=?", ["4" * 210, "5"], ["stop", "stop"])
+    (uncalibrated,) = score(world, tmp_path / "long", [long])
+    assert uncalibrated["teacher_choice_probs"] is None
+    assert uncalibrated["teacher_rewards"][1] == pytest.approx(uncalibrated["teacher_logps"][1] / 2)
+
+
+def test_questions_beyond_the_window_are_reported_once(world, tmp_path, three, monkeypatch, caplog):
+    student = Checkpoint("student", str(world / "student"))
+    two = sampled_row(student, "1+1=?", ["2", "3"], ["stop", "stop"])
+    longest = len(
+        student.prompt_ids(
+            [{"role": "user", "content": multiple_choice.choice_question("2+2=?", ["4", "4"])}]
+        )
+    )
+    # There is room for a question about two short responses, but not for one about "5 or 4".
+    monkeypatch.setattr(Checkpoint, "window", longest + 1)
+    found = score(world, tmp_path, [three, two, three])
+    assert [row["teacher_choice_probs"] is None for row in found] == [True, False, True]
+    assert [record.getMessage() for record in caplog.records if record.name == "pad_fast"] == [
+        ": 2 of 3 prompts keep uncalibrated rewards, as a question about them is longer than the "
+        f"teacher's window of {longest + 1} tokens"
+    ]
