@@ -1,1 +1,1 @@
-"""Time, memory and error of the operations beside those of other implementations: ``python -m benchmarks --suite cpu|gpu``."""
+"""Time, memory and error of the operations next to other implementations: see README.md here."""

@@ -1,8 +1,8 @@
-"""What a contestant is, and ours, plain PyTorch's and its compiled form.
+"""What a contestant is; ours, plain PyTorch's and its compiled form.
 
-``build(case, inputs)`` returns the call that is timed. It gives one number a token (``per_token``), in the sign that ``sign`` says, or
-a scalar loss (``scalar``: another job than ours, and marked so). Where a contestant cannot be had ``build`` raises ImportError, where it
-does not do the case Unsupported. Nothing is ever replaced by something else.
+``build(case, inputs)`` of a contestant returns the call that is timed. Where the contestant is not
+installed ``build`` raises ImportError, where it does not do the case :class:`Unsupported`. Nothing
+is ever replaced by something else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,24 +19,25 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import (
-    BETA,
-    GROUP_JOBS,
-    GROUP_LOSS,
-    HEAD_JOBS,
     IGNORE_INDEX,
-    LINEAR_JOBS,
-    LISTWISE_JOBS,
-    LOGITS_JOBS,
+    LINEAR,
+    LINEAR_LOSS,
+    LISTWISE,
+    LOGITS,
+    LOSS_OF,
     Case,
     Inputs,
 )
-from benchmarks.truth import ENUMERATED, enumerate_rankings, library_loss
+from benchmarks.listwise import jobs as listwise_jobs
+from benchmarks.listwise import library_loss
+from benchmarks.truth import MOST_ENUMERATED, enumerate_rankings, is_defined
+from pad_fast import device as devices
 
 Call = Callable[[], Tensor]
 
 
 class Unsupported(Exception):
-    """The contestant is there but does not do this case."""
+    """The contestant is installed but does not do this case."""
 
 
 def no_bytes(case: Case) -> int:
@@ -44,31 +45,53 @@ def no_bytes(case: Case) -> int:
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """``overwrites``: the call destroys its inputs, which are then restored before each repetition, outside of what is timed."""
+class Participant:
+    """What tables say of a contestant of any kind of suite."""
 
     name: str
-    jobs: tuple[str, ...]
+    jobs: tuple[str, ...]  # names or families of jobs
+    note: str = field(default="", kw_only=True)  # its precision, or what else differs
+    package: str = field(default="torch", kw_only=True)  # whose version is recorded
+
+
+@dataclass(frozen=True)
+class Contestant(Participant):
+    """A contestant for :class:`~benchmarks.cases.Case`.
+
+    Its call gives a number for each token, or what the fields below say.
+    """
+
     build: Callable[[Case, Inputs], Call]
-    note: str = ""  # how exact it is, or what else differs
-    package: str = "torch"  # whose version is recorded
-    sign: int = 1  # -1: gives losses
-    scalar: bool = False
-    per_token: bool = True  # False: gives what the job asks for, a number a response or a prompt
-    overwrites: bool = False
-    memory: Callable[[Case], int] = (
-        no_bytes  # bytes that it needs at least, where that may be too much
-    )
+    sign: int = field(default=1, kw_only=True)  # -1: gives losses, not log-probabilities
+    scalar: bool = field(default=False, kw_only=True)  # gives one loss: another job than ours
+    per_token: bool = field(default=True, kw_only=True)  # False: a number a response or a prompt
+    # The call destroys its inputs, which are restored before each repetition, outside of the time.
+    overwrites_inputs: bool = field(default=False, kw_only=True)
+    # Bytes that it needs at least, where that may be more than there is.
+    least_memory: Callable[[Case], int] = field(default=no_bytes, kw_only=True)
+
+    def takes_part(self, case: Case) -> bool:
+        """Whether it is measured at a case.
+
+        Points of a curve are measured for ours alone. Where token log-probabilities have a budget
+        only plain PyTorch is measured next to ours: no other contestant has such an option.
+        """
+        if case.job not in self.jobs and case.family not in self.jobs:
+            return False
+        if case.curve:
+            return self.name == OURS or (self.name == OURS_BUDGET_0 and case.curve == "M")
+        has_budget = case.memory_budget is not None and case.family == LINEAR
+        return not has_budget or self.name in (OURS, NAIVE)
 
 
 def per_response(case: Case, inputs: Inputs, call: Call) -> Call:
-    """Rewards of padded responses from a call's token log-probabilities: what callers of such a function write."""
+    """Rewards of padded responses from a call's token log-probabilities, as its users write it."""
+    return lambda: _mean_of_live(case, inputs, call())
 
-    def rewards() -> Tensor:
-        live = (inputs.labels != IGNORE_INDEX).view(case["R"], -1)
-        return call().view(case["R"], -1).masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
 
-    return rewards
+def _mean_of_live(case: Case, inputs: Inputs, logps: Tensor) -> Tensor:  # (M,) -> (R,)
+    live = (inputs.labels != IGNORE_INDEX).view(case["R"], -1)
+    return logps.view(case["R"], -1).masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
 
 
 # Ours.
@@ -77,17 +100,15 @@ def per_response(case: Case, inputs: Inputs, call: Call) -> Call:
 def _library(case: Case, inputs: Inputs) -> Call:
     import pad_fast
 
-    if case.job in LISTWISE_JOBS:
+    if case.family == LISTWISE:
         return partial(library_loss, case.job, inputs.student, inputs.teacher)
-    if case.job in LINEAR_JOBS:
-        return partial(_linear, case, inputs, case.budget)
-    if case.job in GROUP_JOBS:
-        return partial(_group_loss, case, inputs)
+    if case.family == LINEAR:
+        return partial(_linear, case, inputs, case.memory_budget)
+    if case.family == LINEAR_LOSS:
+        return partial(_linear_loss, case, inputs)
     if case.job == "response_rewards":
-        logits, labels = (
-            inputs.logits.view(case["R"], case["T"], -1),
-            inputs.labels.view(case["R"], -1),
-        )
+        logits = inputs.logits.view(case["R"], case["T"], -1)
+        labels = inputs.labels.view(case["R"], -1)
         return lambda: pad_fast.response_rewards(logits, labels, softcap=case.softcap)
     return partial(pad_fast.token_logprobs, inputs.logits, inputs.labels, softcap=case.softcap)
 
@@ -97,7 +118,6 @@ def _budget(budget: int | None) -> Any:
 
 
 def _linear(case: Case, inputs: Inputs, budget: int | None) -> Tensor:
-    """The places of the live rows are what a collator knows."""
     import pad_fast
 
     return pad_fast.linear_token_logprobs(
@@ -106,33 +126,34 @@ def _linear(case: Case, inputs: Inputs, budget: int | None) -> Tensor:
         inputs.labels,
         softcap=case.softcap,
         memory_budget=_budget(budget),
-        live_rows=inputs.live_rows,
+        live_rows=inputs.live_rows,  # which a collator knows
     )
 
 
 def _no_budget(case: Case, inputs: Inputs) -> Call:
-    if not case.backward and inputs.labels.device.type == "cpu":
+    if not case.backward and not devices.is_gpu(inputs.labels.device):
         raise Unsupported("a CPU's forward is the same with any budget")
     return partial(_linear, case, inputs, 0)
 
 
 def padded(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states (R, T, D), weight (V, D), labels (R, T) and teacher rewards (P, N)."""
     hidden, labels = inputs.hidden.view(case["R"], case["T"], -1), inputs.labels.view(case["R"], -1)
     return hidden, inputs.weight, labels, inputs.teacher
 
 
-def _loss(case: Case) -> tuple[str, dict[str, Any]]:
-    """The library's name of the job's loss, and its options."""
-    loss = GROUP_LOSS[case.job]
-    return ("vpd", {"beta": BETA}) if loss == "vpd" else ("ppd", {"beta": BETA, "divergence": loss})
-
-
-def _group_loss(case: Case, inputs: Inputs) -> Tensor:
+def _linear_loss(case: Case, inputs: Inputs) -> Tensor:
     import pad_fast
 
-    loss, options = _loss(case)
-    options |= {"loss": loss, "softcap": case.softcap, "memory_budget": _budget(case.budget)}
-    return pad_fast.linear_preference_loss(*padded(case, inputs), **options)[0].view(1)
+    job = listwise_jobs()[LOSS_OF[case.job]]
+    loss, _ = pad_fast.linear_preference_loss(
+        *padded(case, inputs),
+        loss=job.loss.name,
+        softcap=case.softcap,
+        memory_budget=_budget(case.memory_budget),
+        **job.options,
+    )
+    return loss.view(1)
 
 
 def _two_steps(case: Case, inputs: Inputs) -> Call:
@@ -140,12 +161,16 @@ def _two_steps(case: Case, inputs: Inputs) -> Call:
     from pad_fast.losses import preference_loss
 
     hidden, weight, labels, teacher = padded(case, inputs)
-    loss, options = _loss(case)
-    shared: dict[str, Any] = {"softcap": case.softcap, "memory_budget": _budget(case.budget)}
+    job = listwise_jobs()[LOSS_OF[case.job]]
+    shared: dict[str, Any] = {
+        "softcap": case.softcap,
+        "memory_budget": _budget(case.memory_budget),
+    }
 
     def two_steps() -> Tensor:
         rewards = pad_fast.linear_response_rewards(hidden, weight, labels, **shared)
-        return preference_loss(loss, rewards.view(teacher.shape), teacher, **options).view(1)
+        rewards = rewards.view(teacher.shape)
+        return preference_loss(job.loss.name, rewards, teacher, **job.options).view(1)
 
     return two_steps
 
@@ -157,66 +182,72 @@ def _cap(z: Tensor, softcap: float | None) -> Tensor:
     return (z / softcap).tanh() * softcap if softcap else z
 
 
-def naive_logits(logits: Tensor, rows: Tensor, softcap: float | None) -> Tensor:
-    """What everybody writes; 16-bit logits are widened first."""
-    return _cap(logits.float(), softcap).log_softmax(-1).gather(-1, rows[:, None])[:, 0]
+def naive_logits(logits: Tensor, labels: Tensor, softcap: float | None) -> Tensor:
+    """The usual log-softmax and gather; 16-bit logits are widened first."""
+    return _cap(logits.float(), softcap).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
 
 
-def naive_linear(hidden: Tensor, weight: Tensor, rows: Tensor, softcap: float | None) -> Tensor:
-    return naive_logits(hidden @ weight.T, rows, softcap)
+def naive_linear(hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None) -> Tensor:
+    return naive_logits(hidden @ weight.T, labels, softcap)
 
 
-def _naive_group_loss(case: Case, inputs: Inputs) -> Tensor:
-    logps = naive_linear(inputs.hidden, inputs.weight, inputs.rows, case.softcap)
-    live = (inputs.labels != IGNORE_INDEX).view(case["R"], -1)
-    rewards = logps.view(case["R"], -1).masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
-    return (
-        enumerate_rankings(GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher)
-        .mean()
-        .view(1)
-    )
+def _naive_linear_loss(case: Case, inputs: Inputs) -> Tensor:
+    logps = naive_linear(inputs.hidden, inputs.weight, inputs.valid_labels, case.softcap)
+    rewards = _mean_of_live(case, inputs, logps).view(case["P"], -1)
+    return enumerate_rankings(LOSS_OF[case.job], rewards, inputs.teacher).mean().view(1)
 
 
 def _naive(case: Case, inputs: Inputs) -> Call:
-    if case.job in LISTWISE_JOBS:
-        if case.job != "vpd" and case["N"] > ENUMERATED:
-            raise Unsupported(
-                f"enumerates rankings up to {ENUMERATED}!, here {math.factorial(case['N']):,}"
-            )
-        return partial(enumerate_rankings, case.job, inputs.student, inputs.teacher)
-    if case.job in GROUP_JOBS:
-        return lambda: _naive_group_loss(case, inputs)
-    if case.job in LINEAR_JOBS:
-        return partial(naive_linear, inputs.hidden, inputs.weight, inputs.rows, case.softcap)
-    return partial(naive_logits, inputs.logits, inputs.rows, case.softcap)
+    if case.family == LISTWISE:
+        return _naive_listwise(case, inputs)
+    if case.family == LINEAR_LOSS:
+        return partial(_naive_linear_loss, case, inputs)
+    return partial(_naive_function(case), *_naive_arguments(case, inputs))
+
+
+def _naive_listwise(case: Case, inputs: Inputs) -> Call:
+    if not is_defined(case.job):
+        raise Unsupported("benchmarks/truth.py has no definition of this loss")
+    if case.job != "vpd" and case["N"] > MOST_ENUMERATED:
+        count = f"{math.factorial(case['N']):,}"
+        raise Unsupported(f"enumerates rankings up to {MOST_ENUMERATED}!, here {count}")
+    return partial(enumerate_rankings, case.job, inputs.student, inputs.teacher)
+
+
+def _naive_function(case: Case) -> Callable[..., Tensor]:
+    return naive_linear if case.uses_head else naive_logits
+
+
+def _naive_arguments(case: Case, inputs: Inputs) -> tuple[Any, ...]:
+    first = (inputs.hidden, inputs.weight) if case.uses_head else (inputs.logits,)
+    return (*first, inputs.valid_labels, case.softcap)
 
 
 def _naive_memory(case: Case) -> int:
-    if (
-        case.job in LISTWISE_JOBS
-    ):  # about eight tables of floats: rewards and sums of both sides, kept for the backward
-        return 0 if case.job == "vpd" else 4 * 8 * case["P"] * math.factorial(case["N"]) * case["N"]
+    if case.family == LISTWISE:
+        if case.job == "vpd" or not is_defined(case.job):
+            return 0
+        # About eight float32 tables: rewards and sums of both sides, kept for the backward.
+        return 4 * 8 * case["P"] * math.factorial(case["N"]) * case["N"]
     size = torch.finfo(getattr(torch, case.dtype)).bits // 8
-    # float32 tables: log-probabilities and two gradients, or else those and what they are made of; the tanh of a softcap is kept.
+    # Float32 tables of logits. With a backward these are the log-probabilities and two gradients,
+    # else the log-probabilities and what they are made from. The tanh of a softcap is kept too.
     tables = 3 if case.backward else 1 + (size < 4) + bool(case.softcap)
-    return case.elements * (4 * (tables + bool(case.softcap)) + size * (case.job in HEAD_JOBS))
+    return case.num_logits * (4 * (tables + bool(case.softcap)) + size * case.uses_head)
 
 
 def _compiled(case: Case, inputs: Inputs) -> Call:
-    if (
-        case.live < 1 and inputs.labels.device.type == "cuda"
-    ):  # each compilation takes from the minutes that a card is lent for
+    on_gpu = devices.is_gpu(inputs.labels.device)
+    if case.live_share < 1 and on_gpu:  # saves the minutes of a rented card a compilation
         raise Unsupported("the same work as with no row ignored")
     compiler = os.environ.get("CXX", "g++")
-    if inputs.labels.device.type == "cpu" and not shutil.which(compiler):
+    if not on_gpu and not shutil.which(compiler):
         raise ImportError(
             f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}"
         )
-    torch.compiler.reset()  # or the cases' shapes add up to the limit of recompilations
-    naive = torch.compile(
-        naive_linear if case.job in LINEAR_JOBS else naive_logits, fullgraph=True, dynamic=False
-    )
-    return partial(naive, *_naive(case, inputs).args)  # type: ignore[attr-defined]
+    torch.compiler.reset()  # or the shapes of all cases add up to the limit of recompilations
+    compiled = torch.compile(_naive_function(case), fullgraph=True, dynamic=False)
+    return partial(compiled, *_naive_arguments(case, inputs))
 
 
 def _torch_linear(case: Case, inputs: Inputs) -> Call:
@@ -229,62 +260,55 @@ def _torch_linear(case: Case, inputs: Inputs) -> Call:
     )
 
 
-def takes_part(case: Case, contestant: Contestant) -> bool:
-    """A point of a curve is measured of ours alone, and a budget of the output head beside plain PyTorch: others know none."""
-    if case.curve:
-        return contestant.name == OURS or (contestant.name == ZERO and case.curve == "M")
-    return case.budget is None or case.job not in LINEAR_JOBS or contestant.name in (OURS, NAIVE)
-
-
 OURS = "pad_fast"
 NAIVE = "naive PyTorch"
-ZERO = f"{OURS}, budget 0"
-STEPS = f"{OURS}, two steps"
+OURS_BUDGET_0 = f"{OURS}, budget 0"
+OURS_TWO_STEPS = f"{OURS}, two steps"
 ROUNDED = "logits rounded to the input's dtype"
 
 PLAIN = (
-    Contestant(NAIVE, LOGITS_JOBS, _naive, memory=_naive_memory),
-    Contestant(NAIVE, LINEAR_JOBS, _naive, note=ROUNDED, memory=_naive_memory),
+    Contestant(NAIVE, (LOGITS,), _naive, least_memory=_naive_memory),
+    Contestant(NAIVE, (LINEAR,), _naive, note=ROUNDED, least_memory=_naive_memory),
     Contestant(
         NAIVE,
-        LISTWISE_JOBS,
+        (LISTWISE,),
         _naive,
-        note="a table of N! rankings, but for vpd",
+        note="a table of N! rankings, except for vpd",
         per_token=False,
-        memory=_naive_memory,
+        least_memory=_naive_memory,
     ),
-    Contestant(OURS, ("token_logprobs", *LINEAR_JOBS), _library, package="pad_fast"),
+    Contestant(OURS, ("token_logprobs", LINEAR), _library, package="pad_fast"),
     Contestant(
-        ZERO,
-        LINEAR_JOBS,
+        OURS_BUDGET_0,
+        (LINEAR,),
         _no_budget,
         note="keeps nothing; forward alone on a GPU: no logits in memory",
         package="pad_fast",
     ),
     Contestant(
         NAIVE,
-        GROUP_JOBS,
+        (LINEAR_LOSS,),
         _naive,
-        note=f"{ROUNDED}; all rankings, but for pairs",
+        note=f"{ROUNDED}; all rankings, except for pairs",
         per_token=False,
-        memory=_naive_memory,
+        least_memory=_naive_memory,
     ),
     Contestant(
         OURS,
-        ("response_rewards", *GROUP_JOBS, *LISTWISE_JOBS),
+        ("response_rewards", LINEAR_LOSS, LISTWISE),
         _library,
         package="pad_fast",
         per_token=False,
     ),
     Contestant(
-        STEPS,
-        GROUP_JOBS,
+        OURS_TWO_STEPS,
+        (LINEAR_LOSS,),
         _two_steps,
         note="rewards, then their loss, in the same budget",
         package="pad_fast",
         per_token=False,
     ),
-    Contestant("torch.compile", LOGITS_JOBS, _compiled),
-    Contestant("torch.compile", LINEAR_JOBS, _compiled, note=ROUNDED),
-    Contestant("F.linear_cross_entropy", LINEAR_JOBS, _torch_linear, note=ROUNDED, sign=-1),
+    Contestant("torch.compile", (LOGITS,), _compiled),
+    Contestant("torch.compile", (LINEAR,), _compiled, note=ROUNDED),
+    Contestant("F.linear_cross_entropy", (LINEAR,), _torch_linear, note=ROUNDED, sign=-1),
 )

@@ -1,4 +1,4 @@
-"""Peak memory of a step: what PyTorch's allocator held, and what the system saw."""
+"""Peak memory of a step: as PyTorch's allocator counts it, and as the system does."""
 
 from __future__ import annotations
 
@@ -15,43 +15,53 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pad_fast import device as devices
+
 Step = Callable[[], tuple[Tensor, ...]]
 
 
 def allocated_peak(step: Step, device: torch.device) -> tuple[int, tuple[Tensor, ...]]:
-    """Most bytes that PyTorch's allocator held during a step beyond what it held before, results included; and the results."""
+    """The peak of PyTorch's allocator during a step, and the step's results.
+
+    Returns:
+        Bytes beyond those that were allocated before, results included, and the results.
+    """
     gc.collect()
-    if device.type == "cuda":
+    if devices.is_gpu(device):
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         outputs = step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before, outputs
-    # The CPU's allocator keeps no peak, but it tells the profiler of each allocation and release; buffers that the matrix library
-    # holds for itself are not among them, which is why resident memory is recorded beside it.
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profiler:
+    # The CPU's allocator keeps no peak, but it reports each allocation and release to the profiler.
+    # Buffers of the matrix library are not among them: resident memory is recorded too.
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         outputs = step()
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "trace.json")
-        profiler.export_chrome_trace(path)
-        with open(path) as file:
-            events = [
-                event for event in json.load(file)["traceEvents"] if event["name"] == "[memory]"
-            ]
     held = peak = 0
-    for event in sorted(events, key=lambda event: event["ts"]):
+    for event in sorted(_memory_events(profiler), key=lambda event: event["ts"]):
         held += event["args"]["Bytes"]
         peak = max(peak, held)
     return peak, outputs
 
 
-def resident_peak(step: Step) -> int | None:
-    """As :func:`allocated_peak`, of the process's resident memory and less the results, as Linux counts it.
+def _memory_events(profiler: torch.profiler.profile) -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    return [event for event in events if event["name"] == "[memory]"]
 
-    Never while a step is timed: giving freed memory back first makes each page of it fault again.
+
+def resident_peak(step: Step) -> int | None:
+    """The peak of the process's resident memory during a step, beyond its start and the results.
+
+    Not to be used while a step is timed: freed memory is given back first, and each of its pages
+    faults again.
+
+    Returns:
+        Bytes, as Linux counts them; None on other systems.
     """
     gc.collect()
     if not forget_peak():
@@ -63,7 +73,10 @@ def resident_peak(step: Step) -> int | None:
 
 
 def resident(field: str = "VmRSS") -> int | None:
-    """Bytes now ("VmRSS"), or at most since :func:`forget_peak` ("VmHWM"); None where there is no /proc."""
+    """Bytes that are resident now ("VmRSS"), or were at most since :func:`forget_peak` ("VmHWM").
+
+    None where there is no /proc.
+    """
     if sys.platform != "linux":
         return None
     found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
@@ -71,21 +84,19 @@ def resident(field: str = "VmRSS") -> int | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had now."""
-    if device.type == "cuda":
+    """Bytes that can be allocated now."""
+    if devices.is_gpu(device):
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     info = Path("/proc/meminfo")
-    found = (
-        re.search(r"^MemAvailable:\s+(\d+) kB$", info.read_text(), re.M) if info.exists() else None
-    )
-    return (
-        int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    )
+    text = info.read_text() if info.exists() else ""
+    if found := re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.M):
+        return int(found[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def forget_peak() -> bool:
-    """Give freed memory back to the system and start the peak afresh; False where that cannot be done."""
+    """Give freed memory back to the system and reset the peak; False where that is impossible."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")

@@ -1,7 +1,8 @@
-"""Other projects' implementations, each called as its authors mean it to be called; the module loads none of them.
+"""Other projects' implementations, each called as its authors intend.
 
-Where a package imports half an ecosystem before it comes to its kernels, the kernels' files are loaded without it: they are the
-same files. What a contestant's note says of precision was read in its source.
+A project is imported when its contestant is built, not here. Some packages import much that their
+kernels do not need: of those, the kernels' own files are loaded without the packages above them.
+The notes on precision come from reading the sources.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from benchmarks.cases import BETA, IGNORE_INDEX, LINEAR_JOBS, LOGITS_JOBS, Case, Inputs
+from benchmarks.cases import IGNORE_INDEX, LINEAR, LOGITS, Case, Inputs
 from benchmarks.contestants import ROUNDED, Call, Contestant, Unsupported, padded
+from benchmarks.listwise import BETA
+from pad_fast import device as devices
 
 TRL_COLUMNS = 32768  # trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, which add_fused_lm_head passes
 
@@ -26,17 +29,20 @@ TRL_COLUMNS = 32768  # trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, which add_
 def _refuse(
     package: str, case: Case, inputs: Inputs, *, softcap: bool = True, cpu: bool = True
 ) -> None:
-    """ImportError where the package is not installed, before anything is said of what it could do."""
+    """Raise ImportError if the package is not installed, then Unsupported for what it cannot do."""
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named {package!r}")
     if case.softcap and not softcap:
         raise Unsupported("no softcap")
-    if inputs.labels.device.type == "cpu" and not cpu:
+    if not devices.is_gpu(inputs.labels.device) and not cpu:
         raise Unsupported("its kernels need a GPU")
 
 
 def _file(package: str, module: str, **stubs: ModuleType) -> ModuleType:
-    """``package.module`` without the ``__init__`` of the packages above it. ``stubs`` are modules that it imports relatively."""
+    """Import ``package.module`` without the ``__init__`` of the packages above it.
+
+    ``stubs`` stand for modules that it imports relatively; ``__`` in a name stands for a dot.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"No module named {package!r}")
@@ -60,6 +66,7 @@ def _stub(**contents) -> ModuleType:
 
 @contextmanager
 def _standing_in(name: str, module: ModuleType) -> Iterator[None]:
+    """Inside, imports of ``name`` give ``module``."""
     before = sys.modules.get(name)
     sys.modules[name] = module
     try:
@@ -74,36 +81,37 @@ def _standing_in(name: str, module: ModuleType) -> Iterator[None]:
 
 
 def _trl_linear(case: Case, inputs: Inputs) -> Call:
-    stub = _stub(
-        maybe_gather_lm_head_ctx=lambda *_: nullcontext()
-    )  # gathers weights that DeepSpeed has split
+    # The function that is stubbed gathers weights that DeepSpeed has split.
+    stub = _stub(maybe_gather_lm_head_ctx=lambda *_: nullcontext())
     function = _file("trl", "kernels.chunked_logprob", trainer__utils=stub).ChunkedLogProbFunction
     hidden, weight, labels = inputs.hidden, inputs.weight, inputs.labels
-    if hidden.device.type == "cpu":  # as add_fused_lm_head: rows are picked where Triton runs
+    if not devices.is_gpu(hidden.device):  # add_fused_lm_head selects rows only for Triton, too
         return lambda: function.apply(
-            hidden, weight, None, inputs.rows, 1.0, TRL_COLUMNS, case.softcap, 1.0, ()
+            hidden, weight, None, inputs.valid_labels, 1.0, TRL_COLUMNS, case.softcap, 1.0, ()
         )[0]
 
-    def picked() -> Tensor:
+    def selected() -> Tensor:
         live = labels != IGNORE_INDEX
         logps = function.apply(
             hidden[live], weight, None, labels[live], 1.0, TRL_COLUMNS, case.softcap, 1.0, ()
         )[0]
         return logps.new_zeros(live.shape).masked_scatter(live, logps)
 
-    return picked
+    return selected
 
 
 def _trl_logits(case: Case, inputs: Inputs) -> Call:
     _refuse("trl", case, inputs, softcap=False)
-    if inputs.labels.device.type == "cpu":
+    if not devices.is_gpu(inputs.labels.device):
         from trl.trainer.utils import selective_log_softmax
 
         return lambda: selective_log_softmax(
-            inputs.logits, inputs.rows, row_mask=inputs.labels != IGNORE_INDEX
+            inputs.logits, inputs.valid_labels, row_mask=inputs.labels != IGNORE_INDEX
         )
     function = _file("trl", "kernels.logprob_entropy").selective_log_softmax_and_entropy
-    return lambda: function(inputs.logits, inputs.rows, 1.0, inputs.labels != IGNORE_INDEX)[0]
+    return lambda: function(inputs.logits, inputs.valid_labels, 1.0, inputs.labels != IGNORE_INDEX)[
+        0
+    ]
 
 
 # Liger.
@@ -136,7 +144,7 @@ def _liger_logits(case: Case, inputs: Inputs) -> Call:
     from liger_kernel.transformers.functional import liger_cross_entropy as function
 
     def losses() -> Tensor:
-        # A view, since the kernel writes the gradient where the logits were.
+        # A view, because the kernel writes the gradient over the logits.
         return function(
             inputs.logits.view_as(inputs.logits),
             inputs.labels,
@@ -149,7 +157,7 @@ def _liger_logits(case: Case, inputs: Inputs) -> Call:
 
 
 def _liger_pairs(case: Case, inputs: Inputs) -> Call:
-    """SimPO without a margin is the vanilla preference loss of pairs; the better responses come first."""
+    """SimPO without a margin, which is VPD of pairs; the better responses come first."""
     _refuse("liger_kernel", case, inputs, softcap=False)
     from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
 
@@ -157,11 +165,8 @@ def _liger_pairs(case: Case, inputs: Inputs) -> Call:
     loss_of = LigerFusedLinearSimPOLoss(
         ignore_index=IGNORE_INDEX, beta=BETA, gamma=0.0, compute_nll_loss=False
     )
-    order = (
-        teacher.argsort(dim=1, descending=True)
-        + 2 * torch.arange(len(teacher), device=teacher.device)[:, None]
-    )
-    order = order.T.flatten()
+    first = 2 * torch.arange(len(teacher), device=teacher.device)[:, None]
+    order = (teacher.argsort(dim=1, descending=True) + first).T.flatten()
     return lambda: loss_of(weight, hidden[order], labels[order])[0].view(1)
 
 
@@ -203,7 +208,7 @@ def _quack_linear(case: Case, inputs: Inputs) -> Call:
 
 def _verl(case: Case, inputs: Inputs) -> Call:
     _refuse("verl", case, inputs, softcap=False, cpu=False)
-    device = _stub(  # verl.utils.device asks verl's table of platforms, which imports Ray
+    device = _stub(  # the real module asks verl's table of platforms, which imports Ray
         get_device_capability=torch.cuda.get_device_capability,
         get_device_name=lambda: "cuda",
         get_torch_device=lambda: torch.cuda,
@@ -212,7 +217,7 @@ def _verl(case: Case, inputs: Inputs) -> Call:
     with _standing_in("verl.utils.device", device):
         _file("verl", "utils.kernel.kernels")
     function = _file("verl", "utils.kernel.linear_cross_entropy").linear_cross_entropy
-    return lambda: function(inputs.hidden, inputs.weight, inputs.rows, 1.0, "none")[0]
+    return lambda: function(inputs.hidden, inputs.weight, inputs.valid_labels, 1.0, "none")[0]
 
 
 def _flash(case: Case, inputs: Inputs) -> Call:
@@ -224,17 +229,17 @@ def _flash(case: Case, inputs: Inputs) -> Call:
 ACCUMULATES_16 = "weight gradient summed in the input's dtype"
 
 PEERS = (
-    Contestant("TRL fused head", LINEAR_JOBS, _trl_linear, note=ROUNDED, package="trl"),
+    Contestant("TRL fused head", (LINEAR,), _trl_linear, note=ROUNDED, package="trl"),
     Contestant(
         "TRL selective_log_softmax",
-        LOGITS_JOBS,
+        (LOGITS,),
         _trl_logits,
         note="also gives the entropy on a GPU",
         package="trl",
     ),
     Contestant(
         "Liger fused linear scaled CE",
-        LINEAR_JOBS,
+        (LINEAR,),
         _liger_scaled,
         note=f"sm_90: float16 logits; {ACCUMULATES_16}",
         package="liger-kernel",
@@ -242,7 +247,7 @@ PEERS = (
     ),
     Contestant(
         "Liger fused linear CE",
-        LINEAR_JOBS,
+        (LINEAR,),
         _liger_linear,
         note=ROUNDED,
         package="liger-kernel",
@@ -250,7 +255,7 @@ PEERS = (
     ),
     Contestant(
         "Liger fused linear CE, mean",
-        LINEAR_JOBS,
+        (LINEAR,),
         partial(_liger_linear, reduction="mean"),
         note=ROUNDED,
         package="liger-kernel",
@@ -259,12 +264,12 @@ PEERS = (
     ),
     Contestant(
         "Liger CE",
-        LOGITS_JOBS,
+        (LOGITS,),
         _liger_logits,
         note="gradient overwrites the logits",
         package="liger-kernel",
         sign=-1,
-        overwrites=True,
+        overwrites_inputs=True,
     ),
     Contestant(
         "Liger chunked SimPO",
@@ -276,21 +281,21 @@ PEERS = (
     ),
     Contestant(
         "cut-cross-entropy",
-        LINEAR_JOBS,
+        (LINEAR,),
         _cce,
         note=f"small gradients dropped; {ACCUMULATES_16}",
         package="cut-cross-entropy",
         sign=-1,
     ),
-    Contestant("QuACK CE", LOGITS_JOBS, _quack_logits, package="quack-kernels", sign=-1),
+    Contestant("QuACK CE", (LOGITS,), _quack_logits, package="quack-kernels", sign=-1),
     Contestant(
         "QuACK chunked linear CE, mean",
-        LINEAR_JOBS,
+        (LINEAR,),
         _quack_linear,
         package="quack-kernels",
         sign=-1,
         scalar=True,
     ),
-    Contestant("verl", LINEAR_JOBS, _verl, note="also gives the entropy", package="verl"),
-    Contestant("flash-attn CE", LOGITS_JOBS, _flash, package="flash-attn", sign=-1),
+    Contestant("verl", (LINEAR,), _verl, note="also gives the entropy", package="verl"),
+    Contestant("flash-attn CE", (LOGITS,), _flash, package="flash-attn", sign=-1),
 )

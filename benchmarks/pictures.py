@@ -1,8 +1,10 @@
-"""Pictures of the records; the only module here that needs matplotlib."""
+"""Pictures of the records; the only module of the benchmarks that needs matplotlib."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -11,230 +13,160 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.cases import LISTWISE_JOBS
-from benchmarks.contestants import NAIVE, OURS, ZERO
+from benchmarks.contestants import NAIVE, OURS, OURS_BUDGET_0
 from benchmarks.demo import stages
-from benchmarks.tables import Cases
+from benchmarks.records import Cases, Record, is_listwise, last_run, load, newest, ran
+from benchmarks.suites import SUITES
+from pad_fast.evaluation import subjects
+from pad_fast.evaluation.catalogue import METRICS
 
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
 OTHERS = ("#2f6f9f", "#5b9f6b", "#b58a2a", "#7d5ba6", "#3f9d9b", "#a05a7a", "#6b6b2a", "#446688")
-WIDEST = 3.0  # times naive
-JOB_COLOURS = {
-    "vpd": "#5b9f6b", "kl": "#c8442b", "reverse_kl": "#b58a2a", "jsd": "#2f6f9f", "kl_sampled": "#a05a7a", "jsd_sampled": "#3f9d9b",
-}  # fmt: skip
+WIDEST = 3.0  # multiple of naive at which a bar is cut off
+JOB_COLOURS = {  # in the order of the legend; other losses follow
+    "vpd": "#5b9f6b",
+    "kl": "#c8442b",
+    "reverse_kl": "#b58a2a",
+    "jsd": "#2f6f9f",
+    "kl_sampled": "#a05a7a",
+    "jsd_sampled": "#3f9d9b",
+}
 WAYS = {
     "enumeration": COLOURS[NAIVE],
     "subset recursion": "#c8442b",
     "meeting in the middle": "#2f6f9f",
     "sampled": "#5b9f6b",
 }
+DEMO_METRICS = ("greedy_accuracy", "sampled_accuracy", "kendall_tau", "top1")
 
 
-def draw(suite: str, runs: dict[tuple, Cases], folder: Path) -> list[Path]:
-    """Three pictures a device: time and memory of the token jobs, those over budget and rows, and the listwise losses over N."""
+def draw_all(results: Path) -> list[Path]:
+    """Draw the newest records of every suite and study; the files that were written."""
     written = []
-    for place, ((device, run), cases) in enumerate(runs.items()):
-        suffix = f"-{place}" if place else ""
-        bars = {label: records for label, records in cases.items() if not records[0].get("curve")}
-        tokens = {
-            label: records
-            for label, records in bars.items()
-            if records[0]["job"] not in LISTWISE_JOBS
-        }
-        curves = {label: records for label, records in cases.items() if records[0].get("curve")}
-        listwise = {
-            label: records for label, records in cases.items() if records[0]["job"] in LISTWISE_JOBS
-        }
-        for name, some, plot in (
-            ("tokens", tokens, _tokens),
-            ("memory", curves, _curves),
-            ("listwise", listwise, _listwise),
-        ):
-            if not some:
-                continue
-            figure = plot(some)
-            figure.suptitle(
-                f"{device}, {run[:10]}", fontsize=9, color="#555555", x=0.99, ha="right"
-            )
-            path = folder / f"{suite}-{name}{suffix}.png"
-            figure.savefig(path, dpi=130)
-            plt.close(figure)
-            written.append(path)
+    for suite in SUITES.values():
+        if suite.is_recorded:
+            written += draw(suite.name, newest(load(results, suite.name)), results)
+    for name, plot in STUDIES.items():
+        if records := last_run(results, name):
+            written.append(_save(plot(records), results / f"{name}.png"))
     return written
 
 
-DEMO_PANELS = {
-    "greedy_accuracy": "right, greedy",
-    "sampled_accuracy": "right, sampled",
-    "kendall_tau": "Kendall's tau",
-    "top1": "top-1",
-}
+def draw(suite: str, runs: dict[tuple[str, str], Cases], folder: Path) -> list[Path]:
+    """Three pictures for each device, as far as a suite has cases for them.
+
+    Tokens: time and memory of the other jobs as bars. Memory: the curves over budget and rows.
+    Listwise: time of the listwise losses over N.
+    """
+    written = []
+    for place, ((device, run), cases) in enumerate(runs.items()):
+        curves, listwise, others = _by_picture(cases)
+        for name, chosen, plot in (
+            ("tokens", others, _tokens),
+            ("memory", curves, _curves),
+            ("listwise", listwise, _listwise),
+        ):
+            if chosen:
+                figure = plot(chosen)
+                _sign(figure, device, run)
+                suffix = f"-{place}" if place else ""
+                written.append(_save(figure, folder / f"{suite}-{name}{suffix}.png"))
+    return written
 
 
-def draw_demo(records: list[dict], folder: Path) -> Path:
-    """A panel a measure, a line a run: the student before and after, and the teacher where it has the measure."""
-    figure, axes = plt.subplots(1, len(DEMO_PANELS), figsize=(11, 3.2), layout="constrained")
-    for axis, (key, title) in zip(axes, DEMO_PANELS.items(), strict=True):
-        for record in records:
-            found = stages(record)
-            axis.plot(
-                ("before", "after"),
-                [found[f"student {when}"][key] for when in ("before", "after")],
-                "-o",
-                color=COLOURS[OURS],
-                alpha=0.6,
-            )
-        teacher = stages(records[0])["teacher"][key]
-        if teacher is not None:
-            axis.axhline(teacher, color=COLOURS[NAIVE], linestyle="--", linewidth=1)
-            axis.annotate(
-                "teacher",
-                (0.02, teacher),
-                xycoords=("axes fraction", "data"),
-                va="bottom",
-                fontsize=8,
-                color="#555555",
-            )
-        axis.set_title(title, fontsize=10)
-        axis.margins(x=0.25, y=0.15)
-        axis.grid(axis="y", alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    path = folder / "demo.png"
+def _by_picture(cases: Cases) -> tuple[Cases, Cases, Cases]:
+    """The cases that are points of curves, listwise losses, and all others."""
+    curves: Cases = {}
+    listwise: Cases = {}
+    others: Cases = {}
+    for label, records in cases.items():
+        first = records[0]
+        chosen = curves if first.get("curve") else listwise if is_listwise(first) else others
+        chosen[label] = records
+    return curves, listwise, others
+
+
+def _sign(figure: plt.Figure, device: str, run: str) -> None:
+    figure.suptitle(f"{device}, {run[:10]}", fontsize=9, color="#555555", x=0.99, ha="right")
+
+
+def _save(figure: plt.Figure, path: Path) -> Path:
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
 
 
-def draw_scaling(records: list[dict], folder: Path) -> Path:
-    """Over the number of responses: time of each way, and what the sampled estimates say beside the exact values."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for (way, divergence), found in _by_way(records).items():
-        style = "-o" if divergence == "jsd" else "--s"
-        sizes = [record["n"] for record in found]
-        axes[0].plot(
-            sizes,
-            [record["ms"] for record in found],
-            style,
-            color=WAYS[way],
-            markersize=4,
-            label=f"{divergence}, {way}",
-        )
-        if way == "sampled":
-            error, value = (
-                [record["standard_error"] for record in found],
-                [record["value"] for record in found],
-            )
-            axes[1].errorbar(
-                sizes,
-                value,
-                yerr=error,
-                fmt=style,
-                color=WAYS[way],
-                markersize=4,
-                capsize=3,
-                label=f"{divergence}, {way}",
-            )
-        elif way != "enumeration":
-            axes[1].plot(
-                sizes,
-                [record["value"] for record in found],
-                style[:-1],
-                color=WAYS[way],
-                label=f"{divergence}, exact",
-            )
-    first = records[0]
-    axes[0].set_ylabel(f"ms, forward+backward, {first['prompts']} prompts")
-    axes[1].set_ylabel(
-        f"nats, one prompt\nbars: standard error of one estimate, {first['samples']} draws"
-    )
-    for axis in axes:
-        axis.set_yscale("log")
-        axis.set_xlabel("responses of a prompt, N")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(
-        f"{first['device']}, {first['run'][:10]}", fontsize=9, color="#555555", x=0.99, ha="right"
-    )
-    path = folder / "scaling.png"
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+def _without_frame(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
 
 
-def _by_way(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    found: dict[tuple[str, str], list[dict]] = {}
-    for record in sorted(records, key=lambda record: record["n"]):
-        found.setdefault((record["way"], record["divergence"]), []).append(record)
-    return found
+def _over_grid(axis: Axes) -> None:
+    """Grid, open frame and legend of a picture of lines."""
+    axis.grid(alpha=0.3)
+    _without_frame(axis)
+    axis.legend(fontsize=8, frameon=False)
+
+
+# Bars: time and memory as multiples of naive PyTorch's.
 
 
 def _tokens(cases: Cases) -> plt.Figure:
-    """A group of bars a case, a bar a contestant: time and memory as multiples of naive's."""
-    names = list(
-        dict.fromkeys(
-            r["contestant"] for records in cases.values() for r in records if r["status"] == "ok"
-        )
-    )
-    colours = dict(COLOURS)
-    for name in names:
-        colours.setdefault(name, OTHERS[(len(colours) - len(COLOURS)) % len(OTHERS)])
+    """A group of bars for each case, a bar for each contestant."""
     shown = {label: [r for r in records if r["status"] == "ok"] for label, records in cases.items()}
+    colours = _colours(record["contestant"] for record in ran(cases))
     count = sum(len(records) + 1 for records in shown.values())
-    figure, axes = plt.subplots(
-        1, 2, figsize=(12, 1.6 + 0.21 * count), sharey=True, layout="constrained"
-    )
+    size = (12, 1.6 + 0.21 * count)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     ticks: list[tuple[float, str]] = []
     place = 0.0
     for label, records in shown.items():
-        naive = next((r for r in records if r["contestant"] == NAIVE), None)
-        start = place
-        for record in records:
-            bar = {
-                "height": 0.9,
-                "color": colours[record["contestant"]],
-                "label": record["contestant"],
-            }
-            bar["hatch"] = None if record["same_job"] else "///"
-            if record["ratio_to_naive"]:
-                _bar(axes[0], place, record["ratio_to_naive"], bar)
-            if naive and naive["peak_bytes"]:
-                _bar(axes[1], place, record["peak_bytes"] / naive["peak_bytes"], bar)
-            place += 1
-        ticks.append(((start + place - 1) / 2, _wrap(label)))
-        place += 1
+        _bars(axes, place, records, colours)
+        ticks.append((place + (len(records) - 1) / 2, _wrap(label)))
+        place += len(records) + 1
     for axis, title in zip(axes, ("time", "memory beyond inputs and results"), strict=True):
         _ratio_axis(axis, f"{title}\nas a multiple of naive PyTorch's")
     axes[0].set_yticks(*zip(*ticks, strict=True), fontsize=8)
     axes[0].margins(y=0.01)
     axes[0].invert_yaxis()
-    handles = {
-        text: handle
-        for axis in axes
-        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=5,
-        fontsize=8,
-        frameon=False,
-    )
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        handles, texts = axis.get_legend_handles_labels()
+        entries |= dict(zip(texts, handles, strict=True))
+    place_below: dict[str, Any] = {"loc": "outside lower center", "ncols": 5}
+    figure.legend(entries.values(), entries.keys(), **place_below, fontsize=8, frameon=False)
     return figure
 
 
-def _bar(axis: Axes, place: float, ratio: float, style: dict) -> None:
-    """A bar with its number, cut off at WIDEST, so that one slow contestant does not flatten the others."""
-    axis.barh(place, min(ratio, WIDEST), **style)
-    axis.annotate(
-        f"{ratio:.2g}",
-        (min(ratio, WIDEST), place),
-        xytext=(3, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=7,
-    )
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each contestant, in the order in which they are first met."""
+    colours = dict(COLOURS)
+    for name in names:
+        colours.setdefault(name, OTHERS[(len(colours) - len(COLOURS)) % len(OTHERS)])
+    return colours
+
+
+def _bars(axes: Any, place: float, records: list[Record], colours: dict[str, str]) -> None:
+    """The bars of one case, from ``place`` on: time on the first axis, memory on the second."""
+    naive = next((record for record in records if record["contestant"] == NAIVE), None)
+    for offset, record in enumerate(records):
+        style = {
+            "height": 0.9,
+            "color": colours[record["contestant"]],
+            "label": record["contestant"],
+            "hatch": None if record["same_job"] else "///",
+        }
+        if record["ratio_to_naive"]:
+            _bar(axes[0], place + offset, record["ratio_to_naive"], style)
+        if naive and naive["peak_bytes"]:
+            _bar(axes[1], place + offset, record["peak_bytes"] / naive["peak_bytes"], style)
+
+
+def _bar(axis: Axes, place: float, ratio: float, style: dict[str, Any]) -> None:
+    """A bar with its number, cut off so that one slow contestant does not flatten the others."""
+    end = min(ratio, WIDEST)
+    axis.barh(place, end, **style)
+    right_of_it: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+    axis.annotate(f"{ratio:.2g}", (end, place), **right_of_it, fontsize=7)
 
 
 def _ratio_axis(axis: Axes, title: str) -> None:
@@ -244,7 +176,7 @@ def _ratio_axis(axis: Axes, title: str) -> None:
     axis.set_title(title, fontsize=10)
     axis.grid(axis="x", alpha=0.3)
     axis.tick_params(axis="y", length=0)
-    axis.spines[["top", "right"]].set_visible(False)
+    _without_frame(axis)
 
 
 def _wrap(label: str) -> str:
@@ -252,94 +184,168 @@ def _wrap(label: str) -> str:
     return f"{job}, {shape}\n{', '.join(rest)}"
 
 
+# Curves: time above memory, over the budget to the left and over the number of rows to the right.
+
+
+def _budget(record: Record) -> float:
+    return record["budget"] / 2**20
+
+
+def _rows(record: Record) -> float:
+    return record["shape"]["M"]
+
+
 def _curves(cases: Cases) -> plt.Figure:
-    """Time above memory, over the budget to the left and over the number of rows to the right."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex="col")
-    ran = [r for records in cases.values() for r in records if r["status"] == "ok"]
-    for column, (curve, of) in enumerate(
-        (("budget", lambda r: r["budget"] / 2**20), ("M", lambda r: r["shape"]["M"]))
-    ):
-        for name, style in ((OURS, "-o"), (ZERO, "--s")):
-            found = sorted(
-                (of(r), r["median_ms"], r["peak_bytes"] / 2**20)
-                for r in ran
-                if r["curve"] == curve and r["contestant"] == name
-            )
-            if not found:
-                continue
-            places, *figures = zip(*found, strict=True)
-            label = (
-                "budget 0"
-                if name == ZERO
-                else "budget as given"
-                if curve == "budget"
-                else 'budget "auto"'
-            )
-            for axis, values in zip(axes[:, column], figures, strict=True):
-                axis.plot(
-                    places,
-                    values,
-                    style,
-                    color=COLOURS[OURS],
-                    alpha=1 if name == OURS else 0.55,
-                    label=label,
-                )
-        if curve == "budget":
-            axes[1, 0].axline(
-                (0, 0), slope=1, color=COLOURS[NAIVE], linestyle=":", label="the budget"
-            )
-        else:
-            for axis in axes[:, 1]:
-                axis.set(xscale="log", yscale="log")
-                axis.set_xticks(sorted({of(r) for r in ran if r["curve"] == curve}), minor=False)
-                axis.xaxis.set_minor_formatter(NullFormatter())
-                axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-                for tell in (
-                    axis.xaxis.set_major_formatter,
-                    axis.yaxis.set_major_formatter,
-                    axis.yaxis.set_minor_formatter,
-                ):
-                    tell(FuncFormatter(lambda value, _: f"{value:,g}"))
-    first = ran[0]["shape"]
-    axes[1, 0].set_xlabel(
-        f"memory_budget, MiB (M={next(r['shape']['M'] for r in ran if r['curve'] == 'budget'):,})"
-    )
+    measured = ran(cases)
+    over_budget = [record for record in measured if record["curve"] == "budget"]
+    over_rows = [record for record in measured if record["curve"] == "M"]
+    _curve(axes[:, 0], over_budget, _budget, "budget as given")
+    identity = {"slope": 1, "color": COLOURS[NAIVE], "linestyle": ":", "label": "the budget"}
+    axes[1, 0].axline((0, 0), **identity)
+    _curve(axes[:, 1], over_rows, _rows, 'budget "auto"')
+    for axis in axes[:, 1]:
+        _both_logarithmic(axis, sorted({_rows(record) for record in over_rows}))
+    first = measured[0]["shape"]
+    axes[1, 0].set_xlabel(f"memory_budget, MiB (M={over_budget[0]['shape']['M']:,})")
     axes[1, 1].set_xlabel("rows, M")
     axes[0, 0].set_ylabel(f"ms, forward+backward, D={first['D']:,} V={first['V']:,}")
     axes[1, 0].set_ylabel("MiB beyond inputs and gradients")
     for axis in axes.flat:
-        axis.grid(alpha=0.3)
-        axis.set_ylim(0, 1.1 * axis.get_ylim()[1]) if axis.get_yscale() == "linear" else None
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, frameon=False)
+        if axis.get_yscale() == "linear":
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
+        _over_grid(axis)
     return figure
 
 
+def _curve(axes: Any, records: list[Record], x: Callable[[Record], float], ours: str) -> None:
+    """Time on the first axis and memory on the second, over ``x``; ``ours`` labels our line."""
+    for name, label, style, alpha in (
+        (OURS, ours, "-o", 1.0),
+        (OURS_BUDGET_0, "budget 0", "--s", 0.55),
+    ):
+        points = sorted(
+            (x(record), record["median_ms"], record["peak_bytes"] / 2**20)
+            for record in records
+            if record["contestant"] == name
+        )
+        if points:
+            places, *figures = zip(*points, strict=True)
+            for axis, values in zip(axes, figures, strict=True):
+                axis.plot(places, values, style, color=COLOURS[OURS], alpha=alpha, label=label)
+
+
+def _both_logarithmic(axis: Axes, ticks: list[float]) -> None:
+    axis.set(xscale="log", yscale="log")
+    axis.set_xticks(ticks, minor=False)
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (
+        axis.xaxis.set_major_formatter,
+        axis.yaxis.set_major_formatter,
+        axis.yaxis.set_minor_formatter,
+    ):
+        set_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+# Listwise losses over the number of responses.
+
+
 def _listwise(cases: Cases) -> plt.Figure:
-    """Time over the number of responses, ours and all rankings enumerated."""
+    """Time of ours and of the enumeration of all rankings."""
     figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
-    for job in LISTWISE_JOBS:
-        for name, style in ((OURS, "-o"), (NAIVE, "--s")):
-            found = [
-                (r["shape"]["N"], r["median_ms"])
-                for records in cases.values()
-                for r in records
-                if r["job"] == job and r["contestant"] == name and r["status"] == "ok"
-            ]
-            if found:
-                label = f"{job}, {'ours' if name == OURS else 'plain' if job == 'vpd' else 'rankings enumerated'}"
-                axis.plot(
-                    *zip(*sorted(found), strict=True),
-                    style,
-                    color=JOB_COLOURS[job],
-                    alpha=1 if name == OURS else 0.55,
-                    label=label,
-                )
+    for job, colour in _job_colours(ran(cases)).items():
+        naive = "plain" if job == "vpd" else "rankings enumerated"
+        for name, label, style, alpha in ((OURS, "ours", "-o", 1.0), (NAIVE, naive, "--s", 0.55)):
+            points = sorted(
+                (record["shape"]["N"], record["median_ms"])
+                for record in ran(cases)
+                if record["job"] == job and record["contestant"] == name
+            )
+            if points:
+                line = zip(*points, strict=True)
+                axis.plot(*line, style, color=colour, alpha=alpha, label=f"{job}, {label}")
     first = next(iter(cases.values()))[0]
     axis.set_yscale("log")
     axis.set_xlabel("responses of a prompt, N")
     axis.set_ylabel(f"ms, {first['work']}, {first['shape']['P']} prompts")
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=8, frameon=False)
+    _over_grid(axis)
     return figure
+
+
+def _job_colours(records: list[Record]) -> dict[str, str]:
+    """The jobs of :data:`JOB_COLOURS`, and then those that only the records name."""
+    colours = dict(JOB_COLOURS)
+    for record in records:
+        place = len(colours) - len(JOB_COLOURS)
+        colours.setdefault(record["job"], OTHERS[(place + 3) % len(OTHERS)])
+    return colours
+
+
+# Studies: commands with records of their own.
+
+
+def draw_demo(records: list[Record]) -> plt.Figure:
+    """A panel for each metric and a line for each run: the student before and after.
+
+    A dashed line is the teacher, where the metric applies to it.
+    """
+    figure, axes = plt.subplots(1, len(DEMO_METRICS), figsize=(11, 3.2), layout="constrained")
+    teacher = stages(records[0])[subjects.label(subjects.TEACHER)]
+    for axis, key in zip(axes, DEMO_METRICS, strict=True):
+        for record in records:
+            found = stages(record)
+            values = [found[stage][key] for stage in (subjects.BEFORE, subjects.AFTER)]
+            axis.plot(("before", "after"), values, "-o", color=COLOURS[OURS], alpha=0.6)
+        if teacher[key] is not None:
+            _level(axis, teacher[key], "teacher")
+        axis.set_title(METRICS[key].text_heading, fontsize=10)
+        axis.margins(x=0.25, y=0.15)
+        axis.grid(axis="y", alpha=0.3)
+        _without_frame(axis)
+    return figure
+
+
+def _level(axis: Axes, value: float, text: str) -> None:
+    axis.axhline(value, color=COLOURS[NAIVE], linestyle="--", linewidth=1)
+    at_left: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+    axis.annotate(text, (0.02, value), **at_left, fontsize=8, color="#555555")
+
+
+def draw_scaling(records: list[Record]) -> plt.Figure:
+    """Over the number of responses: the time of each way, and estimates next to exact values."""
+    figure, (time, value) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for (way, divergence), found in _by_way(records).items():
+        style = "-o" if divergence == "jsd" else "--s"
+        colour, dots = {"color": WAYS[way]}, {"markersize": 4}
+        label = f"{divergence}, {way}"
+        sizes, ms, values = ([record[key] for record in found] for key in ("n", "ms", "value"))
+        time.plot(sizes, ms, style, **colour, **dots, label=label)
+        if way == "sampled":
+            bars = {"yerr": [record["standard_error"] for record in found], "capsize": 3}
+            value.errorbar(sizes, values, fmt=style, **colour, **dots, **bars, label=label)
+        elif way != "enumeration":
+            value.plot(sizes, values, style[:-1], **colour, label=f"{divergence}, exact")
+    first = records[0]
+    time.set_ylabel(f"ms, forward+backward, {first['prompts']} prompts")
+    bars_are = f"bars: standard error of one estimate, {first['samples']} draws"
+    value.set_ylabel(f"nats, one prompt\n{bars_are}")
+    for axis in (time, value):
+        axis.set_yscale("log")
+        axis.set_xlabel("responses of a prompt, N")
+        _over_grid(axis)
+    _sign(figure, first["device"], first["run"])
+    return figure
+
+
+def _by_way(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda record: record["n"]):
+        found.setdefault((record["way"], record["divergence"]), []).append(record)
+    return found
+
+
+STUDIES: dict[str, Callable[[list[Record]], plt.Figure]] = {
+    "demo": draw_demo,
+    "scaling": draw_scaling,
+}

@@ -1,116 +1,243 @@
-"""The suites, and who takes part: the one list that ``python -m benchmarks`` and ``pytest benchmarks/`` run."""
+"""The suites: the one list of what is measured, which commands, tables and pictures iterate over.
+
+A new suite is an entry of :data:`SUITES`. Its records are in results/NAME.jsonl. Two other studies
+have commands and records of their own, ``demo`` and ``scaling``: tables.py and pictures.py name
+what is made from them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
+import torch
+
+from benchmarks import listwise
 from benchmarks.cases import Case
-from benchmarks.contestants import PLAIN, Contestant
+from benchmarks.contestants import PLAIN, Contestant, Participant
+from benchmarks.measure import run_case
 from benchmarks.peers import PEERS
+from benchmarks.records import Record
+from benchmarks.step_cases import LONGEST, StepCase
+from benchmarks.steps import STEP_CONTESTANTS, run_step_case
 
 CONTESTANTS: tuple[Contestant, ...] = PLAIN + PEERS
 
 
+class AnyCase(Protocol):
+    """What every case has, whatever it is a case of."""
+
+    @property
+    def label(self) -> str: ...
+
+
+C = TypeVar("C", bound=AnyCase)
+P = TypeVar("P", bound=Participant)
+Measure = Callable[[C, Sequence[P], torch.device, dict[str, float]], list[Record]]
+
+
+@dataclass(frozen=True)
+class Suite(Generic[C, P]):
+    """Cases that ``python -m benchmarks --suite NAME`` measures on one kind of device."""
+
+    name: str  # which also names the file of its records
+    title: str  # heading of its tables
+    content: str  # what is measured, for help texts
+    device: str  # "cpu" or "cuda"
+    minutes: float  # no case is started after so long
+    make_cases: Callable[[], Iterable[C]]
+    contestants: Sequence[P]
+    measure: Measure
+    is_recorded: bool = True  # False: a suite for tests, without records and tables
+
+    @property
+    def cases(self) -> tuple[C, ...]:
+        return tuple(self.make_cases())
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+
+# Cases of single operations.
+
+
 def _half_too(case: Case) -> tuple[Case, Case]:
-    return case, replace(case, live=0.5)
+    return case, replace(case, live_share=0.5)
 
 
 def _forward_too(case: Case) -> tuple[Case, Case]:
     return replace(case, backward=False), case
 
 
-def _others(prompts: int) -> tuple[Case, ...]:
-    return (
-        Case("reverse_kl", (prompts, 8)),
-        Case("kl_sampled", (prompts, 16)),
-        Case("jsd_sampled", (prompts, 8)),
-    )
-
-
-_LLAMA = Case("token_logprobs", (16384, 128256), dtype="bfloat16")
-_GEMMA = Case("token_logprobs", (16384, 256000), dtype="bfloat16", softcap=30.0)
-_LLAMA_HEAD = Case("linear_token_logprobs", (16384, 4096, 128256), dtype="bfloat16")
-_GEMMA_HEAD = Case("linear_token_logprobs", (16384, 2304, 256000), dtype="bfloat16", softcap=30.0)
-_LLAMA_LOSS = Case(
-    "linear_preference_loss", (8, 4, 512, 4096, 128256), dtype="bfloat16", budget=2 << 30
-)
-_LLAMA_PAIRS = Case("linear_pair_loss", (16, 2, 512, 4096, 128256), dtype="bfloat16")
-_CURVE = Case("linear_token_logprobs", (1024, 256, 8192))
-_GPT2_HEAD = Case("linear_token_logprobs", (2048, 768, 50257), rounds=3)
+def _listwise(prompts: int) -> Iterator[Case]:
+    """Every listwise job at its numbers of responses."""
+    for job in listwise.jobs().values():
+        yield from (Case(job.name, (prompts, n)) for n in job.sizes)
 
 
 def _curves(case: Case, budgets: tuple[int, ...], rows: tuple[int, ...]) -> Iterator[Case]:
-    """Points of the pictures of time and memory, over the budget in MiB and over the number of rows."""
-    yield from (replace(case, curve="budget", budget=budget << 20) for budget in budgets)
-    yield from (replace(case, curve="M", shape=(size, *case.shape[1:])) for size in rows)
+    """Points of curves, over the budget in MiB and over the number of rows."""
+    for budget in budgets:
+        yield replace(case, curve="budget", memory_budget=budget << 20)
+    for size in rows:
+        yield replace(case, curve="M", shape=(size, *case.shape[1:]))
 
 
-SUITES: dict[str, tuple[Case, ...]] = {
-    "cpu": (
-        *_forward_too(Case("token_logprobs", (256, 50257))),
-        Case("token_logprobs", (256, 50257), live=0.5),
-        Case("token_logprobs", (256, 50257), softcap=30.0),
-        Case("token_logprobs", (256, 50257), dtype="bfloat16"),
-        Case("response_rewards", (4, 64, 50257), live=0.5),
-        _GPT2_HEAD,
-        replace(_GPT2_HEAD, budget=512 << 20),  # all scores kept
-        *_forward_too(Case("linear_token_logprobs", (512, 512, 32000))),
-        Case("linear_token_logprobs", (512, 512, 32000), live=0.5),
-        Case("linear_token_logprobs", (512, 512, 32000), frozen=True),
-        Case("linear_preference_loss", (4, 4, 32, 512, 32000), budget=48 << 20),
-        Case("linear_pair_loss", (8, 2, 32, 512, 32000)),
-        *(
-            Case(job, (64, n))
-            for job, sizes in (("vpd", (4, 8, 12)), ("kl", (4, 6, 8, 12)), ("jsd", (4, 6, 8, 10)))
-            for n in sizes
+def _cpu_cases() -> Iterator[Case]:
+    yield from _forward_too(Case("token_logprobs", (256, 50257)))
+    yield Case("token_logprobs", (256, 50257), live_share=0.5)
+    yield Case("token_logprobs", (256, 50257), softcap=30.0)
+    yield Case("token_logprobs", (256, 50257), dtype="bfloat16")
+    yield Case("response_rewards", (4, 64, 50257), live_share=0.5)
+    gpt2 = Case("linear_token_logprobs", (2048, 768, 50257), rounds=3)
+    yield gpt2
+    yield replace(gpt2, memory_budget=512 << 20)  # keeps all logits
+    yield from _forward_too(Case("linear_token_logprobs", (512, 512, 32000)))
+    yield Case("linear_token_logprobs", (512, 512, 32000), live_share=0.5)
+    yield Case("linear_token_logprobs", (512, 512, 32000), frozen=True)
+    yield Case("linear_preference_loss", (4, 4, 32, 512, 32000), memory_budget=48 << 20)
+    yield Case("linear_pair_loss", (8, 2, 32, 512, 32000))
+    yield from _listwise(64)
+    small = Case("linear_token_logprobs", (1024, 256, 8192))
+    yield from _curves(small, (0, 20, 28, 36, 48), (256, 512, 1024, 2048))
+
+
+def _gpu_cases() -> Iterator[Case]:
+    """Cases with a target come first, since the last ones are dropped when the minutes are over."""
+    llama = Case("token_logprobs", (16384, 128256), dtype="bfloat16")
+    gemma = Case("token_logprobs", (16384, 256000), dtype="bfloat16", softcap=30.0)
+    llama_head = Case("linear_token_logprobs", (16384, 4096, 128256), dtype="bfloat16")
+    gemma_head = Case(
+        "linear_token_logprobs", (16384, 2304, 256000), dtype="bfloat16", softcap=30.0
+    )
+    yield replace(llama, backward=False, target_ms=1.10)
+    yield replace(llama, target_ms=3.3)
+    yield replace(gemma, backward=False, target_ms=2.4)
+    yield replace(gemma, target_ms=6.8)
+    yield replace(llama_head, target_ms=75.0)
+    yield replace(llama_head, frozen=True, target_ms=50.0)
+    yield replace(llama_head, backward=False, target_ms=26.0)
+    yield replace(gemma_head, target_ms=88.0)
+    targets = (Case("kl", (512, 8), target_ms=0.06), Case("jsd", (512, 8), target_ms=0.3))
+    yield from targets
+    llama_loss = Case("linear_preference_loss", (8, 4, 512, 4096, 128256), dtype="bfloat16")
+    yield replace(llama_loss, memory_budget=2 << 30)
+    yield Case("linear_pair_loss", (16, 2, 512, 4096, 128256), dtype="bfloat16")
+    rows = tuple(1024 << power for power in range(8))
+    yield from _curves(llama_head, (0, 1024, 2048, 3072, 4096, 5120), rows)
+    done = [case.label for case in targets]
+    yield from (case for case in _listwise(512) if case.label not in done)
+    yield from (replace(head, live_share=0.5) for head in (llama_head, gemma_head))
+    yield replace(llama_head, live_share=0.5, backward=False)
+    yield replace(llama_head, live_share=0.5, frozen=True)
+    yield from _half_too(Case("response_rewards", (64, 256, 128256), dtype="bfloat16"))
+    for logits in (llama, gemma):
+        yield from (replace(case, live_share=0.5) for case in _forward_too(logits))
+
+
+def _smoke_cases() -> Iterator[Case]:
+    """Every job, in moments."""
+    yield Case("token_logprobs", (48, 200), live_share=0.5)
+    yield Case("token_logprobs", (48, 200), softcap=5.0, backward=False)
+    yield Case("response_rewards", (4, 12, 200), live_share=0.5)
+    yield Case("linear_token_logprobs", (48, 16, 200), live_share=0.5)
+    yield Case("linear_token_logprobs", (48, 16, 200), softcap=5.0, frozen=True)
+    loss = Case("linear_preference_loss", (3, 4, 6, 16, 200), live_share=0.5)
+    yield replace(loss, memory_budget=1 << 19)
+    yield Case("linear_pair_loss", (3, 2, 6, 16, 200), live_share=0.5)
+    yield from _curves(Case("linear_token_logprobs", (600, 16, 200)), (0, 1), (48, 600))
+    for job in listwise.jobs().values():
+        if job.method == "exact":
+            yield Case(job.name, (5, 4))
+    yield Case("kl", (3, 9))  # too many rankings to enumerate
+
+
+# Cases of whole steps.
+
+
+def _gpu_steps() -> Iterator[StepCase]:
+    for model in ("Llama-3.2-1B", "Gemma-2-2B"):
+        for checkpointing in (True, False):
+            for n in (8, 16):
+                for lengths in ((512, 512), (2048, 512), (512, 2048), (256, 8192)):
+                    case = StepCase("training step", model, n, *lengths, dtype="bfloat16")
+                    yield replace(case, checkpointing=checkpointing)
+        yield StepCase(LONGEST, model, 8, 512, 256, dtype="bfloat16", checkpointing=True)
+
+
+def _steps_of(model: str, n: int, prompt: int, response: int) -> Iterator[StepCase]:
+    for job in ("training step", "scoring"):
+        yield StepCase(job, model, n, prompt, response)
+
+
+# The list.
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "cpu",
+            title="On a CPU",
+            content="single operations",
+            device="cpu",
+            minutes=10,
+            make_cases=_cpu_cases,
+            contestants=CONTESTANTS,
+            measure=run_case,
         ),
-        *_others(64),
-        *_curves(_CURVE, (0, 20, 28, 36, 48), (256, 512, 1024, 2048)),
-    ),
-    "gpu": (  # what has a target comes first: the last cases are dropped where the minutes are over
-        replace(_LLAMA, backward=False, target_ms=1.10),
-        replace(_LLAMA, target_ms=3.3),
-        replace(_GEMMA, backward=False, target_ms=2.4),
-        replace(_GEMMA, target_ms=6.8),
-        replace(_LLAMA_HEAD, target_ms=75.0),
-        replace(_LLAMA_HEAD, frozen=True, target_ms=50.0),
-        replace(_LLAMA_HEAD, backward=False, target_ms=26.0),
-        replace(_GEMMA_HEAD, target_ms=88.0),
-        Case("kl", (512, 8), target_ms=0.06),
-        Case("jsd", (512, 8), target_ms=0.3),
-        _LLAMA_LOSS,
-        _LLAMA_PAIRS,
-        *_curves(
-            _LLAMA_HEAD,
-            (0, 1024, 2048, 3072, 4096, 5120),
-            tuple(1024 << power for power in range(8)),
+        Suite(
+            "gpu",
+            title="On a GPU",
+            content="single operations at the shapes of Llama-3 and Gemma-2",
+            device="cuda",
+            minutes=5,  # make gpu is to take 8, some of them for its tests
+            make_cases=_gpu_cases,
+            contestants=CONTESTANTS,
+            measure=run_case,
         ),
-        *(
-            Case(job, (512, n))
-            for job, sizes in (("kl", (4, 12)), ("jsd", (4, 10)), ("vpd", (4, 8, 12)))
-            for n in sizes
+        Suite(
+            "steps",
+            title="Whole steps on a CPU",
+            content="whole steps of a Llama of 20M parameters",
+            device="cpu",
+            minutes=4,
+            make_cases=lambda: _steps_of("Llama, 20M", 8, 512, 128),
+            contestants=STEP_CONTESTANTS,
+            measure=run_step_case,
         ),
-        *(replace(head, live=0.5) for head in (_LLAMA_HEAD, _GEMMA_HEAD)),
-        replace(_LLAMA_HEAD, live=0.5, backward=False),
-        replace(_LLAMA_HEAD, live=0.5, frozen=True),
-        *_half_too(Case("response_rewards", (64, 256, 128256), dtype="bfloat16")),
-        *(replace(case, live=0.5) for whole in (_LLAMA, _GEMMA) for case in _forward_too(whole)),
-        *_others(512),
-    ),
-    "smoke": (  # every job in moments, for tests
-        Case("token_logprobs", (48, 200), live=0.5),
-        Case("token_logprobs", (48, 200), softcap=5.0, backward=False),
-        Case("response_rewards", (4, 12, 200), live=0.5),
-        Case("linear_token_logprobs", (48, 16, 200), live=0.5),
-        Case("linear_token_logprobs", (48, 16, 200), softcap=5.0, frozen=True),
-        Case("linear_preference_loss", (3, 4, 6, 16, 200), live=0.5, budget=1 << 19),
-        Case("linear_pair_loss", (3, 2, 6, 16, 200), live=0.5),
-        *_curves(Case("linear_token_logprobs", (600, 16, 200)), (0, 1), (48, 600)),
-        Case("vpd", (5, 4)),
-        Case("kl", (5, 4)),
-        Case("jsd", (5, 4)),
-        Case("reverse_kl", (5, 4)),
-        Case("kl", (3, 9)),
-    ),
+        Suite(
+            "gpu-steps",
+            title="Whole steps on a GPU",
+            content="whole steps of Llama-3.2-1B and Gemma-2-2B",
+            device="cuda",
+            minutes=25,
+            make_cases=_gpu_steps,
+            contestants=STEP_CONTESTANTS,
+            measure=run_step_case,
+        ),
+        Suite(
+            "smoke",
+            title="Tiny cases",
+            content="every job in moments, for tests",
+            device="cpu",
+            minutes=1,
+            make_cases=_smoke_cases,
+            contestants=CONTESTANTS,
+            measure=run_case,
+            is_recorded=False,
+        ),
+        Suite(
+            "steps-smoke",
+            title="Tiny whole steps",
+            content="whole steps in moments, for tests",
+            device="cpu",
+            minutes=1,
+            make_cases=lambda: _steps_of("tiny", 3, 12, 5),
+            contestants=STEP_CONTESTANTS,
+            measure=run_step_case,
+            is_recorded=False,
+        ),
+    )
 }

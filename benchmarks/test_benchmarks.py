@@ -1,24 +1,26 @@
-"""``pytest benchmarks/``: the suite of the device that is there through pytest-benchmark, a group for each case.
+"""``pytest benchmarks/``: the suite of this device through pytest-benchmark, a group for each case.
 
-Times alone: memory, error and a GPU's figures are ``python -m benchmarks``'s affair.
+It gives times alone; ``python -m benchmarks`` measures memory and errors too, and a GPU's times
+with its own clock.
 """
 
 from __future__ import annotations
 
 import pytest
-import torch
 
 from benchmarks.cases import Case, make_inputs
 from benchmarks.contestants import Contestant, Unsupported
 from benchmarks.measure import make_step
-from benchmarks.suites import CONTESTANTS, SUITES
+from benchmarks.suites import SUITES
+from pad_fast.device import default_device, is_gpu, synchronize
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = default_device()
+SUITE = SUITES["gpu" if is_gpu(DEVICE) else "cpu"]
 PAIRS = [
     (case, contestant)
-    for case in SUITES["gpu" if DEVICE.type == "cuda" else "cpu"]
-    for contestant in CONTESTANTS
-    if case.job in contestant.jobs
+    for case in SUITE.cases
+    for contestant in SUITE.contestants
+    if contestant.takes_part(case)
 ]
 
 
@@ -37,7 +39,6 @@ def test_step(benchmark, case: Case, contestant: Contestant) -> None:
 
     def finished() -> None:
         step()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(DEVICE)
 
     benchmark.pedantic(finished, rounds=min(case.rounds, 5))

@@ -1,12 +1,13 @@
-"""What is right, in float64: results in whole, gradients at a sample of rows and columns, so that a case takes seconds.
+"""The right values of a case, in float64: all results, and gradients at some rows and columns.
 
-Nothing here calls the library, except for listwise losses of so many responses that their rankings cannot be enumerated.
+A sample of the gradients keeps a case at seconds. Nothing here calls the library, except for
+listwise losses with too many rankings to enumerate, or without a definition here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -14,46 +15,31 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from benchmarks.cases import (
-    BETA,
-    GROUP_JOBS,
-    GROUP_LOSS,
-    HEAD_JOBS,
-    IGNORE_INDEX,
-    LISTWISE_JOBS,
-    SAMPLED,
-    Case,
-    Inputs,
-)
+from benchmarks.cases import IGNORE_INDEX, LINEAR_LOSS, LISTWISE, LOSS_OF, Case, Inputs
+from benchmarks.listwise import BETA, SAMPLED, library_loss
 
 BLOCK = 1 << 24  # float64 logits at a time
 SAMPLE = 128  # rows, and columns, at which gradients are compared
-ENUMERATED = (
-    8  # up to so many responses; then the library's own float64 is the measure, as "against" says
-)
-PROMPTS = 4  # that are enumerated
+MOST_ENUMERATED = 8  # responses; above, the truth is the library's float64 result
+ENUMERATED_PROMPTS = 4
+
+Sampled = tuple[Tensor, Tensor]  # indices along a tensor's first dimension, and the values there
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Right values of a case. Each gradient is (index, values) of a leaf along its first dimension."""
+    """Right values of a case."""
 
-    results: Tensor  # (M,), (R,) or (P,); of the listwise losses maybe only the first prompts
-    live: Tensor  # of the same shape, bool
-    gradients: dict[str, tuple[Tensor, Tensor]]
-    scalar_gradients: dict[
-        str, tuple[Tensor, Tensor]
-    ]  # for a loss that is minus the mean of the results
-    against: str
+    results: Tensor  # (M,), (R,) or (P,); of listwise losses maybe only the first prompts
+    live: Tensor  # bool, of the same shape: the results that are compared
+    gradients: dict[str, Sampled]  # by the leaf's name
+    scalar_gradients: dict[str, Sampled]  # if the loss is minus the mean of the results
+    against: str  # what the right values were computed by
 
     def result_error(self, results: Tensor) -> float:
         """Largest absolute error, in nats."""
-        return (
-            (results.detach().double()[: len(self.results)] - self.results)[self.live]
-            .abs()
-            .max()
-            .item()
-        )
+        difference = results.detach().double()[: len(self.results)] - self.results
+        return difference[self.live].abs().max().item()
 
     def scalar_error(self, loss: Tensor) -> float:
         return abs(loss.item() + self.results[self.live].mean().item())
@@ -64,41 +50,48 @@ class Truth:
         return ((gradient[index].double() - right).norm() / right.norm()).item()
 
 
+def truth_of(case: Case, inputs: Inputs) -> Truth:
+    return (listwise_truth if case.family == LISTWISE else token_truth)(case, inputs)
+
+
+# Jobs from logits or hidden states.
+
+
 @torch.no_grad()
 def token_truth(case: Case, inputs: Inputs) -> Truth:
-    """Of token log-probabilities and response rewards."""
+    """The truth of token log-probabilities, response rewards, and losses from hidden states."""
     labels, rows = inputs.labels, case["M"]
     live = labels != IGNORE_INDEX
     logps, lse = torch.zeros(2, rows, dtype=torch.float64, device=labels.device)
     for block in _blocks(rows, BLOCK // case["V"]):
         z, _ = _logits(case, inputs, block)
         lse[block] = z.logsumexp(1)
-        logps[block] = z.gather(1, inputs.rows[block, None])[:, 0] - lse[block]
+        logps[block] = z.gather(1, inputs.valid_labels[block, None])[:, 0] - lse[block]
     logps *= live
-    upstream, results, counted = inputs.upstream.double(), logps, live
+    results, compared, upstream = logps, live, inputs.upstream.double()
     if case.job == "response_rewards":
         lengths = live.view(case["R"], -1).sum(1)
-        results, counted = logps.view(case["R"], -1).sum(1) / lengths.clamp(min=1), lengths > 0
+        results, compared = logps.view(case["R"], -1).sum(1) / lengths.clamp(min=1), lengths > 0
         upstream = (upstream / lengths.clamp(min=1)).repeat_interleave(case["T"])
-    if case.job in GROUP_JOBS:
-        results, upstream = _group_loss(case, inputs, logps, live)
-        counted = torch.ones_like(results, dtype=torch.bool)
+    if case.family == LINEAR_LOSS:
+        results, upstream = _mean_loss(case, inputs, logps, live)
+        compared = torch.ones_like(results, dtype=torch.bool)
+    if not case.backward:
+        return Truth(results, compared, {}, {}, against="float64")
     uniform = torch.full_like(upstream, -1 / max(int(live.sum()), 1))
-    gradients, scalar = (
-        _token_gradients(case, inputs, lse, g * live) if case.backward else {}
-        for g in (upstream, uniform)
+    gradients, scalar_gradients = (
+        _token_gradients(case, inputs, lse, g * live) for g in (upstream, uniform)
     )
-    return Truth(results, counted, gradients, scalar, against="float64")
+    return Truth(results, compared, gradients, scalar_gradients, against="float64")
 
 
 @torch.enable_grad()
-def _group_loss(case: Case, inputs: Inputs, logps: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_loss(case: Case, inputs: Inputs, logps: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss of the prompts (1,), and its gradient in the log-probabilities (M,)."""
     leaf = logps.requires_grad_()
     rewards = leaf.view(case["R"], -1).sum(1) / live.view(case["R"], -1).sum(1).clamp(min=1)
-    loss = enumerate_rankings(
-        GROUP_LOSS[case.job], rewards.view(case["P"], -1), inputs.teacher.double()
-    ).mean()
+    rewards, teacher = rewards.view(case["P"], -1), inputs.teacher.double()
+    loss = enumerate_rankings(LOSS_OF[case.job], rewards, teacher).mean()
     return loss.detach().view(1), torch.autograd.grad(loss, leaf)[0]
 
 
@@ -107,8 +100,8 @@ def _blocks(size: int, block: int) -> Iterator[slice]:
 
 
 def _logits(case: Case, inputs: Inputs, rows, columns=slice(None)) -> tuple[Tensor, Tensor]:
-    """z at some rows and columns, and dz/d(product)."""
-    if case.job in HEAD_JOBS:
+    """Logits z after the softcap at some rows and columns, and their slope in the logits before."""
+    if case.uses_head:
         z = inputs.hidden[rows].double() @ inputs.weight[columns].double().T
     else:
         z = inputs.logits[rows][:, columns].double()
@@ -118,10 +111,9 @@ def _logits(case: Case, inputs: Inputs, rows, columns=slice(None)) -> tuple[Tens
     return z * case.softcap, 1 - z**2
 
 
-def _token_gradients(
-    case: Case, inputs: Inputs, lse: Tensor, g: Tensor
-) -> dict[str, tuple[Tensor, Tensor]]:
-    labels = inputs.rows
+def _token_gradients(case: Case, inputs: Inputs, lse: Tensor, g: Tensor) -> dict[str, Sampled]:
+    """Gradients of the leaves, given the gradient ``g`` (M,) of the log-probabilities."""
+    labels = inputs.valid_labels
     rows = torch.linspace(0, case["M"] - 1, min(SAMPLE, case["M"]), device=g.device).long()
     half = torch.linspace(0, case["V"] - 1, min(SAMPLE // 2, case["V"]), device=g.device).long()
     columns = torch.cat([half, labels[rows[::2]]]).unique()
@@ -131,7 +123,7 @@ def _token_gradients(
         hit = labels[rows][:, None] == torch.arange(case["V"], device=g.device)[columns]
         return g[rows][:, None] * (hit.double() - (z - lse[rows][:, None]).exp()) * slope
 
-    if case.job not in HEAD_JOBS:
+    if not case.uses_head:
         return {"logits": (rows, dlogits(rows, slice(None)))}
     parts = (
         dlogits(rows, block) @ inputs.weight[block].double()
@@ -143,48 +135,70 @@ def _token_gradients(
     return gradients
 
 
+# Listwise losses.
+
+
 def listwise_truth(case: Case, inputs: Inputs) -> Truth:
-    """Of a listwise loss: the first prompts by enumeration of all rankings, or the library in float64 where those are too many."""
-    enumerated = case["N"] <= ENUMERATED or case.job == "vpd"
-    prompts = min(case["P"], PROMPTS) if enumerated else case["P"]
+    """The truth of a listwise loss.
+
+    It is that of the first prompts by enumeration of all rankings. Where those are too many, or the
+    loss has no definition here, it is the library's result in float64 for all prompts.
+    """
+    enumerated = can_enumerate(case)
+    prompts = min(case["P"], ENUMERATED_PROMPTS) if enumerated else case["P"]
     student = inputs.student[:prompts].detach().double().requires_grad_()
-    loss = (enumerate_rankings if enumerated else library_loss)(
-        case.job.removesuffix(SAMPLED), student, inputs.teacher[:prompts].double()
-    )
+    loss_of = enumerate_rankings if enumerated else library_loss
+    exact = case.job.removesuffix(SAMPLED)
+    loss = loss_of(exact, student, inputs.teacher[:prompts].double())
     (gradient,) = torch.autograd.grad(loss, student, inputs.upstream[:prompts].double())
     index = torch.arange(prompts, device=student.device)
     live = torch.ones_like(index, dtype=torch.bool)
-    return Truth(
-        loss.detach(),
-        live,
-        {"student": (index, gradient)},
-        {},
-        "float64" if enumerated else "own float64",
-    )
+    against = "float64" if enumerated else "own float64"
+    return Truth(loss.detach(), live, {"student": (index, gradient)}, {}, against)
 
 
-def truth_of(case: Case, inputs: Inputs) -> Truth:
-    return (listwise_truth if case.job in LISTWISE_JOBS else token_truth)(case, inputs)
+def _kl(s: Tensor, t: Tensor) -> Tensor:
+    return (t.exp() * (t - s)).sum(1)
 
 
-def enumerate_rankings(job: str, student: Tensor, teacher: Tensor) -> Tensor:
-    """(P, N), (P, N) -> (P,): the losses as the paper writes them, all N! rankings in a table (arXiv 2502.14272, section 3)."""
-    n, job = student.shape[1], job.removesuffix(SAMPLED)
-    if job == "vpd":
-        return -log_ranking(student.gather(1, teacher.argsort(dim=1, descending=True, stable=True)))
-    table = _rankings(n, student.device)
-    s, t = (log_ranking(rewards[:, table]) for rewards in (student, teacher))
-    if job == "kl":
-        return (t.exp() * (t - s)).sum(1)
-    if job == "reverse_kl":
-        return (s.exp() * (s - t)).sum(1)
+def _jsd(s: Tensor, t: Tensor) -> Tensor:
     m = torch.logaddexp(s, t) - math.log(2)
     return ((t.exp() * (t - m)).sum(1) + (s.exp() * (s - m)).sum(1)) / 2
 
 
+# Divergences of the log-probabilities of all rankings, student's and teacher's, each (P, N!).
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": _kl,
+    "reverse_kl": lambda s, t: _kl(t, s),
+    "jsd": _jsd,
+}
+
+
+def is_defined(job: str) -> bool:
+    """Whether the loss has a definition here."""
+    return job == "vpd" or job.removesuffix(SAMPLED) in DIVERGENCES
+
+
+def can_enumerate(case: Case) -> bool:
+    """Whether the loss has a definition here, and one that is feasible at this size."""
+    return is_defined(case.job) and (case.job == "vpd" or case["N"] <= MOST_ENUMERATED)
+
+
+def enumerate_rankings(job: str, student: Tensor, teacher: Tensor) -> Tensor:
+    """The loss of each prompt as the paper defines it: (P, N), (P, N) -> (P,).
+
+    A table holds all N! rankings (arXiv 2502.14272, section 3). VPD needs only the teacher's.
+    """
+    if job == "vpd":
+        return -log_ranking(student.gather(1, teacher.argsort(dim=1, descending=True, stable=True)))
+    table = _rankings(student.shape[1], student.device)
+    s, t = (log_ranking(rewards[:, table]) for rewards in (student, teacher))
+    return DIVERGENCES[job.removesuffix(SAMPLED)](s, t)
+
+
 @lru_cache(maxsize=1)
 def _rankings(n: int, device: torch.device) -> Tensor:  # (N!, N)
-    """Made once: neither the time of building it nor its way to the device is held against enumeration."""
+    """All rankings, made once, so that making them is not part of any measured time."""
     return torch.tensor(list(permutations(range(n))), device=device)
 
 
@@ -192,15 +206,3 @@ def log_ranking(ranked: Tensor) -> Tensor:
     """Plackett-Luce log-probability of rewards (..., N) in the order given."""
     x = BETA * ranked
     return (x - x.flip(-1).logcumsumexp(-1).flip(-1)).sum(-1)
-
-
-def library_loss(job: str, student: Tensor, teacher: Tensor) -> Tensor:
-    """(P, N), (P, N) -> (P,)."""
-    from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-
-    if job == "vpd":
-        return vanilla_preference_loss(student, teacher, beta=BETA, reduction="none")
-    method, divergence = "sampled" if job.endswith(SAMPLED) else "exact", job.removesuffix(SAMPLED)
-    return probabilistic_preference_loss(
-        student, teacher, beta=BETA, divergence=divergence, method=method, reduction="none"
-    )

@@ -1,9 +1,10 @@
-"""The loss in a bare PyTorch loop: hidden states and the output head's weight in, a loss with a gradient out.
+"""The loss in a plain PyTorch loop, from hidden states and the weight of the output head.
 
     python examples/bare_loop.py
 
-The student is a random tiny Llama, the "teacher" a rule: the smaller a response's token ids, the better. On groups that it was not
-trained on, the student's ranking of four responses comes to agree with that rule. Takes seconds on a CPU.
+The student is a random tiny Llama. The "teacher" is a rule: the smaller a response's token ids, the
+better. After training, the student ranks four responses to new prompts by that rule. It takes
+seconds on a CPU.
 """
 
 import torch
@@ -18,19 +19,18 @@ IGNORE = -100
 
 
 def make_batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids and Hugging Face labels (R, T), prompt by prompt, and the teacher's rewards (P, N)."""
+    """Token ids and Hugging Face labels (R, T), prompt by prompt; the teacher's rewards (P, N)."""
     prompts = torch.randint(V, (P, PROMPT), generator=generator).repeat_interleave(N, dim=0)
     responses = torch.randint(V, (P * N, RESPONSE), generator=generator)
-    labels = torch.cat(
-        [torch.full_like(prompts, IGNORE), responses], dim=1
-    )  # the prompt is not part of a response
+    # Labels cover the response, not its prompt.
+    labels = torch.cat([torch.full_like(prompts, IGNORE), responses], dim=1)
     teacher_rewards = -responses.float().mean(dim=1).view(P, N) / V
     return torch.cat([prompts, responses], dim=1), labels, teacher_rewards
 
 
 @torch.no_grad()
 def agreement(student: LlamaForCausalLM) -> float:
-    """Kendall's tau between the student's ranking and the teacher's on fixed new groups."""
+    """Kendall's tau between the student's and the teacher's rankings of fixed new groups."""
     ids, labels, teacher_rewards = make_batch(torch.Generator().manual_seed(1))
     hidden = student.model(ids).last_hidden_state
     rewards = linear_response_rewards(hidden[:, :-1], student.lm_head.weight, labels[:, 1:])
@@ -48,16 +48,13 @@ def main(steps: int = 60) -> tuple[float, float]:
     )
     student = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
-    loss_fn = LinearPADLoss(
-        divergence="kl", beta=10.0, teacher_beta=20.0, shift=True
-    )  # shift: the labels are Hugging Face's
+    # shift=True: each label is at its own token, as in Hugging Face's models.
+    loss_fn = LinearPADLoss(divergence="kl", beta=10.0, teacher_beta=20.0, shift=True)
 
     before, generator = agreement(student), torch.Generator().manual_seed(0)
     for step in range(steps):
         ids, labels, teacher_rewards = make_batch(generator)
-        hidden = student.model(
-            ids
-        ).last_hidden_state  # (R, T, D): the (R, T, V) logits are never made
+        hidden = student.model(ids).last_hidden_state  # (R, T, D); no (R, T, V) logits are made
         loss = loss_fn(hidden, student.lm_head.weight, labels, teacher_rewards)
         loss.backward()
         optimizer.step()

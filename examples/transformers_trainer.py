@@ -1,10 +1,14 @@
-"""PADTrainer on rows with prompts, responses and a teacher's rewards, as transformers' Trainer is used.
+"""PADTrainer, used like transformers' Trainer.
 
     python examples/transformers_trainer.py
 
-Here the student is a random tiny Llama, rows are token ids, and the "teacher" is a rule: the smaller a response's token ids, the better.
-With a real student, give its name and texts: rows of {"prompt": ..., "completions": [...], "teacher_rewards": [...]}. Groups may
-differ in size, and a reward of None leaves a response out. Takes seconds on a CPU; under `accelerate launch` it runs on many GPUs.
+The student is a random tiny Llama, the rows are token ids, and the "teacher" is a rule: the smaller
+a response's token ids, the better. It takes seconds on a CPU, and runs on many GPUs under
+`accelerate launch`.
+
+With a real student, give its name and rows of text:
+{"prompt": ..., "completions": [...], "teacher_rewards": [...]}. Groups may differ in size, and a
+reward of None leaves a response out.
 """
 
 import random

@@ -1,10 +1,11 @@
-"""The loss inside of a TRL trainer: SFTTrainer with n responses a prompt, whose compute_loss is LinearPADLoss.
+"""The loss in a trainer of TRL: SFTTrainer with several responses a prompt and LinearPADLoss.
 
     pip install trl
     python examples/trl_trainer.py
 
-What TRL brings stays as it is: its arguments, PEFT, callbacks, `accelerate launch`. Here the student is a random tiny Llama, rows
-are token ids, and the "teacher" is a rule: the smaller a response's token ids, the better. Takes seconds on a CPU.
+TRL's arguments, PEFT, callbacks and `accelerate launch` work as usual. The student is a random tiny
+Llama, the rows are token ids, and the "teacher" is a rule: the smaller a response's token ids, the
+better. It takes seconds on a CPU.
 """
 
 import random
@@ -30,13 +31,14 @@ IGNORE = -100
 
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """P rows to P * N sequences, prompt by prompt, padded at the right; labels are Hugging Face's, without the prompt."""
+    """P * N sequences from P rows, prompt by prompt, padded at the right.
+
+    Labels are Hugging Face's, and leave out the prompt.
+    """
     pairs = [(row["prompt_ids"], ids) for row in rows for ids in row["completion_ids"]]
     width = max(len(prompt) + len(ids) for prompt, ids in pairs)
-    input_ids, labels = (
-        torch.zeros(len(pairs), width, dtype=torch.long),
-        torch.full((len(pairs), width), IGNORE),
-    )
+    input_ids = torch.zeros(len(pairs), width, dtype=torch.long)
+    labels = torch.full((len(pairs), width), IGNORE)
     attention_mask = torch.zeros_like(input_ids)
     for r, (prompt, ids) in enumerate(pairs):
         end = len(prompt) + len(ids)
@@ -53,22 +55,22 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
 
 
 class PADSFTTrainer(SFTTrainer):
-    """SFTTrainer with the listwise loss in the place of the next token's."""
+    """SFTTrainer with a listwise loss."""
 
     def __init__(self, *args, loss: LinearPADLoss, **kwargs):
         super().__init__(*args, **kwargs)
         self.pad_loss = loss
-        self.model_accepts_loss_kwargs = (
-            False  # our loss is a mean over prompts: accumulated batches are averaged
-        )
+        # The loss is a mean over prompts, so accumulated batches are averaged.
+        self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_rewards, labels = inputs.pop("teacher_rewards"), inputs.pop("labels")
-        # The head on no position gives the last hidden states alone: no logits, and DDP's or PEFT's forward is gone through.
+        # A head on no position gives the last hidden states without logits, by the forward of the
+        # whole model, as DDP and PEFT need it.
         outputs = model(
             **inputs, use_cache=False, output_hidden_states=True, logits_to_keep=slice(0, 0)
         )
-        # (Gemma-2 would need softcap=30.0 as an option of the loss, as its head does)
+        # Gemma-2's head has a softcap: there the loss needs softcap=30.0.
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         loss = self.pad_loss(
             outputs.hidden_states[-1], head.weight, labels, teacher_rewards, bias=head.bias
@@ -93,11 +95,10 @@ def make_rows(count: int, seed: int) -> Dataset:
 
 
 def agreement(student: LlamaForCausalLM, rows: Dataset) -> float:
-    """Kendall's tau between the student's ranking and the teacher's."""
+    """Kendall's tau between the student's and the teacher's rankings."""
     rewards = score_responses(student, rows["prompt_ids"], rows["completion_ids"])
-    return ranking_agreement(torch.tensor(rewards), torch.tensor(list(rows["teacher_rewards"])))[
-        "kendall_tau"
-    ].item()
+    teacher = torch.tensor(list(rows["teacher_rewards"]))
+    return ranking_agreement(torch.tensor(rewards), teacher)["kendall_tau"].item()
 
 
 def main(rows: int = 800) -> tuple[float, float]:

@@ -136,6 +136,13 @@ def gpu_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device)
 
 
+def restore_random_states(states: list[Tensor]) -> None:
+    """Undo what was drawn since :func:`random_states` gave these states."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.get_device_module().set_rng_state(states[1])
+
+
 def gpu_names() -> list[str]:
     """A line about each GPU: its name, memory and architecture."""
     lines = []

@@ -89,25 +89,24 @@ def linear_token_logprobs(
     memory_budget: MemoryBudget = "auto",
     impl: str = "auto",
 ) -> Tensor:  # (...)
-    """:func:`token_logprobs` of ``hidden @ weight.T + bias``, whose logits are never whole.
+    """:func:`token_logprobs` of ``hidden @ weight.T + bias``, without all logits in memory.
 
     Args:
         hidden: (..., D) hidden states.
-        weight: (V, D) of the output head, in the dtype of ``hidden`` or under autocast.
+        weight, bias: (V, D) and (V,) of the output head, in the dtype of ``hidden``.
         labels: (...), each at the hidden state that predicts it.
-        bias: (V,).
         temperature, softcap, logit_scale, ignore_index, impl: as in :func:`token_logprobs`.
-        live_rows: (L,) places of the labels that are not ignored, among all labels flattened.
-            Finding them waits for the device once.
-        memory_budget: bytes for forward and backward together, arguments and gradients not
-            counted. "auto" is a 16th of a GPU's memory, or 128 MiB on a CPU.
+        live_rows: (L,) places of the labels that are not ignored, among all labels flattened;
+            finding them waits for the device once.
+        memory_budget: bytes for forward and backward, without arguments and gradients; "auto" is a
+            16th of a GPU's memory, or 128 MiB on a CPU.
 
     Returns:
         (...), 0 where ignored; float32, or float64 for float64 inputs.
 
     Raises:
-        ValueError: as :func:`token_logprobs`; a weight that is empty or sharded; on a CPU
-            ``live_rows`` that are not those with a label.
+        ValueError: as :func:`token_logprobs`; an empty or sharded weight; on a CPU wrong
+            ``live_rows``.
 
     Example:
         >>> import torch
@@ -116,11 +115,11 @@ def linear_token_logprobs(
         tensor([-2.0794,  0.0000])
 
     Notes:
-        Rows without room for their logits in the budget are computed again in the backward, 4
-        matrix products in place of 3; a frozen head takes 2. Results differ in rounding only, and a
-        row's do not depend on its batch. A budget of 0 still takes up to 1 GiB on a GPU.
+        Rows without room in the budget are computed again in the backward: 4 matrix products in
+        place of 3 (a frozen head takes 2), rounded differently. A budget of 0 takes up to 1 GiB on
+        a GPU. Autocast casts as for ``F.linear``.
 
-        Call this inside of the module that owns the weight, where FSDP2 or ZeRO-3 has gathered it.
+        Call this within the module that owns the weight, where FSDP2 or ZeRO-3 has gathered it.
     """
     options = TokenOptions.checked(temperature, softcap, logit_scale, ignore_index)
     inputs = LinearInputs.checked(

@@ -36,9 +36,9 @@ def linear_preference_loss(
     memory_budget: MemoryBudget = "auto",
     **options: Any,
 ) -> tuple[Tensor, Tensor]:  # () or, with reduction="none", (P,); (P, N)
-    """The listwise loss of a student's hidden states, and the rewards that it was computed from.
+    """The listwise loss of a student's hidden states, and the rewards that it compares.
 
-    It is what these two lines compute::
+    It computes the same as::
 
         rewards = linear_response_rewards(hidden, weight, labels).view(P, N)
         loss = probabilistic_preference_loss(rewards, teacher_rewards)
@@ -64,11 +64,10 @@ def linear_preference_loss(
         (tensor(0.6931), tensor([[-2.0794, -2.0794]]))
 
     Notes:
-        Where the budget has no room for all logits, whole prompts are done one chunk after another,
-        gradients included: 3 matrix products still, where the two lines take 4. That needs room for
-        the largest prompt and, not counted in the budget, for the weight's gradient in float32. It
-        waits for the device twice. Results differ in rounding only. :func:`may_take_chunks` says
-        when it is not done.
+        If the budget has no room for all logits, whole prompts are done one chunk after another,
+        gradients included: 3 matrix products still, where the two lines take 4. That takes room for
+        the largest prompt and, not counted, for the weight's gradient in float32. It waits for the
+        device twice. Results differ in rounding only. See :func:`may_take_chunks`.
     """
     settings = LossSettings.checked(**options)
     preferences = Preferences.checked(settings, labels, teacher_rewards, response_ids, mask)

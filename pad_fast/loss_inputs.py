@@ -55,10 +55,10 @@ class LossSettings:
         return states[..., :-1, :] if self.shift else states
 
     def is_separable(self, responses_per_prompt: int) -> bool:
-        """Whether a prompt's loss needs nothing of other prompts, and the outer gradient is one.
+        """Whether prompts can be solved one after another, for one outer gradient.
 
-        That is so for exact losses that are summed or averaged. Draws of rankings belong to the
-        whole batch, and with reduction="none" each prompt has an outer gradient of its own.
+        That is so for exact losses that are summed or averaged. Rankings are drawn for all prompts
+        together, and with reduction="none" each prompt has an outer gradient of its own.
         """
         options = LossOptions(**self.loss_options)
         size = options.group_size

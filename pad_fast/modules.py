@@ -95,7 +95,7 @@ class PADLoss(nn.Module):
 
 
 class LinearPADLoss(PADLoss):
-    """:class:`PADLoss` from hidden states and the output head, whose logits are never whole.
+    """:class:`PADLoss` from hidden states and the output head, without all logits in memory.
 
     Args:
         loss, options: as in :class:`PADLoss`.

@@ -51,18 +51,18 @@ def check_floating(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_labels(labels: Tensor, rows: tuple[int, ...], scores: str, device: torch.device) -> None:
-    """``labels`` has one integer for each of the ``rows`` of ``scores``, on its device."""
+def check_labels(labels: Tensor, rows: tuple[int, ...], states: str, device: torch.device) -> None:
+    """``labels`` has one integer for each of the ``rows`` of ``states``, on its device."""
     check_tensor("labels", labels)
     if labels.dtype not in INTEGERS:
         raise ValueError(f"labels must be int32 or int64, got {labels.dtype}")
     if shape(labels) != rows:
         raise ValueError(
-            f"labels must have the shape of {scores} without its last dimension, {rows}, "
+            f"labels must have the shape of {states} without its last dimension, {rows}, "
             f"got {shape(labels)}"
         )
     if labels.device != device:
-        raise ValueError(f"labels must be on the device of {scores}, {device}, got {labels.device}")
+        raise ValueError(f"labels must be on the device of {states}, {device}, got {labels.device}")
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> int:

@@ -1,6 +1,7 @@
-"""What must be set before anything is imported: Triton's interpreter where no GPU is, no network, and one thread.
+"""Settings that come before any import, and fixtures of all tests.
 
-The tensors here are so small that a second thread only waits for the first, several times over on a busy machine.
+Without a GPU, kernels run in Triton's interpreter. Nothing uses the network. PyTorch takes one
+thread: these tensors are so small that a second one only waits for the first.
 """
 
 import os
@@ -13,15 +14,14 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault(
-    "TOKENIZERS_PARALLELISM", "false"
-)  # a tokenizer that was used warns in each later fork
+# A tokenizer that was used would warn in each later fork.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Every loop of the PyTorch path over rows and columns turns several times, and ends in a rest."""
+    """Tiles so small that each loop over rows and columns repeats, the last tile being shorter."""
     from pad_fast.linear_logprob import memory_budget
     from pad_fast.logprob import torch_impl as logits_torch
 
@@ -32,7 +32,7 @@ def small_tiles(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Of a dozen words, with a chat template."""
+    """A tokenizer of a dozen words, with a chat template."""
     from students import word_tokenizer
 
     return word_tokenizer()

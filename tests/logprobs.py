@@ -1,4 +1,4 @@
-"""What the tests of rewards share: inputs, gradients, and how near is near."""
+"""What the tests of log-probabilities share: inputs, gradients and tolerances."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -45,7 +45,7 @@ def linear_reference(hidden, weight, bias, labels, **options):
 
 
 def watch(monkeypatch, mode, *functions):
-    """A mode sees our operations from outside only: let it see what these functions do inside of them."""
+    """Enter ``mode`` within these functions, as a mode sees only the outside of our operations."""
 
     def watched(inner):
         def run(*args, **kwargs):
@@ -59,7 +59,7 @@ def watch(monkeypatch, mode, *functions):
 
 
 class Largest(TorchDispatchMode):
-    """The size in bytes of the largest tensor that an operation of PyTorch made, not counting views of what was there."""
+    """Bytes of the largest tensor that PyTorch made; views of ``known`` tensors do not count."""
 
     def __init__(self, *known: torch.Tensor):
         super().__init__()

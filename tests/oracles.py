@@ -1,4 +1,7 @@
-"""Plackett-Luce losses by enumeration of all n! rankings under plain autograd: the definition, and nothing that the library uses."""
+"""Plackett-Luce losses by their definition: all n! rankings, under plain autograd.
+
+Nothing here is used by the library or uses it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from torch import Tensor
 
 
 def log_probabilities(rewards: Tensor, beta: float) -> Tensor:
-    """(n,) -> (n!,) the log-probability of each ranking, in the order of itertools.permutations."""
+    """The log-probability of each ranking, (n,) -> (n!,), as itertools.permutations has them."""
     ranked = beta * rewards[torch.tensor(list(permutations(range(len(rewards)))))]  # (n!, n)
     return sum(ranked[:, k] - ranked[:, k:].logsumexp(1) for k in range(len(rewards)))
 
@@ -17,7 +20,7 @@ def log_probabilities(rewards: Tensor, beta: float) -> Tensor:
 def divergence(
     student: Tensor, teacher: Tensor, beta: float, teacher_beta: float, kind: str
 ) -> Tensor:
-    """One prompt, (n,), (n,) -> (): the divergence of the two distributions over rankings."""
+    """The divergence of the two distributions over rankings of one prompt, (n,), (n,) -> ()."""
     s, t = log_probabilities(student, beta), log_probabilities(teacher, teacher_beta)
     if kind == "kl":
         return (t.exp() * (t - s)).sum()
@@ -28,7 +31,7 @@ def divergence(
 
 
 def listmle(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
-    """One prompt: -log P_s of the teacher's ranking, ties by index."""
+    """-log P_s of the teacher's ranking of one prompt, ties by index."""
     order = sorted(range(len(teacher)), key=lambda i: -teacher[i].item())
     x = beta * student[order]
     return -sum(x[k] - x[k:].logsumexp(0) for k in range(len(order)))
@@ -41,7 +44,7 @@ def preference_loss(
     beta: float = 10.0,
     teacher_beta: float | None = None,
 ) -> Tensor:
-    """(P, n), (P, n) -> (P,): any of the losses, prompt by prompt."""
+    """Any of the losses, prompt by prompt: (P, n), (P, n) -> (P,)."""
     if kind == "vpd":
         return torch.stack([listmle(s, t, beta) for s, t in zip(student, teacher, strict=True)])
     scale = beta if teacher_beta is None else teacher_beta
@@ -66,16 +69,15 @@ def value_and_gradient(
 def by_clocks(
     student: Tensor, teacher: Tensor, kind: str, beta: float, teacher_beta: float
 ) -> Tensor:
-    """One prompt of any n, (n,), (n,) -> (): a KL with no ranking and no recursion in it.
+    """A KL of one prompt of any n, (n,), (n,) -> (), without rankings and without recursion.
 
-    Let response i ring at an exponential time of rate exp(beta * r_i): the order of rings is Plackett-Luce, and S is what remains at some
-    step if all others ring before the first of S does. That is an integral over the time t at which it rings, here over log t.
+    Let response i ring at an exponential time of rate exp(beta * r_i). The order of the rings is
+    then Plackett-Luce, and S is the remaining set at some step if all others ring before the first
+    of S does. The probability is an integral over the time t of that ring, here over log t.
     """
-    x, y = (
-        (beta * student, teacher_beta * teacher)
-        if kind == "reverse_kl"
-        else (teacher_beta * teacher, beta * student)
-    )
+    x, y = teacher_beta * teacher, beta * student
+    if kind == "reverse_kl":
+        x, y = y, x
     x = x - x.max()
     n, width = len(x), 0.1
     t = torch.arange(-30.0, 8.0, width, dtype=x.dtype).exp()

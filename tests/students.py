@@ -1,4 +1,4 @@
-"""A small student, rows and a trainer for it: what the tests of the training room have in common."""
+"""A small student, rows and a trainer for it, shared by the tests of training."""
 
 import random
 
@@ -14,9 +14,8 @@ from pad_fast.training.trainer import PADTrainer
 
 VOCABULARY = 40
 
-
+# PEFT reads, and transformers' Trainer writes, names that transformers has since renamed.
 RENAMED = pytest.mark.filterwarnings(
-    # PEFT reads, and transformers' Trainer writes through, names that transformers has since renamed
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
     "ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning",
 )
@@ -41,7 +40,7 @@ def make_model(seed: int = 0, **options):
 
 
 def make_rows(count: int, seed: int = 0, most: int = 5) -> list[dict]:
-    """Groups of 2 to ``most`` live responses, and now and then one that is left out."""
+    """Groups of 2 to ``most`` live responses, sometimes with one that is left out."""
     generator = random.Random(seed)
 
     def ids(low, high):
@@ -77,7 +76,10 @@ def make_args(folder, **options) -> PADConfig:
 
 
 class SomeDead(PADCollator):
-    """Makes a prompt dead where its first token is even, so that micro-batches differ in their live prompts."""
+    """Leaves one live response to a prompt whose first token is even.
+
+    Micro-batches then differ in their number of live prompts.
+    """
 
     def __call__(self, rows):
         batch = super().__call__(rows)
@@ -108,13 +110,8 @@ def assert_same(found, wanted, **tolerance):
 
 GOOD = {"prompt_ids": [1], "completion_ids": [[3], [4]], "teacher_rewards": [0.0, 1.0]}
 
-
-PLAIN = {
-    "optim": "sgd",
-    "learning_rate": 0.3,
-    "num_train_epochs": 2,
-    "logging_steps": 1,
-}  # Adam would hide a wrong scale
+# Adam would hide a wrong scale of the gradient.
+PLAIN = {"optim": "sgd", "learning_rate": 0.3, "num_train_epochs": 2, "logging_steps": 1}
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -138,9 +135,10 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens(words[:4])
+    # A BOS before each text, as Llama has it.
     inner.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
-    )  # as Llama does
+    )
     found = PreTrainedTokenizerFast(
         tokenizer_object=inner,
         pad_token="<pad>",
@@ -148,5 +146,8 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
     )
-    found.chat_template = "<s>{% for m in messages %}{{ m.role }} : {{ m.content }} <turn> {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+    found.chat_template = (
+        "<s>{% for m in messages %}{{ m.role }} : {{ m.content }} <turn> {% endfor %}"
+        "{% if add_generation_prompt %}assistant : {% endif %}"
+    )
     return found

@@ -1,4 +1,4 @@
-"""Bad input to the operations on logits and hidden states, and how an implementation is chosen."""
+"""Errors for bad arguments of the functional API, and how an implementation is chosen."""
 
 import re
 import subprocess
@@ -52,7 +52,7 @@ LOGITS_ERRORS = {
     "ignore_index must be an int, got 1.5": {"ignore_index": 1.5},
     "labels must be a torch.Tensor, got list": {"labels": [[1, 2, 3, 4]] * 2},
     "logits must be a torch.Tensor, got NoneType": {"logits": None},
-    "logit_scale / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 1e-300": {
+    "/ temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 1e-300": {
         "temperature": 1e300
     },
     "softcap / temperature must lie within 1e-30 and 1e+30, which float32 can hold, got 3e+38": {
@@ -67,7 +67,7 @@ LOGITS_ERRORS = {
 
 
 @pytest.mark.parametrize("message", LOGITS_ERRORS)
-def test_unfit_logits(message):
+def test_errors_of_logits(message):
     arguments = {
         key: value for key, value in good().items() if key in ("logits", "labels")
     } | LOGITS_ERRORS[message]
@@ -107,7 +107,7 @@ LINEAR_ERRORS = {
 
 
 @pytest.mark.parametrize("message", LINEAR_ERRORS)
-def test_unfit_hidden_states(message):
+def test_errors_of_hidden_states(message):
     arguments = {key: value for key, value in good().items() if key != "logits"} | LINEAR_ERRORS[
         message
     ]
@@ -116,7 +116,7 @@ def test_unfit_hidden_states(message):
 
 
 def test_a_sharded_weight_is_refused(tmp_path):
-    """A DTensor reaches us where FSDP2 has not gathered it, or where a tensor-parallel plan split it."""
+    """FSDP2 before its gathering and tensor parallelism pass a DTensor."""
     arguments = {key: value for key, value in good().items() if key != "logits"}
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
@@ -155,7 +155,7 @@ PACKED_ERRORS = {
 
 
 @pytest.mark.parametrize("message", [*REWARD_ERRORS, *PACKED_ERRORS])
-def test_unfit_responses(message):
+def test_errors_of_responses(message):
     logits, labels = good()["logits"], good()["labels"]
     packed = message in PACKED_ERRORS
     arguments = PACKED_ERRORS[message] if packed else REWARD_ERRORS[message]
@@ -174,7 +174,7 @@ def test_unfit_responses(message):
 )
 @pytest.mark.parametrize("fullgraph", [False, True])
 def test_the_same_errors_under_compile(message, fullgraph):
-    """Under fullgraph=True the compiler wraps what is raised while it traces in an error of its own, which quotes ours."""
+    """The compiler raises ours, or under fullgraph=True an error of its own that quotes it."""
     torch.compiler.reset()
     arguments = {
         key: value for key, value in good().items() if key in ("logits", "labels")
@@ -201,8 +201,8 @@ def test_environment_chooses_and_does_not_fall_back(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match="needs a CUDA tensor"):
         functional.token_logprobs(**arguments)
-    functional.token_logprobs(**arguments, impl="torch")  # by hand comes first
-    monkeypatch.setenv("PAD_FAST_IMPL", "")  # as good as unset
+    functional.token_logprobs(**arguments, impl="torch")  # an argument goes first
+    monkeypatch.setenv("PAD_FAST_IMPL", "")  # the same as unset
     functional.token_logprobs(**arguments)
 
 
@@ -215,18 +215,19 @@ def test_numbers_of_numpy_are_numbers():
     }
     got = functional.token_logprobs(**arguments, **options)
     assert torch.equal(got, functional.token_logprobs(**arguments, temperature=0.5, softcap=30.0))
-    functional.token_logprobs(**arguments, logit_scale=0)  # is in range
+    functional.token_logprobs(**arguments, logit_scale=0)  # 0 is allowed
 
 
 def test_import_loads_torch_alone():
-    code = "import sys, pad_fast; print([m for m in ('triton', 'transformers', 'datasets', 'matplotlib') if m in sys.modules])"
+    heavy = ("triton", "transformers", "datasets", "matplotlib")
+    code = f"import sys, pad_fast; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert pad_fast.token_logprobs is functional.token_logprobs
 
 
 def test_meta_tensors_tell_shapes() -> None:
-    """A device that has no autocast, which asking whether it is on refuses."""
+    """The meta device knows no autocast: asking whether it is on would raise an error."""
     hidden, weight = torch.empty(2, 3, 4, device="meta"), torch.empty(7, 4, device="meta")
     labels = torch.empty(2, 3, dtype=torch.long, device="meta")
     assert functional.linear_token_logprobs(hidden, weight, labels).shape == (2, 3)

@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The examples run and print what they promise."""
 
 import importlib.util
 import runpy
@@ -14,7 +14,7 @@ pytestmark = RENAMED
 
 @pytest.mark.parametrize("name", ["bare_loop", "listwise_losses", "transformers_trainer"])
 def test_examples(name):
-    """They run, and the student comes to rank groups that it was not trained on as the teacher does."""
+    """After training, the student ranks new groups as the teacher does."""
     path = Path(__file__).parents[1] / "examples" / f"{name}.py"
     before, after = runpy.run_path(str(path))["main"]()
     assert before < 0.4

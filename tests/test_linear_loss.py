@@ -1,4 +1,4 @@
-"""The linear loss by chunks of whole prompts against the same loss by steps, and when each is taken."""
+"""The linear loss by chunks of whole prompts, compared with the loss by steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from prompt_batch import LENGTHS, D, N, P, T, V, states
 
-from pad_fast import dispatch, validation
+from pad_fast import validation
 from pad_fast.linear_logprob import inputs as linear_inputs
 from pad_fast.linear_logprob import memory_budget
 from pad_fast.linear_logprob.prompt_chunks import PromptRows

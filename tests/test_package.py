@@ -1,4 +1,4 @@
-"""What importing the package costs, and what it offers."""
+"""What importing the package loads, and the names that it has."""
 
 import re
 import subprocess
@@ -43,9 +43,11 @@ BARE = """
 import importlib.abc, sys
 import pytest
 
+ABSENT = {"datasets", "transformers", "accelerate", "peft", "scipy", "matplotlib", "rich", "trl"}
+
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"datasets", "transformers", "accelerate", "peft", "scipy", "matplotlib", "rich", "trl"}:
+        if name.split(".")[0] in ABSENT:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())

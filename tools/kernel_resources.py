@@ -1,11 +1,12 @@
-"""Compile the kernels for GPUs that are not here, and tell what each product uses.
+"""Compile the kernels for GPUs that are not here, and report what each compiled kernel uses.
 
     python tools/kernel_resources.py [--triton DIR] [--targets sm_90 ...] [--write]
 
-The launchers run on CPU tensors with a driver that names a target and never launches, so that what is compiled is what would
-be launched: the same blocks, the same specialisation on strides and alignment. ``--triton DIR`` takes another version, put
-there by ``pip install --no-deps --target DIR triton==3.6.0``; no other torch is needed. ``--write`` records the version's
-table, which the tests compare with.
+``--triton DIR`` takes another version of Triton, installed there by ``pip install --no-deps
+--target DIR triton==3.6.0``. ``--write`` records the version's table, with which the tests compare.
+
+The launchers run on CPU tensors, with a driver that names a target and never launches. So the same
+blocks and specializations are compiled as would be launched.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 CAPS = (("", 0.0), (" softcap", 30.0))
-Case = tuple[str, Callable[[str], None]]  # a name, and what launches once on the named architecture
+# A name, and a function that launches once on the named architecture.
+Case = tuple[str, Callable[[str], None]]
 
 
 class OnlyCompile:
-    """What Triton asks of a driver until the launch: which device, and what it is."""
+    """A driver that answers which device there is, and launches nothing."""
 
     def __init__(self, name: str):
         from triton.backends.compiler import GPUTarget
 
         self.target = GPUTarget(*TARGETS[name])
-        self.device = list(TARGETS).index(name)  # compiled kernels are kept by device
+        self.device = list(TARGETS).index(name)  # Triton keeps compiled kernels by device
 
     def get_current_target(self):
         return self.target
@@ -54,14 +56,14 @@ class OnlyCompile:
 
 @contextlib.contextmanager
 def only_compile(name: str) -> Iterator[list]:
-    """Launches compile for ``name`` and no more; yields the list of compiled kernels, one an actual compilation."""
+    """Inside, launches only compile for ``name``. Yields the list of compiled kernels."""
     from triton.runtime import driver, jit
 
     run, kernels, seen = jit.JITFunction.run, [], set()
 
     def compile_alone(self, *args, grid, warmup=False, **options):
         kernel = run(self, *args, grid=grid, warmup=True, **options)
-        if id(kernel) not in seen:  # a kernel that is cached is the same object
+        if id(kernel) not in seen:  # a cached kernel is the same object
             seen.add(id(kernel))
             kernels.append(kernel)
         return kernel
@@ -76,30 +78,20 @@ def only_compile(name: str) -> Iterator[list]:
 
 
 def logprob_cases() -> list[Case]:
+    """logprob_fwd and logprob_bwd, for each dtype of logits and with a softcap."""
     import torch
     from pad_fast.kernels.logprob import launch, tuning
 
     from pad_fast.logprob.softmax import TokenOptions
 
-    def case(
-        dtype, softcap: float, vocabulary: int = 32768, labels_dtype=torch.int64
-    ) -> Callable[[str], None]:
+    def case(dtype, softcap: float, vocabulary: int = 32768, labels_dtype=torch.int64):
         def go(name: str) -> None:
-            logits, labels = (
-                torch.zeros(1, 2, vocabulary, dtype=dtype),
-                torch.zeros(1, 2, dtype=labels_dtype),
-            )
-            options = TokenOptions(softcap=softcap)
-            rows = launch.forward(logits, labels, options, tiling=tuning.TILINGS[name])
-            launch.backward(
-                rows[0],
-                logits,
-                labels,
-                *rows[1:],
-                options,
-                torch.empty_like(logits),
-                tiling=tuning.TILINGS[name],
-            )
+            logits = torch.zeros(1, 2, vocabulary, dtype=dtype)
+            labels = torch.zeros(1, 2, dtype=labels_dtype)
+            options, tiling = TokenOptions(softcap=softcap), tuning.TILINGS[name]
+            logp, peak, total = launch.forward(logits, labels, options, tiling=tiling)
+            written = torch.empty_like(logits)
+            launch.backward(logp, logits, labels, peak, total, options, written, tiling=tiling)
 
         return go
 
@@ -114,126 +106,115 @@ def logprob_cases() -> list[Case]:
         for short, dtype in dtypes.items()
         for cap, softcap in CAPS
     ]
-    cases += [
-        (f"bf16 V=50257{cap}", case(torch.bfloat16, softcap, 50257)) for cap, softcap in CAPS
-    ]  # rows off the grid of 16 bytes
+    # Rows that do not start at multiples of 16 bytes.
+    cases += [(f"bf16 V=50257{cap}", case(torch.bfloat16, softcap, 50257)) for cap, softcap in CAPS]
     return [*cases, ("bf16 int32", case(torch.bfloat16, 0.0, labels_dtype=torch.int32))]
 
 
 def response_cases() -> list[Case]:
+    """The kernels of response rewards, padded and packed."""
     import torch
     from pad_fast.kernels.logprob import launch
 
     def case(dtype, packed: bool) -> Callable[[str], None]:
         def go(name: str) -> None:
             logps, labels = torch.zeros(2, 512, dtype=dtype), torch.zeros(2, 512, dtype=torch.int64)
-            arguments = (
-                (logps.view(-1), labels.view(-1), labels.view(-1))
-                if packed
-                else (logps, labels, None)
-            )
-            launch.sums(*arguments, 2, -100, mean=True)
+            rows = (logps.view(-1), labels.view(-1), labels.view(-1))
+            launch.sums(*(rows if packed else (logps, labels, None)), 2, -100, mean=True)
 
         return go
 
-    shapes = (("padded", False), ("packed", True))
-    dtypes = (("fp32", torch.float32), ("fp64", torch.float64))
     return [
         (f"{short} {name}", case(dtype, packed))
-        for short, dtype in dtypes
-        for name, packed in shapes
+        for short, dtype in (("fp32", torch.float32), ("fp64", torch.float64))
+        for name, packed in (("padded", False), ("packed", True))
     ]
 
 
 def preference_cases() -> list[Case]:
+    """The listwise kernels, in sizes whose forms and numbers of registers differ."""
     import torch
     from pad_fast.kernels.preference import launch
 
     from pad_fast.preference.plackett_luce import RankingOptions
 
-    def case(kind: str, method: str, n: int, masked: bool) -> Callable[[str], None]:
+    def case(kind: str, method: str, n: int) -> Callable[[str], None]:
         def go(name: str) -> None:
-            live = torch.ones(2, n, dtype=torch.bool) if masked else None
-            launch.forward(
-                torch.zeros(2, n),
-                torch.zeros(2, n),
-                live,
-                kind,
-                method,
-                RankingOptions(10.0, 10.0, num_samples=256, seed=0),
-                wide=name.startswith("gfx"),
-            )
+            live = torch.ones(2, n, dtype=torch.bool) if method == "exact" else None
+            rewards = torch.zeros(2, n)
+            options = RankingOptions(10.0, 10.0, num_samples=256, seed=0)
+            wide = name.startswith("gfx")
+            launch.forward(rewards, rewards, live, kind, method, options, wide=wide)
 
         return go
 
-    exact = {
-        "kl": (8, 10, 11, 12),
-        "reverse_kl": (8, 11, 12),
-        "jsd": (8, 10),
-        "vpd": (8, 200),
-    }  # forms and register counts that differ
-    sampled = {"kl": (16,), "reverse_kl": (16,), "jsd": (16, 32)}
-    jobs = [
-        (kind, method, n)
-        for method, of in (("exact", exact), ("sampled", sampled))
-        for kind, sizes in of.items()
-        for n in sizes
-    ]
+    sizes = {
+        "exact": {
+            "kl": (8, 10, 11, 12),
+            "reverse_kl": (8, 11, 12),
+            "jsd": (8, 10),
+            "vpd": (8, 200),
+        },
+        "sampled": {"kl": (16,), "reverse_kl": (16,), "jsd": (16, 32)},
+    }
     return [
-        (f"{kind} {method} {n}", case(kind, method, n, masked=method == "exact"))
-        for kind, method, n in jobs
+        (f"{kind} {method} {n}", case(kind, method, n))
+        for method, kinds in sizes.items()
+        for kind, numbers in kinds.items()
+        for n in numbers
     ]
 
 
 def linear_cases() -> list[Case]:
+    """The kernels of hidden states times the head.
+
+    "kept" writes d log p / d logits in the named dtype, and "alone" does not; "bf16" is the product
+    without logits.
+    """
     import torch
     from pad_fast.kernels.linear_logprob import launch, tuning
 
     from pad_fast.logprob.softmax import TokenOptions
 
     rows, columns, width = 2, 32768, 256
+    labels = torch.zeros(rows, dtype=torch.int64)
 
-    def case(dtype, softcap: float, what: str) -> Callable[[str], None]:
-        options, labels = TokenOptions(softcap=softcap), torch.zeros(rows, dtype=torch.int64)
-
+    def softmax_case(softcap: float, dtype=None) -> Callable[[str], None]:
         def go(name: str) -> None:
-            if what == "fused":
-                hidden, weight = (
-                    torch.zeros(rows, width, dtype=dtype),
-                    torch.zeros(columns, width, dtype=dtype),
-                )
-                launch.score(hidden, weight, None, labels, options, tiling=tuning.SCORING[name])
-                return
-            scores = torch.zeros(rows, columns, dtype=dtype) if what == "kept" else None
-            numbers = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
-            launch.rows(
-                torch.zeros(rows, columns),
-                None,
-                labels,
-                scores,
-                numbers,
-                options,
-                tiling=tuning.ROWS[name],
-            )
+            logits = torch.zeros(rows, columns)
+            found = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
+            kept = torch.zeros(rows, columns, dtype=dtype) if dtype is not None else None
+            options = TokenOptions(softcap=softcap)
+            launch.rows(logits, None, labels, kept, found, options, tiling=tuning.ROWS[name])
 
         return go
 
-    bf16, fp32 = torch.bfloat16, torch.float32
+    def fused_case(softcap: float) -> Callable[[str], None]:
+        def go(name: str) -> None:
+            hidden = torch.zeros(rows, width, dtype=torch.bfloat16)
+            weight = torch.zeros(columns, width, dtype=torch.bfloat16)
+            options = TokenOptions(softcap=softcap)
+            launch.score(hidden, weight, None, labels, options, tiling=tuning.SCORING[name])
+
+        return go
+
     kinds = {
-        "kept bf16": (bf16, "kept"),
-        "kept fp32": (fp32, "kept"),
-        "alone": (fp32, "alone"),
-        "bf16": (bf16, "fused"),
+        "kept bf16": lambda softcap: softmax_case(softcap, torch.bfloat16),
+        "kept fp32": lambda softcap: softmax_case(softcap, torch.float32),
+        "alone": softmax_case,
+        "bf16": fused_case,
     }
     return [
-        (f"{name}{' softcap' if softcap else ''}", case(dtype, softcap, what))
-        for name, (dtype, what) in kinds.items()
-        for softcap in (0.0, 30.0)
+        (f"{name}{cap}", make(softcap)) for name, make in kinds.items() for cap, softcap in CAPS
     ]
 
 
 def resources(kernel) -> dict[str, int]:
-    """Registers and spills of a thread, shared memory of a program, and the widest global load and store in bytes."""
+    """What a compiled kernel uses.
+
+    Registers and spills are those of a thread, shared memory is that of a program, and the widest
+    global load and store are in bytes.
+    """
     if "cubin" in kernel.asm:
         return _nvidia(kernel)
     text = kernel.asm["amdgcn"]
@@ -247,9 +228,13 @@ def resources(kernel) -> dict[str, int]:
         return max((4 * int(n or 1) for n in words), default=2 if halves else 0)
 
     return {
-        "registers": field("vgpr_count"), "stack": field("private_segment_fixed_size"), "spills": field("vgpr_spill_count"),
-        "shared": kernel.metadata.shared, "load": widest("load"), "store": widest("store"),
-    }  # fmt: skip
+        "registers": field("vgpr_count"),
+        "stack": field("private_segment_fixed_size"),
+        "spills": field("vgpr_spill_count"),
+        "shared": kernel.metadata.shared,
+        "load": widest("load"),
+        "store": widest("store"),
+    }
 
 
 def _nvidia(kernel) -> dict[str, int]:
@@ -272,9 +257,13 @@ def _nvidia(kernel) -> dict[str, int]:
         return max((int(n or 1) * int(bits) // 8 for n, bits in sizes), default=0)
 
     used = {
-        "registers": found["REG"], "stack": found["STACK"], "spills": found["LOCAL"], "shared": kernel.metadata.shared,
-        "load": widest("ld"), "store": widest("st"),
-    }  # fmt: skip
+        "registers": found["REG"],
+        "stack": found["STACK"],
+        "spills": found["LOCAL"],
+        "shared": kernel.metadata.shared,
+        "load": widest("ld"),
+        "store": widest("st"),
+    }
     if kernel.name == "linear_logprob_fwd":
         used["wgmma"] = len(re.findall(r"\bwgmma\.mma_async", kernel.asm["ptx"]))
         used["tma"] = len(re.findall(r"\bcp\.async\.bulk\.tensor", kernel.asm["ptx"]))
@@ -282,7 +271,7 @@ def _nvidia(kernel) -> dict[str, int]:
 
 
 def table(targets: list[str]) -> dict[str, dict[str, int]]:
-    """{"sm_90 logprob_fwd bf16": resources}."""
+    """Resources by target, kernel and case: {"sm_90 logprob_fwd bf16": {...}}."""
     rows = {}
     for target in targets:
         for name, go in logprob_cases() + response_cases() + linear_cases() + preference_cases():
@@ -293,12 +282,12 @@ def table(targets: list[str]) -> dict[str, dict[str, int]]:
 
 
 def read() -> dict[str, dict[str, dict[str, int]]]:
-    """The recorded tables, by minor version of triton."""
+    """The recorded tables by the minor version of Triton."""
     return json.loads(TABLE.read_text()) if TABLE.exists() else {}
 
 
 def write(tables: dict[str, dict[str, dict[str, int]]]) -> None:
-    """One line a kernel, so that a change shows as one."""
+    """Record tables, with a line for each kernel, so that a diff shows which kernel changed."""
     blocks = (
         f' "{version}": {{\n'
         + ",\n".join(f'  "{name}": {json.dumps(row)}' for name, row in tables[version].items())

@@ -1,13 +1,17 @@
-"""Make the tiny world: a teacher, a student, and prompts in three splits, from a seed.
+"""Make the tiny world from a seed: a teacher, a student, and prompts in three splits.
 
-    python tools/make_tiny_world.py                                                          # all of it, into pad_fast/tiny_world
-    python tools/make_tiny_world.py --only student --student-seed 2 --out /some/folder       # another base student
+Usage:
+    python tools/make_tiny_world.py    # everything, into pad_fast/tiny_world
+    python tools/make_tiny_world.py --only student --student-seed 2 --out DIR    # another student
 
-Both models start from random weights and learn from questions drawn fresh from `tiny_world/tasks.py`, none of which belongs to the
-validation or the held-out split. Everything that the model card says is then measured on the held-out prompts and written beside the
-models, `facts.json` for programs and `README.md` for people. One core is used; a seed gives the same bytes again with the same
-versions of torch and transformers and the same kind of processor. `facts.json` has the seconds: about half an hour for the teacher
-and four minutes for the student on one core of a virtual machine with two AMD EPYC cores that were shared with other work.
+Both models start from random weights. They learn from questions that `tiny_world/tasks.py` draws
+anew, and none of these belongs to the validation or the held-out split. The model card's figures
+are then measured on the held-out prompts and written next to the models, as `facts.json` for
+programs and `README.md` for people.
+
+The script uses one core, about half an hour for the teacher and four minutes for the student. A
+seed gives the same bytes again with the same versions of torch and transformers on the same kind of
+processor.
 """
 
 from __future__ import annotations
@@ -36,33 +40,25 @@ HOME = Path(__file__).resolve().parents[1] / "pad_fast" / "tiny_world"
 SIZES = {"train": 3000, "validation": 402, "heldout": 600}
 TEACHER = Recipe(hidden=96, layers=4, steps=1600, batch=192, learning_rate=4e-3, decay_from=0.6)
 STUDENT = Recipe(hidden=80, layers=3, steps=1500, batch=128, learning_rate=2e-3, decay_from=1.0)
-STUDENT_SLOPPY = 0.25  # share of its examples that are slips
-STUDENT_TARGET = 0.57  # greedy accuracy, on prompts of the train split, at which it stops
+STUDENT_SLOPPY = 0.25  # share of the student's examples that are slips
+STUDENT_TARGET = 0.57  # greedy accuracy on prompts of the train split at which training stops
 Facts = dict[str, Any]
 
 
 def make_teacher(
     tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int
 ) -> tuple[LlamaForCausalLM, Facts]:
+    """Train a teacher; the model, and the facts about its training."""
     model, start = build_model(recipe, tokenizer, seed), time.perf_counter()
-    steps = list(
-        tqdm(
-            train(model, Teaching(tokenizer, recipe.batch), recipe, seed),
-            total=recipe.steps,
-            desc="teacher",
-        )
-    )
-    return model, {
-        "seed": seed,
-        "steps": len(steps),
-        "train_seconds": round(time.perf_counter() - start),
-    }
+    lesson = Teaching(tokenizer, recipe.batch)
+    steps = list(tqdm(train(model, lesson, recipe, seed), total=recipe.steps, desc="teacher"))
+    return model, _training(seed, len(steps), start)
 
 
 def make_student(
     tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int
 ) -> tuple[LlamaForCausalLM, Facts]:
-    """Stops as soon as the target is met; more steps would leave distillation nothing to do."""
+    """Train a student until it meets the target. A better one would leave nothing to distil."""
     model, start = build_model(recipe, tokenizer, seed), time.perf_counter()
     pupil = Pupil(tokenizer, recipe.batch, STUDENT_SLOPPY, seed)
     steps = 0
@@ -70,14 +66,16 @@ def make_student(
         steps += 1
         if steps % PROBE_EVERY == 0 and pupil.examine(model) >= STUDENT_TARGET:
             break
-    return model, {
-        "seed": seed,
-        "steps": steps,
-        "train_seconds": round(time.perf_counter() - start),
-    }
+    return model, _training(seed, steps, start)
+
+
+def _training(seed: int, steps: int, start: float) -> Facts:
+    seconds = round(time.perf_counter() - start)
+    return {"seed": seed, "steps": steps, "train_seconds": seconds}
 
 
 def write_prompts(out: Path, seed: int) -> None:
+    """Write the prompts of every split as JSON lines."""
     for split in SPLITS:
         rows = [
             {
@@ -93,10 +91,11 @@ def write_prompts(out: Path, seed: int) -> None:
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
 
 
 def surroundings() -> Facts:
+    """The versions and the machine, on which the bytes of the models depend."""
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -109,21 +108,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, default=HOME, help="folder to write to (default: the package's own)"
+        "--out", type=Path, default=HOME, help="folder to write to (default: the package's)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the prompts, the teacher and the measurements"
     )
-    parser.add_argument("--student-seed", type=int, default=1)
+    parser.add_argument("--student-seed", type=int, default=1, help="seed of the student")
     parser.add_argument(
         "--only",
         choices=["teacher", "student", "facts"],
-        help="train one model, or none; one that is in OUT is kept",
+        help="train only this model, or none; another model that is in OUT is kept",
     )
     parser.add_argument(
         "--max-steps",
         type=int,
-        help="stop either training after so many steps (to try the script out)",
+        help="stop the training of either model after so many steps, to try the script out",
     )
     return parser.parse_args(argv)
 
@@ -131,26 +130,23 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def obtain(
     name: str, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace
 ) -> tuple[LlamaForCausalLM, Facts] | None:
-    """The model and how it was trained: trained now if asked for, else as it lies in the folder, None if it does not."""
-    make, recipe, seed = (
-        (make_teacher, TEACHER, args.seed)
-        if name == "teacher"
-        else (make_student, STUDENT, args.student_seed)
-    )
+    """A model and how it was trained: trained now if the arguments ask for it, else read from the
+    folder; None if it is not there."""
     folder = args.out / name
     if args.only in (None, name):
-        model, training = make(
-            tokenizer,
-            replace(recipe, steps=min(recipe.steps, args.max_steps or recipe.steps)),
-            seed,
+        make, recipe, seed = (
+            (make_teacher, TEACHER, args.seed)
+            if name == "teacher"
+            else (make_student, STUDENT, args.student_seed)
         )
+        steps = min(recipe.steps, args.max_steps or recipe.steps)
+        model, training = make(tokenizer, replace(recipe, steps=steps), seed)
         save(model, tokenizer, folder)
         return model, training
     if not folder.is_dir():
         return None
-    return LlamaForCausalLM.from_pretrained(folder), json.loads(
-        (args.out / "facts.json").read_text()
-    )[name]
+    facts = json.loads((args.out / "facts.json").read_text())
+    return LlamaForCausalLM.from_pretrained(folder), facts[name]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,9 +1,10 @@
-"""Break the kernels on purpose and record which test sees it.
+"""Break the kernels on purpose, and record which test notices.
 
     python tools/mutate_kernels.py [--only NAME ...] [--write]
 
-Each mutant is one replacement in a copy of the sources, against which the interpreter's tests run until one fails. ``--write``
-records the answers in tests/kernels/mutants.json. A mutant that survives is a test that is missing.
+Each mutant is one replacement in a copy of the sources. The interpreter's tests run against it
+until one fails. ``--write`` records the answers in tests/kernels/mutants.json. A mutant that
+survives shows that a test is missing.
 """
 
 from __future__ import annotations
@@ -21,42 +22,48 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "kernels" / "mutants.json"
-SUITE, RESPONSES_SUITE = "tests/kernels/test_logprob.py", "tests/kernels/test_responses.py"
-LISTWISE = "tests/kernels/test_preference.py"
-LINEAR_SUITE = "tests/kernels/test_linear_logprob.py"
+TESTS = "tests/kernels"
+# Test modules in the order in which they run.
+SUITE = tuple(
+    f"{TESTS}/logprob/test_{name}.py"
+    for name in ("values", "strides", "labels", "operation", "inplace_backward")
+)
+RESPONSES_SUITE = (f"{TESTS}/logprob/test_responses.py",)
+LINEAR_SUITE = tuple(f"{TESTS}/linear_logprob/test_{name}.py" for name in ("rows", "fused"))
+LISTWISE = tuple(
+    f"{TESTS}/preference/test_{name}.py" for name in ("values", "properties", "draws", "operation")
+)
 
 
 class Mutant(NamedTuple):
+    """The text ``old``, which occurs once in ``file``, becomes ``new``."""
+
     file: str
     old: str
     new: str
-    suite: str = SUITE
-    only: str = (
-        ""  # pytest's -k: the tests that are meant to see it, where the whole suite takes long
-    )
+    suite: tuple[str, ...] = SUITE
+    # pytest's -k: the tests that are meant to notice, where the suite takes long.
+    only: str = ""
 
 
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
-NUMERICS, OPS, RESPONSES = (
-    "kernels/common/numerics.py",
-    "pad_fast/logprob/response_op.py",
-    "kernels/logprob/responses.py",
-)
-ROWS, SCORING = "kernels/linear_logprob/scores.py", "kernels/linear_logprob/fused.py"
+SOFTMAX, NUMERICS = "kernels/logprob/softmax.py", "kernels/common/numerics.py"
+OPS, RESPONSES = "pad_fast/logprob/response_op.py", "kernels/logprob/responses.py"
+ROWS, SCORING = "kernels/linear_logprob/row_softmax.py", "kernels/linear_logprob/fused.py"
 LINEAR = "pad_fast/linear_logprob/backward.py"
 MUTANTS = {
-    "forward: a dropped mask": Mutant(FORWARD, 'tl.where(live, w, float("-inf"))', "w"),
+    "forward: a dropped mask": Mutant(FORWARD, 'tl.where(there, z, float("-inf"))', "z"),
     "forward: off by one tile": Mutant(
         FORWARD, "range(0, whole, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"
     ),
-    "forward: wrong scale": Mutant(FORWARD, "below * LN_2 if CAPPED else below", "below"),
+    "forward: wrong scale": Mutant(SOFTMAX, "below * LN_2 if CAPPED else below", "below"),
     "forward: an unread tail": Mutant(FORWARD, "if whole < vocabulary:", "if whole > vocabulary:"),
     "forward: bfloat16 accumulation": Mutant(
-        FORWARD,
+        SOFTMAX,
         "return higher, total * power(peak - higher, CAPPED)",
         "return higher, total.to(tl.bfloat16).to(tl.float32) * power(peak - higher, CAPPED)",
     ),
-    "forward: no rescaling": Mutant(FORWARD, "total * power(peak - higher, CAPPED)", "total"),
+    "forward: no rescaling": Mutant(SOFTMAX, "total * power(peak - higher, CAPPED)", "total"),
     "forward: ignored rows are read": Mutant(
         FORWARD, "if label == ignore_index:", "if label == ignore_index - 1:"
     ),
@@ -69,37 +76,37 @@ MUTANTS = {
         "((row // tokens).to(tl.int32) * stride_r.to(tl.int32)).to(tl.int64)",
     ),
     "forward: label not masked": Mutant(
-        FORWARD, "mask=(place >= 0) & (place < vocabulary)", "mask=place >= -1"
+        FORWARD, "mask=is_column(place, vocabulary)", "mask=place >= -1"
     ),
     "forward: 32-bit tile": Mutant(FORWARD, "tl.full((), BLOCK_V, tl.int64)", "BLOCK_V"),
     "forward: maximum starts too high": Mutant(
-        FORWARD, "tl.constexpr(-3.4028234663852886e38)", "tl.constexpr(-1.0e4)"
+        SOFTMAX, "tl.constexpr(-3.4028234663852886e38)", "tl.constexpr(-1.0e4)"
     ),
     "forward: total of no column": Mutant(
-        FORWARD, 'tl.where((label >= 0) & (label < vocabulary), sums, float("nan"))', "sums"
+        FORWARD, 'tl.where(is_column(label, vocabulary), sums, float("nan"))', "sums"
     ),
     "backward: a dropped mask": Mutant(
         BACKWARD,
-        "d.to(dlogits_ptr.dtype.element_ty), mask=live)",
-        "d.to(dlogits_ptr.dtype.element_ty), mask=live | (offsets < 8))",
+        "d.to(dlogits_ptr.dtype.element_ty), mask=there)",
+        "d.to(dlogits_ptr.dtype.element_ty), mask=there | (offsets < 8))",
     ),
     "backward: off by one tile": Mutant(
         BACKWARD, "x = tl.load(tile_ptr + steps)", "x = tl.load(tile_ptr + steps + stride_v)"
     ),
     "backward: wrong scale": Mutant(
-        BACKWARD, "grad * (inner * (outer * LN_2)) if CAPPED", "grad * inner * outer if CAPPED"
+        SOFTMAX, "inner * (outer * LN_2) if CAPPED", "inner * outer if CAPPED"
     ),
     "backward: an unwritten tail": Mutant(
-        BACKWARD, "    if whole < last:\n        live", "    if whole > last:\n        live"
+        BACKWARD, "    if whole < last:\n        there", "    if whole > last:\n        there"
     ),
     "backward: bfloat16 accumulation": Mutant(
         BACKWARD,
-        "rest = own / tl.load(total_ptr + row)",
-        "rest = (own / tl.load(total_ptr + row)).to(tl.bfloat16).to(ACC)",
+        "share = scale / tl.load(total_ptr + row)",
+        "share = (scale / tl.load(total_ptr + row)).to(tl.bfloat16).to(ACC)",
     ),
-    "backward: no slope of the softcap": Mutant(BACKWARD, "d *= s * (2.0 - s)", "d *= 1.0"),
+    "backward: no slope of the softcap": Mutant(SOFTMAX, "d *= s * (2.0 - s)", "d *= 1.0"),
     "backward: slope of a saturated score": Mutant(
-        BACKWARD, "s = (outer - tl.abs(w)) * (1.0 / outer)", "s = 1.0 - tl.abs(w) * (1.0 / outer)"
+        SOFTMAX, "s = (outer - tl.abs(z)) * (1.0 / outer)", "s = 1.0 - tl.abs(z) * (1.0 / outer)"
     ),
     "backward: 32-bit tile": Mutant(BACKWARD, "tl.full((), BLOCK_V, tl.int64)", "BLOCK_V"),
     "backward: 32-bit first": Mutant(BACKWARD, "first.to(tl.int64) * stride_v", "first * stride_v"),
@@ -122,7 +129,7 @@ MUTANTS = {
     "backward: zero gradients are read": Mutant(
         BACKWARD, "(label == ignore_index) | (grad == 0.0)", "label == ignore_index"
     ),
-    "backward: no onehot": Mutant(BACKWARD, "tl.where(offsets == place, own + d, d)", "d"),
+    "backward: no onehot": Mutant(SOFTMAX, "tl.where(offsets == place, scale + d, d)", "d"),
     "tanh: polynomial beyond its range": Mutant(
         NUMERICS, "t = tl.where(tl.abs(q) > 1.0,", "t = tl.where(tl.abs(q) > 1.2,"
     ),
@@ -169,35 +176,38 @@ MUTANTS = {
     ),
 }
 
-# All of them are looked for by one suite.
+# One suite looks for all of these.
+FUSED, NOT_FUSED = "fused or no_column", "not fused"
 HEAD_MUTANTS = {
-    "rows: a dropped mask": Mutant(ROWS, 'tl.where(live, w, float("-inf"))', "w"),
+    "rows: a dropped mask": Mutant(ROWS, 'tl.where(there, z, float("-inf"))', "z"),
     "rows: off by one tile": Mutant(
         ROWS, "range(0, whole, BLOCK_V):\n        x", "range(BLOCK_V, whole, BLOCK_V):\n        x"
     ),
     "rows: wrong scale": Mutant(
-        ROWS, "slope = inner * (outer * LN_2) if CAPPED", "slope = inner * outer if CAPPED"
+        SOFTMAX, "inner * (outer * LN_2) if CAPPED", "inner * outer if CAPPED", only=NOT_FUSED
     ),
     "rows: an unread tail": Mutant(
-        ROWS, "if whole < vocabulary:\n        w", "if whole > vocabulary:\n        w"
+        ROWS,
+        "z, CAPPED)\n    if whole < vocabulary:",
+        "z, CAPPED)\n    if whole > vocabulary:",
     ),
     "rows: bfloat16 accumulation": Mutant(
-        ROWS, "rest = slope / sums", "rest = (slope / sums).to(tl.bfloat16).to(ACC)"
+        ROWS, "share = scale / total", "share = (scale / total).to(tl.bfloat16).to(ACC)"
     ),
-    "rows: scores without their first tile": Mutant(
+    "rows: logp_grad without its first tile": Mutant(
         ROWS, "range(BLOCK_V, whole + BLOCK_V, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"
     ),
     "rows: no bias in the tail": Mutant(
-        ROWS, "x += tl.load(bias_ptr + offsets, mask=live, other=0.0).to(x.dtype)", "x += 0.0"
+        ROWS, "x += tl.load(bias_ptr + offsets, mask=there, other=0.0).to(x.dtype)", "x += 0.0"
     ),
-    "rows: broken rows keep their scores": Mutant(ROWS, "if sums != sums:", "if sums < 0.0:"),
+    "rows: broken rows keep their logp_grad": Mutant(ROWS, "if total != total:", "if total < 0.0:"),
     "fused: a dropped mask": Mutant(
         SCORING, 'tl.where((columns < vocabulary)[None, :], z, float("-inf"))', "z"
     ),
     "fused: off by one tile": Mutant(
         SCORING, "range(0, width, BLOCK_K)", "range(BLOCK_K, width + BLOCK_K, BLOCK_K)"
     ),
-    "fused: wrong scale": Mutant(SCORING, "below * LN_2 if CAPPED else below", "below"),
+    "fused: wrong scale": Mutant(SOFTMAX, "below * LN_2 if CAPPED else below", "below", only=FUSED),
     "fused: an unread tail": Mutant(
         SCORING,
         "tl.minimum((split + 1) * part, vocabulary)",
@@ -221,7 +231,7 @@ HEAD_MUTANTS = {
         "for split in tl.static_range(SPLITS - 1):",
     ),
     "join: the top of the first part": Mutant(
-        SCORING, "top = tl.maximum(\n", "top = tl.minimum(\n"
+        SCORING, "top = tl.maximum(top", "top = tl.minimum(top"
     ),
     "join: label of the last part": Mutant(
         SCORING, "tl.where(found == found, found, own)", "found"
@@ -232,141 +242,136 @@ HEAD_MUTANTS = {
         "at = split * rows.to(tl.int64) + places + 1",
     ),
     "recomputed: rows with g = 0 are read": Mutant(
-        LINEAR,
-        "torch.where(grad.unsqueeze(1) == 0, 0, packed.hidden[rows])",
-        "packed.hidden[rows]",
+        LINEAR, "torch.where(grad.unsqueeze(1) == 0, 0, packed.hidden[rows])", "packed.hidden[rows]"
     ),
     "recomputed: kept rows in their place": Mutant(
         LINEAR, "others = slice(kept, count)", "others = slice(0, count - kept)"
     ),
 }
-ONLY = {SCORING: "fused or no_column", ROWS: "not fused"}
+ONLY = {SCORING: FUSED, ROWS: NOT_FUSED}
 MUTANTS |= {
-    name: mutant._replace(suite=LINEAR_SUITE, only=ONLY.get(mutant.file, ""))
+    name: mutant._replace(suite=LINEAR_SUITE, only=mutant.only or ONLY.get(mutant.file, ""))
     for name, mutant in HEAD_MUTANTS.items()
 }
 
-LATTICE, HALVES = "kernels/preference/exact_kl.py", "kernels/preference/exact_jsd.py"
-RANKING, SAMPLED, REWARDS = (
-    "kernels/preference/list_mle.py",
-    "kernels/preference/sampled.py",
-    "kernels/preference/primitives.py",
-)
+EXACT_KL, EXACT_JSD = "kernels/preference/exact_kl.py", "kernels/preference/exact_jsd.py"
+LIST_MLE, SAMPLED = "kernels/preference/list_mle.py", "kernels/preference/sampled.py"
+PRIMITIVES = "kernels/preference/primitives.py"
 VALUES, MASKS, DRAWS = "equals_enumeration", "mask_is_a_deletion", "same_rankings"
 MUTANTS |= {
     name: Mutant(file, old, new, LISTWISE, only)
     for name, file, old, new, only in (
         (
             "kl: a pass too few",
-            LATTICE,
+            EXACT_KL,
             "for _ in range(N - 2):  #",
             "for _ in range(N - 3):  #",
             VALUES,
         ),
         (
             "kl: a pass too few to go",
-            LATTICE,
+            EXACT_KL,
             "for _ in range(N - 2):\n",
             "for _ in range(N - 3):\n",
             f"{VALUES} and reverse",
         ),
         (
             "kl: along another bit",
-            LATTICE,
+            EXACT_KL,
             ">> (i + 1), 2, 1 << i)",
             ">> (i + 1), 1 << i, 2)",
             VALUES,
         ),
         (
             "kl: sets without the response",
-            LATTICE,
+            EXACT_KL,
             "slope = tl.where((sets >> i) & 1 == 1, reached * slope, 0.0)",
             "slope = reached * slope",
             VALUES,
         ),
-        ("kl: wrong scale", LATTICE, "beta * tl.sum(slope, 0)", "tl.sum(slope, 0)", VALUES),
+        ("kl: wrong scale", EXACT_KL, "beta * tl.sum(slope, 0)", "tl.sum(slope, 0)", VALUES),
         (
             "kl: bfloat16 accumulation",
-            LATTICE,
+            EXACT_KL,
             "reached += arriving",
             "reached += arriving.to(tl.bfloat16).to(ACC)",
             VALUES,
         ),
         (
-            "kl: what was to go is forgotten",
-            LATTICE,
-            "FROM=0) - left",
+            "kl: the divergence ahead is forgotten",
+            EXACT_KL,
+            "FROM=0) - ahead",
             "FROM=0)",
             f"{VALUES} and reverse",
         ),
         (
             "jsd: an order that is not there",
-            HALVES,
-            "(first < FIRST)[None, :]",
-            "(first >= 0)[None, :]",
+            EXACT_JSD,
+            "(f < FIRST)[None, :]",
+            "(f >= 0)[None, :]",
             "path_where and jsd",
         ),
         (
             "jsd: those not live sit anywhere",
-            HALVES,
+            EXACT_JSD,
             "| (seat == FIRST + k))",
             "| (seat >= 0))",
             f"{MASKS} and jsd",
         ),
         (
             "jsd: sets too few",
-            HALVES,
+            EXACT_JSD,
             "range(0, SETS, BLOCK_S)",
             "range(0, SETS - BLOCK_S, BLOCK_S)",
             f"{VALUES} and jsd",
         ),
         (
             "jsd: no pull at the rest",
-            HALVES,
-            "pull += tl.where(\n",
-            "pull += 0.0 * tl.where(\n",
+            EXACT_JSD,
+            "pull += _pull(",
+            "pull += 0.0 * _pull(",
             f"{VALUES} and jsd",
         ),
-        ("jsd: wrong scale", HALVES, "beta / 2 * slopes", "beta * slopes", f"{VALUES} and jsd"),
+        ("jsd: wrong scale", EXACT_JSD, "] / 2 * slopes", "] * slopes", f"{VALUES} and jsd"),
         (
             "jsd: bfloat16 accumulation",
-            HALVES,
-            "weight_r += p_s * tl.sum(tl.trans(q_s)[:, :, None] * log_u, 0)",
-            "weight_r += (p_s * tl.sum(tl.trans(q_s)[:, :, None] * log_u, 0)).to(tl.bfloat16).to(ACC)",
+            EXACT_JSD,
+            "weight += p_s * tl.sum(tl.trans(q_s)[:, :, None] * log_u, 0)",
+            "weight += p_s * tl.sum(tl.trans(q_s)[:, :, None] * log_u, 0).to(tl.bfloat16)",
             f"{VALUES} and jsd",
         ),
         (
             "vpd: ties the other way",
-            RANKING,
+            LIST_MLE,
             "(other_place >= place)",
             "(other_place <= place)",
             "vanilla",
         ),
         (
             "vpd: off by one tile",
-            RANKING,
+            LIST_MLE,
             "in range(0, responses, STEP):",
             "in range(0, responses - STEP, STEP):",
             "vanilla",
         ),
         (
             "vpd: keys in bfloat16",
-            RANKING,
+            LIST_MLE,
             "keys.to(tl.float32)",
             "keys.to(tl.bfloat16).to(tl.float32)",
             "own_dtype",
         ),
-        ("vpd: wrong scale", RANKING, "beta * (grad - 1.0)", "grad - 1.0", f"{VALUES} and vpd"),
+        ("vpd: wrong scale", LIST_MLE, "beta * (grad - 1.0)", "grad - 1.0", f"{VALUES} and vpd"),
         (
             "vpd: the wrong program's loss",
-            RANKING,
+            LIST_MLE,
             "if tl.program_id(1) == 0:",
             "if tl.program_id(1) == 1:",
             f"{VALUES} and vpd",
         ),
         (
             "vpd: no rescaling",
-            RANKING,
+            LIST_MLE,
             "total = total * exp(peak - higher)",
             "total = total",
             "vanilla_of_any",
@@ -409,14 +414,14 @@ MUTANTS |= {
         ),
         (
             "rewards: masked ones are read",
-            REWARDS,
+            PRIMITIVES,
             "there = there & tl.load",
             "there = there | tl.load",
             f"{MASKS} and vpd",
         ),
         (
             "rewards: a bit too far",
-            REWARDS,
+            PRIMITIVES,
             "tl.int32) << i",
             "tl.int32) << (i + 1)",
             f"{MASKS} and exact",
@@ -425,36 +430,27 @@ MUTANTS |= {
 }
 
 
+def copy_with(mutant: Mutant, folder: Path) -> None:
+    """Copy the sources and tests into ``folder``, with the replacement made."""
+    for part in ("kernels", "pad_fast", "tests"):
+        ignored = shutil.ignore_patterns("tiny_world", "__pycache__")
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    source = folder / mutant.file
+    text = source.read_text()
+    if (count := text.count(mutant.old)) != 1:
+        raise ValueError(
+            f"{mutant.old!r} must occur once in {mutant.file}, and occurs {count} times"
+        )
+    source.write_text(text.replace(mutant.old, mutant.new))
+
+
 def run(name: str) -> str:
     """The test that fails on the mutant, "" if none does."""
     mutant = MUTANTS[name]
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for part in ("kernels", "pad_fast", "tests"):
-            shutil.copytree(
-                ROOT / part, copy / part, ignore=shutil.ignore_patterns("tiny_world", "__pycache__")
-            )
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        source = copy / mutant.file
-        text = source.read_text()
-        if text.count(mutant.old) != 1:
-            raise ValueError(
-                f"{name}: {mutant.old!r} must occur once in {mutant.file}, occurs {text.count(mutant.old)} times"
-            )
-        source.write_text(text.replace(mutant.old, mutant.new))
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            mutant.suite,
-            "-k",
-            mutant.only,
-            "-v",
-            "-x",
-            "--no-header",
-            "-p",
-            "no:cacheprovider",
-        ]
+        copy_with(mutant, Path(folder))
+        options = ["-k", mutant.only, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {
             **os.environ,
             "TRITON_INTERPRET": "1",
@@ -463,17 +459,20 @@ def run(name: str) -> str:
             "PYTHONPATH": folder,
         }
         done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "pytest", *mutant.suite, *options],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if done.returncode == 0:
         return ""
-    started = re.findall(
-        rf"^{mutant.suite}::(\S+)", done.stdout, re.MULTILINE
-    )  # the last of them failed, or took the process along
+    # The last test that started has failed, or has ended the process.
+    started = re.findall(rf"^{TESTS}/\S+\.py::(\S+)", done.stdout, re.MULTILINE)
     if not started:
-        raise RuntimeError(
-            f"{name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        )
+        end = done.stdout[-2000:] + done.stderr[-2000:]
+        raise RuntimeError(f"{name}: the tests did not run:\n{end}")
     return started[-1] + (f" (died of signal {-done.returncode})" if done.returncode < 0 else "")
 
 

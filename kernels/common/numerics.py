@@ -1,10 +1,11 @@
-"""Device functions: tanh on the multiply-add pipes, and sums whose order is written down."""
+"""Device functions: exp and tanh that are cheap on GPUs, and sums in a fixed order."""
 
 import triton
 import triton.language as tl
 
-# tanh(q) / q in y = q^2 on |q| <= 1, the minimax polynomial of the relative error (Remez): 5.0e-8 in exact arithmetic, and
-# q * polynomial in float32 is within 1.7e-7 of tanh relatively, where a correctly rounded tanh is within 0.6e-7.
+# tanh(q) / q as a polynomial of q^2 on |q| <= 1, with the least maximum of the relative error
+# (Remez): 5.0e-8 in exact arithmetic. In float32, q * polynomial is within 1.7e-7 of tanh, where a
+# correctly rounded tanh is within 0.6e-7.
 TANH_0 = tl.constexpr(0.9999999502407366)
 TANH_1 = tl.constexpr(-0.33332839153070787)
 TANH_2 = tl.constexpr(0.13325204075825553)
@@ -13,14 +14,13 @@ TANH_4 = tl.constexpr(0.020289980423137597)
 TANH_5 = tl.constexpr(-0.006203379104791954)
 TANH_6 = tl.constexpr(0.0010410226337449705)
 
-
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
 def exp(x):
-    """e^x. ``tl.exp`` of float32 also serves denormal results, at three more instructions an entry; this one gives 0 for them."""
+    """e^x, and 0 for denormal results, which cost ``tl.exp`` three more instructions."""
     return tl.exp2(x * LOG2_E)
 
 
@@ -44,13 +44,13 @@ def _near_tanh(q, scale):
 
 @triton.jit
 def scaled_tanh(x, inner, scale, ACC: tl.constexpr):
-    """scale * tanh(inner * x) of a tile (A, B), in float32 or float64.
-
-    The special-function units give 16 results per clock and multiprocessor, the others 128, and the softmax's exponential
-    needs them too: a tanh out of exponential and reciprocal would take longer than reading 16-bit logits does. So a tile within
-    |inner * x| <= 1, that is of logits within their softcap, takes a polynomial, and a tile with any larger entry takes the
-    exponential for those entries. Both branches start from x as it was read, which is all that is kept in registers meanwhile.
-    """
+    """scale * tanh(inner * x) of a tile (A, B), in float32 or float64."""
+    # The special-function units give 16 results per clock and multiprocessor, the others 128, and
+    # the softmax's exponential needs them too. A tanh made of an exponential and a reciprocal
+    # would take longer than reading 16-bit logits does. So a tile with |inner * x| <= 1 everywhere
+    # (logits within their softcap) takes the polynomial, and a tile with any larger entry takes the
+    # exponential for those entries. Both branches start from x as it was read, so that no other
+    # copy of it occupies registers.
     if ACC == tl.float64:  # noqa: SIM300
         t = _far_tanh(inner * x.to(ACC), scale)
     else:
@@ -65,27 +65,33 @@ def scaled_tanh(x, inner, scale, ACC: tl.constexpr):
 
 @triton.jit
 def even_tanh(x, inner, scale):
-    """scale * tanh(inner * x) in float32 without a look at the whole tile: for a product's result, whose layout on sm_100 has no room
-    for one before Triton 3.9, and whose exponentials are few beside its multiplications."""
+    """scale * tanh(inner * x) in float32, entry by entry: for the result of a matrix product.
+
+    It has no maximum over the tile: before Triton 3.9 the layout of a product on sm_100 has no room
+    for one. Its exponentials are few compared with the product's multiplications.
+    """
     q = inner * x
     return tl.where(tl.abs(q) > 1.0, _far_tanh(q, scale), _near_tanh(q, scale))
 
 
 @triton.jit
 def rounded(product):
-    """A product of numbers that are not negative, as it is, NaN too: behind a maximum it cannot be fused with an addition."""
+    """A product of non-negative numbers, unchanged (NaN too), but rounded.
+
+    The compiler cannot fuse it with an addition, since a maximum is in between.
+    """
     return tl.maximum(product, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def tree_sum(x):
-    """(A, B) -> (A,), B a power of two: the two halves of each row are added until one column is left.
+    """Sum the rows of x, (A, B) -> (A,), with the same bits in every layout. B is a power of two.
 
-    Each step adds two numbers, so that the result has the same bits whatever layout, vector width or number of warps the
-    compiler chose: a plain ``tl.sum`` adds in the order of the layout, which follows the alignment of the pointers. x must not
-    be a product, where fusion is allowed: a layout that adds within a thread would fuse the first addition with it, and one that
-    adds across threads would not. Pass it through :func:`rounded` first.
+    x must not be a product unless it went through :func:`rounded`: a layout that adds within a
+    thread would fuse the first addition with it, and one that adds across threads would not.
     """
+    # Each step adds the two halves of a row until one column is left. A plain tl.sum adds in the
+    # order of the layout, which follows the pointers' alignment, the vector width and the warps.
     for _ in tl.static_range(16):
         if x.shape[1] > 1:
             x = tl.sum(tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2)), axis=1)

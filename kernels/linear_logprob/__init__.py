@@ -1,1 +1,4 @@
-"""Token log-probabilities from hidden states and the output head: chunks of logits from a library's product, or none at all."""
+"""Token log-probabilities from hidden states and the output head.
+
+Either a library's product writes chunks of logits (row_softmax.py), or no logits exist (fused.py).
+"""

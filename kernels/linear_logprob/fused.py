@@ -1,14 +1,18 @@
-"""linear_logprob_fwd: log-probabilities whose logits are never written, a matrix product with an online softmax behind it."""
+"""linear_logprob_fwd: log-probabilities of hidden states times the head, without logits in memory.
+
+A matrix product with an online softmax behind each tile. It has no gradient: the backward computes
+logits again. linear_logprob_join puts the parts of the vocabulary together.
+"""
 
 import triton
 import triton.language as tl
 
-from ..common.numerics import LN_2, even_tanh
-from ..logprob.forward import LOWEST, power
+from ..common.numerics import even_tanh
+from ..logprob.softmax import LOWEST, label_logp, power
 
 
 @triton.jit
-def _factor(
+def _load_factor(
     source,
     first,
     k,
@@ -25,22 +29,22 @@ def _factor(
     else:
         places = first + tl.arange(0, ROWS)
         columns = k + tl.arange(0, BLOCK_K)
-        live = (places < size)[:, None] & (columns < width)[None, :]
+        there = (places < size)[:, None] & (columns < width)[None, :]
         tile = tl.load(
-            source + places.to(tl.int64)[:, None] * stride + columns[None, :], mask=live, other=0.0
+            source + places.to(tl.int64)[:, None] * stride + columns[None, :], mask=there, other=0.0
         )
     return tile
 
 
 @triton.jit(do_not_specialize=["rows", "vocabulary"])
 def linear_logprob_fwd(
-    hidden,  # (L, D) a pointer, or a tensor descriptor of tiles (BLOCK_M, BLOCK_K)
-    weight,  # (V, D) a pointer, or a tensor descriptor of tiles (BLOCK_N, BLOCK_K)
+    hidden,  # (M, D), a pointer, or a tensor descriptor of tiles (BLOCK_M, BLOCK_K)
+    weight,  # (V, D), a pointer, or a tensor descriptor of tiles (BLOCK_N, BLOCK_K)
     bias_ptr,  # (V,)
-    labels_ptr,  # (L,)
-    own_ptr,  # (SPLITS, L) the label's w, NaN where a split has not met it
-    peak_ptr,  # (SPLITS, L) max w
-    total_ptr,  # (SPLITS, L) sum power(w - peak)
+    labels_ptr,  # (M,)
+    label_ptr,  # (SPLITS, M), the label's z, NaN in the parts that do not hold it
+    peak_ptr,  # (SPLITS, M), max z, in z's unit
+    total_ptr,  # (SPLITS, M), sum of power(z - peak)
     rows,
     vocabulary,
     width,
@@ -56,7 +60,10 @@ def linear_logprob_fwd(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Programs walk over blocks of rows, then over the parts of the vocabulary: those that run together read the same weights."""
+    """Programs walk over blocks of rows, then over the SPLITS parts of the vocabulary.
+
+    In this order those that run at the same time read the same weights.
+    """
     ACC: tl.constexpr = tl.float32
     inner = tl.full((), inner, ACC)
     outer = tl.full((), outer, ACC)
@@ -73,63 +80,59 @@ def linear_logprob_fwd(
         for column in range(split * part, tl.minimum((split + 1) * part, vocabulary), BLOCK_N):
             x = tl.zeros((BLOCK_M, BLOCK_N), ACC)
             for k in range(0, width, BLOCK_K):
-                h = _factor(
+                h = _load_factor(
                     hidden, first, k, rows, width, stride_hidden, BLOCK_M, BLOCK_K, DESCRIBED
                 )
-                w = _factor(
+                w = _load_factor(
                     weight, column, k, vocabulary, width, stride_weight, BLOCK_N, BLOCK_K, DESCRIBED
                 )
                 x = tl.dot(h, w.T, x, input_precision="ieee")
             columns = column + tl.arange(0, BLOCK_N)
             if HAS_BIAS:
-                x += tl.load(bias_ptr + columns, mask=columns < vocabulary, other=0.0).to(ACC)[
-                    None, :
-                ]
+                bias = tl.load(bias_ptr + columns, mask=columns < vocabulary, other=0.0)
+                x += bias.to(ACC)[None, :]
             z = even_tanh(x, inner, outer) if CAPPED else inner * x
             hit = columns[None, :] == label[:, None]
             own = tl.where(tl.max(hit.to(tl.int32), 1) > 0, tl.sum(tl.where(hit, z, 0.0), 1), own)
             z = tl.where((columns < vocabulary)[None, :], z, float("-inf"))
             higher = tl.maximum(peak, tl.max(z, 1))
-            total = total * power(peak - higher, CAPPED) + tl.sum(
-                power(z - higher[:, None], CAPPED), 1
-            )
+            total = total * power(peak - higher, CAPPED)
+            total += tl.sum(power(z - higher[:, None], CAPPED), 1)
             peak = higher
         out = split.to(tl.int64) * rows + places
-        tl.store(own_ptr + out, own, mask=places < rows)
+        tl.store(label_ptr + out, own, mask=places < rows)
         tl.store(peak_ptr + out, peak, mask=places < rows)
         tl.store(total_ptr + out, total, mask=places < rows)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def linear_logprob_join(
-    own_ptr,  # (SPLITS, L)
-    peak_ptr,  # (SPLITS, L)
-    total_ptr,  # (SPLITS, L)
-    logp_ptr,  # (L,)
-    top_ptr,  # (L,)
-    sums_ptr,  # (L,)
+    label_ptr,  # (SPLITS, M)
+    peak_ptr,  # (SPLITS, M)
+    total_ptr,  # (SPLITS, M)
+    logp_ptr,  # (M,)
+    top_ptr,  # (M,)
+    sums_ptr,  # (M,)
     rows,
     SPLITS: tl.constexpr,
     CAPPED: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """The parts of the vocabulary together, one after another."""
+    """A program takes BLOCK_M rows, and joins the parts of the vocabulary one after another."""
     places = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    live = places < rows
-    top = tl.load(peak_ptr + places, mask=live, other=0.0)
+    there = places < rows
+    top = tl.load(peak_ptr + places, mask=there, other=0.0)
     for split in tl.static_range(1, SPLITS):
-        top = tl.maximum(
-            top, tl.load(peak_ptr + split * rows.to(tl.int64) + places, mask=live, other=0.0)
-        )
+        part_ptr = peak_ptr + split * rows.to(tl.int64)
+        top = tl.maximum(top, tl.load(part_ptr + places, mask=there, other=0.0))
     sums = tl.zeros((BLOCK_M,), tl.float32)
     own = tl.full((BLOCK_M,), float("nan"), tl.float32)
     for split in tl.static_range(SPLITS):
         at = split * rows.to(tl.int64) + places
-        peak = tl.load(peak_ptr + at, mask=live, other=0.0)
-        sums += tl.load(total_ptr + at, mask=live, other=0.0) * power(peak - top, CAPPED)
-        found = tl.load(own_ptr + at, mask=live, other=0.0)
+        peak = tl.load(peak_ptr + at, mask=there, other=0.0)
+        sums += tl.load(total_ptr + at, mask=there, other=0.0) * power(peak - top, CAPPED)
+        found = tl.load(label_ptr + at, mask=there, other=0.0)
         own = tl.where(found == found, found, own)
-    below = own - top
-    tl.store(logp_ptr + places, (below * LN_2 if CAPPED else below) - tl.log(sums), mask=live)
-    tl.store(top_ptr + places, top, mask=live)
-    tl.store(sums_ptr + places, sums, mask=live)
+    tl.store(logp_ptr + places, label_logp(own, top, sums, CAPPED), mask=there)
+    tl.store(top_ptr + places, top, mask=there)
+    tl.store(sums_ptr + places, sums, mask=there)

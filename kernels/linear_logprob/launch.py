@@ -17,7 +17,7 @@ from ..common.device import ACCUMULATORS, multiprocessors, on
 from ..logprob import launch as logprob
 from ..logprob.launch import TokenOptions
 from .fused import linear_logprob_fwd, linear_logprob_join
-from .scores import linear_logprob_rows
+from .row_softmax import linear_logprob_rows
 from .tuning import SPLITS, RowTiling, ScoringTiling, rows_of, scoring_of
 
 VEC = 4  # columns that a lane takes at once
@@ -105,7 +105,8 @@ def score(
     """
     tiling = tiling or scoring_of(hidden.device)
     count = len(labels)
-    found = tuple(hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
+    logp, peak, total = (hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
+    found = (logp, peak, total)
     if not count:
         return found
     parts = tuple(hidden.new_empty(SPLITS, count, dtype=torch.float32) for _ in range(3))

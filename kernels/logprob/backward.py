@@ -1,38 +1,16 @@
-"""logprob_bwd: the gradient of the logits in one read and one write; rows without one are zeroed and not read."""
+"""logprob_bwd: the gradient of the logits in one read and one write."""
 
 import triton
 import triton.language as tl
 
-from ..common.numerics import LN_2
-from .forward import power, score
-
-
-@triton.jit
-def gradient(
-    x, offsets, place, own, rest, peak, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr
-):
-    """d logp / d x times the upstream gradient: (own * onehot - rest * power(w - peak)) * (1 - tanh^2).
-
-    1 - tanh^2 = s * (2 - s) with s = 1 - |tanh|, of which outer - |w| has no rounding: a saturated score has a slope of exactly 0,
-    and no slope has the wrong sign.
-    """
-    w = score(x, inner, outer, CAPPED, ACC)
-    d = -rest * power(w - peak, CAPPED)
-    if (place >= 0) & (
-        place < offsets.shape[0] * offsets.shape[1]
-    ):  # elsewhere the comparison would only cost registers
-        d = tl.where(offsets == place, own + d, d)
-    if CAPPED:
-        s = (outer - tl.abs(w)) * (1.0 / outer)
-        d *= s * (2.0 - s)
-    return d
+from .softmax import logp_grad, steepest_slope
 
 
 @triton.jit(do_not_specialize=["tokens", "vocabulary", "ignore_index"])
 def logprob_bwd(
-    dlogits_ptr,  # (R, T, V); may be logits_ptr
+    dlogits_ptr,  # (R, T, V), may be logits_ptr
     logits_ptr,  # (R, T, V)
-    grad_ptr,  # (M,)
+    grad_ptr,  # (M,), M = R * T
     labels_ptr,  # (M,)
     peak_ptr,  # (M,)
     total_ptr,  # (M,)
@@ -53,6 +31,7 @@ def logprob_bwd(
     VEC: tl.constexpr,
     CHUNK: tl.constexpr,  # columns of a program, a multiple of BLOCK_V
 ):
+    """A program takes CHUNK columns of a row. Rows without a gradient are zeroed and not read."""
     row = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * CHUNK
     last = tl.minimum(first + CHUNK, vocabulary)
@@ -76,19 +55,19 @@ def logprob_bwd(
 
     inner = tl.full((), inner, ACC)
     outer = tl.full((), outer, ACC)
-    own = grad * (inner * (outer * LN_2)) if CAPPED else grad * inner
-    rest = own / tl.load(total_ptr + row)  # NaN for a label that is no column
+    scale = grad * steepest_slope(inner, outer, CAPPED)
+    share = scale / tl.load(total_ptr + row)  # NaN for a label that is no column
     peak = tl.load(peak_ptr + row)
     label = label.to(tl.int32)  # 64-bit comparisons would double the registers
     tile_ptr = logits_ptr + row_r * stride_r + row_t * stride_t + first.to(tl.int64) * stride_v
     for start in range(first, whole, BLOCK_V):
         x = tl.load(tile_ptr + steps)
-        d = gradient(x, offsets, label - start, own, rest, peak, inner, outer, CAPPED, ACC)
+        d = logp_grad(x, offsets, label - start, scale, share, peak, inner, outer, CAPPED, ACC)
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty))
         tile_ptr += block * stride_v
         out_ptr += block * dstride_v
     if whole < last:
-        live = whole + offsets < last
-        x = tl.load(tile_ptr + steps, mask=live, other=0.0)
-        d = gradient(x, offsets, label - whole, own, rest, peak, inner, outer, CAPPED, ACC)
-        tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty), mask=live)
+        there = whole + offsets < last
+        x = tl.load(tile_ptr + steps, mask=there, other=0.0)
+        d = logp_grad(x, offsets, label - whole, scale, share, peak, inner, outer, CAPPED, ACC)
+        tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty), mask=there)

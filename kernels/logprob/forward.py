@@ -1,51 +1,29 @@
-"""logprob_fwd: log-probability, peak and total of each row of logits, in one read of the live rows.
+"""logprob_fwd: log-probability, peak and total of each row of logits, in one read of live rows.
 
-Rows that start at multiples of 16 bytes are read 16 bytes at a time, and a lane is a thread. Where V or a stride forbids that
-(50,257 columns of 16-bit logits, a view that starts off the grid), the compiler spreads a lane over neighbouring threads: each
-reads one entry at a time, and each of them rescales the lane's sum, which makes two exponentials an entry where there was one
-and an eighth. Reading such a row from its first aligned entry on would make its sums run in an order that follows its address,
-so that a row had other bits in another place of the batch. It is not done: whoever can should pad V to a multiple of 16 bytes.
+Rows that start at multiples of 16 bytes are read 16 bytes at a time, and a lane is a thread.
+Other rows are slower, see the comment below: pad V to a multiple of 16 bytes.
 """
 
 import triton
 import triton.language as tl
 
-from ..common.numerics import LN_2, exp, rounded, scaled_tanh, tree_sum
+from .softmax import LOWEST, add_tile, is_column, join_lanes, label_logp, transform
 
-LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite, so that -inf minus a peak is never NaN
-
-
-@triton.jit
-def score(x, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
-    """What the softmax is taken of: w = inner * x in nats, or with a softcap w = outer * tanh(inner * x) in bits.
-
-    In bits one multiplication an entry less is left, and the polynomial takes the unit on. Without a softcap nats keep w exact.
-    """
-    return scaled_tanh(x, inner, outer, ACC) if CAPPED else inner * x.to(ACC)
-
-
-@triton.jit
-def power(w, CAPPED: tl.constexpr):
-    """The exponential of a score."""
-    return tl.exp2(w) if CAPPED else exp(w)
-
-
-@triton.jit
-def absorb(peak, total, w, CAPPED: tl.constexpr):  # (LANES,), (LANES,), (LANES, VEC)
-    """Take a tile into each lane's running maximum and sum of exponentials: VEC + 1 exponentials, no word between threads."""
-    higher = tl.maximum(peak, tl.max(w, 1))
-    return higher, total * power(peak - higher, CAPPED) + tree_sum(
-        power(w - higher[:, None], CAPPED)
-    )
+# Where V or a stride forbids 16-byte reads (50,257 columns of 16-bit logits, a view that starts at
+# an odd address), the compiler spreads a lane over neighbouring threads. Each reads one entry at a
+# time and rescales the lane's sum, which makes two exponentials for each entry where there was one
+# and an eighth. It would be faster to read such a row from its first aligned entry on. But then
+# the order of its sums would follow its address, and it would have other bits in another place of
+# the batch.
 
 
 @triton.jit(do_not_specialize=["tokens", "vocabulary", "ignore_index"])
 def logprob_fwd(
     logits_ptr,  # (R, T, V)
     labels_ptr,  # (M,), M = R * T
-    logp_ptr,  # (M,) w[label] - log sum exp w
-    peak_ptr,  # (M,) max w, in w's unit
-    total_ptr,  # (M,) sum power(w - peak)
+    logp_ptr,  # (M,), log p of the label
+    peak_ptr,  # (M,), max z, in z's unit
+    total_ptr,  # (M,), sum of power(z - peak)
     tokens,
     vocabulary,
     stride_r: tl.int64,
@@ -59,6 +37,7 @@ def logprob_fwd(
     BLOCK_V: tl.constexpr,
     VEC: tl.constexpr,  # columns of a lane: 16 bytes
 ):
+    """A program takes a row. Ignored rows get zeros and are not read."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row).to(tl.int64)
     if label == ignore_index:
@@ -79,25 +58,20 @@ def logprob_fwd(
 
     whole = vocabulary // BLOCK_V * BLOCK_V
     for _ in range(0, whole, BLOCK_V):
-        w = score(tl.load(tile_ptr + steps), inner, outer, CAPPED, ACC)
-        peak, total = absorb(peak, total, w, CAPPED)
+        z = transform(tl.load(tile_ptr + steps), inner, outer, CAPPED, ACC)
+        peak, total = add_tile(peak, total, z, CAPPED)
         tile_ptr += block * stride_v
     if whole < vocabulary:
-        live = whole + offsets < vocabulary
-        w = score(tl.load(tile_ptr + steps, mask=live, other=0.0), inner, outer, CAPPED, ACC)
-        peak, total = absorb(peak, total, tl.where(live, w, float("-inf")), CAPPED)
+        there = whole + offsets < vocabulary
+        x = tl.load(tile_ptr + steps, mask=there, other=0.0)
+        z = transform(x, inner, outer, CAPPED, ACC)
+        peak, total = add_tile(peak, total, tl.where(there, z, float("-inf")), CAPPED)
 
-    top = tl.max(peak, 0)
-    parts = rounded(total * power(peak - top, CAPPED))
-    sums = tl.max(tree_sum(tl.reshape(parts, (1, LANES))), 0)
-    place = tl.zeros((1, 1), tl.int64) + label  # no column is not read, and NaN
-    own = tl.load(
-        row_ptr + place * stride_v, mask=(place >= 0) & (place < vocabulary), other=float("nan")
-    )
-    own = tl.sum(tl.sum(score(own, inner, outer, CAPPED, ACC), 1), 0)
-    below = own - top
-    tl.store(logp_ptr + row, (below * LN_2 if CAPPED else below) - tl.log(sums))
+    top, sums = join_lanes(peak, total, CAPPED)
+    place = tl.zeros((1, 1), tl.int64) + label
+    # A label that is no column is not read. Its log p is NaN, and through the total its gradient.
+    x = tl.load(row_ptr + place * stride_v, mask=is_column(place, vocabulary), other=float("nan"))
+    z = tl.sum(tl.sum(transform(x, inner, outer, CAPPED, ACC), 1), 0)
+    tl.store(logp_ptr + row, label_logp(z, top, sums, CAPPED))
     tl.store(peak_ptr + row, top)
-    tl.store(
-        total_ptr + row, tl.where((label >= 0) & (label < vocabulary), sums, float("nan"))
-    )  # makes the gradient NaN too
+    tl.store(total_ptr + row, tl.where(is_column(label, vocabulary), sums, float("nan")))

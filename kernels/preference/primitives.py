@@ -1,7 +1,7 @@
-"""Rewards as the kernels take them: x = beta * r with the best at 0, and responses that are not live far below all others.
+"""What the listwise kernels share: the live responses of a group and their scaled rewards.
 
-LOWEST is finite, so that the difference of two absent responses is 0 and never NaN, and so low that exp(LOWEST - x) is 0 for
-every reward that the losses take.
+A scaled reward is x = beta * (reward - best reward), so that the best is at 0. Responses that are
+not live are far below all others, at LOWEST.
 """
 
 import triton
@@ -9,20 +9,22 @@ import triton.language as tl
 
 from ..common.numerics import LN_2, exp
 
+# Finite, so that the difference of two absent responses is 0 and never NaN, and so low that
+# exp(LOWEST - x) is 0 for every reward that the losses take.
 LOWEST = tl.constexpr(-1e30)
 
 
 @triton.jit
-def living(live_ptr, places, there):
-    """Which of the responses at ``places`` count: those that are there and, with a mask, are live."""
+def load_live(live_ptr, places, there):
+    """Whether the responses at ``places`` count: they are ``there`` and, with a mask, live."""
     if live_ptr is not None:
         there = there & tl.load(live_ptr + places, mask=there, other=0).to(tl.int1)
     return there
 
 
 @triton.jit
-def living_bits(live_ptr, row, N: tl.constexpr):
-    """The live responses of a group as a bit mask: bit i is response i."""
+def load_live_bits(live_ptr, row, N: tl.constexpr):
+    """The live responses of a group in one number: bit i is response i."""
     if live_ptr is None:
         bits = tl.full((), (1 << N) - 1, tl.int32)
     else:
@@ -33,25 +35,27 @@ def living_bits(live_ptr, row, N: tl.constexpr):
 
 
 @triton.jit
-def best(rewards_ptr, row, alive, N: tl.constexpr, ACC: tl.constexpr):
-    """The highest live reward."""
+def is_live(live_bits, response):
+    """Whether a response is live, by its bit."""
+    return ((live_bits >> response) & 1) == 1
+
+
+@triton.jit
+def best_reward(rewards_ptr, row, live_bits, N: tl.constexpr, ACC: tl.constexpr):
+    """The highest live reward of a group."""
     top = tl.full((), float("-inf"), ACC)
     for i in tl.static_range(N):
-        live = ((alive >> i) & 1) == 1
-        top = tl.maximum(
-            top, tl.load(rewards_ptr + row * N + i, mask=live, other=float("-inf")).to(ACC)
-        )
+        live = is_live(live_bits, i)
+        reward = tl.load(rewards_ptr + row * N + i, mask=live, other=float("-inf"))
+        top = tl.maximum(top, reward.to(ACC))
     return top
 
 
 @triton.jit
-def one(rewards_ptr, place, live, top, beta):
-    """x of single responses, each by its place; a response that is not live is not read."""
-    return tl.where(
-        live,
-        beta * (tl.load(rewards_ptr + place, mask=live, other=0.0).to(beta.dtype) - top),
-        LOWEST,
-    )
+def scaled_reward(rewards_ptr, places, live, top, beta):
+    """x of the responses at ``places``; those that are not live are not read."""
+    reward = tl.load(rewards_ptr + places, mask=live, other=0.0).to(beta.dtype)
+    return tl.where(live, beta * (reward - top), LOWEST)
 
 
 @triton.jit
@@ -62,7 +66,10 @@ def log_add(a, b):
 
 
 @triton.jit
-def log_shares(d):
-    """log P_s / M and log P_t / M of d = log P_s / P_t; the one less d would have lost its digits where d is large."""
+def log_mixture_shares(d):
+    """log P_s / M and log P_t / M from d = log P_s / P_t, where M is their mean.
+
+    They differ by d, but to subtract it would lose the digits of the smaller where d is large.
+    """
     tail = tl.log(1.0 + exp(-tl.abs(d)))
     return tl.minimum(d, 0.0) - tail + LN_2, tl.minimum(-d, 0.0) - tail + LN_2

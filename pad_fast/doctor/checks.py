@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pad_fast.evaluation.evaluated import RewardPair, mean
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.evaluate import measures
+from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row
 from pad_fast.pipeline.sample.shards import sampling_metrics
 from pad_fast.training.config import PADConfig
-from pad_fast.training.metrics import SATURATION
-from pad_fast.training.objective import saturates
+from pad_fast.training.objective import saturation
 
 Verdict = Literal["ok", "look", "problem"]
 FLAT = 0.1  # of beta * (best - worst): the best is then preferred to the worst with at most 52.5%
@@ -221,12 +221,15 @@ def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
 
     Other losses have no such end; neither has a sum over the groups of preference decomposing.
     """
-    found = [loss for loss in measures.losses(*_rewards(rows), training) if loss is not None]
-    mean = measures.mean(found)
-    text, numbers = f"{'–' if mean is None else f'{mean:.3f}'} on average", {"mean_loss": mean}
-    if not found or not saturates(training):
+    losses = prompt_losses(RewardPair(*_rewards(rows)), training)
+    found = [loss for loss in losses if loss is not None]
+    average = mean(found)
+    shown = "–" if average is None else f"{average:.3f}"
+    text, numbers = f"{shown} on average", {"mean_loss": average}
+    limit = saturation(training)
+    if not found or limit is None:
         return Finding("first loss", "ok", text, numbers=numbers)
-    share = sum(loss > SATURATION for loss in found) / len(found)
+    share = sum(loss > limit for loss in found) / len(found)
     text += f"; {share:.0%} of the prompts near the end of the JSD, ln 2"
     advice = f"lower teacher_beta (now {_teacher_beta(training):g}), take divergence: kl, or raise mcq_floor"
     return _graded("first loss", share, 0.5, 0.95, text, advice, numbers)
@@ -236,7 +239,7 @@ def length(rows: Sequence[Row], config: RunConfig, training: PADConfig) -> Findi
     """Kendall's tau of the teacher's reward with the response's length, within prompts, less two standard errors: a look from 0.1,
     a problem from 0.5. A student can raise such a reward by length alone."""
     lengths = [[len(ids) for ids in row["completion_ids"]] for row in rows]
-    taus = measures.taus(lengths, [row["teacher_rewards"] for row in rows])
+    taus = RewardPair(lengths, [row["teacher_rewards"] for row in rows]).taus()
     if not taus:
         return Finding("length", "ok", "no ranking to compare with", numbers={"kendall_tau": None})
     tau, error = _mean_and_error(taus)
@@ -262,7 +265,9 @@ def agreement(rows: Sequence[Row]) -> Finding:
     """The student's ranking against the teacher's before any training. A problem from tau 0.9 on, since nothing is left to learn;
     a look below -0.3, less two standard errors: the two judge by opposite measures."""
     student, teacher = _rewards(rows)
-    taus, found = measures.taus(student, teacher), measures.agreement(student, teacher)
+    pair = RewardPair(student, teacher)
+    taus = pair.taus()
+    found = {name: pair.agreement(name) for name in ("kendall_tau", "top1")}
     if not taus:
         advice = "see the reward spread"
         return Finding(

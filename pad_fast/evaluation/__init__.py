@@ -1,4 +1,7 @@
-"""Scores: was the answer right, and does the student rank as the teacher does."""
+"""What a run reports about its models: right answers, and rankings like the teacher's.
+
+:mod:`~pad_fast.evaluation.catalogue` is the one list of reported metrics.
+"""
 
 from pad_fast.evaluation.agreement import ranking_agreement
 from pad_fast.evaluation.answers import exact_match

@@ -1,6 +1,7 @@
-"""Device code. The subpackages are the folders of the top-level ``kernels/``; setup.py maps them here.
+"""The Triton kernels. The subpackages are the folders of the top-level ``kernels/``.
 
-In a checkout they are found through the path below, so that the kernels also run uninstalled (``python -m benchmarks``).
+setup.py maps them here when the package is installed. In a checkout they are found through the
+path below, so that the kernels also run uninstalled (``python -m benchmarks``).
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Token log-probabilities of hidden states times the output head, whose logits are never whole."""
+"""Token log-probabilities of hidden states times the output head, without all logits in memory."""

@@ -1,9 +1,8 @@
 """The gradients of hidden states, weight and bias, on every device.
 
-With u = h @ W.T + b, a row's logp_grad is S = d log p[y] / d u, without the upstream gradient g.
-As g is one factor per row, dH = g * (S @ W) and dW = S.T @ (g * H) are plain products for any g.
-Rows that kept S need only these. The other rows are computed again, one slice of the vocabulary
-after another, and each slice of the weight's gradient is finished before the next begins.
+With u = h @ W.T + b, a row's logp_grad is S = d log p[y] / d u. The upstream gradient g is one
+factor per row, so dH = g * (S @ W) and dW = S.T @ (g * H) are plain products. Rows that kept S need
+only these. The others are computed again, one slice of the vocabulary after another.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """How many rows keep d log p / d z for the backward, out of one number of bytes.
 
 A row that keeps it costs V numbers of the input's dtype. A row that does not is computed again: 4
-products of 2 * M * D * V operations in place of 3. The bytes also have to hold the workspace: on a
-GPU the logits of one chunk, on a CPU the packed rows and the tiles of
-:mod:`pad_fast.linear_logprob.torch_impl`.
+products of 2 * M * D * V operations in place of 3. The bytes also hold the workspace: on a GPU the
+logits of one chunk, on a CPU packed rows and the tiles of :mod:`.torch_impl`.
 """
 
 from __future__ import annotations

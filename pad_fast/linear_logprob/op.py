@@ -158,7 +158,7 @@ def linear_token_logprobs_backward(
 def _gradients(
     hidden: Tensor, weight: Tensor, need_hidden: bool, need_weight: bool, need_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Zeros for hidden states, since ignored rows are not written; the rest is written whole."""
+    """Zeros for hidden states, since ignored rows are not written; all of the rest is."""
     return (
         hidden.new_zeros(hidden.shape[0] if need_hidden else 0, hidden.shape[1]),
         weight.new_empty(weight.shape[0] if need_weight else 0, weight.shape[1]),

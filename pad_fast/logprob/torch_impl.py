@@ -1,10 +1,9 @@
 """Token log-probabilities of given logits and their gradients in PyTorch, for every device.
 
-Forward and backward go over tiles of ``LOGITS_ROWS`` live rows by ``TILE_COLUMNS`` columns, so that
-a few such tiles and some numbers per row are all the memory they take. Ignored rows are never read.
-With raw logits x, u = logit_scale * x, z = softcap * tanh(u / softcap) / temperature and
-p = softmax(z), the gradient is d log p[y] / d u = (onehot(y) - p) * (1 - tanh(u / softcap)^2) /
-temperature.
+Forward and backward go over tiles of ``LOGITS_ROWS`` live rows by ``TILE_COLUMNS`` columns, and
+hold a few such tiles and some numbers per row. Ignored rows are never read. With
+u = logit_scale * logits, z = softcap * tanh(u / softcap) / temperature and p = softmax(z),
+d log p[y] / d u = (onehot(y) - p) * (1 - tanh(u / softcap)^2) / temperature.
 """
 
 from __future__ import annotations

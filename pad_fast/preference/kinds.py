@@ -1,8 +1,8 @@
 """The losses and the divergences that there are: one table, over which everything else iterates.
 
-A :class:`Loss` is what a user names as ``loss``; its :class:`Kind` is what is computed for a group of
-responses. To add a loss, write its function of rewards and an entry of :data:`LOSSES`; a new option
-is also a field of :class:`pad_fast.losses.LossOptions` and of ``PADConfig``.
+A :class:`Loss` is what a user names as ``loss``; its :class:`Kind` is what is computed for a group.
+To add a loss, write its function of rewards and an entry of :data:`LOSSES`. An option that no loss
+has yet is also a field of :class:`pad_fast.losses.LossOptions` and of ``PADConfig``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pad_fast.preference import exact_jsd, exact_kl, list_mle, sampled
 from pad_fast.preference.plackett_luce import LN2, RankingOptions, Result
 
 COMMON_OPTIONS = ("beta", "group_size", "group_reduction", "reduction", "check_finite")
-SATURATION_SHARE = 0.95  # share of a bounded loss above which it has hardly any gradient
+SATURATION_SHARE = 0.95  # the share of a loss's upper bound above which its gradient is negligible
 
 Exact = Callable[[Tensor, Tensor, RankingOptions], Result]
 Sampled = Callable[[Tensor, Tensor, RankingOptions, torch.Generator], Result]
@@ -28,13 +28,13 @@ class Kind:
     """What a loss computes for a group of responses.
 
     Args:
-        name: name of the kind; as a divergence, what a user writes.
+        name: the name of the kind. A divergence is named so by the user.
         exact: student and teacher rewards (G, n) -> losses (G,) and their gradient (G, n) in the
             student's rewards. :func:`by_autograd` makes one of a differentiable function.
-        sampled: the same, estimated from drawn rankings; None where there is no need for it.
-        auto_exact: largest n for which method="auto" takes ``exact``; None for any.
-        max_exact: largest n for which method="exact" does; None for any.
-        upper_bound: largest value of the loss in nats; None where there is none.
+        sampled: the same, estimated from sampled rankings; None if that is not needed.
+        auto_exact: the largest n for which method="auto" takes ``exact``; None for any n.
+        max_exact: the largest n for which method="exact" does; None for any n.
+        upper_bound: the largest value of the loss, in nats; None if there is none.
     """
 
     name: str
@@ -60,19 +60,20 @@ class Kind:
 
     @property
     def saturation(self) -> float | None:
-        """The loss above which a prompt has hardly any gradient; None where the loss is unbounded."""
+        """The loss above which its gradient is negligible; None if the loss has no upper bound."""
         return None if self.upper_bound is None else SATURATION_SHARE * self.upper_bound
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss by the name that a user gives it.
+    """A loss under the name that a user gives it.
 
     Args:
-        name: value of ``loss``.
-        title: its name in prose, for model cards.
+        name: the value of ``loss``.
+        title: its name in prose.
         help: what it does, for the command line.
-        kinds: the divergences to choose from, the default first; a single one for other losses.
+        kinds: the divergences to choose from, the default first; one kind for a loss without
+            divergences.
         own_options: the options that it has in addition to :data:`COMMON_OPTIONS`.
     """
 
@@ -84,17 +85,20 @@ class Loss:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The names of all options of this loss."""
+        """The names of all options."""
         return (*COMMON_OPTIONS, *self.own_options)
 
     @property
     def divergences(self) -> tuple[str, ...]:
-        """What ``divergence`` may be, the default first; nothing for a loss without that option."""
+        """The values of ``divergence``, the default first; empty for a loss without that option."""
         has_choice = "divergence" in self.own_options
         return tuple(kind.name for kind in self.kinds) if has_choice else ()
 
     def kind(self, divergence: str | None = None) -> Kind:
-        """The kind of a divergence, by default the first; a loss without divergences has only one."""
+        """The kind of a divergence, None for the default. A loss without divergences has one kind.
+
+        Raises ValueError for a divergence that the loss does not have.
+        """
         if divergence is None or not self.divergences:
             return self.kinds[0]
         for kind in self.kinds:
@@ -112,7 +116,13 @@ JSD = Kind(
     max_exact=10,  # 3.6 million rankings a group
     upper_bound=LN2,
 )
-KL = Kind("kl", exact_kl.exact_kl, sampled.sampled_kl, auto_exact=16, max_exact=16)
+KL = Kind(
+    "kl",
+    exact_kl.exact_kl,
+    sampled.sampled_kl,
+    auto_exact=16,
+    max_exact=16,
+)
 REVERSE_KL = Kind(
     "reverse_kl",
     exact_kl.exact_reverse_kl,
@@ -120,42 +130,38 @@ REVERSE_KL = Kind(
     auto_exact=16,
     max_exact=16,
 )
-VPD = Kind("vpd", list_mle.list_mle)
 
 LOSSES: dict[str, Loss] = {
-    loss.name: loss
-    for loss in (
-        Loss(
-            "ppd",
-            title="probabilistic (PPD)",
-            help="match the teacher's distribution over rankings",
-            kinds=(JSD, KL, REVERSE_KL),
-            own_options=("teacher_beta", "divergence", "method", "num_samples", "seed"),
-        ),
-        Loss(
-            "vpd",
-            title="vanilla (VPD)",
-            help="maximise the likelihood of the teacher's ranking",
-            kinds=(VPD,),
-        ),
-    )
+    "ppd": Loss(
+        "ppd",
+        title="probabilistic (PPD)",
+        help="match the teacher's distribution over rankings",
+        kinds=(JSD, KL, REVERSE_KL),
+        own_options=("teacher_beta", "divergence", "method", "num_samples", "seed"),
+    ),
+    "vpd": Loss(
+        "vpd",
+        title="vanilla (VPD)",
+        help="maximise the likelihood of the teacher's ranking",
+        kinds=(Kind("vpd", list_mle.list_mle),),
+    ),
 }
 
 
 def all_kinds() -> dict[str, Kind]:
-    """The kinds of all losses by name, as the table is now."""
+    """The kinds of all losses by name, as :data:`LOSSES` is at the moment."""
     return {kind.name: kind for loss in LOSSES.values() for kind in loss.kinds}
 
 
 def by_autograd(function: Callable[[Tensor, Tensor, RankingOptions], Tensor]) -> Exact:
-    """A :attr:`Kind.exact` from a differentiable function (G, n), (G, n) -> (G,) of rewards."""
+    """A :attr:`Kind.exact` from a differentiable function of rewards, (G, n), (G, n) -> (G,)."""
 
     def exact(student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
         def total(rewards: Tensor) -> tuple[Tensor, Tensor]:
             losses = function(rewards, teacher, options)
             return losses.sum(), losses
 
-        # The op that calls this is below autograd; torch.func differentiates there too.
+        # The op runs below autograd, where torch.func still differentiates.
         gradient, losses = torch.func.grad(total, has_aux=True)(student)
         return losses.clone(), gradient.contiguous()
 

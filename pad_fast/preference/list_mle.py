@@ -1,4 +1,4 @@
-"""ListMLE: the log-likelihood of one ranking."""
+"""ListMLE: the negative log-likelihood of the teacher's ranking."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pad_fast.preference.plackett_luce import Path, RankingOptions, Result, scal
 
 
 def list_mle(student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
-    """-log P_s of the teacher's ranking, ties by index.
+    """-log P_s of the responses in the order of the teacher's rewards, ties by index.
 
     The gradient at position j is sum_{k <= j} softmax_k(x)_j - 1.
     """

@@ -1,6 +1,7 @@
-"""The torch.library contract of the listwise losses: loss and gradient come out of one op, the backward op only scales.
+"""The torch.library contract of the listwise losses.
 
-The dispatcher sees groups (G, n), each with its own distribution over rankings; what a group is, is the caller's affair.
+One op returns the losses of groups (G, n) and their gradient; its backward only scales that. It
+computes the kinds of :mod:`pad_fast.preference.kinds`, in PyTorch or by a Triton kernel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pad_fast.preference.kinds import Kind, all_kinds
 from pad_fast.preference.plackett_luce import RankingOptions, Result
 
 _logger = logging.getLogger("pad_fast")
-_warned: set[str] = set()  # the kinds that were reported to be sampled
+_warned: set[str] = set()  # names of kinds whose sampling was logged
 
 
 def _warn_sampled(kind: Kind, n: int, num_samples: int) -> None:
@@ -38,11 +39,10 @@ def _check_finite(name: str, rewards: Tensor, live: Tensor | None) -> None:
 
 def _implementation(impl: str, student: Tensor, kind: str, method: str) -> str:
     most, n = most_responses(kind, method), student.shape[1]
-    why_not = (
-        f"the kernel of {method} {kind} takes at most {most} responses a group, and there are {n}"
-        if most
-        else f"{kind} has no kernel"
-    )
+    why_not = f"there is no kernel of {method} {kind}"
+    if most:
+        limit = f"takes at most {most} responses a group, and there are {n}"
+        why_not = f"the kernel of {method} {kind} {limit}"
     return resolve_impl(impl, student, has_kernel=most is None or n <= most, why_not=why_not)
 
 
@@ -60,14 +60,16 @@ def preference_loss(
     check_finite: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each group (G,), 0 with fewer than two live responses, and its gradient in ``student`` (G, n), 0 where not live."""
-    objective, options = (
-        all_kinds()[kind],
-        RankingOptions(beta, teacher_beta, num_samples, seed),
-    )
-    n = student.shape[1]
-    method = "exact" if objective.sampled is None else method
-    # "exact" that is too much for n raises where a CPU counts the live responses, below.
+    """The losses (G,) and their gradient (G, n) in the student's rewards.
+
+    The loss is 0 for a group with fewer than two live responses; the gradient is 0 where not live.
+    """
+    objective, n = all_kinds()[kind], student.shape[1]
+    options = RankingOptions(beta, teacher_beta, num_samples, seed)
+    if objective.sampled is None:
+        method = "exact"
+    # The method for groups without a masked response. On a CPU, where the live responses are
+    # counted, each group may still go its own way.
     widest = "exact" if objective.is_exact(method, n) else "sampled"
     implementation = _implementation(impl, student, kind, widest)
     if check_finite:
@@ -80,8 +82,16 @@ def preference_loss(
     from pad_fast.kernels.preference import launch
 
     if live is not None and method != widest:
-        return _both(launch.forward, student, teacher, live, objective, options)
+        return _by_both_kernels(launch.forward, student, teacher, live, objective, options)
     return launch.forward(student, teacher, live, kind, widest, options)
+
+
+@preference_loss.register_fake
+def _(
+    student, teacher, live, kind, method, beta, teacher_beta, num_samples, seed, check_finite, impl
+):
+    grad = torch.empty_like(student, memory_format=torch.contiguous_format)
+    return student.new_empty(student.shape[0]), grad
 
 
 def _by_torch(
@@ -92,16 +102,16 @@ def _by_torch(
     method: str,
     options: RankingOptions,
 ) -> Result:
-    """Groups of the same number of live responses together, each number exactly or sampled."""
+    """The groups by their number of live responses, which decides whether "auto" is exact."""
     generator = torch.Generator(student.device).manual_seed(options.seed)
 
-    def dense(student: Tensor, teacher: Tensor) -> Result:
+    def without_mask(student: Tensor, teacher: Tensor) -> Result:
         if kind.sampled is None or kind.is_exact(method, student.shape[1]):
             return kind.exact(student, teacher, options)
         return kind.sampled(student, teacher, options, generator)
 
     if live is None and student.shape[1] > 1:
-        return dense(student, teacher)
+        return without_mask(student, teacher)
     loss = student.new_zeros(len(student))
     grad = torch.zeros_like(student, memory_format=torch.contiguous_format)
     if live is None:
@@ -115,15 +125,16 @@ def _by_torch(
             _warn_sampled(kind, size, options.num_samples)
         rows = (count == size).nonzero()
         at = (rows, order[rows[:, 0], :size])
-        loss[rows[:, 0]], grad[at] = dense(student[at], teacher[at])
+        loss[rows[:, 0]], grad[at] = without_mask(student[at], teacher[at])
     return loss, grad
 
 
 def _live_first(live: Tensor) -> Tensor:  # (G, n) bool -> (G, n) indices
-    return (~live).long().argsort(dim=1, stable=True)  # the live ones to the front, as they were
+    """An order of each group that begins with its live responses, as they were."""
+    return (~live).long().argsort(dim=1, stable=True)
 
 
-def _both(
+def _by_both_kernels(
     forward: Callable[..., Result],
     student: Tensor,
     teacher: Tensor,
@@ -131,33 +142,19 @@ def _both(
     kind: Kind,
     options: RankingOptions,
 ) -> Result:
-    """Groups with no more live responses than the exact kernel and "auto" take by that kernel, and the others by the sampling one.
+    """Small groups by the exact kernel, and the others by the sampling one, without counting.
 
-    Both run on all groups, those of the other masked: to choose would be to count on the host, which waits for the device.
+    Small is what both the exact kernel and method="auto" take. Either kernel runs on all groups,
+    with those of the other masked: counting on the host would wait for the device.
     """
     limits = (kind.auto_exact, most_responses(kind.name, "exact"))
     most = min(limit for limit in limits if limit is not None)
     few = live.sum(1, keepdim=True) <= most
     loss, grad = forward(student, teacher, live & ~few, kind.name, "sampled", options)
     at = _live_first(live)[:, :most]
-    exact, exact_grad = forward(
-        student.gather(1, at),
-        teacher.gather(1, at),
-        live.gather(1, at) & few,
-        kind.name,
-        "exact",
-        options,
-    )
+    rewards = (student.gather(1, at), teacher.gather(1, at))
+    exact, exact_grad = forward(*rewards, live.gather(1, at) & few, kind.name, "exact", options)
     return loss + exact, grad.scatter(1, at, torch.where(few, exact_grad, grad.gather(1, at)))
-
-
-@preference_loss.register_fake
-def _(
-    student, teacher, live, kind, method, beta, teacher_beta, num_samples, seed, check_finite, impl
-):
-    return student.new_empty(student.shape[0]), torch.empty_like(
-        student, memory_format=torch.contiguous_format
-    )
 
 
 @torch.library.custom_op("pad_fast::preference_loss_backward", mutates_args=())
@@ -172,7 +169,8 @@ def _(dloss, dstudent):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    # The gradient stays in the graph: were it marked as not differentiable, a second derivative would be 0 and no error.
+    # The gradient stays in the graph. Marked as not differentiable, it would have a second
+    # derivative of 0 where an error is right.
     ctx.save_for_backward(output[1])
     ctx.set_materialize_grads(False)
 

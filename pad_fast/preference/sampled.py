@@ -1,7 +1,4 @@
-"""Losses along single rankings, best first: ListMLE, and the unbiased estimates of the divergences from sampled rankings.
-
-The conventions are those of :mod:`pad_fast.preference.plackett_luce`: rewards (G, n) in, loss (G,) and gradient (G, n) out, cores on x (n, B).
-"""
+"""Unbiased estimates of the divergences from sampled rankings."""
 
 from __future__ import annotations
 
@@ -13,10 +10,9 @@ from pad_fast.preference.plackett_luce import LN2, Core, Path, RankingOptions, R
 
 
 def _draw(x: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    """``num`` rankings a prompt from P, by Gumbel's trick: (n, B) -> (n, B, num) responses, best first."""
-    exponential = torch.empty(*x.shape, num, dtype=x.dtype, device=x.device).exponential_(
-        generator=generator
-    )
+    """``num`` rankings for each group by Gumbel's trick: (n, B) -> (n, B, num), best first."""
+    exponential = torch.empty(*x.shape, num, dtype=x.dtype, device=x.device)
+    exponential.exponential_(generator=generator)
     return (x[..., None] - exponential.log_()).argsort(dim=0, descending=True)
 
 
@@ -33,14 +29,12 @@ def _sampled(core: Core, student: Tensor, teacher: Tensor, options: RankingOptio
 
 
 def sampled_kl(
-    student: Tensor,
-    teacher: Tensor,
-    options: RankingOptions,
-    generator: torch.Generator,
+    student: Tensor, teacher: Tensor, options: RankingOptions, generator: torch.Generator
 ) -> Result:
-    """KL(P_t || P_s): the mean over drawn rankings of sum_k KL(softmax_k(t) || softmax_k(s)), and its derivative. Unbiased.
+    """KL(P_t || P_s): mean over rankings drawn from P_t of sum_k KL(softmax_k(t) || softmax_k(s)).
 
-    Against the log-ratio of the whole ranking this has the same mean and a fraction of the variance (Rao-Blackwell, step by step).
+    It has the same mean as the log-ratio of the drawn rankings, and a fraction of the variance
+    (Rao-Blackwell, step by step).
     """
 
     def core(s: Tensor, t: Tensor) -> Result:
@@ -54,27 +48,23 @@ def sampled_kl(
 
 
 def sampled_reverse_kl(
-    student: Tensor,
-    teacher: Tensor,
-    options: RankingOptions,
-    generator: torch.Generator,
+    student: Tensor, teacher: Tensor, options: RankingOptions, generator: torch.Generator
 ) -> Result:
-    """KL(P_s || P_t) from the student's own draws. Unbiased.
+    """KL(P_s || P_t) from rankings drawn from the student.
 
-    The gradient is that of each step's KL plus the score of each choice times the divergence still to go,
-    less its mean over the prompt's other draws.
+    The gradient is that of each step's KL, plus the score of each choice times the divergence still
+    to go, less the mean of that over the group's other draws.
     """
+    num = options.num_samples
 
     def core(s: Tensor, t: Tensor) -> Result:
-        order = _draw(s, options.num_samples, generator)
+        order = _draw(s, num, generator)
         ps, pt = _along(s, order), _along(t, order)
         log_total = ps.log_total - pt.log_total
         kl = ps.mean(ps.x - pt.x) - log_total
         total = kl.sum(0)
         to_go = total - kl.cumsum(0)
-        advantage = (to_go - to_go.mean(2, keepdim=True)) * (
-            options.num_samples / (options.num_samples - 1)
-        )
+        advantage = (to_go - to_go.mean(2, keepdim=True)) * (num / (num - 1))
         grad = (
             advantage
             + (ps.x - pt.x) * ps.flow(torch.ones_like(kl))
@@ -86,15 +76,13 @@ def sampled_reverse_kl(
 
 
 def sampled_jsd(
-    student: Tensor,
-    teacher: Tensor,
-    options: RankingOptions,
-    generator: torch.Generator,
+    student: Tensor, teacher: Tensor, options: RankingOptions, generator: torch.Generator
 ) -> Result:
-    """JSD(P_t, P_s) from draws of M, half of them (rounded up) from each side, so that P / M never exceeds 2. Unbiased.
+    """JSD(P_t, P_s) from draws of M, half of them (rounded up) from each side: P / M is at most 2.
 
-    The gradient is the weighted score, mean of P_s / (2 M) * (log(P_s / M) - b) * d log P_s / dx, where b is an estimate of the loss's
-    student side from the prompt's other draws: it leaves the mean alone and takes a tenth to a half of the variance.
+    The gradient is the weighted score, the mean of P_s / (2 M) * (log(P_s / M) - b) * d log P_s /
+    dx. The baseline b estimates the loss's student side from the group's other draws. It does not
+    change the mean, and removes a tenth to a half of the variance.
     """
     pairs = (options.num_samples + 1) // 2
 
@@ -105,7 +93,8 @@ def sampled_jsd(
         log_u, log_v = logsigmoid(d) + LN2, logsigmoid(-d) + LN2
         u, v = log_u.exp(), log_v.exp()
         loss = (u * log_u + v * log_v).mean(1) / 2
-        # b leaves out whole pairs, so that it is independent of both; without one side only, its mean would depend on the side.
+        # The baseline of a draw leaves out its whole pair, one draw of each side. It is then
+        # independent of both; if only the draw were left out, its mean would depend on the side.
         by_pair = (u * log_u).unflatten(1, (2, pairs)).mean(1)
         b = (by_pair.sum(1, keepdim=True) - by_pair) / (pairs - 1)
         c = u * (log_u - b.repeat(1, 2))

@@ -1,4 +1,4 @@
-"""What the report takes from a run folder; parts that are not there (yet) are empty."""
+"""What the report reads from a run folder. Parts that are not there (yet) are empty."""
 
 import json
 import math
@@ -6,15 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pad_fast.evaluation import subjects
+from pad_fast.evaluation.evaluated import Row
+
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
 
 GROUP_COLUMNS = (
     "prompt_id",
@@ -29,8 +31,12 @@ GROUP_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Group:
-    """A held-out prompt with the fixed responses to it; rewards (N,) in nats per token, NaN where the response is masked."""
+class FixedGroup:
+    """A held-out prompt with its fixed responses.
+
+    Rewards are (N,), in nats per token or nats, NaN where the response is masked. Losses are in
+    nats, NaN where they are not known.
+    """
 
     prompt: str
     answer: str | None
@@ -39,27 +45,32 @@ class Group:
     teacher: Floats
     before: Floats
     after: Floats | None  # None before the first round is evaluated
-    loss_before: float  # NaN where unknown
+    loss_before: float
     loss_after: float
-    greedy: dict[str, str]  # the evaluated model's name -> its greedy response
+    greedy: dict[str, str]  # name of an evaluated model -> its greedy response
 
 
 @dataclass(frozen=True)
-class Run:
-    """All that the page shows. Evaluations are the rows of ``evaluation/NAME.json``."""
+class RunRecords:
+    """All that the page shows. Evaluations are the contents of ``evaluation/NAME.json``."""
 
     name: str
     manifest: Row
-    config: Row  # flat: option -> value
-    metrics: list[Row]  # of metrics.jsonl, each (phase, round, step, name) once, in order
+    config: Row  # option -> value, without nesting
+    metrics: list[Row]  # the lines of metrics.jsonl, in order: one for a phase, round, step, name
     teacher: Row | None
     students: list[Row]  # by round; the first is the base student
     baselines: list[Row]
-    groups: list[Group]
+    groups: list[FixedGroup]
     lengths: dict[int, NDArray[np.int64]]  # round -> tokens of each sampled response
 
+    @property
+    def base(self) -> Row:
+        """The base student's evaluation; empty if there is none."""
+        return self.students[0] if self.students else {}
 
-def read_run(run_dir: Path) -> Run:
+
+def read_run(run_dir: Path) -> RunRecords:
     """Read a run folder.
 
     Raises:
@@ -67,16 +78,15 @@ def read_run(run_dir: Path) -> Run:
     """
     if not any((run_dir / part).exists() for part in ("run.json", "metrics.jsonl", "evaluation")):
         raise ValueError(
-            f"run_dir must be a run folder (with run.json, metrics.jsonl or evaluation/), given {str(run_dir)!r}"
+            "run_dir must be a run folder (with run.json, metrics.jsonl or evaluation/), "
+            f"given {str(run_dir)!r}"
         )
     manifest = _read_json(run_dir / "run.json")
-    evaluations = [_read_json(path) for path in sorted((run_dir / "evaluation").glob("*.json"))]
-    teacher = [row for row in evaluations if row["name"] == "teacher"]
-    students = sorted(
-        (row for row in evaluations if row["name"].startswith("student-")),
-        key=lambda row: row["round"],
-    )
-    return Run(
+    evaluations = [_read_json(path) for path in (run_dir / "evaluation").glob("*.json")]
+    evaluations.sort(key=lambda row: subjects.position(row["name"]))
+    students = [row for row in evaluations if subjects.is_student(row["name"])]
+    teacher = [row for row in evaluations if row["name"] == subjects.TEACHER]
+    return RunRecords(
         name=run_dir.resolve().name,
         manifest=manifest,
         config=dict(_leaves(manifest.get("config", {}))),
@@ -87,11 +97,6 @@ def read_run(run_dir: Path) -> Run:
         groups=_read_groups(run_dir, [row["name"] for row in students]),
         lengths=_read_lengths(run_dir),
     )
-
-
-def finite(value: float | None) -> TypeGuard[float]:
-    """Whether a metric was measured: null and NaN both mean that it does not apply."""
-    return value is not None and math.isfinite(value)
 
 
 def _read_json(path: Path) -> Row:
@@ -107,7 +112,10 @@ def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:
 
 
 def _read_metrics(path: Path) -> list[Row]:
-    """A run that was killed logs some steps again when it goes on, and may have broken a line: the last whole one counts."""
+    """The last complete line of each step.
+
+    A run that was killed logs some steps again when it goes on, and may have left a broken line.
+    """
     rows: dict[tuple[str, int, int, str], Row] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -124,14 +132,13 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> list[Row]:
         return file.read([name for name in columns if name in file.schema_arrow.names]).to_pylist()
 
 
-def _read_groups(run_dir: Path, students: list[str]) -> list[Group]:
+def _read_groups(run_dir: Path, students: list[str]) -> list[FixedGroup]:
     shards = sorted((run_dir / "heldout" / "groups").glob("part-*.parquet"))
     measured: dict[str, dict[str, Row]] = defaultdict(dict)  # prompt_id -> name -> row
-    files = {path.stem: path for path in sorted((run_dir / "evaluation").glob("*.parquet"))}
-    for name in sorted(files, key=lambda name: (name != "teacher", name not in students)):
-        for row in _read_rows(
-            files[name], ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")
-        ):
+    files = {path.stem: path for path in (run_dir / "evaluation").glob("*.parquet")}
+    columns = ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")
+    for name in sorted(files, key=subjects.position):
+        for row in _read_rows(files[name], columns):
             measured[row["prompt_id"]][name] = row
     base = students[0] if students else ""
     last = students[-1] if len(students) > 1 else ""
@@ -142,9 +149,10 @@ def _read_groups(run_dir: Path, students: list[str]) -> list[Group]:
     ]
 
 
-def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> Group:
+def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> FixedGroup:
+    """A group with what the base student and the last student were measured on it."""
     before, after = measured.get(base, {}), measured.get(last, {})
-    return Group(
+    return FixedGroup(
         prompt=_prompt_text(row["prompt"]),
         answer=row.get("answer"),
         completions=row["completions"],
@@ -155,9 +163,9 @@ def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> Group:
         loss_before=_float(before.get("ppd_loss")),
         loss_after=_float(after.get("ppd_loss")),
         greedy={
-            name: measured[name]["greedy_text"]
-            for name in measured
-            if measured[name].get("greedy_text") is not None
+            name: found["greedy_text"]
+            for name, found in measured.items()
+            if found.get("greedy_text") is not None
         },
     )
 
@@ -171,6 +179,7 @@ def _floats(values: list[float | None]) -> Floats:
 
 
 def _prompt_text(prompt: str | list[Row]) -> str:
+    """A prompt to read: a single message without its role, a longer conversation with the roles."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
@@ -181,11 +190,9 @@ def _prompt_text(prompt: str | list[Row]) -> str:
 def _read_lengths(run_dir: Path) -> dict[int, NDArray[np.int64]]:
     lengths: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for path in sorted(run_dir.glob("round-*/samples/part-*.parquet")):
-        ids = pq.read_table(path, columns=["completion_ids"])[
-            "completion_ids"
-        ]  # (rows) of lists of lists of token ids
+        # A row for each prompt: a list of responses, each a list of token ids.
+        ids = pq.read_table(path, columns=["completion_ids"])["completion_ids"]
         number = int(path.parts[-3].removeprefix("round-"))
-        lengths[number].append(
-            pc.list_value_length(pc.list_flatten(ids)).to_numpy().astype(np.int64)
-        )
+        counts = pc.list_value_length(pc.list_flatten(ids)).to_numpy()
+        lengths[number].append(counts.astype(np.int64))
     return {number: np.concatenate(parts) for number, parts in lengths.items()}

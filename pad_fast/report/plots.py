@@ -1,8 +1,12 @@
-"""The pictures, as PNG bytes. No text from users or models is drawn: fonts lack glyphs, and ``$`` would start a formula."""
+"""Draws the pictures, as PNG bytes. The same numbers give the same bytes.
 
+No text from users or models is drawn: fonts lack glyphs, and ``$`` would start a formula.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Any
 
 import matplotlib as mpl
@@ -12,9 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pad_fast.report.folder import Floats, Row, finite
+from pad_fast.evaluation.catalogue import is_measured
+from pad_fast.evaluation.evaluated import Row
+from pad_fast.report.folder import Floats
 
-# Okabe and Ito's palette, told apart with any colour vision; line styles, markers and hatches differ too
+# Okabe and Ito's palette, which can be told apart with any colour vision. Line styles, markers and
+# hatches differ too.
 TEACHER, BEFORE, AFTER, BASELINE, SECOND = "#3a3a3a", "#E69F00", "#0072B2", "#009E73", "#CC79A7"
 LINES = ((AFTER, "-", "o"), (BEFORE, "--", "s"), (SECOND, "-.", "^"), (BASELINE, ":", "D"))
 STYLE: dict[Any, Any] = {
@@ -31,7 +38,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(paint: Callable[[Axes], Any], *, xlabel: str, ylabel: str, legend: bool = True) -> bytes:
-    """One picture of one panel: 2.4 inches at a phone's width stay readable."""
+    """A picture of one panel, readable when it is scaled down to a phone's 2.4 inches."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         axes = figure.subplots()
@@ -40,9 +47,8 @@ def draw(paint: Callable[[Axes], Any], *, xlabel: str, ylabel: str, legend: bool
         axes.set_ylabel(ylabel)
         if legend:
             handles, labels = axes.get_legend_handles_labels()
-            columns = (
-                3 if sum(map(len, labels[:3])) < 40 else 2
-            )  # three long labels would run out of the picture
+            # Three long labels would run out of the picture.
+            columns = 3 if sum(map(len, labels[:3])) < 40 else 2
             figure.legend(
                 handles,
                 labels,
@@ -52,26 +58,33 @@ def draw(paint: Callable[[Axes], Any], *, xlabel: str, ylabel: str, legend: bool
                 handlelength=2.6,
             )
         buffer = BytesIO()
-        figure.savefig(
-            buffer, format="png", dpi=160, metadata={"Software": None}
-        )  # the same run gives the same bytes
+        # Without the version of matplotlib the same run gives the same bytes.
+        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
         return buffer.getvalue()
 
 
 def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) -> bytes:
-    """``lines`` maps a metric to its label; x are the optimizer's steps over all rounds."""
-    steps, starts = _global_steps(rows)
+    """What training logged, over the optimizer's steps of all rounds.
+
+    Args:
+        rows: the lines of metrics.jsonl, in order.
+        lines: the logged name of each curve, with its label.
+        ylabel: the label of the vertical axis.
+    """
+    steps, starts = global_steps(rows)
 
     def paint(axes: Axes) -> None:
-        for (key, label), (color, style, _) in zip(lines.items(), LINES, strict=False):
+        for (key, label), (color, style, _) in zip(lines.items(), cycle(LINES), strict=False):
             kept = [
-                (x, row[key]) for x, row in zip(steps, rows, strict=True) if finite(row.get(key))
+                (x, row[key])
+                for x, row in zip(steps, rows, strict=True)
+                if is_measured(row.get(key))
             ]
             x, y = (np.array(values, dtype=float) for values in zip(*kept, strict=True))
             window = max(1, len(y) // 20)
             if window > 1:
                 axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(x, _running_mean(y, window), style, color=color, label=label, linewidth=1.8)
+            axes.plot(x, running_mean(y, window), style, color=color, label=label, linewidth=1.8)
         for start in starts[1:]:
             axes.axvline(start, color="#777777", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
         axes.grid(axis="x", visible=False)
@@ -92,12 +105,22 @@ def round_curves(
     levels: Mapping[str, tuple[float, str]],
     percent: bool = False,
 ) -> bytes:
-    """``lines`` maps a metric to its label; ``levels`` maps the label of a level (the teacher) to its height and colour."""
+    """Metrics over the rounds.
+
+    Args:
+        students: the evaluations of the students, in order.
+        lines: the key of each metric, with its curve's label.
+        ylabel: the label of the vertical axis.
+        levels: the label of each horizontal line, with its height and colour.
+        percent: whether values are shares, to be drawn in percent.
+    """
     scale = 100.0 if percent else 1.0
 
     def paint(axes: Axes) -> None:
-        for (key, label), (color, style, marker) in zip(lines.items(), LINES, strict=False):
-            kept = [(row["round"], scale * row[key]) for row in students if finite(row.get(key))]
+        for (key, label), (color, style, marker) in zip(lines.items(), cycle(LINES), strict=False):
+            kept = [
+                (row["round"], scale * row[key]) for row in students if is_measured(row.get(key))
+            ]
             axes.plot(
                 *zip(*kept, strict=True),
                 linestyle=style,
@@ -121,7 +144,7 @@ def round_curves(
 
 
 def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float | None) -> bytes:
-    """The loss of each held-out prompt before and after; ``bound`` is the highest value there is."""
+    """The losses of held-out prompts before and after. ``bound`` is the highest loss possible."""
     high = bound if bound is not None else float(np.quantile(np.concatenate([before, after]), 0.99))
     bins = np.linspace(0.0, max(high, 1e-6), 31).tolist()
 
@@ -141,9 +164,9 @@ def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float |
             clipped["after"], bins, histtype="step", color=AFTER, linewidth=2.0, label="after"
         )
         if bound is not None:
-            axes.axvline(
-                bound, color=TEACHER, linewidth=1.2, linestyle="--", label="ln 2, the highest value"
-            )
+            value = "ln 2" if math.isclose(bound, math.log(2)) else f"{bound:.3g}"
+            label = f"{value}, the highest value"
+            axes.axvline(bound, color=TEACHER, linewidth=1.2, linestyle="--", label=label)
 
     return draw(
         paint,
@@ -153,7 +176,7 @@ def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float |
 
 
 def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
-    """Response lengths of each round's samples: the box holds the middle half, the whiskers 90%."""
+    """Lengths of each round's samples: the box holds the middle half, the whiskers 90%."""
 
     def paint(axes: Axes) -> None:
         axes.boxplot(
@@ -173,7 +196,11 @@ def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
 
 
 def first_places(probabilities: Mapping[str, Floats]) -> bytes:
-    """Bars of P(ranked first), one group a response; keys among teacher, before, after."""
+    """Bars of the probability of being ranked first, side by side for each response.
+
+    Args:
+        probabilities: for any of "teacher", "before" and "after", the probability of each response.
+    """
     looks = {"teacher": (TEACHER, ""), "before": (BEFORE, "///"), "after": (AFTER, "")}
 
     def paint(axes: Axes) -> None:
@@ -200,8 +227,8 @@ def first_places(probabilities: Mapping[str, Floats]) -> bytes:
     )
 
 
-def _global_steps(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
-    """Steps counted on through the rounds, and the step after which each round starts."""
+def global_steps(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+    """Steps that count on through the rounds, and the step after which each round starts."""
     steps: list[int] = []
     starts: list[int] = []
     offset = 0
@@ -214,8 +241,8 @@ def _global_steps(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     return steps, starts
 
 
-def _running_mean(y: Floats, window: int) -> Floats:
-    """The mean of the values within half a window of each, of fewer at the ends."""
+def running_mean(y: Floats, window: int) -> Floats:
+    """For each value the mean over the window around it, which is cut off at the ends."""
     total = np.cumsum(np.insert(y, 0, 0.0))
     place = np.arange(len(y))
     low, high = np.maximum(place - window // 2, 0), np.minimum(place + window // 2 + 1, len(y))

@@ -3,147 +3,120 @@
 import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pad_fast.report.folder import Floats, Group, Row, Run, finite
-
-TIE = 1e-5  # nats per token, the tolerance of the rankings that the run evaluates
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of the before/after table. ``better`` is +1 if more is better, -1 if less is, 0 if neither."""
-
-    key: str
-    label: str
-    better: int = 0
-    digits: int = 3
-    percent: bool = False
-
-    def text(self, value: float | None) -> str:
-        if value is None or not math.isfinite(value):
-            return "–"
-        return number(100 * value if self.percent else value, self.digits) + (
-            "%" if self.percent else ""
-        )
-
-    def change(self, value: float | None, base: float | None) -> tuple[str, str]:
-        """The signed difference and the CSS class that colours it."""
-        if value is None or base is None or not math.isfinite(value - base):
-            return "", ""
-        text = number((100 if self.percent else 1) * (value - base), self.digits)
-        if float(text.replace("−", "-")) == 0:
-            return "±0", ""
-        worth = self.better * (value - base)
-        return text if text.startswith(
-            "−"
-        ) else "+" + text, "better" if worth > 0 else "worse" if worth < 0 else ""
-
-
-METRICS = (
-    Metric("greedy_accuracy", "Greedy accuracy", 1, 1, percent=True),
-    Metric("sampled_accuracy", "Sampled accuracy", 1, 1, percent=True),
-    Metric("kendall_tau", "Kendall τ", 1),
-    Metric("top1", "Top-1", 1, 1, percent=True),
-    Metric("ppd_loss", "Loss", -1),
-    Metric("fresh_kendall_tau", "τ, fresh samples", 1),
-    Metric("fresh_top1", "Top-1, fresh", 1, 1, percent=True),
-    Metric("mean_length", "Mean length", 0, 1),
-    Metric("duplicate_ratio", "Duplicates", 0, 1, percent=True),
-    Metric("clipped_ratio", "Cut off", -1, 1, percent=True),
-)
-HEADLINES = ("greedy_accuracy", "sampled_accuracy", "kendall_tau", "ppd_loss")
+from pad_fast.evaluation import subjects
+from pad_fast.evaluation.agreement import TIE
+from pad_fast.evaluation.catalogue import METRICS, Metric, is_measured
+from pad_fast.evaluation.evaluated import Row
+from pad_fast.report.folder import FixedGroup, Floats, RunRecords
 
 
 def number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
+    """A number with so many decimals, and a minus sign in place of a hyphen."""
+    return _typeset(f"{value:.{digits}f}")
 
 
-def label(name: str) -> str:
-    """A reader's word for the name of an evaluated model."""
-    known = {"teacher": "Teacher", "student-00": "Base student", "seqkd": "SeqKD"}
-    return known.get(name, f"After round {int(name[8:])}" if name.startswith("student-") else name)
+def shown(metric: Metric, value: float | None) -> str:
+    """A metric's value with its unit; a dash if it does not apply."""
+    return _typeset(metric.text(value))
 
 
-def headlines(run: Run) -> list[dict[str, str]]:
+def change(metric: Metric, value: float | None, base: float | None) -> tuple[str, str]:
+    """The signed difference from a base, and the CSS class for its colour; "" where unknown."""
+    if value is None or base is None or not math.isfinite(value - base):
+        return "", ""
+    text = metric.amount(value - base)
+    if float(text) == 0:
+        return "±0", ""
+    worth = metric.better * (value - base)
+    css = "better" if worth > 0 else "worse" if worth < 0 else ""
+    return _typeset(text if text.startswith("-") else "+" + text), css
+
+
+def _typeset(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def headlines(run: RunRecords) -> list[dict[str, str]]:
+    """The tiles at the top of the page: a metric before and after, and the teacher's."""
     if len(run.students) < 2:
         return []
-    base, last = run.students[0], run.students[-1]
+    last, teacher = run.students[-1], run.teacher or {}
     tiles = []
-    for metric in (metric for metric in METRICS if metric.key in HEADLINES):
-        before, after = base.get(metric.key), last.get(metric.key)
-        if finite(before) and finite(after):
-            change, css = metric.change(after, before)
-            teacher = (run.teacher or {}).get(metric.key)
+    for metric in METRICS.values():
+        before, after = run.base.get(metric.key), last.get(metric.key)
+        if metric.headline and is_measured(before) and is_measured(after):
+            text, css = change(metric, after, before)
+            taught = teacher.get(metric.key)
             tiles.append(
                 {
                     "label": metric.label,
-                    "before": metric.text(before),
-                    "after": metric.text(after),
-                    "change": change,
+                    "before": shown(metric, before),
+                    "after": shown(metric, after),
+                    "change": text,
                     "css": css,
+                    "teacher": shown(metric, taught) if is_measured(taught) else "",
                 }
-                | {"teacher": metric.text(teacher) if finite(teacher) else ""}
             )
     return tiles
 
 
-def before_after(run: Run) -> dict[str, Any]:
+def before_after(run: RunRecords) -> dict[str, Any]:
+    """Every metric that was measured, of every model, with its difference from the base student."""
     rows = [row for row in (run.teacher, *run.students, *run.baselines) if row]
-    base = run.students[0] if run.students else {}
-    columns = [metric for metric in METRICS if any(finite(row.get(metric.key)) for row in rows)]
+    columns = [
+        metric
+        for metric in METRICS.values()
+        if any(is_measured(row.get(metric.key)) for row in rows)
+    ]
     body = []
     for row in rows:
-        compared = row is not base and row is not run.teacher
+        base = run.base if _is_compared(row) else {}
         cells = [
             (
-                m.text(row.get(m.key)),
-                *(m.change(row.get(m.key), base.get(m.key)) if compared else ("", "")),
+                shown(metric, row.get(metric.key)),
+                *change(metric, row.get(metric.key), base.get(metric.key)),
             )
-            for m in columns
+            for metric in columns
         ]
-        body.append({"label": label(row["name"]), "cells": cells})
+        body.append({"label": subjects.title(row["name"]), "cells": cells})
     return {"columns": columns, "rows": body}
 
 
-def skills(run: Run) -> dict[str, Any]:
-    """Accuracy of each skill: teacher, base student, last student, baselines."""
-    rows = [
-        row
-        for row in (run.teacher, *run.students[:1], *run.students[1:][-1:], *run.baselines)
-        if row and row.get("skills")
-    ]
-    metric = METRICS[0]
-    base = run.students[0].get("skills") or {} if run.students else {}
+def skills(run: RunRecords) -> dict[str, Any]:
+    """Accuracy for each skill: teacher, base student, last student, baselines."""
+    chosen = (run.teacher, *run.students[:1], *run.students[1:][-1:], *run.baselines)
+    rows = [row for row in chosen if row and row.get("skills")]
     body = []
     for skill in sorted({skill for row in rows for skill in row["skills"]}):
-        scores = [row["skills"].get(skill, {}) for row in rows]
-        cells = []
-        for row, score in zip(rows, scores, strict=True):
-            compared = row is not run.teacher and row is not run.students[0]
-            start = base.get(skill, {}).get("greedy_accuracy") if compared else None
-            sampled = metric.text(score.get("sampled_accuracy"))
-            cells.append(
-                (
-                    metric.text(score.get("greedy_accuracy")),
-                    *metric.change(score.get("greedy_accuracy"), start),
-                    sampled,
-                )
-            )
-        body.append(
-            {
-                "skill": skill,
-                "count": max(score.get("count") or 0 for score in scores),
-                "cells": cells,
-            }
-        )
-    return {"columns": [label(row["name"]) for row in rows], "rows": body}
+        base = (run.base.get("skills") or {}).get(skill, {})
+        found = [row["skills"].get(skill, {}) for row in rows]
+        cells = [
+            _skill_cell(scores, base if _is_compared(row) else {})
+            for row, scores in zip(rows, found, strict=True)
+        ]
+        count = max(scores.get("count") or 0 for scores in found)
+        body.append({"skill": skill, "count": count, "cells": cells})
+    return {"columns": [subjects.title(row["name"]) for row in rows], "rows": body}
 
 
-def order(group: Group) -> list[int]:
+def _skill_cell(scores: Row, base: Row) -> tuple[str, str, str, str]:
+    """Greedy accuracy, its difference from the base's with its CSS class, sampled accuracy."""
+    greedy, sampled = METRICS["greedy_accuracy"], METRICS["sampled_accuracy"]
+    value = scores.get(greedy.key)
+    difference = change(greedy, value, base.get(greedy.key))
+    return shown(greedy, value), *difference, shown(sampled, scores.get(sampled.key))
+
+
+def _is_compared(row: Row) -> bool:
+    """Whether the page shows a model's differences from the base student."""
+    return row["name"] not in (subjects.TEACHER, subjects.BASE)
+
+
+def order(group: FixedGroup) -> list[int]:
     """The responses, the teacher's best first, masked ones last."""
     return sorted(
         range(len(group.teacher)),
@@ -152,7 +125,7 @@ def order(group: Group) -> list[int]:
 
 
 def _ranks(reward: Floats, live: Floats) -> list[str]:
-    """1 for the best live response; ties, copies of a text up to rounding, share a rank; a dash for a masked response."""
+    """1 for the best live response; tied ones share a rank; a dash for a masked response."""
     values = reward[live.astype(bool)]
     return [
         str(1 + int((values > value + TIE).sum())) if alive else "–"
@@ -160,7 +133,8 @@ def _ranks(reward: Floats, live: Floats) -> list[str]:
     ]
 
 
-def group_table(group: Group) -> dict[str, Any]:
+def group_table(group: FixedGroup) -> dict[str, Any]:
+    """A prompt with its responses, their rewards and ranks, and the models' greedy responses."""
     live = np.isfinite(group.teacher).astype(np.float64)
     sides = [group.teacher, group.before] + ([group.after] if group.after is not None else [])
     ranks = [_ranks(reward, live) for reward in sides]
@@ -178,22 +152,24 @@ def group_table(group: Group) -> dict[str, Any]:
                 "cells": cells,
             }
         )
-    greedy = {label(name): text for name, text in group.greedy.items()}
     return {
         "prompt": group.prompt,
         "answer": group.answer,
         "rows": rows,
-        "greedy": greedy,
+        "greedy": {subjects.title(name): text for name, text in group.greedy.items()},
         "has_after": group.after is not None,
     }
 
 
-def phases(run: Run) -> dict[str, Any]:
-    """What sampling and scoring reported: a row a metric, a column a round, the mean over the shards."""
+def phases(run: RunRecords) -> dict[str, Any]:
+    """What sampling and scoring logged: a row a number, a column a round, means over shards."""
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in run.metrics:
-        for key, value in row.items() if row["phase"] in ("sample", "score") else ():
-            if key not in ("round", "step") and isinstance(value, int | float) and finite(value):
+        if row["phase"] not in ("sample", "score"):
+            continue
+        for key, value in row.items():
+            is_number = isinstance(value, int | float) and is_measured(value)
+            if is_number and key not in ("round", "step"):
                 found[key][row.get("round") or 0].append(value)
     rounds = sorted({number for columns in found.values() for number in columns})
     body = {
@@ -203,7 +179,7 @@ def phases(run: Run) -> dict[str, Any]:
     return {"rounds": rounds, "rows": body}
 
 
-def details(run: Run) -> dict[str, dict[str, str]]:
+def details(run: RunRecords) -> dict[str, dict[str, str]]:
     """The manifest: long tables that stay folded."""
     tables: dict[str, dict[str, str]] = {"All settings": {}}
     for section, value in run.manifest.items():
@@ -213,7 +189,7 @@ def details(run: Run) -> dict[str, dict[str, str]]:
 
 
 def flat(tree: Row, prefix: str = "") -> dict[str, str]:
-    """Dotted names and values; a page is passed on, so no access token is shown."""
+    """Dotted names and values. Access tokens are not shown, since a page is passed on."""
     rows: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -221,7 +197,6 @@ def flat(tree: Row, prefix: str = "") -> dict[str, str]:
         elif key.endswith("_token") and value is not None:
             rows[prefix + key] = "(not shown)"
         else:
-            rows[prefix + key] = (
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            )
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            rows[prefix + key] = text
     return rows

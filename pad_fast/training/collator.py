@@ -1,4 +1,4 @@
-"""Prepared rows to batches."""
+"""From prepared rows to batches."""
 
 from __future__ import annotations
 
@@ -10,46 +10,41 @@ import torch
 
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.packing import pack, split
-from pad_fast.training.rows import LARGEST
+from pad_fast.training.rows import LARGEST_REWARD
 
 
 class PADCollator:
-    """P prepared rows to a batch of P prompts with up to N responses each.
+    """A batch of P prompts with up to N responses each, from P prepared rows.
 
-    ``teacher_rewards`` (P, N) float32 comes first, as Trainer counts the batch by it; ``mask`` (P, N) bool is True for a live
-    response, whose reward must be finite (ValueError); ``lengths`` (P, N) int64 and ``clipped`` (P, N) bool are for metrics, as is the
-    number ``num_tokens``. ``slices`` are what the model reads, one after the other: fields of
-    :class:`pad_fast.models.packing.PackedRows`, of live responses only, numbered p * N + i. There is one slice, unless ``max_tokens``
-    asks for smaller ones.
+    Args:
+        layout: one of ``pad_fast.models.layout.LAYOUTS``; None for what PADTrainer finds that its
+            model takes ("padded" without a trainer).
+        max_tokens: the most tokens of a slice; None for one slice.
 
-    ``layout`` is one of ``pad_fast.models.layout.LAYOUTS``; PADTrainer sets what its model can take, and ``options`` of
-    :func:`pad_fast.models.packing.pack`, unless a layout is given.
+    Returns:
+        A dictionary. ``teacher_rewards`` (P, N) float32 comes first, since Trainer counts the batch
+        by it. ``mask`` (P, N) bool is True for live responses. ``lengths`` (P, N) int64,
+        ``clipped`` (P, N) bool and the number ``num_tokens`` are for metrics. ``slices`` are what
+        the model reads, one after the other: fields of
+        :class:`pad_fast.models.packing.PackedRows`, of live responses only, where response i of
+        prompt p has the number p * N + i.
+
+    Raises:
+        ValueError: a reward is neither finite in float32 nor None.
+
+    Example:
+        >>> row = {"prompt_ids": [5, 6], "completion_ids": [[7, 8], [9]], "clipped": [False] * 2}
+        >>> batch = PADCollator()([{**row, "teacher_rewards": [0.5, 1.5]}])
+        >>> batch["teacher_rewards"], batch["lengths"]
+        (tensor([[0.5000, 1.5000]]), tensor([[2, 1]]))
     """
 
     def __init__(self, layout: str | None = None, max_tokens: int | None = None) -> None:
         self.layout, self.max_tokens = layout, max_tokens
-        self.options: dict[str, bool] = {}
+        self.options: dict[str, bool] = {}  # for pack(); PADTrainer knows its model and device
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         width = max(len(row["completion_ids"]) for row in rows)
-        teacher, mask = np.zeros((len(rows), width)), np.zeros((len(rows), width), dtype=bool)
-        lengths, clipped = (
-            np.zeros(teacher.shape, dtype=np.int64),
-            np.zeros(teacher.shape, dtype=bool),
-        )
-        for p, row in enumerate(rows):
-            n = len(row["completion_ids"])
-            mask[p, :n] = [reward is not None for reward in row["teacher_rewards"]]
-            teacher[p, mask[p]] = [
-                reward for reward in row["teacher_rewards"] if reward is not None
-            ]
-            lengths[p, :n] = [len(ids) for ids in row["completion_ids"]]
-            clipped[p, :n] = row["clipped"]
-        if not (np.abs(teacher) <= LARGEST).all():
-            p, i = np.argwhere(~(np.abs(teacher) <= LARGEST))[0]
-            raise ValueError(
-                f"teacher_rewards must be finite in float32 or None, got {teacher[p, i]} for response {i} of row {p} of a batch"
-            )
         groups = [live_group(row, p * width) for p, row in enumerate(rows)]
         layout = self.layout or "padded"
         slices = [
@@ -57,17 +52,39 @@ class PADCollator:
             for part in split(groups, self.max_tokens, layout)
         ]
         return {
-            "teacher_rewards": torch.from_numpy(teacher.astype(np.float32)),
-            "mask": torch.from_numpy(mask),
-            "lengths": torch.from_numpy(lengths),
-            "clipped": torch.from_numpy(clipped),
+            **_tables(rows, width),
             "slices": slices,
             "num_tokens": sum(
-                len(prompt) + len(response)
-                for prompt, responses, _ in groups
-                for response in responses
+                len(group.prompt) + len(response)
+                for group in groups
+                for response in group.responses
             ),
         }
+
+
+def _tables(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, torch.Tensor]:
+    """The (P, N) tensors of a batch, N being ``width``."""
+    shape = (len(rows), width)
+    teacher, mask = np.zeros(shape), np.zeros(shape, dtype=bool)
+    lengths, clipped = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+    for p, row in enumerate(rows):
+        n = len(row["completion_ids"])
+        mask[p, :n] = [reward is not None for reward in row["teacher_rewards"]]
+        teacher[p, mask[p]] = [reward for reward in row["teacher_rewards"] if reward is not None]
+        lengths[p, :n] = [len(ids) for ids in row["completion_ids"]]
+        clipped[p, :n] = row["clipped"]
+    if not (np.abs(teacher) <= LARGEST_REWARD).all():
+        p, i = np.argwhere(~(np.abs(teacher) <= LARGEST_REWARD))[0]
+        raise ValueError(
+            "teacher_rewards must be finite in float32 or None, "
+            f"got {teacher[p, i]} for response {i} of row {p} of a batch"
+        )
+    return {
+        "teacher_rewards": torch.from_numpy(teacher.astype(np.float32)),
+        "mask": torch.from_numpy(mask),
+        "lengths": torch.from_numpy(lengths),
+        "clipped": torch.from_numpy(clipped),
+    }
 
 
 def live_group(row: Mapping[str, Any], first: int = 0) -> PromptGroup:

@@ -1,13 +1,13 @@
-"""PADConfig: what a training run is told."""
+"""PADConfig: the arguments of a training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
+from pad_fast import device
 from pad_fast.dispatch import check_impl
 from pad_fast.losses import GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
 from pad_fast.models.layout import check_share_prefix
@@ -19,19 +19,52 @@ CHOICES = {
     "group_reduction": GROUP_REDUCTIONS,
     "normalize": ("mean", "sum"),
 }
-PPD_ONLY = ("teacher_beta", "divergence", "method", "num_samples")  # what vpd has no use for
+LEAST = {
+    "num_samples": MIN_SAMPLES,
+    "group_size": 2,
+    "max_length": 2,
+    "max_completion_length": 1,
+    "max_tokens_per_step": 1,
+    "dataset_num_proc": 1,
+}
+
+
+def _losses_with(option: str) -> list[str]:
+    return [name for name, loss in LOSSES.items() if option in loss.own_options]
+
+
+def _only(option: str) -> str:
+    return f"{' and '.join(_losses_with(option))} only"
+
+
+_LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
+_DIVERGENCE_HELP = "; ".join(
+    f"{name}: {', '.join(loss.divergences)}" for name, loss in LOSSES.items() if loss.divergences
+)
 
 
 @dataclass
 class PADConfig(TrainingArguments):
-    """Arguments of :class:`pad_fast.PADTrainer`: those of transformers.TrainingArguments, and these.
+    """The arguments of :class:`pad_fast.PADTrainer`: transformers.TrainingArguments, and these.
 
-    Where the paper or its released scripts speak (PAD, arXiv 2502.14272) their value is the default: learning rate 8e-7 on a
-    cosine with a warm-up of a tenth, one epoch, no weight decay, beta 10, sequences of 2,048 tokens, checkpointed activations, no
-    dropout, bf16 (here: where the device is a GPU that has it). Its 128 prompts a step are per_device_train_batch_size *
-    gradient_accumulation_steps * ranks, which is yours to split. A batch is counted in prompts, each with all of its responses.
+    Raises:
+        ValueError: a value is out of its range; the message names it.
 
-    Raises ValueError for a value outside of its range, naming it.
+    Example:
+        >>> args = PADConfig(output_dir="student", divergence="kl", teacher_beta=5.0)
+        >>> args.beta, args.group_size
+        (10.0, None)
+
+    Notes:
+        A batch is counted in prompts, each with all of its responses.
+
+        Defaults are the values of the paper (PAD, arXiv 2502.14272) or of its released scripts,
+        where these give one: learning rate 8e-7 on a cosine with a warm-up of a tenth, one epoch,
+        no weight decay, beta 10, sequences of 2,048 tokens, recomputed activations, no dropout,
+        and bf16 (here, on a GPU that has it).
+
+        The paper takes 128 prompts for a step. That is per_device_train_batch_size *
+        gradient_accumulation_steps * ranks, which are left to the user.
     """
 
     _VALID_DICT_FIELDS = [  # noqa: RUF012, Trainer's own is a list too
@@ -44,108 +77,120 @@ class PADConfig(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(
         default=0.1,
-        metadata={"help": "Steps of linear warm-up; below 1, their share of all steps."},
+        metadata={"help": "Steps of linear warm-up; a number below 1 is a share of all steps."},
     )
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
     logging_steps: float = field(
         default=10,
-        metadata={"help": "Steps between two lines of metrics; below 1, a share of all steps."},
+        metadata={"help": "Steps from one line of metrics to the next; below 1, a share of all."},
     )
-    bf16: bool | None = field(
+    bf16: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={
-            "help": "bfloat16 autocast; weights stay as they are. By default on GPUs that have it, unless fp16."
+            "help": "Autocast to bfloat16; weights keep their dtype. By default on GPUs that have "
+            "bfloat16, unless fp16 is set."
         },
-    )  # type: ignore[assignment]
+    )
     gradient_checkpointing: bool | None = field(
         default=None,
         metadata={
-            "help": "Recompute activations in the backward pass, for memory; on by default. New name: activation_checkpointing."
+            "help": "Recompute activations in the backward pass to save memory; on by default. "
+            "Its new name is activation_checkpointing."
         },
     )
     remove_unused_columns: bool = field(
         default=False,
-        metadata={"help": "Nothing to remove: the trainer keeps the columns that it reads."},
+        metadata={"help": "Has no effect: the trainer keeps just the columns that it reads."},
     )
 
-    loss: str = field(
-        default="ppd",
-        metadata={
-            "help": "ppd: match the distribution over rankings; vpd: maximise the likelihood of the teacher's ranking."
-        },
-    )
+    loss: str = field(default="ppd", metadata={"help": f"The loss. {_LOSS_HELP}."})
     beta: float = field(
         default=10.0,
-        metadata={"help": "Scale of the student's rewards in the Plackett-Luce distribution."},
+        metadata={"help": "Factor of the student's rewards in the Plackett-Luce distribution."},
     )
     teacher_beta: float | None = field(
         default=None,
-        metadata={"help": "Scale of the teacher's rewards, ppd only; beta if not given."},
+        metadata={
+            "help": f"Factor of the teacher's rewards, {_only('teacher_beta')}; beta if not given."
+        },
     )
     divergence: str = field(
-        default="jsd", metadata={"help": "ppd: jsd, kl (teacher to student) or reverse_kl."}
+        default="jsd",
+        metadata={"help": f"Divergence between the distributions. {_DIVERGENCE_HELP}."},
     )
     method: str = field(
         default="auto",
-        metadata={"help": "ppd: exact, sampled rankings, or auto: exact as far as it goes."},
+        metadata={
+            "help": "How the divergence is computed: exact, sampled (from drawn rankings), or auto "
+            f"(exact for groups that are small enough). {_only('method')}."
+        },
     )
     num_samples: int = field(
-        default=256, metadata={"help": "Rankings that the sampled method draws for each prompt."}
+        default=256, metadata={"help": "Rankings that method=sampled draws for each prompt."}
     )
     group_size: int | None = field(
         default=None,
-        metadata={"help": "Preference decomposing: responses are ranked in groups of this many."},
+        metadata={"help": "Preference decomposing: rank responses in groups of this size."},
     )
     group_reduction: str = field(
-        default="mean", metadata={"help": "Losses of a prompt's groups: mean or sum."}
+        default="mean",
+        metadata={"help": "How the losses of a prompt's groups are combined: mean or sum."},
     )
     normalize: str = field(
         default="mean",
-        metadata={"help": "Reward of a response: mean or sum of its token log-probabilities."},
+        metadata={"help": "Reward of a response: mean or sum of its tokens' log-probabilities."},
     )
     temperature: float = field(
         default=1.0,
-        metadata={"help": "The student's log-probabilities are taken at this temperature."},
+        metadata={"help": "Temperature of the student's log-probabilities."},
     )
-    impl: str = field(default="auto", metadata={"help": "auto, torch or triton."})
+    impl: str = field(
+        default="auto",
+        metadata={"help": "Implementation of rewards and loss: auto, torch or triton."},
+    )
 
     share_prefix: str = field(
         default="auto",
         metadata={
-            "help": "Read a prompt once for all of its responses: auto, where a trial gives the same gradients; true; false."
+            "help": "Read a prompt once for all of its responses: true, false, or auto (if a trial "
+            "gives the same gradients)."
         },
     )
     max_tokens_per_step: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of one forward and backward; a batch with more goes in slices, with one more forward and the same "
-            "gradient. None: an estimate of what a GPU holds; no limit on a CPU."
+            "help": "Most tokens of one forward and backward. A batch with more is read in slices, "
+            "which costs one more forward and gives the same gradient. None: an estimate for the "
+            "GPU; no limit on a CPU."
         },
     )
     memory_budget: str = field(
         default="auto",
         metadata={
-            "help": "Bytes in which the output head may keep scores for the backward, which saves one product in four: auto (a 16th of a "
-            "GPU's memory, 128 MiB on a CPU) or a number; 0 takes the least memory."
+            "help": "Bytes in which the output head may keep logits for the backward, which saves "
+            "one of its four matrix products: a number, or auto (a 16th of a GPU's memory, 128 MiB "
+            "on a CPU). 0 takes the least memory."
         },
     )
     max_length: int | None = field(
         default=2048,
         metadata={
-            "help": "Most tokens of prompt and response; a response beyond is cut by itself. None: the model's window."
+            "help": "Most tokens of a prompt with a response; a longer response is cut. "
+            "None: the model's window."
         },
     )
     max_completion_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a response."}
+        default=None, metadata={"help": "Most tokens of a response; a longer one is cut."}
     )
     mask_truncated_completions: bool = field(
         default=False,
         metadata={
-            "help": "Leave responses out that do not end by themselves (finish reason length, or cut)."
+            "help": "Leave out responses that do not end by themselves: those that were cut, and "
+            "those with finish reason length."
         },
     )
     disable_dropout: bool = field(
-        default=True, metadata={"help": "Set every dropout probability of the student to zero."}
+        default=True, metadata={"help": "Set every dropout probability of the student to 0."}
     )
     chat_template_kwargs: dict | str | None = field(
         default=None,
@@ -157,7 +202,8 @@ class PADConfig(TrainingArguments):
     model_init_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Arguments of from_pretrained for a model given by name; its dtype is float32 if not given."
+            "help": "Arguments of from_pretrained for a model given by name. "
+            "The dtype is float32 if not given."
         },
     )
 
@@ -166,55 +212,49 @@ class PADConfig(TrainingArguments):
             self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = True
-        if (
-            "activation_checkpointing" in self.__dataclass_fields__
-        ):  # transformers 5.23 renamed it, and warns at the old name
+        # transformers 5.23 renamed gradient_checkpointing, and warns at the old name.
+        if "activation_checkpointing" in self.__dataclass_fields__:
             if self.activation_checkpointing is None:
                 self.activation_checkpointing = self.gradient_checkpointing
             self.gradient_checkpointing = None  # mirrors the new name from here on
-        if not torch.accelerator.is_available():
-            self.dataloader_pin_memory = (
-                False  # torch warns that there is nothing to pin memory for
-            )
+        if not device.has_accelerator():
+            self.dataloader_pin_memory = False  # without one torch warns
         self._check_options()
+        self._check_loss()
         super().__post_init__()
 
     def _check_options(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        kind = LOSSES[self.loss].kind(self.divergence)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
+                rule = f"must be one of {', '.join(choices)}"
+                raise ValueError(f"{name} {rule}, got {getattr(self, name)!r}")
         check_impl(self.impl)
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
-        check_budget(
-            int(self.memory_budget) if str(self.memory_budget).isdecimal() else self.memory_budget
-        )
-        self.memory_budget = str(self.memory_budget)
+        budget = str(self.memory_budget)
+        check_budget(int(budget) if budget.isdecimal() else self.memory_budget)
+        self.memory_budget = budget
         for name in ("beta", "teacher_beta", "temperature"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive finite number, got {value}")
-        least = {
-            "num_samples": MIN_SAMPLES,
-            "group_size": 2,
-            "max_length": 2,
-            "max_completion_length": 1,
-            "max_tokens_per_step": 1,
-            "dataset_num_proc": 1,
-        }
-        for name, limit in least.items():
+        for name, limit in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {value}")
-        if self.loss == "vpd":
-            for name in PPD_ONLY:
-                if getattr(self, name) != self.__dataclass_fields__[name].default:
-                    raise ValueError(
-                        f"{name} is an option of loss='ppd', and loss is 'vpd'; got {getattr(self, name)!r}"
-                    )
-        elif self.group_size is not None:
+
+    def _check_loss(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        loss = LOSSES[self.loss]
+        foreign = {name for other in LOSSES.values() for name in other.own_options}
+        # seed is an argument of every training, whatever the loss does with it
+        for name in sorted(foreign - {*loss.own_options, "seed"}):
+            value, usual = getattr(self, name), self.__dataclass_fields__[name].default
+            if value != usual:
+                owners = " and ".join(f"loss={other!r}" for other in _losses_with(name))
+                raise ValueError(
+                    f"{name} is an option of {owners}, and loss is {self.loss!r}; got {value!r}"
+                )
+        kind = loss.kind(self.divergence)
+        if self.group_size is not None:
             kind.check_exact(self.method, self.group_size)

@@ -1,18 +1,17 @@
-"""What is logged of a batch: one line of numbers a prompt, NaN where a prompt does not count, so that lines can be pooled."""
+"""The metrics of a batch: a row of numbers for each prompt, so that batches can be pooled.
+
+A number is NaN where it does not apply to a prompt.
+"""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 from pad_fast.evaluation import ranking_agreement
 
-SATURATION = 0.95 * math.log(
-    2
-)  # of a JSD, which ends at ln 2; above, next to nothing of its gradient is left
-SMALLEST, LARGEST = "completions/min_length", "completions/max_length"
+SATURATED = "loss/saturated"
+SHORTEST, LONGEST = "completions/min_length", "completions/max_length"
 NAMES = (
     "rewards/chosen",
     "rewards/rejected",
@@ -22,10 +21,10 @@ NAMES = (
     "ranking/top1",
     "logps/mean",
     "completions/mean_length",
-    SMALLEST,
-    LARGEST,
+    SHORTEST,
+    LONGEST,
     "completions/clipped_ratio",
-    "loss/saturated",
+    SATURATED,
     "loss",
 )
 
@@ -39,13 +38,24 @@ def prompt_metrics(
     clipped: Tensor,  # (P, N) bool
     *,
     normalize: str,
-    saturates: bool,
+    saturation: float | None,
 ) -> Tensor:  # (P, len(NAMES)) float32
-    """The metrics of each prompt, detached, in the order of ``NAMES``.
+    """The metrics of each prompt, detached, in the order of :data:`NAMES`.
 
-    ``rewards/chosen`` and ``rewards/rejected`` are the student's rewards of the teacher's best and worst response, without beta;
-    ``rewards/accuracies`` the share of pairs ordered as the teacher orders them; ``logps/mean`` the mean over responses of the
-    mean token log-probability, in nats per token, whatever ``normalize`` is. Rankings count where the teacher has one.
+    Args:
+        loss: loss of each prompt.
+        student, teacher: rewards, without beta.
+        mask: True for live responses.
+        lengths: tokens of each response.
+        clipped: True for responses that did not end by themselves.
+        normalize: "mean" or "sum", as the student's rewards are made.
+        saturation: the loss above which a prompt is saturated; None if it cannot be.
+
+    Returns:
+        ``rewards/chosen`` and ``rewards/rejected`` are the student's rewards of the teacher's best
+        and worst response; ``rewards/accuracies`` is the share of pairs that the student orders as
+        the teacher does; ``logps/mean`` is in nats per token, for either ``normalize``. Metrics of
+        rankings are NaN where the teacher ranks nothing.
     """
     loss, student, teacher = loss.detach().float(), student.detach().float(), teacher.float()
     agreement = ranking_agreement(student, teacher, mask, reduction="none")
@@ -56,6 +66,7 @@ def prompt_metrics(
     rejected = student.gather(1, worst)[:, 0].where(ranked, torch.nan)
     live, lengths = mask.sum(1), lengths.float()
     logps = student if normalize == "mean" else student / lengths.clamp(min=1)
+    nothing = torch.full_like(loss, torch.nan)
     columns = (
         chosen,
         rejected,
@@ -68,23 +79,21 @@ def prompt_metrics(
         lengths.masked_fill(~mask, torch.inf).amin(1),
         lengths.masked_fill(~mask, 0).amax(1),
         (clipped & mask).sum(1) / live,
-        (loss > SATURATION).float() if saturates else torch.full_like(loss, torch.nan),
+        nothing if saturation is None else (loss > saturation).float(),
         loss,
     )
     return torch.stack(columns, 1).masked_fill((live < 2)[:, None], torch.nan)
 
 
 def summarize(table: Tensor) -> dict[str, float]:
-    """Means over the prompts that count (the least and the greatest of the lengths); what no prompt has is left out."""
+    """Each metric of a table (P, len(NAMES)) over its prompts, without those that no prompt has.
+
+    It is the mean, but the least of the shortest and the greatest of the longest lengths.
+    """
     found = {}
     for name, column in zip(NAMES, table.double().T, strict=True):
         values = column[~column.isnan()]
         if len(values):
-            found[name] = (
-                values.min()
-                if name == SMALLEST
-                else values.max()
-                if name == LARGEST
-                else values.mean()
-            ).item()
+            over_prompts = {SHORTEST: torch.min, LONGEST: torch.max}.get(name, torch.mean)
+            found[name] = over_prompts(values).item()
     return found

@@ -1,4 +1,4 @@
-"""The card of a trained student: what it was trained on, with which loss, and whom to cite."""
+"""The model card of a trained student: its settings, its last metrics, and whom to cite."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from pad_fast.preference.kinds import LOSSES
 from pad_fast.training.config import PADConfig
 
 TAGS = ("pad", "preference-aligned-distillation", "distillation")
-PPD = ("divergence", "method", "num_samples", "teacher_beta")
 SHOWN = (
     "group_size",
     "group_reduction",
@@ -25,8 +25,10 @@ SHOWN = (
 MEASURED = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins", "logps/mean")
 CITATION = """\
 @inproceedings{gu-etal-2025-capturing,
-    title = "Capturing Nuanced Preferences: Preference-Aligned Distillation for Small Language Models",
-    author = "Gu, Yanggan and Li, Junzhuo and Huang, Sirui and Zou, Xin and Li, Zhenghua and Hu, Xuming",
+    title = "Capturing Nuanced Preferences: \
+Preference-Aligned Distillation for Small Language Models",
+    author = "Gu, Yanggan and Li, Junzhuo and Huang, Sirui and \
+Zou, Xin and Li, Zhenghua and Hu, Xuming",
     booktitle = "Findings of the Association for Computational Linguistics: ACL 2025",
     year = "2025",
     url = "https://aclanthology.org/2025.findings-acl.822/",
@@ -37,13 +39,19 @@ CITATION = """\
 def card_body(
     args: PADConfig, base: str | None, history: Sequence[dict[str, Any]], note: str = ""
 ) -> str:
-    """Markdown without metadata. ``base`` is the student before, ``history`` the trainer's log, ``note`` what else is known."""
+    """The card's text in Markdown, without metadata.
+
+    Args:
+        args: the training's arguments.
+        base: the name of the model that was trained, on the Hugging Face Hub.
+        history: the trainer's log.
+        note: a sentence to add to the description.
+    """
     student = f"[{base}](https://huggingface.co/{base})" if base else "A causal language model"
-    losses = {"ppd": "probabilistic (PPD)", "vpd": "vanilla (VPD)"}
-    settings = {"loss": losses[args.loss], "beta": args.beta}
-    settings |= {
-        name: getattr(args, name) for name in (*(PPD if args.loss == "ppd" else ()), *SHOWN)
-    }
+    loss = LOSSES[args.loss]
+    settings = {"loss": loss.title, "beta": args.beta}
+    own = [name for name in loss.own_options if name != "seed"]
+    settings |= {name: getattr(args, name) for name in (*own, *SHOWN)}
     settings["prompts a step"] = (
         args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     )
@@ -54,8 +62,8 @@ def card_body(
 # {Path(str(args.output_dir)).name}
 
 {student}, trained by Preference-Aligned Distillation
-([PAD](https://arxiv.org/abs/2502.14272)) with `pad_fast.PADTrainer`: its distribution over the rankings of
-several responses to a prompt was brought towards that of a teacher's rewards. {note}
+([PAD](https://arxiv.org/abs/2502.14272)) with `pad_fast.PADTrainer`: its distribution over the
+rankings of several responses to a prompt was brought towards that of a teacher's rewards. {note}
 
 ## Training
 
@@ -77,7 +85,7 @@ several responses to a prompt was brought towards that of a teacher's rewards. {
 
 
 def rewrite_card(path: Path, body: str) -> None:
-    """Put ``body`` under the metadata of the card that transformers wrote, and our tags into them."""
+    """Replace the text of the card that transformers wrote, and add our tags to its metadata."""
     data = ModelCard.load(path).data
     data.tags = [*dict.fromkeys([*(data.tags or []), *TAGS])]
     path.write_text(f"---\n{data.to_yaml()}\n---\n{body}", encoding="utf-8")

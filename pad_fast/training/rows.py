@@ -1,4 +1,4 @@
-"""Rows of scored responses to token ids, and token ids to batches."""
+"""From rows of scored responses to token ids."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("pad_fast")
 
-ALIASES = {  # TRL's PRM data, distilabel, EasyDistill and LLaMA-Factory name them so
+# The names of the columns in TRL's PRM data, distilabel, EasyDistill and LLaMA-Factory.
+ALIASES = {
     "prompt": ("instruction", "question"),
     "completions": ("responses", "generations", "candidates"),
     "teacher_rewards": ("rewards", "scores", "ratings"),
 }
-FEATURES = Features(  # named, since rows whose rewards or responses are all null or empty would not tell their types
+# The types are named: they could not be seen in rows without rewards or responses.
+FEATURES = Features(
     {
         "prompt_ids": [Value("int32")],
         "completion_ids": [[Value("int32")]],
@@ -32,13 +34,16 @@ FEATURES = Features(  # named, since rows whose rewards or responses are all nul
         "length": Value("int64"),
     }
 )
-COUNTS = ("num_live", "num_cut")  # of a row, not kept
-LARGEST = float(np.finfo(np.float32).max)
+COUNTS = ("num_live", "num_cut")  # columns that are counted, and then dropped
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, conversational: bool) -> int | None:
-    """The token that a response ends with. In a conversation it is what the chat template puts after an assistant's text, if
-    that is one special token (Gemma's <end_of_turn> is not its EOS); else, and without one, the tokenizer's EOS."""
+    """The token that a response ends with.
+
+    In a conversation it is the special token that the chat template puts after an assistant's text:
+    Gemma's <end_of_turn> is not its EOS. Elsewhere, and without such a token, it is the EOS.
+    """
     if conversational and tokenizer.chat_template is not None:
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "response"}]
         text = str(tokenizer.apply_chat_template(messages, tokenize=False))
@@ -53,12 +58,32 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, conversational: bool) -> 
 
 @dataclass
 class RowReader:
-    """One row of a dataset to token ids; ValueErrors name the row.
+    """Turns a row of a dataset into token ids.
 
-    Columns: ``prompt`` (text, or messages, which pass the chat template) or ``prompt_ids``; ``completions`` (texts, or lists of one
-    message) or ``completion_ids``; ``teacher_rewards``, null for a response that is left out; optional ``finish_reasons``. Ids are
-    taken exactly as they are; texts get the end of turn, except where the finish reason is "length". A response that is too long
-    is cut by itself, at its end.
+    A row has ``prompt`` (text, or messages for the chat template) or ``prompt_ids``;
+    ``completions`` (texts, or lists of one message) or ``completion_ids``; ``teacher_rewards``,
+    null for a response that is left out; and perhaps ``finish_reasons``.
+
+    Args:
+        tokenizer: for texts.
+        vocabulary: number of token ids, which are checked; None for no check.
+        max_length: most tokens of the prompt with a response; a longer response is cut at its end.
+        max_completion_length: most tokens of a response.
+        mask_truncated: leave out responses that were cut, or whose finish reason is "length".
+        template_options: more arguments for the chat template.
+
+    Raises:
+        ValueError: the row cannot be read; the message has its number.
+
+    Example:
+        >>> row = {"prompt_ids": [1], "completion_ids": [[3, 4], [5]], "teacher_rewards": [0.5, 1]}
+        >>> found = RowReader(max_length=2)(row, 0)
+        >>> found["completion_ids"], found["teacher_rewards"], found["clipped"]
+        ([[3], [5]], [0.5, 1.0], [True, False])
+
+    Notes:
+        Token ids are taken as they are. Texts get the end of turn, unless their finish reason is
+        "length".
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -82,9 +107,10 @@ class RowReader:
         completion_ids = self._completion_ids(row, reasons)
         rewards = _list("teacher_rewards", _column(row, "teacher_rewards"))
         if len(rewards) != len(completion_ids) or (reasons and len(reasons) != len(completion_ids)):
-            lengths = f"{len(completion_ids)} completions, {len(rewards)} teacher_rewards and {len(reasons)} finish_reasons"
             raise ValueError(
-                f"teacher_rewards (and finish_reasons) must hold one value for each completion, got {lengths}"
+                "teacher_rewards (and finish_reasons) must hold one value for each completion, "
+                f"got {len(completion_ids)} completions, {len(rewards)} teacher_rewards and "
+                f"{len(reasons)} finish_reasons"
             )
         room = self._room(len(prompt_ids))
         long = [room is not None and len(ids) > room for ids in completion_ids]
@@ -114,18 +140,17 @@ class RowReader:
             if isinstance(prompt, str):
                 ids = tokenizer(prompt)["input_ids"]
             else:
-                text = self._templated(tokenizer, prompt)
-                ids = tokenizer(text, add_special_tokens=False)[
-                    "input_ids"
-                ]  # the template has written the BOS
+                text = self._templated(tokenizer, prompt)  # begins with the BOS
+                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = self._check_ids("prompt_ids", ids)
         if len(ids) == 0:
             raise ValueError(
-                "prompt must have at least one token, from which the first of a response is predicted"
+                "prompt must have at least one token, from which a response's first is predicted"
             )
         if self.max_length is not None and len(ids) >= self.max_length:
             raise ValueError(
-                f"prompt must leave room for a response in max_length={self.max_length} tokens, got {len(ids)} tokens"
+                "prompt must leave room for a response in "
+                f"max_length={self.max_length} tokens, got {len(ids)} tokens"
             )
         return ids
 
@@ -136,7 +161,8 @@ class RowReader:
             for message in messages
         ):
             raise ValueError(
-                f"prompt must be a text or a list of messages with a role and a content, got {prompt!r:.80}"
+                "prompt must be a text or a list of messages with a role and a content, "
+                f"got {prompt!r:.80}"
             )
         try:
             return str(
@@ -146,7 +172,8 @@ class RowReader:
             )
         except (TemplateError, TypeError) as error:
             raise ValueError(
-                f"prompt must be one that the chat template takes, which says {str(error)!r}, got {prompt!r:.80}"
+                "prompt must be one that the chat template takes, "
+                f"which says {str(error)!r}, got {prompt!r:.80}"
             ) from None
 
     def _completion_ids(self, row: dict[str, Any], reasons: list[str]) -> list[list[int]]:
@@ -160,7 +187,8 @@ class RowReader:
         end = end_of_turn_id(tokenizer, not isinstance(row.get("prompt", ""), str))
         if end is None:
             raise ValueError(
-                "completions need a tokenizer with an EOS token, got one without; or give completion_ids"
+                "completions need a tokenizer with an EOS token, got one without; "
+                "or give completion_ids"
             )
         found = []
         for i, text in enumerate(texts):
@@ -172,7 +200,8 @@ class RowReader:
     def _need_tokenizer(self, column: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             raise ValueError(
-                f"{column} is text, which needs a processing_class (a tokenizer), got none; or give token ids"
+                f"{column} is text, which needs a processing_class (a tokenizer), got none; "
+                "or give token ids"
             )
         return self.tokenizer
 
@@ -214,13 +243,14 @@ def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> A
     if name not in row:
         names = f"{name} or {alternative}" if alternative else name
         raise ValueError(
-            f"a row must have {names} (or {', '.join(ALIASES[name])}), got the columns {', '.join(row)}"
+            f"a row must have {names} (or {', '.join(ALIASES[name])}), "
+            f"got the columns {', '.join(row)}"
         )
     return row[name]
 
 
 def _list(name: str, value: Any, rule: str = "a list with one value for each response") -> list:
-    """``value`` as a list; a text is none, though it has a length and parts."""
+    """``value`` as a list. A text is refused, though it has a length and parts."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         value = value.tolist()
     if not isinstance(value, (list, tuple)):
@@ -245,16 +275,17 @@ def _text(completion: Any) -> str:
 
 
 def _check_reward(reward: Any, i: int) -> bool:
-    """Whether response ``i`` is live. Beyond float32, as which batches hold rewards, is not finite."""
+    """Whether response ``i`` has a reward; ValueError if it is not finite in a batch's float32."""
     if reward is None:
         return False
     if (
         isinstance(reward, bool)
         or not isinstance(reward, Real)
-        or not abs(float(reward)) <= LARGEST
+        or not abs(float(reward)) <= LARGEST_REWARD
     ):
         raise ValueError(
-            f"teacher_rewards must be finite in float32, or null for a response that is left out, got {reward!r} for response {i}"
+            "teacher_rewards must be finite in float32, or null for a response that is left out, "
+            f"got {reward!r} for response {i}"
         )
     return True
 
@@ -262,15 +293,24 @@ def _check_reward(reward: Any, i: int) -> bool:
 def prepare_dataset(
     dataset: Any, reader: RowReader, *, name: str = "train", num_proc: int | None = None
 ) -> Dataset:
-    """Rows that ``reader`` understands to rows that :class:`PADCollator` takes; what was cut and what was dropped is logged.
+    """Rows for :class:`PADCollator`, less those with fewer than two live responses.
 
-    ``dataset`` is a datasets.Dataset, or anything with a length and rows, such as a list of dictionaries. Rows with fewer than two
-    live responses have no ranking, and are dropped. Raises ValueError for an iterable dataset, one without rows, and one of
-    which nothing is left.
+    Args:
+        dataset: a datasets.Dataset, or anything with a length and rows, such as a list.
+        reader: reads a row.
+        name: the dataset's name in messages and in the log, which counts what was cut and dropped.
+        num_proc: processes for a datasets.Dataset.
+
+    Returns:
+        The prepared dataset.
+
+    Raises:
+        ValueError: a row cannot be read; the dataset has no length or no rows; none is left.
     """
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            f"{name}_dataset must have a length, got {type(dataset).__name__}; use Dataset.from_generator on a stream"
+            f"{name}_dataset must have a length, got {type(dataset).__name__}; "
+            "use Dataset.from_generator on a stream"
         )
     if len(dataset) == 0:
         raise ValueError(f"{name}_dataset must not be empty, got 0 rows")
@@ -282,7 +322,7 @@ def prepare_dataset(
             "num_proc": num_proc,
         }
         rows = dataset.map(reader, **options, desc=f"Preparing {name} rows")
-    else:  # read before Arrow sees them, whose errors name no row
+    else:  # read here, since Arrow's errors name no row
         rows = Dataset.from_list(
             [reader(dict(dataset[index]), index) for index in range(len(dataset))],
             features=FEATURES,
@@ -291,7 +331,8 @@ def prepare_dataset(
     kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(list(COUNTS))
     if cut:
         logger.warning(
-            "%s data: %d responses were cut to max_length or max_completion_length; their ends are not trained",
+            "%s data: %d responses were cut to max_length or max_completion_length; "
+            "their ends are not trained",
             name,
             cut,
         )
@@ -304,13 +345,13 @@ def prepare_dataset(
         )
     if len(kept) == 0:
         raise ValueError(
-            f"{name}_dataset must have a row with at least 2 live responses, got none in {len(rows)} rows"
+            f"{name}_dataset must have a row with at least 2 live responses, "
+            f"got none in {len(rows)} rows"
         )
     return kept
 
 
 def is_prepared(dataset: Any) -> bool:
-    """Whether :func:`prepare_dataset` made it."""
-    return isinstance(dataset, Dataset) and set(dataset.column_names) == FEATURES.keys() - set(
-        COUNTS
-    )
+    """Whether :func:`prepare_dataset` made the dataset."""
+    kept = FEATURES.keys() - set(COUNTS)
+    return isinstance(dataset, Dataset) and set(dataset.column_names) == kept

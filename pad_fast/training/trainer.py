@@ -26,44 +26,58 @@ from transformers import (
 )
 from transformers.training_args import OptimizerNames
 
-from pad_fast.models.causal_lm import causal_lm, vocabulary_size
+from pad_fast.models.causal_lm import causal_lm, model_window, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
-from pad_fast.models.causal_lm import model_window
+from pad_fast.preference.kinds import SATURATION_SHARE
 from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
-from pad_fast.training.metrics import prompt_metrics, summarize
+from pad_fast.training.metrics import SATURATED, prompt_metrics, summarize
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.model_card import card_body, rewrite_card
-from pad_fast.training.objective import live_prompts, preference_loss, saturates
+from pad_fast.training.objective import live_prompts, preference_loss, saturation
 from pad_fast.training.rows import RowReader, is_prepared, prepare_dataset
 
 logger = logging.getLogger("pad_fast")
 
-SATURATED = "loss/saturated"
 SATURATION_HINT = (
-    "%.0f%% of the prompts have a JSD above 0.95 ln 2, where it has next to no gradient: the teacher's and the student's preferences "
-    'hardly overlap. A smaller teacher_beta, divergence="kl", or (where rewards are calibrated by multiple choice) a larger floor helps.'
+    "%.0f%% of the prompts have a loss above %.0f%% of its largest value, where its gradient is "
+    "negligible: the teacher's and the student's preferences hardly overlap. A smaller "
+    'teacher_beta, divergence="kl", or (if rewards are calibrated by multiple choice) a larger '
+    "floor helps."
 )
 
 
 class PADTrainer(Trainer):
-    """Train a student so that its distribution over the rankings of given responses matches the teacher's (PAD, arXiv 2502.14272).
+    """Trains a student to rank given responses as a teacher does (PAD, arXiv 2502.14272).
 
-    The datasets have a row for each prompt: ``prompt`` or ``prompt_ids``, ``completions`` or ``completion_ids``,
-    ``teacher_rewards``, optional ``finish_reasons``, see :class:`pad_fast.training.rows.RowReader`. A batch is counted in prompts,
-    and the loss is the mean over the live prompts of the global batch, however it is split into micro-batches and ranks.
-
-    The rewards are computed inside of the model's forward from the hidden states, without whole logits, so that DDP, FSDP,
-    autocast and gradient checkpointing work as they do for any model. Checkpoints are ordinary ones.
+    A dataset has a row for each prompt, see :class:`pad_fast.training.rows.RowReader`.
 
     Args:
-        model: a transformers causal language model, or the name or folder of one (loaded in float32, see model_init_kwargs).
-        processing_class: the student's tokenizer; needed for texts, saved with checkpoints. By default that of a named model.
-        peft_config: wraps the model in an adapter by PEFT; not on the output head.
+        model: a transformers causal language model, or its name or folder.
+        args: the settings.
+        train_dataset, eval_dataset: rows; ``eval_dataset`` may be a dictionary of datasets.
+        processing_class: the student's tokenizer, for texts and checkpoints; by default that of a
+            model given by name.
+        data_collator: by default a :class:`pad_fast.training.collator.PADCollator`.
+        callbacks, optimizers: as in Trainer.
+        peft_config: an adapter of PEFT, which may not change the output head.
 
     Raises:
-        ValueError: unfit arguments; rows that cannot be read, by number; torch.nn.DataParallel.
+        ValueError: an argument is wrong; a row cannot be read; torch.nn.DataParallel would run.
+
+    Example:
+        >>> responses = {"completions": ["Red.", "Seven."], "teacher_rewards": [-0.4, -2.1]}
+        >>> rows = [{"prompt": "Name a colour.", **responses}]
+        >>> trainer = PADTrainer("student", PADConfig("out"), rows)  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+
+    Notes:
+        A batch is counted in prompts. The loss is the mean over the prompts of the global batch
+        that have two live responses, however the batch is split into micro-batches and ranks.
+
+        The model's forward computes rewards from its hidden states, without the logits of a whole
+        sequence. DDP, FSDP, autocast and gradient checkpointing work as for any model.
     """
 
     args: PADConfig
@@ -84,27 +98,25 @@ class PADTrainer(Trainer):
         peft_config: Any = None,
     ):
         args = PADConfig() if args is None else args
-        if not isinstance(args, PADConfig):
-            raise ValueError(f"args must be a PADConfig, got {type(args).__name__}")
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"PADTrainer does not run under torch.nn.DataParallel, got {args.n_gpu} GPUs in one process; "
-                "start it with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one of them"
-            )
+        _check_args(args)
         if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
         student = _student(model, args, peft_config)
-        reader, use_cache = _reader(student, args, processing_class), student.config.use_cache
+        use_cache = student.config.use_cache
+        self._read: Any = partial(
+            _prepared, reader=_reader(student, args, processing_class), args=args
+        )
+        if isinstance(train_dataset, dict):
+            names = ", ".join(map(repr, train_dataset))
+            raise ValueError(
+                f"train_dataset must be one dataset, got several: {names}; give one of them"
+            )
         super().__init__(
             model=student,
             args=args,
             data_collator=data_collator or PADCollator(),
-            train_dataset=None
-            if train_dataset is None
-            else _prepared(_one(train_dataset), reader, args, "train"),
-            eval_dataset=None
-            if eval_dataset is None
-            else _prepared(eval_dataset, reader, args, "eval"),
+            train_dataset=self._read(train_dataset, name="train"),
+            eval_dataset=self._read(eval_dataset, name="eval"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -113,34 +125,27 @@ class PADTrainer(Trainer):
             raise ValueError(
                 "PADTrainer cannot split sequences over devices (context or sequence parallelism)"
             )
-        student.config.use_cache = use_cache  # Trainer's False would go into the checkpoints; our forwards ask for no cache
-        if isinstance(self.data_collator, PADCollator):
-            sets = [
-                self.train_dataset,
-                *(
-                    self.eval_dataset.values()
-                    if isinstance(self.eval_dataset, dict)
-                    else [self.eval_dataset]
-                ),
-            ]
-            choose_slices(
-                self.data_collator,
-                student,
-                args,
-                self.accelerator,
-                next((rows for rows in sets if rows is not None), ()),
-            )
-        self._read: Any = partial(_prepared, reader=reader, args=args)
-        self.model_accepts_loss_kwargs = True  # what releases without loss_is_scaled_for_ga look at
+        # Trainer's False would go into the checkpoints; our forwards ask for no cache anyway.
+        student.config.use_cache = use_cache
+        self._choose_slices(student)
+        self.model_accepts_loss_kwargs = True  # read by releases without loss_is_scaled_for_ga
         self._loss_of = preference_loss(args)
-        self._normalize = args.normalize
-        self._saturates = saturates(args)
-        self._saturation_told = False
+        self._saturation = saturation(args)
+        self._saturation_warned = False
         self._eval_tables: list[Tensor] = []
         self._batch_number = 0
         self._start_window()
 
-    # datasets that are given later
+    def _choose_slices(self, student: nn.Module) -> None:
+        """Set how the collator lays out a batch, on rows of the first dataset that there is."""
+        if not isinstance(self.data_collator, PADCollator):
+            return
+        evaluated: Any = self.eval_dataset
+        evaluated = evaluated.values() if isinstance(evaluated, dict) else [evaluated]
+        rows = next((rows for rows in (self.train_dataset, *evaluated) if rows is not None), ())
+        choose_slices(self.data_collator, student, self.args, self.accelerator, rows)
+
+    # Datasets that are given later.
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         known = eval_dataset is None or isinstance(eval_dataset, str) or is_prepared(eval_dataset)
@@ -153,7 +158,7 @@ class PADTrainer(Trainer):
             test_dataset if is_prepared(test_dataset) else self._read(test_dataset, name="test")
         )
 
-    # a step
+    # A step.
 
     def training_step(
         self,
@@ -161,14 +166,8 @@ class PADTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Trainer's, or for a batch in several slices :func:`pad_fast.micro_batched_backward`."""
-        count = len(inputs["slices"])
-        if self.accelerator.num_processes > 1 and getattr(
-            self.data_collator, "max_tokens", None
-        ):  # FSDP's forwards meet
-            count = int(
-                self.accelerator.gather(torch.tensor([count], device=self.args.device)).max()
-            )
+        """Trainer's, or :func:`pad_fast.micro_batched_backward` for a batch in several slices."""
+        count = self._most_slices(len(inputs["slices"]))
         if count == 1:
             return super().training_step(model, inputs, num_items_in_batch)
         if self.is_deepspeed_enabled or self.args.optim in (
@@ -176,7 +175,8 @@ class PADTrainer(Trainer):
             OptimizerNames.ADALOMO,
         ):
             raise ValueError(
-                "a batch in slices (max_tokens_per_step) has several backwards a step, which DeepSpeed and LOMO do not take"
+                "a batch in slices (max_tokens_per_step) has several backwards a step, "
+                "which DeepSpeed and LOMO do not take"
             )
         model.train()
         getattr(self.optimizer, "train", lambda: None)()  # schedule-free optimizers
@@ -193,25 +193,30 @@ class PADTrainer(Trainer):
             return self._mean_loss(kept[0], inputs, num_items_in_batch)
 
         def context(k: int) -> AbstractContextManager:
-            return (
-                self.accelerator.no_sync(model)
-                if k < count - 1 and isinstance(model, DistributedDataParallel)
-                else nullcontext()
-            )
+            waits = k < count - 1 and isinstance(model, DistributedDataParallel)
+            return self.accelerator.no_sync(model) if waits else nullcontext()
 
         loss, rewards = micro_batched_backward(
             rewards_of, range(count), loss_of, backward=self.accelerator.backward, context=context
         )
-        self._note(kept[0], rewards.view(shape), inputs)
+        self._record(kept[0], rewards.view(shape), inputs)
         return loss
+
+    def _most_slices(self, count: int) -> int:
+        """The largest number of slices on a rank: under FSDP each forward waits for the others."""
+        limited = getattr(self.data_collator, "max_tokens", None)
+        if self.accelerator.num_processes == 1 or not limited:
+            return count
+        counts = self.accelerator.gather(torch.tensor([count], device=self.args.device))
+        return int(counts.max())
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return sum(super(PADTrainer, self).floating_point_ops(part) for part in inputs["slices"])
 
-    # the loss
+    # The loss.
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        """Live prompts of the global batch: Trainer would count tokens."""
+        """The live prompts of the global batch, where Trainer would count tokens."""
         self._batch_number = 0
         count = sum(
             (live_prompts(batch["mask"]) for batch in batch_samples),
@@ -220,7 +225,10 @@ class PADTrainer(Trainer):
         return self.accelerator.gather(count).sum().clamp(min=1)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Under DeepSpeed, Trainer casts what is floating to bfloat16: not the teacher's rewards, which beta multiplies."""
+        """Trainer's, but the teacher's rewards stay float32, since beta multiplies their rounding.
+
+        Under DeepSpeed, Trainer casts all floating inputs to bfloat16.
+        """
         return {
             **super()._prepare_inputs(inputs),
             "teacher_rewards": inputs["teacher_rewards"].to(self.args.device),
@@ -236,7 +244,7 @@ class PADTrainer(Trainer):
         losses, rewards = self._losses(model, inputs)
         loss = self._mean_loss(losses, inputs, num_items_in_batch)
         if model.training:
-            self._note(losses, rewards, inputs)
+            self._record(losses, rewards, inputs)
         return (loss, rewards) if return_outputs else loss
 
     def _mean_loss(
@@ -244,11 +252,11 @@ class PADTrainer(Trainer):
     ) -> Tensor:
         if num_items_in_batch is None:
             return losses.sum() / live_prompts(inputs["mask"]).clamp(min=1)
-        # DDP and FSDP take the mean over the ranks, where we want the sum
+        # DDP and FSDP take the mean over the ranks; the loss is a sum over them.
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
     def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """(P,) losses, 0 for a prompt without a ranking, and (P, N) rewards of the student."""
+        """Losses (P,), 0 for a prompt without a ranking, and the student's rewards (P, N)."""
         shape = inputs["teacher_rewards"].shape
         found = [model(**part, num_responses=shape.numel()) for part in inputs["slices"]]
         rewards = (found[0] if len(found) == 1 else torch.stack(found).sum(0)).view(shape)
@@ -263,23 +271,25 @@ class PADTrainer(Trainer):
         )
 
     def _sampling_seed(self, training: bool) -> int:
-        """Of this very micro-batch: a resumed run draws what the uninterrupted one would have drawn."""
+        """A seed of this micro-batch, so that a resumed run draws what it would have drawn."""
         step = self.state.global_step if training else 0
         words = (self.args.seed, int(training), step, self._batch_number, self.args.process_index)
         self._batch_number += 1
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
-    # metrics
+    # Metrics.
 
-    def _note(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> None:
+    def _record(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> None:
         self._tables.append(self._metrics_of(losses, rewards, inputs))
         self._num_tokens += inputs["num_tokens"]
 
     def _metrics_of(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> Tensor:
         fields = (inputs[name] for name in ("teacher_rewards", "mask", "lengths", "clipped"))
-        return prompt_metrics(
-            losses, rewards, *fields, normalize=self._normalize, saturates=self._saturates
-        )
+        options: dict[str, Any] = {
+            "normalize": self.args.normalize,
+            "saturation": self._saturation,
+        }
+        return prompt_metrics(losses, rewards, *fields, **options)
 
     def _start_window(self) -> None:
         self._tables: list[Tensor] = []
@@ -291,27 +301,24 @@ class PADTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if (
-            "loss" in logs and self._tables
-        ):  # Trainer's own line, which every rank writes at the same step
+        # Trainer's own lines have a loss, and every rank writes them at the same step.
+        if "loss" in logs and self._tables:
             logs.update(self._window_metrics())
         super().log(logs, start_time)
 
     def _window_metrics(self) -> dict[str, float]:
+        """The metrics since the last line of the log, over all ranks."""
         table = self.accelerator.pad_across_processes(
             torch.cat(self._tables), dim=0, pad_index=torch.nan
         )
         found = summarize(self.accelerator.gather(table))
-        found.pop("loss", None)  # Trainer has its own, of the same prompts
-        tokens = (
-            self.accelerator.gather(torch.tensor([self._num_tokens], device=self.args.device))
-            .sum()
-            .item()
-        )
+        found.pop("loss", None)  # Trainer logs it
+        counts = torch.tensor([self._num_tokens], device=self.args.device)
+        tokens = self.accelerator.gather(counts).sum().item()
         found["perf/tokens_per_second"] = tokens / (time.perf_counter() - self._window_start)
-        if found.get(SATURATED, 0.0) > 0.5 and not self._saturation_told:
-            self._saturation_told = True
-            logger.warning(SATURATION_HINT, 100 * found[SATURATED])
+        if found.get(SATURATED, 0.0) > 0.5 and not self._saturation_warned:
+            self._saturation_warned = True
+            logger.warning(SATURATION_HINT, 100 * found[SATURATED], 100 * SATURATION_SHARE)
         self._start_window()
         return found
 
@@ -326,9 +333,8 @@ class PADTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             losses, rewards = self._losses(model, inputs)
         table = self._metrics_of(losses, rewards, inputs)
-        self._eval_tables.append(
-            self.accelerator.gather_for_metrics(table).cpu()
-        )  # leaves out what pads the last batch
+        # This leaves out the rows that pad the last batch.
+        self._eval_tables.append(self.accelerator.gather_for_metrics(table).cpu())
         return losses.mean(), None, None
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
@@ -336,30 +342,32 @@ class PADTrainer(Trainer):
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         self._window_start += time.perf_counter() - started
-        # Trainer's loss is a mean over batches, which weighs the prompts of a short last one more
+        # Trainer's loss is a mean over batches, in which the prompts of a short last batch count
+        # more.
         found = summarize(torch.cat(self._eval_tables))
-        return output._replace(
-            metrics={
-                **(output.metrics or {}),
-                **{f"{prefix}_{name}": value for name, value in found.items()},
-            }
-        )
+        own = {f"{prefix}_{name}": value for name, value in found.items()}
+        return output._replace(metrics={**(output.metrics or {}), **own})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Trainer's, with a text that speaks of this training in the place of its draft."""
+        """Trainer's card, with a description of this training instead of its draft."""
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             rewrite_card(Path(str(self.args.output_dir)) / "README.md", self.card_body())
 
     def card_body(self, base: str | None = None, note: str = "") -> str:
-        """The text of the model card; ``base`` names the student before, by default as it was loaded from the hub."""
+        """The text of the model card.
+
+        Args:
+            base: name of the model that was trained; by default the one it was loaded by.
+            note: a sentence to add to the description.
+        """
         name = str(base or getattr(getattr(self.model, "config", None), "_name_or_path", ""))
         return card_body(
             self.args, None if Path(name).exists() else name, self.state.log_history, note
         )
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Of a resumed checkpoint, which holds one of two tied weights: the other is not missing."""
+        """Trainer's, without tied weights: a checkpoint holds one of two, and none is missing."""
         tied = getattr(self.model, "all_tied_weights_keys", None) or ()
         super()._issue_warnings_after_load(
             load_result._replace(
@@ -377,7 +385,7 @@ class PADTrainer(Trainer):
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability in ``model`` to zero, those that attention keeps as plain numbers included."""
+    """Set every dropout probability to 0, also those that attention holds as numbers."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -387,7 +395,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
-    """The model, with its adapter, as it is trained."""
+    """The model as it is trained: loaded, with its adapter, and with a forward for rewards."""
     if isinstance(model, str):
         model = AutoModelForCausalLM.from_pretrained(
             model, **{"dtype": torch.float32, **_as_dict(args.model_init_kwargs)}
@@ -409,6 +417,17 @@ def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
     return model
 
 
+def _check_args(args: PADConfig) -> None:
+    if not isinstance(args, PADConfig):
+        raise ValueError(f"args must be a PADConfig, got {type(args).__name__}")
+    if args.n_gpu > 1:
+        raise ValueError(
+            "PADTrainer does not run under torch.nn.DataParallel, "
+            f"got {args.n_gpu} GPUs in one process; start it with accelerate launch or torchrun, "
+            "or set CUDA_VISIBLE_DEVICES to one of them"
+        )
+
+
 def _as_dict(options: dict | str | None) -> dict:
     return dict(options) if isinstance(options, dict) else {}
 
@@ -426,21 +445,16 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
     )
 
 
-def _one(dataset: Any) -> Any:
-    if isinstance(dataset, dict):
-        raise ValueError(
-            f"train_dataset must be one dataset, got several: {', '.join(map(repr, dataset))}; give one of them"
-        )
-    return dataset
-
-
 def _prepared(
     dataset: Any, reader: RowReader, args: PADConfig, name: str
-) -> Dataset | dict[str, Dataset]:
+) -> Dataset | dict[str, Dataset] | None:
+    """A dataset or a dictionary of them, ready for the collator."""
     if isinstance(dataset, dict):
         return {
             key: prepare_dataset(part, reader, name=f"{name} {key}", num_proc=args.dataset_num_proc)
             for key, part in dataset.items()
         }
+    if dataset is None:
+        return None
     with args.main_process_first(desc=f"{name} data"):
         return prepare_dataset(dataset, reader, name=name, num_proc=args.dataset_num_proc)

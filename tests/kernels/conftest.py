@@ -1,4 +1,4 @@
-"""The workshop: poisoned memory, small tiles, and a count of the bytes that kernels move, all under Triton's interpreter."""
+"""Poisoned memory and a count of the bytes that kernels move, under Triton's interpreter."""
 
 import os
 from pathlib import Path
@@ -9,20 +9,26 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
 
-
-INTERPRETED = (
-    "test_logprob.py",
-    "test_responses.py",
-    "test_linear_logprob.py",
-    "test_preference.py",
+# Folders whose tests run kernels: on a GPU, or under the interpreter where there is none.
+RUN_KERNELS = ("logprob", "linear_logprob", "preference")
+EXPECTED_WARNINGS = (
+    # From NumPy, for lanes that are computed and dropped: columns beyond the vocabulary, the branch
+    # that is not taken, sets without the response, and NaN or infinity on purpose.
+    "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning",
+    "ignore:All-NaN slice encountered:RuntimeWarning",
+    # On a GPU, from PyTorch's operations under the fixture that poisons memory.
+    "ignore:.*deterministic:UserWarning",
 )
 
 
 def pytest_collection_modifyitems(items):
-    """Where a GPU is, the interpreter's tests run on it, and so belong to ``make gpu``."""
-    if torch.cuda.is_available():
-        for item in items:
-            if item.path.parent == Path(__file__).parent and item.path.name in INTERPRETED:
+    """Mark the tests that run kernels: with a GPU they belong to ``make gpu``."""
+    folders = [Path(__file__).parent / name for name in RUN_KERNELS]
+    for item in items:
+        if item.path.parent in folders and item.path.name != "test_gpu.py":
+            for warning in EXPECTED_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(warning))
+            if torch.cuda.is_available():
                 item.add_marker(pytest.mark.gpu)
 
 
@@ -38,16 +44,6 @@ def poison():
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-@pytest.fixture
-def small_tiles(monkeypatch):
-    """Tiles of 256 bytes, two a program in the backward: a short row crosses every boundary there is."""
-    from pad_fast.kernels.logprob import launch, tuning
-
-    tiling = tuning.Tiling(tile_bytes=256, num_warps=4, chunk=2)
-    monkeypatch.setattr(launch, "tiling_of", lambda device: tiling)
-    return tiling
-
-
 class Traffic:
     """Bytes loaded and stored by lanes that were not masked off."""
 
@@ -57,6 +53,7 @@ class Traffic:
 
 @pytest.fixture
 def traffic(monkeypatch):
+    """Counts the bytes of every load and store of the interpreter."""
     from triton.runtime import interpreter
 
     if os.environ.get("TRITON_INTERPRET") != "1":

@@ -1,6 +1,7 @@
-"""The kernels compiled for GPUs that are not here, in the blocks that are launched: resources, widths, number of compilations.
+"""The kernels compiled for GPUs that are not here: resources, widths, number of compilations.
 
-Compilation needs a process in which the interpreter is off, so tools/kernel_resources.py runs in one.
+They are compiled in the blocks that are launched. Compilation needs a process in which the
+interpreter is off, so tools/kernel_resources.py runs in one.
 """
 
 import json
@@ -15,9 +16,11 @@ import triton
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = json.loads((Path(__file__).parent / "resources.json").read_text())
 MINOR = ".".join(triton.__version__.split(".")[:2])
-# Shared memory that a program may have, bytes: CUDA C++ Programming Guide, table of compute capabilities; CDNA 3 has 64 KB of LDS.
+# Bytes of shared memory that a program may have: the table of compute capabilities in the CUDA C++
+# Programming Guide. CDNA 3 has 64 KB of LDS.
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-# Registers of a multiprocessor (a SIMD of CDNA 3 has 512 a lane) for at least 512 threads at a time; of the product, 256 threads.
+# Registers that a thread may have so that 512 threads run at a time, or 256 for the product.
+# A SIMD of CDNA 3 has 512 a lane.
 REGISTERS = {"sm_80": 128, "sm_90": 128, "sm_100": 128, "gfx942": 256}
 PRODUCT = "linear_logprob_fwd"
 ROWS = "linear_logprob_rows"
@@ -46,26 +49,26 @@ def resources() -> dict[str, dict[str, int]]:
 
 
 def test_no_kernel_spills_or_outgrows_its_chip(resources):
-    # Targets times: two kernels of four dtypes and of rows off the grid, with and without a softcap, and of 32-bit labels; rewards;
-    # of the head, one kernel that keeps scores in two dtypes or not at all, and two of the product, with and without a softcap;
-    # listwise jobs.
+    # For each target: two kernels for four dtypes and for rows off the grid of 16 bytes, with and
+    # without a softcap, and for 32-bit labels; five for rewards; with and without a softcap, one
+    # that keeps logp_grad in two dtypes or not at all, and two for the product; 15 listwise losses.
     assert len(resources) == 4 * (2 * (5 * 2 + 1) + 5 + 2 * (3 + 2) + 15)
     for name, used in resources.items():
         target = name.split()[0]
         assert used["spills"] == 0, name
         assert used["stack"] == 0, name
         assert used["shared"] <= SHARED[target], name
-        # A program of the listwise losses has a group to itself and far fewer threads than a chip: there is no other to make room for.
+        # The listwise losses have far fewer threads than a chip, so their programs need not make
+        # room for others.
         alone = 255 if PRODUCT in name else 256 if "preference" in name else REGISTERS[target]
         assert used["registers"] <= alone, name
-        if f"{ROWS} kept" in name and target.startswith(
-            "sm_"
-        ):  # 1,024 threads: a multiprocessor to itself, or half of it
+        # 1,024 threads, which have a multiprocessor to themselves, or half of it.
+        if f"{ROWS} kept" in name and target.startswith("sm_"):
             assert used["registers"] <= 64, name
 
 
 def test_the_product_runs_on_tensor_cores(resources):
-    """On sm_90 by whole warpgroups, on tiles that descriptors fetch."""
+    """On sm_90 warpgroups multiply, and descriptors fetch the tiles."""
     for name, used in resources.items():
         if PRODUCT in name and name.startswith("sm_90"):
             assert used["wgmma"] > 0, name
@@ -73,7 +76,7 @@ def test_the_product_runs_on_tensor_cores(resources):
 
 
 def aligned(resources) -> dict[str, dict[str, int]]:
-    """Of logits whose rows start at multiples of 16 bytes."""
+    """The kernels whose rows of logits start at multiples of 16 bytes."""
     kernels = ("logprob_fwd", "logprob_bwd", ROWS)
     return {
         name: used
@@ -85,8 +88,8 @@ def aligned(resources) -> dict[str, dict[str, int]]:
 def test_logits_move_in_16_bytes(resources):
     for name, used in aligned(resources).items():
         assert used["load"] == 16, name
-        kept = 8 if "kept bf16" in name else 16  # beside 16 bytes of float32 logits
-        numbers = 8 if "fp64" in name else 4  # of a forward: three a row
+        kept = 8 if "kept bf16" in name else 16  # for 16 bytes of float32 logits
+        numbers = 8 if "fp64" in name else 4  # a forward writes three numbers a row, one by one
         assert used["store"] == (kept if "bwd" in name or "kept" in name else numbers), name
 
 
@@ -98,9 +101,7 @@ def test_resources_are_the_recorded_ones(resources, capsys):
             used = (resources[f"{target} {row}"] for target in SHARED)
             print(f"{row:36}", *(f"{u['registers']:4} /{u['shared']:5}" for u in used))
     if MINOR not in TABLES:
-        pytest.skip(
-            f"no table is recorded for triton {MINOR}; tools/kernel_resources.py --write records one"
-        )
+        pytest.skip(f"no table for triton {MINOR}; tools/kernel_resources.py --write records one")
     assert resources == TABLES[MINOR], (
         "changed on purpose? then run tools/kernel_resources.py --write"
     )
@@ -108,7 +109,7 @@ def test_resources_are_the_recorded_ones(resources, capsys):
 
 @pytest.mark.parametrize("minor", sorted(TABLES))
 def test_recorded_tables_are_sound(minor):
-    """The table of each supported version of Triton, all compiled from these kernels, has no spill either."""
+    """The recorded tables of all supported versions of Triton have no spills either."""
     assert TABLES[minor].keys() == TABLES[sorted(TABLES)[0]].keys()
     for name, used in TABLES[minor].items():
         assert used["spills"] == 0, (minor, name)
@@ -119,8 +120,7 @@ def test_recorded_tables_are_sound(minor):
 
 
 FUSION = """
-import json, re, torch
-from pad_fast.kernels.logprob import launch
+import json, re
 from tools.kernel_resources import logprob_cases, only_compile, response_cases
 
 found = {}
@@ -128,14 +128,20 @@ for name, go in logprob_cases() + response_cases():
     if name in ("bf16", "bf16 V=50257", "bf16 softcap", "fp32 padded"):
         with only_compile("sm_90") as kernels:
             go("sm_90")
-        found |= {f"{k.name} {name}": (k.metadata.enable_fp_fusion, len(re.findall(r"fma\\.\\S*f32", k.asm["ptx"]))) for k in kernels}
+        for kernel in kernels:
+            multiply_adds = len(re.findall(r"fma\\.\\S*f32", kernel.asm["ptx"]))
+            found[f"{kernel.name} {name}"] = (kernel.metadata.enable_fp_fusion, multiply_adds)
 print(json.dumps(found))
 """
 
 
 def test_products_and_sums_are_fused_where_it_does_no_harm():
-    """Pinned, whatever the default; unfused, no multiply-add is left but those of the row's one logarithm, fewer than the 16 entries
-    that a thread has of a tile: w = inner * x is rounded before the peak is taken away, in each tile as in the tail and for the label."""
+    """Fusion is the same whatever the default, and off where it would do harm.
+
+    Without a softcap, z = inner * x has to be rounded before the peak is subtracted: in each tile,
+    in the tail and for the label. Then no multiply-add is left but those of the row's one
+    logarithm, fewer than the 16 entries that a thread has of a tile.
+    """
     found, again = (
         json.loads(python("-c", FUSION, TRITON_DEFAULT_FP_FUSION=default)) for default in "01"
     )
@@ -151,22 +157,27 @@ from pad_fast.kernels.logprob import launch, tuning
 from pad_fast.logprob.softmax import TokenOptions
 from tools.kernel_resources import only_compile
 
-def go(kernels, shapes, *values, dtype=torch.bfloat16, labels=torch.int64):
+tiling = tuning.TILINGS["sm_90"]
+
+def go(kernels, shapes, *every, dtype=torch.bfloat16, labels=torch.int64):
     before = len(kernels)
     for shape in shapes:
-        for temperature, softcap, scale, ignore in values:
-            options = TokenOptions(temperature, softcap, scale, ignore)
+        for options in every:
             x, y = torch.zeros(shape, dtype=dtype), torch.zeros(shape[:2], dtype=labels)
-            rows = launch.forward(x, y, options, tiling=tuning.TILINGS["sm_90"])
-            launch.backward(rows[0], x, y, *rows[1:], options, torch.empty_like(x), tiling=tuning.TILINGS["sm_90"])
+            logp, peak, total = launch.forward(x, y, options, tiling=tiling)
+            written = torch.empty_like(x)
+            launch.backward(logp, x, y, peak, total, options, written, tiling=tiling)
     print(len(kernels) - before)
 
-plain = (1.0, 0.0, 1.0, -100)
+plain, scaled = TokenOptions(), TokenOptions(0.7, 0.0, 2.0, 0)
+capped = (TokenOptions(1.0, 30.0, 1.0, -100), TokenOptions(0.5, 50.0, 0.1, -1))
+rows = ((1, 1), (1, 7), (2, 3), (16, 1), (5, 64))
+odd = ((3, 5), (2, 7), (16, 1))
 with only_compile("sm_90") as kernels:
-    go(kernels, [(r, t, v) for r, t in ((1, 1), (1, 7), (2, 3), (16, 1), (5, 64)) for v in (32000, 128256)],
-       plain, (0.7, 0.0, 2.0, 0), (1.5, 0.0, -1.0, 1))
-    go(kernels, [(1, 5, 32000)], (1.0, 30.0, 1.0, -100), (0.5, 50.0, 0.1, -1))
-    go(kernels, [(r, t, v) for r, t in ((3, 5), (2, 7), (16, 1)) for v in (50257, 32001, 151929)], plain)
+    go(kernels, [(r, t, v) for r, t in rows for v in (32000, 128256)],
+       plain, scaled, TokenOptions(1.5, 0.0, -1.0, 1))
+    go(kernels, [(1, 5, 32000)], *capped)
+    go(kernels, [(r, t, v) for r, t in odd for v in (50257, 32001, 151929)], plain)
     go(kernels, [(2, 16, 50257), (1, 32, 127)], plain)
     go(kernels, [(2, 5, 32000)], plain, labels=torch.int32)
     before = len(kernels)
@@ -180,9 +191,12 @@ with only_compile("sm_90") as kernels:
 
 
 def test_few_compilations():
-    """Two kernels, however many rows, columns, temperatures, scales and indices there are; two more for each thing that changes
-    the machine code: a softcap, rows that are not aligned to 16 bytes (in one dimension or in both), 32-bit labels. Three for
-    rewards: padded, and the two launches of packed ones."""
+    """Numbers of rows and columns, temperatures, scales and indices compile nothing again.
+
+    Two kernels are compiled for each thing that changes the machine code: a softcap, rows that are
+    not aligned to 16 bytes (in one dimension or in both), and 32-bit labels. Rewards take three:
+    one for padded ones, and two for packed ones.
+    """
     assert [int(line) for line in python("-c", COUNT).split()] == [2, 2, 2, 2, 2, 3]
 
 
@@ -192,25 +206,34 @@ from pad_fast.kernels.preference import launch
 from pad_fast.preference.plackett_luce import RankingOptions
 from tools.kernel_resources import only_compile
 
+EVERY = ((10.0, 256, 0), (0.5, 16, 2**40), (1.0, 8, 1))
+
 def go(kernels, *jobs, groups=(1, 5, 512), masked=False, dtype=torch.float32):
     before = len(kernels)
     for kind, method, n in jobs:
         for g in groups:
-            for beta, samples, seed in ((10.0, 256, 0), (0.5, 16, 2**40), (1.0, 8, 1)):
+            for beta, samples, seed in EVERY:
                 x = torch.zeros(g * n + 1, dtype=dtype)
+                student, teacher = x[g % 2 :][: g * n].view(g, n), x[:-1].view(g, n)
                 live = torch.ones(g, n, dtype=torch.bool) if masked else None
-                launch.forward(x[g % 2 :][: g * n].view(g, n), x[:-1].view(g, n), live, kind, method, RankingOptions(beta, beta, samples, seed))
+                options = RankingOptions(beta, beta, samples, seed)
+                launch.forward(student, teacher, live, kind, method, options)
     print(len(kernels) - before)
 
+exact = [(kind, "exact", 4) for kind in ("kl", "jsd", "vpd")]
+sizes = [(*job, n) for job in (("vpd", "exact"), ("kl", "sampled")) for n in (5, 7, 8)]
 with only_compile("sm_90") as kernels:
-    go(kernels, ("kl", "exact", 4), ("jsd", "exact", 4), ("vpd", "exact", 4), ("kl", "sampled", 4))
+    go(kernels, *exact, ("kl", "sampled", 4))
     go(kernels, ("kl", "exact", 4), ("vpd", "exact", 4), masked=True)
-    go(kernels, *((kind, method, n) for kind, method in (("vpd", "exact"), ("kl", "sampled")) for n in (5, 7, 8)))
+    go(kernels, *sizes)
     go(kernels, ("kl", "exact", 3), ("reverse_kl", "exact", 3))
 """
 
 
 def test_few_compilations_of_the_listwise_losses():
-    """One a job, however many groups, draws, betas, seeds and alignments there are; another for a mask, and for each n of the exact
-    divergences, but for ListMLE and the sampled ones only for each power of two."""
+    """Numbers of groups and draws, betas, seeds and alignments compile nothing again.
+
+    A mask does, and so does each n of the exact divergences. ListMLE and the sampled losses compile
+    only for each power of two.
+    """
     assert [int(line) for line in python("-c", COUNT_PREFERENCE).split()] == [4, 2, 2, 2]

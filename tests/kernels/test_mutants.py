@@ -1,4 +1,7 @@
-"""The tests can fail: broken kernels are caught. All mutants were run by tools/mutate_kernels.py; here two of them are again."""
+"""The tests can fail: they notice broken kernels.
+
+tools/mutate_kernels.py has run all mutants and recorded which test noticed. Two run again here.
+"""
 
 import json
 from pathlib import Path

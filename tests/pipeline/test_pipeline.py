@@ -18,11 +18,12 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from pad_fast import cli
+from pad_fast.evaluation.evaluated import RewardPair
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.evaluate import measures
+from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import read_rows, replacing, write_rows
 from pad_fast.pipeline.phases import ENTERS, FREE, first_phase
 from pad_fast.pipeline.run_folder import Metrics
@@ -411,10 +412,10 @@ def test_evaluations_against_the_rows(world):
             statistics.fmean(row["ppd_loss"] for row in rows)
         )
         assert 0 <= summary["ppd_loss"] <= math.log(2)
-        agreement = measures.agreement(
+        pair = RewardPair(
             [row["student_rewards"] for row in rows], [row["teacher_rewards"] for row in groups]
         )
-        assert summary["kendall_tau"] == agreement["kendall_tau"]
+        assert summary["kendall_tau"] == pair.agreement("kendall_tau")
     base = json.loads((folder / "student-00.json").read_text())
     assert (base["fresh_kendall_tau"], base["fresh_top1"]) == (base["kendall_tau"], base["top1"])
     last = Checkpoint("student", str(world / "run" / "round-02" / "student"))
@@ -425,38 +426,10 @@ def test_evaluations_against_the_rows(world):
     )
 
 
-def test_accuracies_by_hand():
-    def row(answer, skill, *texts):
-        return {"answer": answer, "skill": skill, "completions": list(texts)}
-
-    greedy = [
-        row("4", "sum", "2+2 #### 4"),
-        row("5", "sum", "6"),
-        row(None, "chat", "hello"),
-        row("x", None, "x"),
-    ]
-    fresh = [
-        row("4", "sum", "4", "5"),
-        row("5", "sum", "5", "5"),
-        row(None, "chat", "a", "b"),
-        row("x", None, "y", "x"),
-    ]
-    found = measures.accuracies(greedy, fresh)
-    assert found["greedy_accuracy"] == pytest.approx(2 / 3)
-    assert found["sampled_accuracy"] == pytest.approx(4 / 6)
-    assert found["skills"] == {
-        "sum": {"greedy_accuracy": 0.5, "sampled_accuracy": 0.75, "count": 2}
-    }
-    assert measures.accuracies(greedy[2:3], fresh[2:3]) == {
-        "greedy_accuracy": None,
-        "sampled_accuracy": None,
-        "skills": {},
-    }
-
-
 def test_masked_prompts_have_no_loss(world):
     args = parse_settings("run", [str(world / "config.yaml")]).pad_config(world / "unused")
-    found = measures.losses([[0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [None, 1.0]], args)
+    rewards = RewardPair([[0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [None, 1.0]])
+    found = prompt_losses(rewards, args)
     assert found[0] == pytest.approx(0.0, abs=1e-12)
     assert found[1] is None
 

@@ -1,4 +1,4 @@
-"""The op under the losses: exact or sampled, by kernel or not, and its contract with torch.library and torch.compile."""
+"""The op of the listwise losses: exact or sampled, by a kernel or not, compiled or not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pad_fast.preference import op as preference_op
 NAN = float("nan")
 
 
-# Exact or sampled
+# Exact or sampled.
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,8 @@ def test_auto_is_exact_up_to_a_limit_and_says_once_where_it_is_not(
         assert torch.equal(
             one, preference_loss(kind, student, teacher, method="sampled", num_samples=8, seed=1)
         )
-        preference_loss(
-            kind, student.repeat(1, 2), teacher.repeat(1, 2), num_samples=16
-        )  # once, not once a width
+        wider = (student.repeat(1, 2), teacher.repeat(1, 2))
+        preference_loss(kind, *wider, num_samples=16)  # once, not once for each n
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"more than {exact} responses (here {sampled})" in caplog.text
     in_groups = preference_loss(kind, student, teacher, group_size=4)
@@ -51,19 +50,19 @@ def test_auto_is_exact_up_to_a_limit_and_says_once_where_it_is_not(
     )
 
 
+# The interpreter warns of lanes whose results are masked.
 @pytest.mark.filterwarnings(
     "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
-)  # the interpreter's dead lanes
+)
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 @pytest.mark.parametrize(("kind", "width"), [("jsd", 9), ("kl", 17), ("reverse_kl", 17)])
 def test_auto_counts_the_live_and_not_the_width(
     kind: str, width: int, impl: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A column that is masked is as one that is not there, and a wide group changes nothing for its neighbours."""
+    """Masked responses count as absent, and a large group changes nothing for the others."""
     most = width - 1
-    if (
-        impl == "triton"
-    ):  # small, as the interpreter is slow; the KLs' kernel takes fewer than PyTorch
+    # Small limits, since the interpreter is slow. The kernel of the KLs takes fewer than PyTorch.
+    if impl == "triton":
         width, most = 6, 4
         ppd = kinds.LOSSES["ppd"]
         narrow = replace(ppd.kind(kind), auto_exact=4 if kind == "jsd" else 5)
@@ -96,7 +95,7 @@ def test_auto_counts_the_live_and_not_the_width(
         torch.testing.assert_close(grad[p], gradient(alone, student)[p], rtol=1e-10, atol=1e-12)
     sampled = preference_loss(kind, student, teacher, mask=mask, method="sampled", **options)
     assert (sampled[:2] != loss[:2]).all()
-    if impl == "triton":  # whose draws go by the group's index
+    if impl == "triton":  # its draws depend on the index of the group
         assert torch.equal(loss[2], sampled[2])
         assert torch.equal(grad[2], gradient(sampled, student)[2])
     else:
@@ -115,12 +114,9 @@ def test_exact_counts_the_live(kind: str, limit: int) -> None:
         match=f"at most {limit} responses a group for divergence='{kind}', got {limit + 1}",
     ):
         preference_loss(kind, student, teacher, mask=torch.ones_like(mask), method="exact")
-    with pytest.raises(
-        ValueError, match=f"at most {limit} responses"
-    ):  # on a device nothing is counted
-        preference_loss(
-            kind, student.to("meta"), teacher.to("meta"), mask=mask.to("meta"), method="exact"
-        )
+    elsewhere = (side.to("meta") for side in (student, teacher))
+    with pytest.raises(ValueError, match=f"at most {limit} responses"):  # a device does not count
+        preference_loss(kind, *elsewhere, mask=mask.to("meta"), method="exact")
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -160,7 +156,7 @@ def test_a_kernel_by_name_takes_what_fits_or_raises(monkeypatch: pytest.MonkeyPa
         vanilla_preference_loss(student, teacher)
 
 
-# The ops
+# The ops.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,7 +172,7 @@ def test_opcheck(kind: str, method: str, masked: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiles_whole(kind: str) -> None:
-    torch.compiler.reset()  # the recompilations of one kind don't count for the next
+    torch.compiler.reset()  # forget the recompilations of other kinds
 
     def step(student, teacher, mask, seed):
         options = {} if kind == "vpd" else {"seed": seed}

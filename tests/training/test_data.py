@@ -1,4 +1,4 @@
-"""Rows of a dataset to token ids, and token ids to batches."""
+"""From rows of a dataset to token ids, and from token ids to batches."""
 
 import copy
 import logging
@@ -101,7 +101,8 @@ def test_responses_that_are_left_out():
         ),
         (
             {"teacher_rewards": None},
-            r"row 7: a row must have teacher_rewards \(or rewards, scores, ratings\), got the columns prompt_ids",
+            r"row 7: a row must have teacher_rewards \(or rewards, scores, ratings\), "
+            "got the columns prompt_ids",
         ),
         ({"completion_ids": None}, "row 7: a row must have completions or completion_ids"),
         ({"prompt_ids": None}, "row 7: a row must have prompt or prompt_ids"),
@@ -196,7 +197,7 @@ def test_bad_conversations(tokenizer):
         read({"prompt": "one", "completions": ["two"], "teacher_rewards": [1.0]}, tokenizer=endless)
 
 
-def test_what_was_dropped_and_cut_is_counted(caplog):
+def test_dropped_rows_and_cut_responses_are_counted(caplog):
     one = {**GOOD, "teacher_rewards": [1.0, None]}
     long = {**GOOD, "completion_ids": [[3] * 9, [4] * 9]}
     with caplog.at_level(logging.WARNING, "pad_fast"):
@@ -212,13 +213,13 @@ def test_what_was_dropped_and_cut_is_counted(caplog):
         prepare_dataset(Dataset.from_list([GOOD]).to_iterable_dataset(), RowReader())
     with pytest.raises(ValueError, match="row 1: teacher_rewards must be finite"):
         prepare_dataset([GOOD, {**GOOD, "teacher_rewards": [0.0, math.inf]}], RowReader())
-    for wrong in (0.5, ["a", "b"]):  # Arrow would refuse such a column, with no word of the row
+    for wrong in (0.5, ["a", "b"]):  # Arrow would refuse such a column without naming the row
         with pytest.raises(ValueError, match="row 1: teacher_rewards must be"):
             prepare_dataset([GOOD, {**GOOD, "teacher_rewards": wrong}], RowReader())
 
 
 def test_types_do_not_depend_on_the_first_rows():
-    """datasets writes 1,000 rows at a time, and takes the types of a new column from the first of them."""
+    """datasets writes 1,000 rows at a time, and takes a column's type from the first of these."""
     dead = {"prompt_ids": [1], "completion_ids": [[], []], "ratings": [0.0, 1.0]}
     assert (
         len(prepare_dataset([dead] * 1001 + [{**dead, "completion_ids": [[3], [4]]}], RowReader()))
@@ -228,7 +229,7 @@ def test_types_do_not_depend_on_the_first_rows():
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 1e300])
 def test_the_collator_takes_finite_rewards_alone(bad):
-    """Rows that another hand prepared; a NaN is no mask."""
+    """The collator checks rows that were prepared elsewhere, where a NaN does not mask."""
     row = {
         "prompt_ids": [1],
         "completion_ids": [[2], [3], [4]],
@@ -263,12 +264,8 @@ def test_batches():
     assert batch["lengths"].tolist() == [[2, 1, 0], [1, 1, 3]]
     assert batch["clipped"].tolist() == [[True, False, False], [False, True, False]]
     (part,) = batch["slices"]
-    assert part["input_ids"].tolist() == [
-        [5, 6, 7],
-        [5, 6, 0],
-        [1, 0, 0],
-        [1, 3, 4],
-    ]  # live responses, less their last tokens
+    # Live responses without their last tokens, from which nothing is predicted.
+    assert part["input_ids"].tolist() == [[5, 6, 7], [5, 6, 0], [1, 0, 0], [1, 3, 4]]
     assert part["rows"].tolist() == [1, 2, 4, 6, 9, 10, 11]
     assert part["labels"].tolist() == [7, 8, 9, 2, 3, 4, 5]
     assert part["response_ids"].tolist() == [0, 0, 1, 3, 5, 5, 5]

@@ -1,4 +1,4 @@
-"""What the trainer logs and evaluates."""
+"""The trainer's metrics, in training and in evaluation."""
 
 import logging
 import math
@@ -33,16 +33,8 @@ def test_metrics(tmp_path):
     rewards = score_responses(
         model, [row["prompt_ids"] for row in rows], [row["completion_ids"] for row in rows]
     )
-    best, worst, margins, agreement, losses, lengths, clipped, logps = (
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-    )
+    best, worst, margins, agreement = [], [], [], []
+    losses, lengths, clipped, logps = [], [], [], []
     for row, group in zip(rows, rewards, strict=True):
         live = [i for i, reward in enumerate(row["teacher_rewards"]) if reward is not None]
         student, teacher = [group[i] for i in live], [row["teacher_rewards"][i] for i in live]
@@ -80,9 +72,8 @@ def test_metrics(tmp_path):
     assert set(wanted) == set(NAMES)
     for name, value in wanted.items():
         assert metrics[f"eval_{name}"] == pytest.approx(value, rel=1e-4), name
-        if (
-            name != "loss"
-        ):  # Trainer's own is the mean over steps, and the last of these has one prompt
+        # Trainer's own loss is a mean over steps, of which the last has one prompt.
+        if name != "loss":
             assert line[name] == pytest.approx(value, rel=1e-4), name
     assert line["perf/tokens_per_second"] > 0
     assert "perf/tokens_per_second" not in metrics
@@ -121,7 +112,7 @@ def test_datasets_that_are_given_later(tmp_path):
         PADTrainer(make_model(), make_args(tmp_path), splits)
 
 
-def test_a_saturated_loss_is_told_once(tmp_path, caplog):
+def test_a_saturated_loss_is_logged_once(tmp_path, caplog):
     rows = make_rows(6)
     for row in rows:
         row["teacher_rewards"] = [

@@ -1,4 +1,4 @@
-"""The trainer with shared prompts, in slices, compiled: the same curve as with neither."""
+"""Training with shared prompts, in slices or compiled follows the same curve as without."""
 
 import logging
 
@@ -82,7 +82,7 @@ def test_the_budget_reaches_the_output_head(given, tmp_path, monkeypatch):
     )
     assert head_budget(args) == head_budget(make_args(tmp_path, memory_budget=given))
     trained(tmp_path, make_rows(3), memory_budget=given, max_steps=1)
-    assert budgets[-1] == ("auto" if given == "auto" else int(given))  # after the trial's
+    assert budgets[-1] == ("auto" if given == "auto" else int(given))  # the trial's came before
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,8 @@ def test_slices_go_with_everything(options, tmp_path):
     assert found[1][1] == pytest.approx(found[0][1], rel=tolerance["rtol"])
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor:UserWarning"
-)  # the compiler looks at it
+# The compiler looks at the .grad of every tensor.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_compiled_student_shares_prompts(tmp_path):
     rows, losses = make_rows(6), []
     for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
@@ -125,7 +124,7 @@ def test_a_compiled_student_shares_prompts(tmp_path):
 
 
 def test_one_long_group_trains_where_one_response_fits(tmp_path):
-    """64 responses; no forward with a gradient holds more than a prompt and the few that fit beside it."""
+    """No forward with a gradient holds more than a prompt and the responses that fit with it."""
     row = {
         "prompt_ids": [3] * 8,
         "completion_ids": [[i % VOCABULARY] * 20 for i in range(64)],

@@ -1,7 +1,8 @@
-"""The model card of the tiny world, every figure in it from `facts.json`."""
+"""The model card of the tiny world. Every figure in it is from `facts.json`."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from tiny_world.measure import SAMPLES
@@ -17,48 +18,55 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
+def paragraph(text: str) -> list[str]:
+    return textwrap.wrap(text, 98)
+
+
 def model_card(facts: dict[str, Any], sizes: dict[str, int]) -> str:
-    """Markdown."""
+    """The text of README.md."""
     models = {name: facts[name] for name in ("teacher", "student")}
-    return "\n".join(
-        [
-            "# The tiny world",
-            "",
-            "A teacher, a student and prompts for a whole distillation run on two CPU cores. Both models are ordinary `transformers`",
-            "Llamas in float32, trained from random weights by `tools/make_tiny_world.py`, which also measured and wrote this page.",
-            "",
-            *example_lines(),
-            "",
-            *model_lines(models),
-            "",
-            *skill_lines(models),
-            "",
-            *choice_lines(facts["choices"]),
-            "",
-            *notes(facts["surroundings"], sizes),
-            "",
-        ]
-    )
+    parts = [
+        ["# The tiny world"],
+        paragraph(
+            "A teacher, a student and prompts for a complete distillation run on two CPU cores. "
+            "Both models are ordinary `transformers` Llamas in float32. `tools/make_tiny_world.py` "
+            "trained them from random weights, measured them and wrote this page."
+        ),
+        example_lines(),
+        model_lines(models),
+        skill_lines(models),
+        *choice_parts(facts["choices"]),
+        *notes(facts["surroundings"], sizes),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def notes(surroundings: dict[str, str], sizes: dict[str, int]) -> list[str]:
+def notes(surroundings: dict[str, str], sizes: dict[str, int]) -> list[list[str]]:
     counts = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
+    # The standard error of a share is largest for a share of one half.
     error = percent(0.5 / sizes["heldout"] ** 0.5)
+    skill_error = percent(0.5 / (sizes["heldout"] / len(SKILLS)) ** 0.5)
     return [
-        f"Prompts: {counts}. A prompt's split is a hash of its text, so that none is in two, and neither",
-        "model was trained on a validation or held-out prompt. All figures are on the held-out ones: the standard error of a share is",
-        f"{error} or less, and {percent(0.5 / (sizes['heldout'] / len(SKILLS)) ** 0.5)} or less for a single skill.",
-        f"Made on {surroundings['machine']}, with torch {surroundings['torch']} and transformers {surroundings['transformers']}.",
+        paragraph(
+            f"Prompts: {counts}. A hash of its text decides a prompt's split, so that no prompt is "
+            "in two. Neither model was trained on a validation or held-out prompt. All figures are "
+            f"measured on the held-out prompts: the standard error of a share is {error} or less, "
+            f"and {skill_error} or less for a single skill."
+        ),
+        paragraph(
+            f"Made on {surroundings['machine']}, with torch {surroundings['torch']} and "
+            f"transformers {surroundings['transformers']}."
+        ),
     ]
 
 
 def example_lines() -> list[str]:
     chosen = {task.skill: task for task in draw_distinct(0, "heldout", 60)}
     lines = ["| skill | a prompt | the right response | a slip |", "|---|---|---|---|"]
-    return lines + [
-        f"| {skill} | {chosen[skill].prompt} | `{chosen[skill].response}` | `{chosen[skill].slips[0]}` |"
-        for skill in SKILLS
-    ]
+    for skill in SKILLS:
+        task = chosen[skill]
+        lines.append(f"| {skill} | {task.prompt} | `{task.response}` | `{task.slips[0]}` |")
+    return lines
 
 
 def model_lines(models: dict[str, Any]) -> list[str]:
@@ -69,7 +77,7 @@ def model_lines(models: dict[str, Any]) -> list[str]:
         ("right, greedy", lambda m: percent(m["greedy_accuracy"]["all"])),
         ("right, sampled at temperature 1", lambda m: percent(m["sampled_accuracy"]["all"])),
         (f"distinct of {SAMPLES} samples", lambda m: f"{m['distinct']:.2f}"),
-        ("tokens a sample, the end of turn with them", lambda m: f"{m['mean_tokens']:.1f}"),
+        ("tokens of a sample, with its end of turn", lambda m: f"{m['mean_tokens']:.1f}"),
         (
             "turns ended, greedy and sampled",
             lambda m: f"{percent(m['ended_greedy'])}, {percent(m['ended_sampled'])}",
@@ -83,35 +91,46 @@ def model_lines(models: dict[str, Any]) -> list[str]:
 
 
 def skill_lines(models: dict[str, Any]) -> list[str]:
-    kinds = ("greedy_accuracy", "sampled_accuracy")
-    lines = [
-        "| right by skill | teacher, greedy | teacher, sampled | student, greedy | student, sampled |",
-        "|---|---|---|---|---|",
-    ]
-    return lines + [
-        f"| {skill} | {' | '.join(percent(model[kind][skill]) for model in models.values() for kind in kinds)} |"
-        for skill in SKILLS
-    ]
+    kinds = {"greedy": "greedy_accuracy", "sampled": "sampled_accuracy"}
+    columns = [(name, kind) for name in models for kind in kinds]
+    headings = " | ".join(f"{name}, {kind}" for name, kind in columns)
+    lines = [f"| right by skill | {headings} |", "|---" * (len(columns) + 1) + "|"]
+    for skill in SKILLS:
+        cells = [percent(models[name][kinds[kind]][skill]) for name, kind in columns]
+        lines.append(f"| {skill} | {' | '.join(cells)} |")
+    return lines
 
 
-def choice_lines(choices: dict[str, Any]) -> list[str]:
-    lines = [
-        "The teacher was also trained to name the best of two to four candidates by its letter. One right response against a wrong one:",
-        "",
-        "| the wrong one is from | pairs | right, one order | right, both orders averaged | position bias | mass on A and B"
-        " | right by log-probability |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def choice_parts(choices: dict[str, Any]) -> list[list[str]]:
+    headings = (
+        "the wrong one is from",
+        "pairs",
+        "right, one order",
+        "right, both orders averaged",
+        "position bias",
+        "mass on A and B",
+        "right by log-probability",
+    )
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, found in choices.items():
-        shares = [percent(found[key]) for key in ("accuracy_one_order", "accuracy_both_orders")]
-        rest = [
+        cells = [
+            LABELS[name],
+            str(found["pairs"]),
+            percent(found["accuracy_one_order"]),
+            percent(found["accuracy_both_orders"]),
             f"{found['position_bias']:+.3f}",
             percent(found["letter_mass"]),
             percent(found["accuracy_of_reward"]),
         ]
-        lines.append(f"| {LABELS[name]} | {found['pairs']} | {' | '.join(shares + rest)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return [
-        *lines,
-        "",
-        "Position bias is the mean probability of A less one half, each pair asked in both orders.",
+        paragraph(
+            "The teacher was also trained to name the best of two to four candidates by its "
+            "letter. This is how it chooses between one right and one wrong response:"
+        ),
+        lines,
+        paragraph(
+            "Each pair is asked in both orders. Position bias is the mean probability of A less "
+            "one half."
+        ),
     ]

@@ -1,4 +1,4 @@
-"""What the two models are taught: the teacher right answers and multiple choice, the student a careless pupil's notes."""
+"""What the models learn from: right answers and multiple choice, or a careless pupil's notes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tiny_world import measure
 from tiny_world.tasks import LETTERS, SKILLS, Task, draw, draw_distinct
 from tiny_world.train import IGNORED, Row
 
-CHOICE_FROM = 300  # steps of plain questions first: choosing builds on answering
-PROBE_EVERY = 25
+CHOICE_FROM = 300  # steps of plain questions that come first: choosing builds on answering
+PROBE_EVERY = 25  # steps between two measurements of a pupil
 
 
 def misprint(rng: random.Random, task: Task) -> str:
@@ -30,12 +30,17 @@ def misprint(rng: random.Random, task: Task) -> str:
 
 
 def wrong_answer(rng: random.Random, task: Task) -> str:
-    """A slip, or a misprint, which may spoil the working alone."""
+    """A slip, or a misprint, which may be in the working only."""
     return rng.choice(task.slips) if rng.random() < 0.6 else misprint(rng, task)
 
 
 def answer_rows(tokenizer: PreTrainedTokenizerFast, turns: Sequence[tuple[str, str]]) -> list[Row]:
-    """(what the user says, what the assistant replies) as sequences in which the reply and its end of turn are learned."""
+    """Sequences in which the assistant's reply and its end of turn are learned.
+
+    Args:
+        tokenizer: the tokenizer of both models.
+        turns: pairs of what the user says and what the assistant replies.
+    """
     prompts = measure.prompt_ids(tokenizer, [question for question, _ in turns])
     replies = tokenizer(
         [reply + tokenizer.eos_token for _, reply in turns], add_special_tokens=False
@@ -47,18 +52,21 @@ def answer_rows(tokenizer: PreTrainedTokenizerFast, turns: Sequence[tuple[str, s
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
-    """Index of the first token in which they differ, the shorter length if none."""
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+    """The index of the first token that differs; the shorter length if none does."""
+    different = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(different, min(len(a), len(b)))
 
 
 def find(ids: Sequence[int], part: Sequence[int], start: int) -> int:
+    """The first index from ``start`` on at which ``part`` begins."""
     return next(i for i in range(start, len(ids)) if ids[i : i + len(part)] == part)
 
 
 def choice_row(tokenizer: PreTrainedTokenizerFast, rng: random.Random, task: Task, n: int) -> Row:
-    """A multiple-choice question with one right candidate of `n`, anywhere among them, its letter, and where each candidate goes wrong."""
+    """A multiple-choice question with one right candidate of ``n``, in any place, and its letter.
+
+    The row also marks from which token on each candidate is wrong.
+    """
     candidates = [wrong_answer(rng, task) for _ in range(n)]
     right = rng.randrange(n)
     candidates[right] = task.response
@@ -77,7 +85,10 @@ def choice_row(tokenizer: PreTrainedTokenizerFast, rng: random.Random, task: Tas
 
 
 class Teaching:
-    """The teacher's lessons: right answers only, and from step `CHOICE_FROM` half of the batch asks which answer is right."""
+    """The teacher's lessons, which show right answers only.
+
+    From step ``CHOICE_FROM`` on, half of the batch asks which of some answers is right.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, batch: int) -> None:
         self.tokenizer, self.batch = tokenizer, batch
@@ -98,10 +109,11 @@ class Teaching:
 
 
 class Pupil:
-    """The student's lessons: a share of the replies are slips, and a skill that lags is practised more.
+    """The student's lessons: a share of the replies are slips, and lagging skills come more often.
 
-    The skills differ in how fast they are learned. Every `PROBE_EVERY` steps greedy accuracy is measured on fixed prompts of the
-    train split, and the weight of a skill becomes (1.05 - accuracy)^2.
+    The skills differ in how fast they are learned. Every ``PROBE_EVERY`` steps, greedy accuracy is
+    measured on fixed prompts of the train split, and the weight of a skill becomes
+    (1.05 - accuracy)^2.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the pair can do, measured on prompts that neither model was trained on."""
+"""What the two models can do, measured on prompts that neither was trained on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tiny_world.tasks import SKILLS, Task
 MAX_NEW_TOKENS = 32
 SAMPLES = 4
 Facts = dict[str, Any]
-Rows = list[list[list[int]]]  # token ids, by prompt and response
+Rows = list[list[list[int]]]  # the token ids of each prompt's responses
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Each text as one user message, with the generation prompt."""
+    """The token ids of each text as one user message, with the generation prompt."""
     chats = [[{"role": "user", "content": text}] for text in texts]
     encoded: Any = tokenizer.apply_chat_template(
         chats, add_generation_prompt=True, return_dict=True
@@ -33,7 +33,14 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list
 def generate(
     model: Any, tokenizer: PreTrainedTokenizerFast, tasks: Sequence[Task], samples: int = 0
 ) -> Rows:
-    """Token ids of `samples` responses to each prompt at temperature 1, or of the greedy one for 0; an end of turn that was made stays."""
+    """The token ids of responses to each prompt, with their end of turn if there is one.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        tasks: the prompts.
+        samples: how many responses to sample at temperature 1; 0 for the greedy one.
+    """
     rows: Rows = []
     sampling: Facts = {"do_sample": False}
     if samples:
@@ -46,10 +53,9 @@ def generate(
     for start in range(0, len(tasks), 150):
         ids = prompt_ids(tokenizer, [task.prompt for task in tasks[start : start + 150]])
         batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-        made = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, **sampling)[
-            :, batch["input_ids"].shape[1] :
-        ].tolist()
-        trimmed = [_until_end(row, tokenizer) for row in made]
+        made = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, **sampling)
+        responses = made[:, batch["input_ids"].shape[1] :].tolist()
+        trimmed = [_until_end(row, tokenizer) for row in responses]
         rows += [trimmed[i : i + max(samples, 1)] for i in range(0, len(trimmed), max(samples, 1))]
     return rows
 
@@ -64,7 +70,7 @@ def decode(tokenizer: PreTrainedTokenizerFast, rows: Rows) -> list[list[str]]:
 
 
 def accuracy(tasks: Sequence[Task], texts: list[list[str]]) -> Facts:
-    """Share of right responses, over all and by skill."""
+    """The share of right responses, over all prompts and for each skill."""
     hits: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
     for task, group in zip(tasks, texts, strict=True):
         hits[task.skill] += [exact_match(text, task.answer) for text in group]
@@ -77,7 +83,7 @@ def accuracy(tasks: Sequence[Task], texts: list[list[str]]) -> Facts:
 def abilities(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: Sequence[Task], seed: int
 ) -> tuple[Facts, Rows]:
-    """Accuracy greedy and sampled at temperature 1, how varied and how long the samples are; and the samples themselves."""
+    """Accuracy of greedy and sampled responses, how varied and long these are; and the samples."""
     torch.manual_seed(seed)
     greedy, sampled = generate(model, tokenizer, tasks), generate(model, tokenizer, tasks, SAMPLES)
     texts = decode(tokenizer, sampled)
@@ -95,7 +101,7 @@ def abilities(
 
 
 def sampled_pairs(tasks: Sequence[Task], texts: list[list[str]]) -> list[tuple[Task, str, str]]:
-    """(task, right, wrong): the first right and the first wrong sample of each prompt that has both."""
+    """The task, its first right and its first wrong sample, for each prompt that has both."""
     pairs = []
     for task, group in zip(tasks, texts, strict=True):
         right = [text for text in group if exact_match(text, task.answer)]
@@ -106,7 +112,7 @@ def sampled_pairs(tasks: Sequence[Task], texts: list[list[str]]) -> list[tuple[T
 
 
 def slip_pairs(tasks: Sequence[Task], seed: int) -> list[tuple[Task, str, str]]:
-    """(task, right, wrong) with one of the generator's own mistakes."""
+    """Each task with its right response and one of the generator's mistakes."""
     rng = random.Random(seed)
     return [(task, task.response, rng.choice(task.slips)) for task in tasks]
 
@@ -116,10 +122,10 @@ def choices(
     tokenizer: PreTrainedTokenizerFast,
     pairs: Sequence[tuple[Task, str, str]],
 ) -> Facts:
-    """How often the teacher picks the right one of two by its letter, asked once or in both orders, and how often by its log-prob reward.
+    """How often the teacher prefers the right response of a pair, by its letter and by its reward.
 
-    `position_bias` is the mean probability of the letter A, renormalised over A and B, less the half that an unbiased reader gives:
-    every pair is asked in both orders.
+    Every pair is asked in both orders. ``position_bias`` is the mean probability of the letter A
+    among A and B, less the half that an unbiased reader would give.
     """
     questions = [
         choice_question(task.prompt, order)
@@ -130,23 +136,19 @@ def choices(
     log_probs = torch.tensor(
         next_token_logprobs(teacher, prompt_ids(tokenizer, questions), letters), dtype=torch.float64
     )
-    a_first, a_second = (
-        log_probs.softmax(-1)[:, 0].view(-1, 2).unbind(-1)
-    )  # P(A) with the right one as A, as B
+    # The probability of A where the right response is A, and where it is B.
+    a_first, a_second = log_probs.softmax(-1)[:, 0].view(-1, 2).unbind(-1)
     end = tokenizer.eos_token
     ids = [
         tokenizer([right + end, wrong + end], add_special_tokens=False)["input_ids"]
         for _, right, wrong in pairs
     ]
-    rewards = torch.tensor(
-        score_responses(teacher, prompt_ids(tokenizer, [task.prompt for task, _, _ in pairs]), ids)
-    )
+    prompts = prompt_ids(tokenizer, [task.prompt for task, _, _ in pairs])
+    rewards = torch.tensor(score_responses(teacher, prompts, ids))
+    one_order = (a_first > 0.5).double().mean() + (a_second < 0.5).double().mean()
     return {
         "pairs": len(pairs),
-        "accuracy_one_order": (
-            (a_first > 0.5).double().mean() + (a_second < 0.5).double().mean()
-        ).item()
-        / 2,
+        "accuracy_one_order": one_order.item() / 2,
         "accuracy_both_orders": (a_first > a_second).double().mean().item(),
         "position_bias": (a_first.mean() + a_second.mean()).item() / 2 - 0.5,
         "letter_mass": log_probs.exp().sum(-1).mean().item(),

@@ -1,10 +1,12 @@
-"""The questions of the tiny world: six skills with one checkable answer each, the right response, and plausible slips.
+"""The questions of the tiny world: six skills, each with a generator of tasks.
 
-Every generator draws from a `random.Random` and returns a `Task`. A slip is a response that a careless pupil would give and that
-`exact_match` refuses: a forgotten carry, a list sorted the wrong way round, a copied string, a factor of ten. Slips are the wrong
-candidates of the multiple-choice questions that the teacher learns from, and the sloppy half of what the student learns from.
+Slips:
+    A slip is a wrong response that a careless pupil might give: a forgotten carry, a list in the
+    wrong order, a copied string, a factor of ten. The teacher learns to choose against slips, and
+    the student learns from some.
 
-A prompt belongs to one split for good, by a hash of its text, so that no generator call can leak a held-out prompt into training.
+Splits:
+    A hash of its text decides a prompt's split, so that no held-out prompt can leak into training.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pad_fast.evaluation.answers import final_answer
+
 NAMES = ("Ann", "Ben", "Eva", "Leo", "Mia", "Sam", "Tom", "Zoe")
 ITEMS = ("apples", "books", "cards", "coins", "eggs", "pens")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-# (large unit, small unit, small units in a large one, largest count asked for): a product has at most five digits
+# Large unit, small unit, small units in a large one, largest count that is asked for. A product has
+# at most five digits.
 UNITS = (
     ("km", "m", 1000, 99),
     ("kg", "g", 1000, 99),
@@ -35,7 +40,7 @@ SPLITS = ("train", "validation", "heldout")
 
 @dataclass(frozen=True)
 class Task:
-    """One question. `slips` are wrong responses, possibly with repeats; `answer` is what `exact_match` looks for."""
+    """One question, its right response with the final answer, and wrong responses with repeats."""
 
     skill: str
     prompt: str
@@ -45,26 +50,20 @@ class Task:
 
 
 def split_of(prompt: str) -> str:
-    """The only split that may use `prompt`: 70% train, 12% validation, 18% heldout, by the first two bytes of its SHA-256."""
+    """The split of a prompt, by the first two bytes of its SHA-256: 70% train, 12% validation."""
     share = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:2], "big") / 65536
     return "train" if share < 0.70 else "validation" if share < 0.82 else "heldout"
 
 
-def answer_of(response: str) -> str:
-    """What follows the last `####`, else the last line: the text that is compared with the answer."""
-    tail = response.rsplit("####", 1)[-1] if "####" in response else response.splitlines()[-1]
-    return " ".join(tail.split())
-
-
 def _task(skill: str, prompt: str, response: str, slips: Sequence[str]) -> Task:
-    answer = answer_of(response)
-    return Task(
-        skill, prompt, response, answer, tuple(slip for slip in slips if answer_of(slip) != answer)
-    )
+    """A task without those slips that happen to be right."""
+    answer = final_answer(response)
+    wrong = tuple(slip for slip in slips if final_answer(slip) != answer)
+    return Task(skill, prompt, response, answer, wrong)
 
 
 def _near(rng: random.Random, value: int) -> int:
-    """A number close to `value`, not negative, different from it."""
+    """A number close to ``value``, but not equal to it and not negative."""
     return rng.choice([v for v in (value - 10, value - 1, value + 1, value + 10) if v >= 0])
 
 
@@ -73,7 +72,7 @@ def _columns(units: int, tens: int, result: int | str) -> str:
 
 
 def addition(rng: random.Random) -> Task:
-    """Two-digit addition, worked out units first: `47 + 85` gives `units 12, tens 13 #### 132` (4 + 8 + the carry = 13)."""
+    """Two-digit addition, units first: 47 + 85 gives ``units 12, tens 13 #### 132``."""
     a, b = rng.randint(10, 99), rng.randint(10, 99)
     prompt = rng.choice((f"What is {a} + {b}?", f"Add {a} and {b}."))
     units, plain = a % 10 + b % 10, a // 10 + b // 10
@@ -92,7 +91,7 @@ def addition(rng: random.Random) -> Task:
 
 
 def subtraction(rng: random.Random) -> Task:
-    """Two-digit subtraction, units first: `92 - 37` gives `units 5, tens 5 #### 55` (a ten borrowed where needed)."""
+    """Two-digit subtraction, units first: 92 - 37 gives ``units 5, tens 5 #### 55``."""
     b, a = sorted(rng.sample(range(10, 100), 2))
     prompt = rng.choice((f"What is {a} - {b}?", f"Subtract {b} from {a}."))
     units, plain = (a - b) % 10, a // 10 - b // 10
@@ -117,7 +116,7 @@ def _steps(*steps: tuple[int, str, int, int]) -> str:
 
 
 def word_problem(rng: random.Random) -> Task:
-    """One or two steps with small numbers, in GSM8K's form: the working, then `#### n`."""
+    """One or two steps with small numbers, in GSM8K's form: the working, then ``#### n``."""
     name, items = rng.choice(NAMES), rng.choice(ITEMS)
     two_steps = rng.random() < 0.5
     if rng.random() < 0.5:
@@ -152,13 +151,14 @@ def word_problem(rng: random.Random) -> Task:
 
 
 def _swap(rng: random.Random, items: Sequence[str]) -> list[str]:
-    """Two neighbours exchanged."""
+    """The items with two neighbours exchanged."""
     swapped, i = list(items), rng.randrange(len(items) - 1)
     swapped[i], swapped[i + 1] = swapped[i + 1], swapped[i]
     return swapped
 
 
 def _drop(rng: random.Random, items: Sequence[str]) -> list[str]:
+    """The items without one."""
     i = rng.randrange(len(items))
     return [item for j, item in enumerate(items) if j != i]
 
@@ -186,7 +186,7 @@ def string_edit(rng: random.Random) -> Task:
 
 
 def conversion(rng: random.Random) -> Task:
-    """Metric and time units, both ways, with the factor shown: `37 * 100 = 3700 cm`."""
+    """Metric and time units, both ways, with the factor shown: ``37 * 100 = 3700 cm``."""
     large, small, factor, most = rng.choice(UNITS)
     count = rng.randint(2, most)
     expand = rng.random() < 0.5
@@ -221,7 +221,7 @@ SKILLS: dict[str, Callable[[random.Random], Task]] = {
 
 
 def draw(rng: random.Random, skill: str, split: str) -> Task:
-    """A task of `skill` whose prompt belongs to `split`."""
+    """A task of a skill whose prompt belongs to a split."""
     while True:
         task = SKILLS[skill](rng)
         if split_of(task.prompt) == split:
@@ -229,7 +229,7 @@ def draw(rng: random.Random, skill: str, split: str) -> Task:
 
 
 def draw_distinct(seed: int, split: str, count: int) -> list[Task]:
-    """`count` tasks of `split` with distinct prompts, the skills in turn, then shuffled."""
+    """Tasks with distinct prompts, equally many for each skill, in random order."""
     rng = random.Random(f"{seed}/{split}")
     tasks: dict[str, Task] = {}
     for i in range(count):

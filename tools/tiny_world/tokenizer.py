@@ -1,9 +1,13 @@
-"""The tokenizer of the tiny world: whole words where they are known, single characters for everything else.
+"""The tokenizer of the tiny world: one token for a known word, else one for each character.
 
-A byte-pair model without merges and with `ignore_merges` takes a pre-token from the vocabulary whole or falls back to its characters, so
-all of printable ASCII and the newline can be written and comes back exactly (any other character becomes `<unk>`). Digits and the
-letters of string edits are one token each. A word, a sign or the first digit of a number carries the space before it, as in the
-vocabularies of Llama-3 and GPT-2, and the decoder only has to join.
+Vocabulary:
+    A byte-pair model without merges, with ``ignore_merges``, looks a pre-token up in the vocabulary
+    and falls back to its characters. So printable ASCII and the newline come back exactly, and any
+    other character becomes ``<unk>``. Digits and the letters of string edits are one token each.
+
+Spaces:
+    A word, a sign or the first digit of a number carries the space before it, as in the
+    vocabularies of Llama 3 and GPT-2, so that the decoder only has to join tokens.
 """
 
 from __future__ import annotations
@@ -33,8 +37,9 @@ STARTS = [
     "####",
 ]
 SENTENCES = (
-    ' is from and units tens has buys more boxes of Then gives away many does have now are left up down the first and last letters "'
-    " to Which answer best Reply with its letter #### + - * / = 0 1 2 3 4 5 6 7 8 9"
+    " is from and units tens has buys more boxes of Then gives away many does have now are left up "
+    'down the first and last letters " to Which answer best Reply with its letter '
+    "#### + - * / = 0 1 2 3 4 5 6 7 8 9"
 )
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -49,17 +54,16 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary() -> list[str]:
-    """Special tokens, printable ASCII and the newline, then sorted what is a token although it has several characters."""
+    """Special tokens, the newline and printable ASCII, then the sorted tokens of words."""
     characters = ["\n", *(c for c in string.printable if c.isprintable())]
-    words = (
-        f"{SENTENCES} {' '.join((*NAMES, *ITEMS, *(unit for row in UNITS for unit in row[:2])))}"
-    )
+    units = [unit for row in UNITS for unit in row[:2]]
+    words = " ".join((SENTENCES, *NAMES, *ITEMS, *units))
     pieces = {*re.findall(PATTERN, words), *STARTS, *NAMES} - {*characters}
     return [PAD, BOS, EOS, UNK, *ROLES, *characters, *sorted(pieces)]
 
 
 def build() -> PreTrainedTokenizerFast:
-    """A fast tokenizer with chat template; calling it puts `<s>` first, as Llama's and Gemma's do."""
+    """A fast tokenizer with a chat template, which puts ``<s>`` first as Llama's and Gemma's do."""
     ids = {token: i for i, token in enumerate(vocabulary())}
     core = Tokenizer(models.BPE(vocab=ids, merges=[], unk_token=UNK, ignore_merges=True))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")

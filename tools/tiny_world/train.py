@@ -1,4 +1,4 @@
-"""Training of the tiny pair: a small Llama, cross-entropy on the assistant's tokens, every example drawn fresh."""
+"""Training of a small Llama: cross-entropy on the assistant's tokens, every example drawn anew."""
 
 from __future__ import annotations
 
@@ -11,33 +11,40 @@ from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 IGNORED = -100
-CHUNK = 64  # sequences of like length that pass the model together
+CHUNK = 64  # sequences of similar length that pass the model together
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Size of a model and how it is trained."""
+    """The size of a model and how it is trained.
+
+    The learning rate falls linearly to zero after the share ``decay_from`` of the steps; 1.0 keeps
+    it constant.
+    """
 
     hidden: int
     layers: int
     steps: int
     batch: int
     learning_rate: float
-    decay_from: float  # share of the steps after which the rate falls linearly to zero; 1.0 for a constant rate
+    decay_from: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence: `labels[t]` is the token after t if the assistant says it; in a candidate `doubts[t]` is 1 if it is wrong by t."""
+    """One sequence of T tokens.
+
+    ``labels[t]`` is the token after t where the assistant says it. Within a candidate,
+    ``doubts[t]`` is 1 if the candidate is wrong up to t, else 0. Elsewhere both are ``IGNORED``.
+    """
 
     ids: list[int]
     labels: list[int]
     doubts: list[int] = field(default_factory=list)
 
 
-Lesson = Callable[
-    [random.Random, int], list[list[Row]]
-]  # the groups of rows of a step: the loss is the sum of the groups' means
+# The groups of rows of a step. Its loss is the sum of the groups' means.
+Lesson = Callable[[random.Random, int], list[list[Row]]]
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -65,7 +72,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -
 
 
 def pad(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
-    """(R, T), filled on the right, where causal attention cannot see it."""
+    """Rows as one tensor (R, T), filled on the right, where causal attention does not look."""
     width = max(map(len, rows))
     return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
 
@@ -73,11 +80,12 @@ def pad(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
 def chunk_loss(
     model: LlamaForCausalLM, doubter: torch.nn.Linear, rows: Sequence[Row]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy of the replies, and summed binary cross-entropy of the doubts, read off the last layer but one; nats."""
-    labels, doubts = (
-        pad([row.labels for row in rows], IGNORED),
-        pad([row.doubts for row in rows], IGNORED),
-    )  # (R, T), (R, T or 0)
+    """The summed cross-entropy of replies and the summed binary cross-entropy of doubts, in nats.
+
+    ``doubter`` reads the doubts off the last layer but one.
+    """
+    labels = pad([row.labels for row in rows], IGNORED)  # (R, T)
+    doubts = pad([row.doubts for row in rows], IGNORED)  # (R, T), or (R, 0) for plain answers
     doubted = doubts.numel() > 0
     output = model.model(
         pad([row.ids for row in rows], 0), use_cache=False, output_hidden_states=doubted
@@ -96,10 +104,14 @@ def chunk_loss(
 
 
 def backward(model: LlamaForCausalLM, doubter: torch.nn.Linear, rows: Sequence[Row]) -> float:
-    """Gradients of the mean loss over the replies' tokens, or the questions of choice, plus that over the doubts; returns the former."""
+    """Add the gradients of a group's loss; returns the mean loss of its replies.
+
+    The mean is over the tokens of replies, or over the questions if they are multiple choice. The
+    mean loss of doubts is added to what is differentiated.
+    """
     rows = sorted(rows, key=lambda row: len(row.ids))
     doubts = sum(doubt != IGNORED for row in rows for doubt in row.doubts)
-    # a letter's end of turn is learned at once; the letter should not have to share its weight
+    # The end of turn after a letter is learned at once. The letter should not share its weight.
     tokens = len(rows) if doubts else sum(label != IGNORED for row in rows for label in row.labels)
     total = 0.0
     for start in range(0, len(rows), CHUNK):
@@ -110,7 +122,10 @@ def backward(model: LlamaForCausalLM, doubter: torch.nn.Linear, rows: Sequence[R
 
 
 def optimizers(model: LlamaForCausalLM, doubter: torch.nn.Linear) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, which needed about two thirds of AdamW's steps; AdamW for embeddings and norms."""
+    """Muon for the matrices inside the layers, and AdamW for embeddings and norms.
+
+    Muon needed about two thirds of AdamW's steps.
+    """
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     outer = [p for name, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in name)]
     return [
@@ -122,9 +137,9 @@ def optimizers(model: LlamaForCausalLM, doubter: torch.nn.Linear) -> list[torch.
 def train(
     model: LlamaForCausalLM, lesson: Lesson, recipe: Recipe, seed: int
 ) -> Iterator[list[float]]:
-    """Train in place, a step for each item taken; yields the loss of each group in nats a token.
+    """Train in place, one step for each item that is taken.
 
-    The generator may be left at any step; the model is in training mode until it ends by itself.
+    Yields the loss of each group in nats per token. The generator may be left after any step.
     """
     rng = random.Random(seed)
     doubter = torch.nn.Linear(recipe.hidden, 1)

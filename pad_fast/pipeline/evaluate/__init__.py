@@ -1,1 +1,1 @@
-"""The phase that evaluates on held-out prompts."""
+"""The phase that evaluates models on held-out prompts."""

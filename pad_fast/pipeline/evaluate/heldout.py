@@ -1,7 +1,8 @@
-"""Evaluation on the held-out prompts: answers, and the agreement of the student's ranking with the teacher's.
+"""Evaluation on the held-out prompts: right answers, and rankings like the teacher's.
 
-Agreement is measured on fixed groups, sampled once from the base student and scored once by the teacher, so that all rounds are
-compared on the same responses; and beside it on fresh samples of the student itself, which change from round to round.
+Rankings are compared on fixed groups, which the base student samples once and the teacher scores
+once, so that all rounds are measured on the same responses. They are also compared on fresh
+samples of each student, which change from round to round.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from pad_fast.evaluation import catalogue
+from pad_fast.evaluation.evaluated import Evaluated, RewardPair
+from pad_fast.evaluation.subjects import BASE, TEACHER
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.evaluate import measures
+from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row, read_rows, write_json, write_rows
 from pad_fast.pipeline.run import Run, round_seed
-from pad_fast.pipeline.sample.shards import sample_shards, unfinished
-
-BASE = "student-00"
+from pad_fast.pipeline.sample.shards import sample_shards, sampling_metrics, unfinished
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate: `teacher`, `student-RR` or `seqkd`."""
+    """A model to evaluate; see :mod:`pad_fast.evaluation.subjects` for its name."""
 
     name: str
     round: int
@@ -33,99 +35,95 @@ class Subject:
 
     @property
     def is_teacher(self) -> bool:
-        return self.name == "teacher"
+        return self.name == TEACHER
+
+    @property
+    def is_base(self) -> bool:
+        return self.name == BASE
+
+    @property
+    def has_scored_samples(self) -> bool:
+        """Whether the teacher scores samples of this model's own.
+
+        The base student's own samples are the fixed groups, and the teacher does not judge itself.
+        """
+        return not self.is_base and not self.is_teacher
 
 
 def sample_groups(run: Run) -> None:
-    """The fixed groups' responses, from the base student."""
+    """Sample the responses of the fixed groups from the base student."""
     folder, student = run.folder.root / "heldout" / "samples", run.student(0)
     count = run.config.heldout_num_generations or 0
     if unfinished(run.heldout_rows, folder, run.config.shard_size):
-        seed = round_seed(run.config.seed, 0, "sample")
         sample_shards(
             student,
             run.heldout_rows,
             folder,
             run.sampler(count, rewards=True),
-            seed=seed,
+            seed=round_seed(run.config.seed, 0, "sample"),
             title="held-out · sample",
         )
         student.free()
 
 
 def groups_folder(run: Run) -> Path:
+    """The folder of the fixed groups, sampled and scored."""
     return run.folder.root / "heldout" / "groups"
 
 
 def evaluate(run: Run, subjects: Sequence[Subject]) -> None:
-    """Write `evaluation/NAME.parquet` and then `evaluation/NAME.json` for every subject that has none."""
+    """Write ``evaluation/NAME.parquet`` and ``evaluation/NAME.json`` of each model without them."""
     todo = [subject for subject in subjects if not run.folder.evaluation(subject.name).exists()]
     for subject in todo:
         _sample(run, subject)
-    if any(_has_own_samples(subject) for subject in todo):
+    if scored := [subject for subject in todo if subject.has_scored_samples]:
+        count = run.config.heldout_num_generations or 0
         with run.scorer() as scorer:
-            for subject in filter(_has_own_samples, todo):
-                folder, count = _work(run, subject), run.config.heldout_num_generations or 0
-                scorer.score_shards(
-                    folder / "fresh", folder / "scored", count, title=f"evaluate {subject.name}"
-                )
+            for subject in scored:
+                folder, title = _samples_folder(run, subject), f"evaluate {subject.name}"
+                scorer.score_shards(folder / "fresh", folder / "scored", count, title=title)
     for subject in todo:
         _write(run, subject)
 
 
-def _has_own_samples(subject: Subject) -> bool:
-    """The base student's fresh samples are the fixed groups; the teacher's own are not for it to judge."""
-    return subject.name != BASE and not subject.is_teacher
-
-
-def _work(run: Run, subject: Subject) -> Path:
+def _samples_folder(run: Run, subject: Subject) -> Path:
     return run.folder.root / "evaluation" / "samples" / subject.name
 
 
 def _sample(run: Run, subject: Subject) -> None:
-    folder, checkpoint, rows = _work(run, subject), subject.checkpoint, run.heldout_rows
+    """A model's greedy responses, its samples, and its rewards of the fixed groups."""
+    folder, model, rows = _samples_folder(run, subject), subject.checkpoint, run.heldout_rows
     if subject.is_teacher:
-        rows = [{**row, "prompt_ids": checkpoint.prompt_ids(row["prompt"])} for row in rows]
-    count = run.config.heldout_num_generations or 0
-    seed = round_seed(run.config.seed, subject.round, f"evaluate {subject.name}")
+        rows = [{**row, "prompt_ids": model.prompt_ids(row["prompt"])} for row in rows]
     title = f"evaluate {subject.name}"
-    sample_shards(
-        checkpoint, rows, folder / "greedy", run.sampler(0), seed=seed, title=f"{title}: greedy"
-    )
-    if subject.name != BASE:
-        sampler = run.sampler(count, rewards=not subject.is_teacher)
-        sample_shards(
-            checkpoint, rows, folder / "fresh", sampler, seed=seed, title=f"{title}: sample"
-        )
-    if _has_own_samples(subject) and not (folder / "fixed.parquet").exists():
-        write_rows(
-            folder / "fixed.parquet", _fixed_rewards(run, checkpoint, f"{title}: fixed groups")
-        )
-    checkpoint.free()
+    seed = round_seed(run.config.seed, subject.round, title)
+    greedy = run.sampler(0)
+    sample_shards(model, rows, folder / "greedy", greedy, seed=seed, title=f"{title}: greedy")
+    if not subject.is_base:
+        count = run.config.heldout_num_generations or 0
+        fresh = run.sampler(count, rewards=not subject.is_teacher)
+        sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
+    path = folder / "fixed.parquet"
+    if subject.has_scored_samples and not path.exists():
+        write_rows(path, _fixed_rewards(run, model, f"{title}: fixed groups"))
+    model.free()
 
 
 def _fixed_rewards(run: Run, student: Checkpoint, title: str) -> list[Row]:
     """The student's rewards of the fixed groups."""
     groups, config = read_rows(groups_folder(run)), run.config
-    prompts, responses = (
-        [row["prompt_ids"] for row in groups],
-        [row["completion_ids"] for row in groups],
-    )
-    options: dict[str, Any] = {
-        "normalize": run.training.normalize,
-        "temperature": config.reward_temperature,
-    }
-    options["share_prefix"] = config.share_prefix
-    with tqdm(
-        total=sum(map(len, responses)), desc=title, unit="response", disable=config.disable_tqdm
-    ) as bar:
+    responses = [row["completion_ids"] for row in groups]
+    count = sum(map(len, responses))
+    with tqdm(total=count, desc=title, unit="response", disable=config.disable_tqdm) as bar:
         rewards = score_responses(
             student.model,
-            prompts,
+            [row["prompt_ids"] for row in groups],
             responses,
+            normalize=run.training.normalize,
+            temperature=config.reward_temperature,
+            share_prefix=config.share_prefix,
             max_tokens_per_batch=config.score_batch_tokens,
             progress=bar.update,
-            **options,
         )
     return [
         {"prompt_id": row["prompt_id"], "student_rewards": found}
@@ -134,41 +132,47 @@ def _fixed_rewards(run: Run, student: Checkpoint, title: str) -> list[Row]:
 
 
 def _write(run: Run, subject: Subject) -> None:
-    folder, groups = _work(run, subject), read_rows(groups_folder(run))
-    greedy = read_rows(folder / "greedy")
-    fresh = (
-        groups
-        if subject.name == BASE
-        else read_rows(folder / ("fresh" if subject.is_teacher else "scored"))
-    )
-    measured: Row = {**measures.accuracies(greedy, fresh), **measures.lengths(greedy, fresh)}
-    measured |= dict.fromkeys(
-        ("kendall_tau", "top1", "ppd_loss", "fresh_kendall_tau", "fresh_top1")
-    )
+    """A model's numbers as JSON, and what they are made of, a row for each prompt, as Parquet."""
+    evaluated = _read(run, subject)
+    unknown: list[Any] = [None] * len(evaluated.greedy)
+    rewards = evaluated.fixed.student if evaluated.fixed else unknown
     rows: list[Row] = [
-        {"prompt_id": row["prompt_id"], "greedy_text": row["completions"][0]} for row in greedy
-    ]
-    rewards: list[Any] = [None] * len(rows)
-    losses: list[float | None] = [None] * len(rows)
-    if not subject.is_teacher:
-        teacher = [row["teacher_rewards"] for row in groups]
-        rewards = [
-            row["student_rewards"]
-            for row in (groups if subject.name == BASE else read_rows(folder / "fixed.parquet"))
-        ]
-        losses = measures.losses(rewards, teacher, run.training)
-        measured |= measures.agreement(rewards, teacher) | {
-            "ppd_loss": measures.mean(loss for loss in losses if loss is not None)
+        {
+            "prompt_id": row["prompt_id"],
+            "greedy_text": row["completions"][0],
+            "student_rewards": found,
+            "ppd_loss": loss,
         }
-        fresh_agreement = measures.agreement(
-            [row["student_rewards"] for row in fresh], [row["teacher_rewards"] for row in fresh]
+        for row, found, loss in zip(
+            evaluated.greedy, rewards, evaluated.losses or unknown, strict=True
         )
-        measured |= {f"fresh_{name}": value for name, value in fresh_agreement.items()}
-    for row, found, loss in zip(rows, rewards, losses, strict=True):
-        row.update(student_rewards=found, ppd_loss=loss)
-    write_rows(run.folder.evaluation(subject.name).with_suffix(".parquet"), rows)
+    ]
+    measured = catalogue.measure(evaluated)
+    path = run.folder.evaluation(subject.name)
+    write_rows(path.with_suffix(".parquet"), rows)
     run.metrics.add(subject.round, 0, "evaluate", {"name": subject.name, **measured})
-    write_json(
-        run.folder.evaluation(subject.name),
-        {"name": subject.name, "round": subject.round, "num_prompts": len(rows), **measured},
-    )
+    facts = {"name": subject.name, "round": subject.round, "num_prompts": len(rows)}
+    write_json(path, {**facts, **measured})
+
+
+def _read(run: Run, subject: Subject) -> Evaluated:
+    """What was sampled and scored of a model."""
+    folder, groups = _samples_folder(run, subject), read_rows(groups_folder(run))
+    greedy = read_rows(folder / "greedy")
+    if subject.is_teacher:
+        sampled = read_rows(folder / "fresh")
+        return Evaluated(greedy, sampled, sampling_metrics(sampled))
+    teacher = [row["teacher_rewards"] for row in groups]
+    if subject.is_base:
+        sampled = groups
+        fresh = fixed = RewardPair([row["student_rewards"] for row in groups], teacher)
+    else:
+        sampled = read_rows(folder / "scored")
+        rows = read_rows(folder / "fixed.parquet")
+        fixed = RewardPair([row["student_rewards"] for row in rows], teacher)
+        fresh = RewardPair(
+            [row["student_rewards"] for row in sampled],
+            [row["teacher_rewards"] for row in sampled],
+        )
+    losses = prompt_losses(fixed, run.training)
+    return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses)

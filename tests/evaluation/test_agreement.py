@@ -1,49 +1,24 @@
+"""Agreement of rankings against SciPy, brute force and rankings known by hand."""
+
 import math
 
 import pytest
 import torch
 from scipy.stats import kendalltau
 
-from pad_fast.evaluation import exact_match, ranking_agreement
-
-
-@pytest.mark.parametrize(
-    ("response", "answer", "right"),
-    [
-        ("3 + 4 = 7 #### 7", "7", True),
-        ("#### 8\nno, wait\n#### 7", "7", True),  # the last mark decides
-        ("#### 7 #### 8", "7", False),
-        ("####  a   b \n", "a b", True),  # white space is collapsed
-        ("work\n42", "42", True),  # no mark: the last line
-        ("work\n42\n\n  \n", "42", True),  # blank lines at the end are no line
-        ("42\nis it", "42", False),
-        ("#### 7", "half of 14 is 7\n#### 7", True),  # a GSM8K solution given whole
-        ("####", "7", False),
-        ("", "7", False),
-        ("", "", False),  # nothing said is never right
-        ("#### 7.0", "7", False),  # text, not numbers
-        ("#### Ab", "ab", False),
-    ],
-)
-def test_exact_match(response: str, answer: str, right: bool) -> None:
-    assert exact_match(response, answer) is right
-
-
-def test_final_answer_needs_no_space_after_the_mark() -> None:
-    assert exact_match("####7", "7")
+from pad_fast.evaluation import ranking_agreement
 
 
 def ties(generator: torch.Generator, prompts: int, responses: int) -> torch.Tensor:
-    return torch.randint(
-        0, 4, (prompts, responses), generator=generator
-    ).double()  # few values: many ties
+    """Rewards of few values, so that there are many ties."""
+    return torch.randint(0, 4, (prompts, responses), generator=generator).double()
 
 
 @pytest.mark.parametrize("responses", [2, 3, 5, 9])
 def test_tau_is_scipys_tau_b_with_ties_and_masks(responses: int) -> None:
     generator = torch.Generator().manual_seed(responses)
     student, teacher = ties(generator, 200, responses), ties(generator, 200, responses)
-    teacher[0], student[1] = 1.0, 2.0  # the two corners, whatever was drawn
+    teacher[0], student[1] = 1.0, 2.0  # both tie all, whatever was drawn
     mask = torch.rand(200, responses, generator=generator) < 0.8
     mask[:2] = True
     dead = student.masked_fill(~mask, torch.nan), teacher.masked_fill(~mask, torch.inf)
@@ -56,12 +31,12 @@ def test_tau_is_scipys_tau_b_with_ties_and_masks(responses: int) -> None:
             continue
         counted += 1
         if live_student.unique().numel() < 2:
-            assert found[p] == 0.0  # scipy gives NaN; a student that ties all agrees with nothing
+            assert found[p] == 0.0  # SciPy gives NaN, but a student that ties all is measured
             continue
         assert found[p].item() == pytest.approx(
             kendalltau(live_student, live_teacher, variant="b").statistic, abs=1e-6
         )
-    assert 40 < counted < 200  # both branches were met
+    assert 40 < counted < 200  # some prompts counted and some did not
     mean = ranking_agreement(*dead, mask)["kendall_tau"]
     torch.testing.assert_close(mean, found[~found.isnan()].mean())
 
@@ -117,9 +92,8 @@ def test_prompts_without_an_order_count_for_nothing() -> None:
 
 
 def test_copies_of_a_response_are_not_ranked_by_rounding() -> None:
-    teacher = torch.tensor(
-        [[-0.3700001, -0.3700003, -1.2]]
-    )  # the first two are one text, scored in two batches
+    # The first two responses are one text that was scored in two batches.
+    teacher = torch.tensor([[-0.3700001, -0.3700003, -1.2]])
     found = ranking_agreement(torch.tensor([[-0.124, -0.124, -0.325]]), teacher)
     assert {name: value.item() for name, value in found.items()} == {
         "kendall_tau": 1.0,
@@ -130,14 +104,14 @@ def test_copies_of_a_response_are_not_ranked_by_rounding() -> None:
 
 
 def test_dtypes_and_infinite_rewards() -> None:
-    teacher = torch.tensor(
-        [[-torch.inf, -torch.inf, 0.0]], dtype=torch.float64
-    )  # two responses that the teacher rules out
+    # The teacher gives two responses the probability 0.
+    teacher = torch.tensor([[-torch.inf, -torch.inf, 0.0]], dtype=torch.float64)
     found = ranking_agreement(torch.tensor([[-3.0, -2.0, -1.0]], dtype=torch.bfloat16), teacher)
     assert found["kendall_tau"].item() == pytest.approx(2 / math.sqrt(3 * 2))
     assert found["top1"].item() == found["pair_accuracy"].item() == 1.0
     assert all(value.dtype == torch.float32 for value in found.values())
-    # a student that rules out all: both live responses are its best, the dead one is not
+    # A student that gives all the probability 0: both live responses are its best, and the masked
+    # one is not.
     mask = torch.tensor([[False, True, True]])
     assert ranking_agreement(torch.full((1, 3), -torch.inf), teacher, mask)["top1"].item() == 0.5
 

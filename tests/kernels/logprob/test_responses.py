@@ -1,4 +1,4 @@
-"""The rewards' kernels have the bits of PyTorch's path, which is exact, in any order and packing. Runs on a GPU where there is one."""
+"""The kernels of response rewards have the bits of PyTorch's path in any order and packing."""
 
 import pytest
 import torch
@@ -7,15 +7,6 @@ from pad_fast.kernels.logprob import launch, responses
 from pad_fast.logprob import response_op
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:(overflow|invalid value) encountered:RuntimeWarning"
-    ),  # infinities, from NumPy
-    pytest.mark.filterwarnings(
-        "ignore:.*deterministic:UserWarning"
-    ),  # on a GPU, of PyTorch's path where memory is poisoned
-]
 
 IMPLS = ("triton", "torch")
 
@@ -27,7 +18,7 @@ def rewards_of(impl, logps, labels, ids=None, count=None, mean=True, ignore_inde
 
 
 def tokens(*shape, seed=0):
-    """Log-probabilities that are 0 where ignored, half of them on the middle between two points of the grid."""
+    """Log-probabilities and labels; half lie in the middle of two multiples of STEP."""
     g = torch.Generator().manual_seed(seed)
     logps = -torch.rand(*shape, generator=g) * 20
     logps[..., ::2] = -(torch.randint(2**22, logps[..., ::2].shape, generator=g) * 2 + 1) * 2.0**-31
@@ -37,6 +28,7 @@ def tokens(*shape, seed=0):
 
 
 def test_the_grid_is_one():
+    """Host and kernel round to the same step."""
     assert responses.STEP.value == response_op.STEP
 
 
@@ -57,7 +49,7 @@ def test_sums_have_the_bits_of_pytorch(rows, mean):
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_packed_sums_have_the_bits_of_pytorch_in_any_order(dtype, mean):
     logps, labels = tokens(2 * launch.ROWS + 1)
-    ids = (torch.arange(len(logps), device=DEVICE) % 7 - 1).to(dtype)  # -1: of no response
+    ids = (torch.arange(len(logps), device=DEVICE) % 7 - 1).to(dtype)  # -1 belongs to no response
     ids[ids == 4] = 0  # a response without rows
     expected = rewards_of("torch", logps, labels, ids, 6, mean)
     for seed in range(3):
@@ -86,7 +78,7 @@ def test_sums_keep_what_is_far_or_not_finite(packed):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_id_past_the_last_response_shows_and_writes_nowhere(dtype):
-    """Without the check of a CPU tensor's values: this is what a GPU does."""
+    """All rewards become NaN, as on a GPU, where the values of ids are not checked."""
     logps, labels = tokens(6)
     logps = logps.to(dtype)
     ids = torch.tensor([0, 1, 1, 2, 2**31 + 1, 0], device=DEVICE)
@@ -145,7 +137,7 @@ def test_gradients_of_sums(packed, mean):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_traffic_of_sums(traffic, packed):
-    """One read of log-probabilities, labels and ids, and two numbers a response."""
+    """Log-probabilities, labels and ids are read once, and two numbers a response are written."""
     logps, labels = tokens(2, 3000)
     ids = torch.arange(2).repeat_interleave(3000)
     launch.sums(

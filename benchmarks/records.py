@@ -1,0 +1,73 @@
+"""Records of measurements: JSON lines in benchmarks/results/, which are only added to.
+
+Every record names its ``run`` (the time at which it began) and its machine. Figures of two runs
+never meet in one table, so readers choose whole runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+Record = dict
+Cases = dict[str, list[Record]]  # by the label of the case
+
+
+def path(results: Path, name: str) -> Path:
+    """The file of a suite's or another command's records."""
+    return results / f"{name}.jsonl"
+
+
+def now() -> str:
+    """The time in UTC, by which a run is named."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def append(file: Path, record: Record) -> None:
+    """Add one record to a file, which is made if it is missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lines:
+        lines.write(json.dumps(record) + "\n")
+
+
+def load(results: Path, name: str) -> list[Record]:
+    """All records of a suite or another command, oldest first."""
+    file = path(results, name)
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+
+
+def newest(records: Iterable[Record]) -> dict[tuple[str, str], Cases]:
+    """The newest run of each device: {(device, run): {case: records}}."""
+    kept = list(records)
+    last: dict[str, str] = {}
+    for record in kept:
+        last[record["device"]] = max(record["run"], last.get(record["device"], ""))
+    runs: dict[tuple[str, str], Cases] = {}
+    for record in kept:
+        key = (record["device"], record["run"])
+        if record["run"] == last[record["device"]]:
+            runs.setdefault(key, {}).setdefault(record["case"], []).append(record)
+    return runs
+
+
+def last_run(results: Path, name: str) -> list[Record]:
+    """The records that the last run of a command added, on whatever device."""
+    records = load(results, name)
+    last = max((record["run"] for record in records), default=None)
+    return [record for record in records if record["run"] == last]
+
+
+def is_listwise(record: Record) -> bool:
+    """Whether the record is of a listwise loss: such a case has prompts and responses only."""
+    return set(record["shape"]) == {"P", "N"}
+
+
+def ran(cases: Cases) -> list[Record]:
+    """The records of all cases in which the contestant was measured."""
+    return [record for records in cases.values() for record in records if record["status"] == "ok"]

@@ -1,0 +1,73 @@
+"""Blocks, warps and registers of the listwise kernels: fixed, so that results keep their bits.
+
+The numbers follow from the reasons below and were not timed. A thread holds 4 or 8 entries of a
+tile, and 32 of JSD with 8 responses. A warp of AMD's has 64 threads (``wide``), so half as many
+warps are as many threads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import triton
+
+PAIRS = 1024  # entries of a tile (draws, responses, responses)
+MOST_DRAWS = 64  # rankings that a tile holds at most
+
+# Registers that a thread may have on NVIDIA's GPUs: those of 512 threads on a multiprocessor, or
+# all there are. Without a limit the assembler aims at more programs on a multiprocessor than
+# there are registers for, and puts a number or two of each thread on a stack. Kernels without a
+# limit below need more than 128 and were seen to keep to what they need. In float32 nothing then
+# leaves the registers in any supported version of Triton (tools/kernel_resources.py); float64
+# takes two registers for each number, and spills.
+REGISTERS, MOST_REGISTERS = 128, 255
+
+
+def _threads(threads: int, wide: bool, registers: int | None = None) -> dict[str, int]:
+    """``threads`` as a number of warps. AMD's compiler takes no limit of registers."""
+    if wide or registers is None:
+        return {"num_warps": max(1, threads // (64 if wide else 32))}
+    return {"num_warps": max(1, threads // 32), "maxnreg": registers}
+
+
+def exact_kl_options(n: int, wide: bool) -> dict[str, int]:
+    """Options of preference_kl for ``n`` responses: a thread takes 4 or 8 of the 2^n sets."""
+    # With 12 responses a program has 512 threads, which have no more than 128 registers anyway.
+    registers = {11: MOST_REGISTERS, 12: None}.get(n, REGISTERS)
+    return {"N": n} | _threads((1 << n) // (4 if n < 11 else 8), wide, registers)
+
+
+def exact_jsd_options(n: int, wide: bool) -> dict[str, int]:
+    """Options of preference_jsd for ``n`` responses."""
+    first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
+    sets, block = 4 if n < 9 else 1, triton.next_power_of_2(rest)
+    threads = max(32, sets * block) if n < 9 else 256
+    tile = {
+        "N": n,
+        "K": n // 2,
+        "SETS": math.comb(n, n // 2),
+        "FIRST": first,
+        "REST": rest,
+        "BLOCK_S": sets,
+        "BLOCK_F": min({8: 32, 10: 4}.get(n, 8), triton.next_power_of_2(first)),
+        "BLOCK_R": block,
+        "BLOCK_N": triton.next_power_of_2(n),
+    }
+    return tile | _threads(threads, wide, MOST_REGISTERS if n > 8 else None)
+
+
+def list_mle_options(n: int, wide: bool) -> dict[str, int]:
+    """Options of preference_vpd for ``n`` responses."""
+    block = min(128, triton.next_power_of_2(n))
+    step = min(8, block)
+    return {"BLOCK": block, "STEP": step} | _threads(max(32, block * step // 8), wide)
+
+
+def sampled_options(n: int, wide: bool) -> dict[str, int]:
+    """Options of preference_sampled for ``n`` responses."""
+    block = triton.next_power_of_2(n)
+    draws = min(MOST_DRAWS, max(1, PAIRS // block**2))
+    threads = max(32, draws * block**2 // 8)
+    return {"BLOCK": block, "DRAWS": draws} | _threads(
+        threads, wide, REGISTERS if block < 32 else None
+    )

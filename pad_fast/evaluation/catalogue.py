@@ -1,0 +1,238 @@
+"""The one list of reported metrics.
+
+Evaluation files, the terminal's table, the report's page and pictures, and the demo's benchmark
+iterate over :data:`METRICS`. A new metric is a new entry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from pad_fast.evaluation.evaluated import Evaluated, Row, accuracy, mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that is reported for every evaluated model.
+
+    Args:
+        key: the name in evaluation files.
+        label: the column's heading on the report's page.
+        measure: computes the value from what a model was evaluated on; None where it does not
+            apply.
+        heading: the column's heading in tables of text; ``label`` if empty.
+        narrow: the heading in the terminal, on two lines; ``heading`` if empty.
+        percent: whether the value is a share, to be shown in percent.
+        digits: the number of decimals.
+        better: +1 if more is better, -1 if less is better, 0 if neither.
+        headline: whether the metric has a tile at the top of the page.
+        detail: whether only the page shows it, and not the terminal's and the demo's tables.
+        by_skill: whether it is also measured on the prompts of each skill.
+        picture: the name of a :class:`pad_fast.report.pictures.RoundPicture` with a curve of it.
+        curve: the label of that curve; ``heading`` if empty.
+    """
+
+    key: str
+    label: str
+    measure: Callable[[Evaluated], float | None]
+    heading: str = ""
+    narrow: str = ""
+    percent: bool = False
+    digits: int = 3
+    better: int = 0
+    headline: bool = False
+    detail: bool = False
+    by_skill: bool = False
+    picture: str = ""
+    curve: str = ""
+
+    @property
+    def text_heading(self) -> str:
+        """The column's heading in a table of text."""
+        return self.heading or self.label
+
+    @property
+    def terminal_heading(self) -> str:
+        """The column's heading in the terminal."""
+        return self.narrow or self.text_heading
+
+    @property
+    def curve_label(self) -> str:
+        """The curve's label in a picture."""
+        return self.curve or self.text_heading
+
+    def text(self, value: float | None) -> str:
+        """The value with its unit; a dash if it does not apply."""
+        return self.amount(value) + ("%" if self.percent else "") if is_measured(value) else "–"
+
+    def amount(self, value: float) -> str:
+        """The value, or a difference of two values, without its unit."""
+        return f"{100 * value if self.percent else value:.{self.digits}f}"
+
+
+def is_measured(value: float | None) -> TypeGuard[float]:
+    """Whether a metric applies. Where it does not, evaluation files hold null and tables NaN."""
+    return value is not None and math.isfinite(value)
+
+
+def measure(evaluated: Evaluated) -> Row:
+    """Every metric of a model by its key, and under ``skills`` those that are measured by skill."""
+    found: Row = {metric.key: metric.measure(evaluated) for metric in METRICS.values()}
+    found["skills"] = {skill: _of_skill(evaluated.of_skill(skill)) for skill in evaluated.skills()}
+    return found
+
+
+def _of_skill(evaluated: Evaluated) -> Row:
+    kept = [metric for metric in METRICS.values() if metric.by_skill]
+    found: Row = {metric.key: metric.measure(evaluated) for metric in kept}
+    return {**found, "count": len(evaluated.greedy)}
+
+
+def _greedy_accuracy(evaluated: Evaluated) -> float | None:
+    return accuracy(evaluated.greedy)
+
+
+def _sampled_accuracy(evaluated: Evaluated) -> float | None:
+    return accuracy(evaluated.sampled)
+
+
+def _loss(evaluated: Evaluated) -> float | None:
+    return mean(loss for loss in evaluated.losses if loss is not None)
+
+
+def _mean_length(evaluated: Evaluated) -> float | None:
+    return mean(len(row["completion_ids"][0]) for row in evaluated.greedy)
+
+
+def _fixed(name: str) -> Callable[[Evaluated], float | None]:
+    return lambda evaluated: evaluated.fixed.agreement(name) if evaluated.fixed else None
+
+
+def _fresh(name: str) -> Callable[[Evaluated], float | None]:
+    return lambda evaluated: evaluated.fresh.agreement(name) if evaluated.fresh else None
+
+
+def _sampling(name: str) -> Callable[[Evaluated], float | None]:
+    return lambda evaluated: evaluated.sampling.get(f"completions/{name}")
+
+
+# In the order of the columns of every table.
+METRICS: dict[str, Metric] = {
+    metric.key: metric
+    for metric in (
+        Metric(
+            "greedy_accuracy",
+            "Greedy accuracy",
+            _greedy_accuracy,
+            heading="right, greedy",
+            narrow="right\ngreedy",
+            percent=True,
+            digits=1,
+            better=1,
+            headline=True,
+            by_skill=True,
+            picture="accuracy",
+            curve="greedy",
+        ),
+        Metric(
+            "sampled_accuracy",
+            "Sampled accuracy",
+            _sampled_accuracy,
+            heading="right, sampled",
+            narrow="right\nsampled",
+            percent=True,
+            digits=1,
+            better=1,
+            headline=True,
+            by_skill=True,
+            picture="accuracy",
+            curve="sampled",
+        ),
+        Metric(
+            "kendall_tau",
+            "Kendall τ",
+            _fixed("kendall_tau"),
+            heading="tau, fixed groups",
+            narrow="tau\nfixed",
+            better=1,
+            headline=True,
+            picture="agreement",
+            curve="τ, fixed groups",
+        ),
+        Metric(
+            "top1",
+            "Top-1",
+            _fixed("top1"),
+            heading="top-1, fixed groups",
+            narrow="top-1\nfixed",
+            percent=True,
+            digits=1,
+            better=1,
+            picture="agreement",
+        ),
+        Metric(
+            "fresh_kendall_tau",
+            "τ, fresh samples",
+            _fresh("kendall_tau"),
+            heading="tau, fresh samples",
+            narrow="tau\nfresh",
+            better=1,
+            picture="agreement",
+            curve="τ, fresh samples",
+        ),
+        Metric(
+            "fresh_top1",
+            "Top-1, fresh",
+            _fresh("top1"),
+            heading="top-1, fresh samples",
+            narrow="top-1\nfresh",
+            percent=True,
+            digits=1,
+            better=1,
+            picture="agreement",
+        ),
+        Metric(
+            "ppd_loss",
+            "Loss",
+            _loss,
+            heading="loss, fixed groups",
+            narrow="loss\nfixed",
+            better=-1,
+            headline=True,
+            picture="heldout-loss",
+            curve="held-out loss",
+        ),
+        Metric(
+            "mean_length",
+            "Mean length",
+            _mean_length,
+            heading="mean tokens",
+            narrow="mean\ntokens",
+            digits=1,
+        ),
+        Metric(
+            "duplicate_ratio",
+            "Duplicates",
+            _sampling("duplicate_ratio"),
+            percent=True,
+            digits=1,
+            detail=True,
+            picture="shares",
+            curve="duplicates",
+        ),
+        Metric(
+            "clipped_ratio",
+            "Cut off",
+            _sampling("clipped_ratio"),
+            percent=True,
+            digits=1,
+            better=-1,
+            detail=True,
+            picture="shares",
+            curve="cut off at the limit",
+        ),
+    )
+}

@@ -1,0 +1,107 @@
+"""What one model is evaluated on: the record that every metric of the catalogue reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pad_fast.evaluation.agreement import ranking_agreement
+from pad_fast.evaluation.answers import exact_match
+
+Row = dict[str, Any]
+Rewards = Sequence[Sequence[float | None]]  # (P, N); None for a response that is not scored
+
+
+@dataclass(frozen=True)
+class RewardPair:
+    """The student's and the teacher's rewards of the same responses, (P, N) each."""
+
+    student: Rewards
+    teacher: Rewards
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Both as float64 (P, N), and the mask of the responses that the teacher could score."""
+        teacher_PN = _tensor(self.teacher)
+        return _tensor(self.student), teacher_PN, ~teacher_PN.isnan()
+
+    @cached_property
+    def _by_prompt(self) -> dict[str, Tensor]:
+        student_PN, teacher_PN, mask = self.tensors
+        return ranking_agreement(student_PN, teacher_PN, mask, reduction="none")
+
+    def agreement(self, name: str) -> float | None:
+        """The mean of a number of :func:`ranking_agreement`; None if no prompt counts."""
+        value = self._by_prompt[name].nanmean().item()
+        return None if math.isnan(value) else value
+
+    def taus(self) -> list[float]:
+        """Kendall's tau-b of each prompt that the teacher ranks."""
+        return [tau for tau in self._by_prompt["kendall_tau"].tolist() if not math.isnan(tau)]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model's responses to the held-out prompts, and the rewards of responses.
+
+    Args:
+        greedy: a row for each prompt with its one greedy response: ``completions``,
+            ``completion_ids``, ``answer`` and ``skill``, the last two may be None.
+        sampled: the same for the model's own samples, with several responses each.
+        sampling: what the sampling of these logged, such as ``completions/clipped_ratio``.
+        fixed: rewards of the fixed groups, which are the base student's samples; None for the
+            teacher.
+        fresh: rewards of ``sampled``; None for the teacher.
+        losses: the configured loss of each fixed group, None for a group that has none.
+    """
+
+    greedy: Sequence[Row]
+    sampled: Sequence[Row]
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    fixed: RewardPair | None = None
+    fresh: RewardPair | None = None
+    losses: Sequence[float | None] = ()
+
+    def skills(self) -> list[str]:
+        """The skills of the prompts that have an answer."""
+        return sorted(
+            {row["skill"] for row in self.greedy if row["skill"] is not None and _has_answer(row)}
+        )
+
+    def of_skill(self, skill: str) -> Evaluated:
+        """The responses to the prompts of one skill, without the rest of the record."""
+        greedy, sampled = (
+            [row for row in rows if row["skill"] == skill] for rows in (self.greedy, self.sampled)
+        )
+        return Evaluated(greedy, sampled)
+
+
+def accuracy(rows: Sequence[Row]) -> float | None:
+    """The share of right responses to the prompts that have an answer."""
+    return mean(
+        float(exact_match(text, row["answer"]))
+        for row in rows
+        if _has_answer(row)
+        for text in row["completions"]
+    )
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean; None if there are no values."""
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers) if numbers else None
+
+
+def _has_answer(row: Row) -> bool:
+    return row["answer"] is not None
+
+
+def _tensor(rewards: Rewards) -> Tensor:
+    values = [[math.nan if value is None else value for value in group] for group in rewards]
+    return torch.tensor(values, dtype=torch.float64)

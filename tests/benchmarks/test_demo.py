@@ -1,0 +1,40 @@
+"""The demo's benchmark: its records become a table and a picture."""
+
+import json
+
+from benchmarks import tables
+from pad_fast.evaluation.catalogue import METRICS
+
+
+def test_the_demo_is_tabled_and_drawn(tmp_path, capsys):
+    def evaluation(value):
+        return dict.fromkeys(METRICS, value)
+
+    evaluations = {
+        name: evaluation(value)
+        for name, value in (
+            ("teacher", 0.9),
+            ("student-00", 0.25),
+            ("student-02", 0.5),
+            ("seqkd", 0.75),
+        )
+    }
+    said = {
+        "device": "An Example CPU",
+        "threads": 2,
+        "commit": "abc",
+        "student": "student",
+        "seconds": 60,
+        "evaluations": evaluations,
+    }
+    (tmp_path / "demo.jsonl").write_text(
+        "".join(
+            json.dumps(said | {"run": run, "seed": 1}) + "\n" for run in ("2025", "2026", "2026")
+        )
+    )
+    text = tables.fill("<!-- table:demo -->\nstale\n<!-- /table:demo -->", tmp_path)
+    assert "| student after | 50.0% |" in text
+    assert "2 runs (1 base students)" in text
+    assert "right, greedy in 2" in text
+    tables.rebuild(tmp_path, [])
+    assert (tmp_path / "demo.png").exists()

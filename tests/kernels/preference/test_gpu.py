@@ -1,0 +1,115 @@
+"""Listwise losses on a GPU: repeated bits, unbiased draws, waiting, CUDA graphs.
+
+The interpreter cannot show these. ``make gpu`` runs the tests.
+"""
+
+import pytest
+import torch
+
+from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+from pad_fast.preference import op as preference_op
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    """Memory is not poisoned here: deterministic algorithms wait for the device and take memory."""
+
+
+LISTWISE = [
+    ("kl", "exact", 8),
+    ("kl", "exact", 12),
+    ("reverse_kl", "exact", 12),
+    ("jsd", "exact", 8),
+    ("jsd", "exact", 10),
+    ("vpd", "exact", 200),
+    *((kind, "sampled", 16) for kind in ("kl", "reverse_kl", "jsd")),
+]
+
+
+def listwise_inputs(kind, n, groups=64):
+    g = torch.Generator("cuda").manual_seed(1)
+    student, teacher = 0.1 * torch.randn(2, groups, n, generator=g, device="cuda")
+    live = torch.rand(groups, n, generator=g, device="cuda") < 0.8
+    live[:2] = torch.arange(n, device="cuda") < torch.tensor([[n], [1]], device="cuda")
+    return student, teacher, live
+
+
+def listwise(kind, method, student, teacher, live=None, impl="triton", seed=0):
+    return preference_op.preference_loss(
+        student, teacher, live, kind, method, 10.0, 8.0, 256, seed, False, impl
+    )
+
+
+@pytest.mark.parametrize(("kind", "method", "n"), LISTWISE)
+@pytest.mark.parametrize("masked", [False, True])
+def test_listwise_values_repeat_and_do_not_depend_on_company(kind, method, n, masked):
+    student, teacher, live = listwise_inputs(kind, n)
+    live = live if masked else None
+    loss, grad = listwise(kind, method, student, teacher, live)
+    if method == "exact":
+        exact, dexact = listwise(
+            kind, method, student.double(), teacher.double(), live, impl="torch"
+        )
+        torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(grad.double(), dexact, rtol=1e-4, atol=2e-5)
+        alone = listwise(kind, method, student[5:6], teacher[5:6], live[5:6] if masked else None)
+        assert torch.equal(alone[0], loss[5:6])
+        assert torch.equal(alone[1], grad[5:6])
+    for _ in range(20):
+        again = listwise(kind, method, student, teacher, live)
+        assert torch.equal(again[0], loss)
+        assert torch.equal(again[1], grad)
+
+
+@pytest.mark.parametrize("kind", ["kl", "reverse_kl", "jsd"])
+def test_sampled_losses_are_unbiased_on_the_device(kind):
+    student, teacher = 0.1 * torch.randn(
+        2, 1, 6, generator=torch.Generator("cuda").manual_seed(2), device="cuda"
+    )
+    copies = 20_000
+    loss, grad = listwise(kind, "sampled", student.expand(copies, 6), teacher.expand(copies, 6))
+    exact, dexact = listwise(kind, "exact", student.double(), teacher.double(), impl="torch")
+    for draws, expected in ((loss[:, None].double(), exact), (grad.double(), dexact[0])):
+        assert ((draws.mean(0) - expected).abs() <= 4.5 * draws.std(0) / copies**0.5 + 1e-5).all()
+
+
+@pytest.mark.parametrize(("kind", "method", "n"), LISTWISE)
+@pytest.mark.parametrize("masked", [False, True])
+def test_listwise_losses_never_wait_and_fit_into_a_graph(kind, method, n, masked):
+    student, teacher, live = listwise_inputs(kind, n)
+    student.requires_grad_()
+    options = {"mask": live if masked else None, "group_size": None if n in (8, 16) else n}
+
+    def step():
+        if kind == "vpd":
+            loss = vanilla_preference_loss(student, teacher, **options)
+        else:
+            loss = probabilistic_preference_loss(
+                student, teacher, divergence=kind, method=method, **options
+            )
+        return loss.detach(), *torch.autograd.grad(loss, student)
+
+    expected = step()  # compiles kernels and makes tables, which may wait
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = step()
+    for _ in range(2):
+        graph.replay()
+        for value, wanted in zip(got, expected, strict=True):
+            assert torch.equal(value, wanted)

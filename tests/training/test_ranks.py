@@ -1,0 +1,110 @@
+"""Training on two ranks equals training on one."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from students import (
+    PLAIN,
+    RENAMED,
+    SomeDead,
+    assert_same,
+    make_args,
+    make_model,
+    make_rows,
+    parameters,
+    trained,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from pad_fast.models.rewards import attach_rewards_forward
+from pad_fast.training.collator import PADCollator
+from pad_fast.training.metrics import NAMES
+from pad_fast.training.rows import RowReader, prepare_dataset
+from pad_fast.training.trainer import PADTrainer
+
+pytestmark = RENAMED
+
+
+RANKS = """
+import os, sys, torch
+sys.path[:0] = {folders!r}
+torch.set_num_threads(1)
+from test_ranks import *
+trainer = trained({out!r}, make_rows(12, seed=3), collator=SomeDead(), **{options!r})
+args = make_args({out!r}, per_device_eval_batch_size=2)
+metrics = PADTrainer(make_model(), args, None, make_rows(7)).evaluate()
+check_sharded_gradients()
+if trainer.args.process_index == 0:
+    found = (parameters(trainer.model), trainer.state.log_history, metrics)
+    torch.save(found, {out!r} + "/found.pt")
+torch.distributed.barrier()
+os._exit(0)  # without it the interpreter sometimes finds a thread of gloo alive, and aborts
+"""
+
+
+def check_sharded_gradients():
+    """Under FSDP2 the forward has all of the output head; gradients are the mean over the ranks."""
+    model = make_model()
+    attach_rewards_forward(model)
+    whole = copy.deepcopy(model)
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    # A head that is sharded by itself is gathered for its own call only.
+    for part in (*model.model.layers, model.lm_head, model):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    batch = PADCollator()(
+        list(prepare_dataset(make_rows(4, seed=torch.distributed.get_rank()), RowReader()))
+    )
+    for twin in (model, whole):
+        twin(**batch["slices"][0], num_responses=batch["mask"].numel()).square().sum().backward()
+    for (name, found), wanted in zip(model.named_parameters(), whole.parameters(), strict=True):
+        torch.distributed.all_reduce(wanted.grad)
+        mean = wanted.grad / torch.distributed.get_world_size()
+        torch.testing.assert_close(
+            found.grad.full_tensor(), mean, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.slow  # two interpreters that import everything
+def test_two_ranks_are_one(tmp_path):
+    # A batch has several slices, and more on one rank than on the other.
+    options = {
+        "per_device_train_batch_size": 3,
+        "ddp_backend": "gloo",
+        "max_tokens_per_step": 24,
+        **PLAIN,
+    }
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        RANKS.format(
+            folders=[str(Path(__file__).parent), str(Path(__file__).parents[1])],
+            out=str(tmp_path),
+            options=options,
+        )
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found, history, metrics = torch.load(tmp_path / "found.pt")
+    trainer = trained(
+        tmp_path, make_rows(12, seed=3), collator=SomeDead(), per_device_train_batch_size=6, **PLAIN
+    )
+    assert_same(found, parameters(trainer.model), rtol=1e-3, atol=2e-5)
+    for ours, theirs in zip(trainer.state.log_history[:-1], history[:-1], strict=True):
+        for name in {"loss", "grad_norm", *NAMES} & set(ours):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
+    alone = PADTrainer(make_model(), make_args(tmp_path), None, make_rows(7)).evaluate()
+    # 7 rows on two ranks: the row that pads the last batch is not counted twice.
+    for name in NAMES:
+        assert metrics[f"eval_{name}"] == pytest.approx(alone[f"eval_{name}"], rel=1e-5), name
