@@ -25,7 +25,7 @@ MOST_SCORES = 1 << 23  # in a batch of tiles
 
 
 def tiled_attention(inputs: AttentionInputs) -> Tensor:
-    """Attention by batches of tiles. It holds the scores of no more than one batch.
+    """Attention in batches of tiles of at most MOST_SCORES scores, or of one tile.
 
     Returns:
         (1, T, H, Dv).

@@ -111,7 +111,12 @@ def parse_bytes(name: str, text: str) -> int:
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
-    """The fastest of the calls within SECONDS, since other work on the machine only adds time."""
+    """The time of the fastest call within SECONDS, since other work only adds to it.
+
+    A first call is not counted: it may load libraries.
+    """
+    step()
+    synchronize(device)
     best, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < SECONDS:
         before = time.perf_counter()
