@@ -1,9 +1,9 @@
-"""The layout holds: where modules may import from, and how long a function, a sentence and a test may be."""
+"""The rules of the layout hold; tests/layout_rules.py says what they are."""
 
 import ast
 
 import pytest
-from layout import RULES, cycles, module_name, parsed, python_files
+from layout_rules import RULES, cycles, module_name, parsed, python_files
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -18,7 +18,7 @@ def test_a_cycle_is_seen(monkeypatch):
         path: ast.parse(f"import {module_name(other)}")
         for path, other in ((first, second), (second, first))
     }
-    monkeypatch.setattr("layout.parsed", lambda path: trees.get(path) or parsed(path))
+    monkeypatch.setattr("layout_rules.parsed", lambda path: trees.get(path) or parsed(path))
     found = "\n".join(cycles())
     assert module_name(first) in found
     assert module_name(second) in found
