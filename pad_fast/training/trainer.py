@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.training_args import OptimizerNames
 
+from pad_fast import device
 from pad_fast.models.causal_lm import causal_lm, model_window, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
@@ -175,8 +176,8 @@ class PADTrainer(Trainer):
             OptimizerNames.ADALOMO,
         ):
             raise ValueError(
-                "a batch in slices (max_tokens_per_step) has several backwards a step, "
-                "which DeepSpeed and LOMO do not take"
+                "a batch in slices (for max_tokens_per_step, or for lengths that the model cannot "
+                "read together) has several backwards a step, which DeepSpeed and LOMO do not take"
             )
         model.train()
         getattr(self.optimizer, "train", lambda: None)()  # schedule-free optimizers
@@ -200,12 +201,14 @@ class PADTrainer(Trainer):
             rewards_of, range(count), loss_of, backward=self.accelerator.backward, context=context
         )
         self._record(kept[0], rewards.view(shape), inputs)
+        if (steps := self.args.torch_empty_cache_steps) and self.state.global_step % steps == 0:
+            device.release_cached_memory()
         return loss
 
     def _most_slices(self, count: int) -> int:
         """The largest number of slices on a rank: under FSDP each forward waits for the others."""
-        limited = getattr(self.data_collator, "max_tokens", None)
-        if self.accelerator.num_processes == 1 or not limited:
+        limits = (getattr(self.data_collator, name, None) for name in ("max_tokens", "sides"))
+        if self.accelerator.num_processes == 1 or not any(limits):
             return count
         counts = self.accelerator.gather(torch.tensor([count], device=self.args.device))
         return int(counts.max())
@@ -215,9 +218,23 @@ class PADTrainer(Trainer):
 
     # The loss.
 
+    def _leave_out_repeats(self, batches: list[dict[str, Any]]) -> None:
+        """Mask the rows with which accelerate fills the last batch of an epoch up on several ranks.
+
+        They are rows from the epoch's start, and stand behind all others in the order of the ranks.
+        """
+        last = self.accelerator.gradient_state.end_of_dataloader
+        ranks = self.accelerator.num_processes
+        if ranks == 1 or not batches or not last or self.args.dataloader_drop_last:
+            return
+        mask = batches[-1]["mask"]
+        if left := len(self.train_dataset) % (ranks * len(mask)):
+            mask[max(0, left - self.accelerator.process_index * len(mask)) :] = False
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """The live prompts of the global batch, where Trainer would count tokens."""
         self._batch_number = 0
+        self._leave_out_repeats(batch_samples)
         count = sum(
             (live_prompts(batch["mask"]) for batch in batch_samples),
             torch.zeros((), dtype=torch.long),
@@ -258,7 +275,12 @@ class PADTrainer(Trainer):
     def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Losses (P,), 0 for a prompt without a ranking, and the student's rewards (P, N)."""
         shape = inputs["teacher_rewards"].shape
-        found = [model(**part, num_responses=shape.numel()) for part in inputs["slices"]]
+        slices = inputs["slices"]
+        count = len(slices) if model.training else self._most_slices(len(slices))
+        found = [
+            model(**slices[min(k, len(slices) - 1)], num_responses=shape.numel())
+            for k in range(count)
+        ][: len(slices)]
         rewards = (found[0] if len(found) == 1 else torch.stack(found).sum(0)).view(shape)
         return self._preference_losses(rewards, inputs, model.training), rewards
 
@@ -425,6 +447,17 @@ def _check_args(args: PADConfig) -> None:
             "PADTrainer does not run under torch.nn.DataParallel, "
             f"got {args.n_gpu} GPUs in one process; start it with accelerate launch or torchrun, "
             "or set CUDA_VISIBLE_DEVICES to one of them"
+        )
+    loader: Any = args.accelerator_config
+    if args.world_size > 1 and loader.even_batches is False:
+        raise ValueError(
+            "accelerator_config must have even_batches: true on several ranks, which would wait "
+            "for one another without end; the rows that fill a batch up do not count"
+        )
+    if args.world_size > 1 and loader.dispatch_batches:
+        raise ValueError(
+            "accelerator_config must not have dispatch_batches: true, since the packed rows of a "
+            "batch cannot be cut for several ranks; split_batches: true can"
         )
 
 
