@@ -21,7 +21,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
 )
 from transformers.training_args import OptimizerNames
@@ -33,10 +32,18 @@ from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
-from pad_fast.training.metrics import SATURATED, prompt_metrics, summarize
+from pad_fast.training.metrics import (
+    NAMES,
+    SATURATED,
+    Summary,
+    pooled,
+    prompt_metrics,
+    summarize,
+)
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.model_card import card_body, rewrite_card
 from pad_fast.training.objective import live_prompts, preference_loss, saturation
+from pad_fast.training.resumed_log import ResumableLog
 from pad_fast.training.rows import RowReader, is_prepared, prepare_dataset
 
 logger = logging.getLogger("pad_fast")
@@ -49,7 +56,7 @@ SATURATION_HINT = (
 )
 
 
-class PADTrainer(Trainer):
+class PADTrainer(ResumableLog):
     """Trains a student to rank given responses as a teacher does (PAD, arXiv 2502.14272).
 
     A dataset has a row for each prompt, see :class:`pad_fast.training.rows.RowReader`.
@@ -203,7 +210,7 @@ class PADTrainer(Trainer):
         self._record(kept[0], rewards.view(shape), inputs)
         if (steps := self.args.torch_empty_cache_steps) and self.state.global_step % steps == 0:
             device.release_cached_memory()
-        return loss
+        return self._count_loss(loss)
 
     def _most_slices(self, count: int) -> int:
         """The largest number of slices on a rank: under FSDP each forward waits for the others."""
@@ -315,7 +322,8 @@ class PADTrainer(Trainer):
 
     def _start_window(self) -> None:
         self._tables: list[Tensor] = []
-        self._num_tokens = 0
+        self._summary_before: Summary = {}  # of this window, before a resume
+        self._tokens_before = self._num_tokens = 0
         self._window_start = time.perf_counter()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -324,25 +332,47 @@ class PADTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer's own lines have a loss, and every rank writes them at the same step.
-        if "loss" in logs and self._tables:
+        if "loss" in logs and (self._tables or self._summary_before):
             logs.update(self._window_metrics())
         super().log(logs, start_time)
 
-    def _window_metrics(self) -> dict[str, float]:
-        """The metrics since the last line of the log, over all ranks."""
+    def _window_summary(self) -> tuple[Summary, int]:
+        """The metrics since the last line of the log, over all ranks, and their tokens."""
+        nothing = torch.zeros(0, len(NAMES), device=self.args.device)
         table = self.accelerator.pad_across_processes(
-            torch.cat(self._tables), dim=0, pad_index=torch.nan
+            torch.cat([nothing, *self._tables]), dim=0, pad_index=torch.nan
         )
-        found = summarize(self.accelerator.gather(table))
-        found.pop("loss", None)  # Trainer logs it
         counts = torch.tensor([self._num_tokens], device=self.args.device)
-        tokens = self.accelerator.gather(counts).sum().item()
+        tokens = int(self.accelerator.gather(counts).sum())
+        summary = summarize(self.accelerator.gather(table))
+        return pooled(self._summary_before, summary), self._tokens_before + tokens
+
+    def _window_metrics(self) -> dict[str, float]:
+        """The metrics for a line of the log, after which the next window begins."""
+        summary, tokens = self._window_summary()
+        found = {name: value for name, (_, value) in summary.items()}
+        found.pop("loss", None)  # Trainer logs it
         found["perf/tokens_per_second"] = tokens / (time.perf_counter() - self._window_start)
         if found.get(SATURATED, 0.0) > 0.5 and not self._saturation_warned:
             self._saturation_warned = True
             logger.warning(SATURATION_HINT, 100 * found[SATURATED], 100 * SATURATION_SHARE)
         self._start_window()
         return found
+
+    def _kept_log(self) -> dict[str, Any]:
+        summary, tokens = self._window_summary()
+        seconds = time.perf_counter() - self._window_start
+        window = {"metrics": summary, "tokens": tokens, "seconds": seconds}
+        return {**super()._kept_log(), "window": window}
+
+    def _restore_log(self, kept: dict[str, Any]) -> None:
+        super()._restore_log(kept)
+        window = kept["window"]
+        self._summary_before = {
+            name: (count, value) for name, (count, value) in window["metrics"].items()
+        }
+        self._tokens_before = window["tokens"]
+        self._window_start = time.perf_counter() - window["seconds"]
 
     def prediction_step(
         self,
@@ -367,7 +397,7 @@ class PADTrainer(Trainer):
         # Trainer's loss is a mean over batches, in which the prompts of a short last batch count
         # more.
         found = summarize(torch.cat(self._eval_tables))
-        own = {f"{prefix}_{name}": value for name, value in found.items()}
+        own = {f"{prefix}_{name}": value for name, (_, value) in found.items()}
         return output._replace(metrics={**(output.metrics or {}), **own})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
