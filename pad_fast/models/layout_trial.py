@@ -245,9 +245,7 @@ def _difference(trial: _Trial, layout: str) -> str | None:
     return _missing_window(lm, together[0]) if layout == "shared" else None
 
 
-def _packed_together(
-    trial: _Trial, groups: Sequence[PromptGroup], layout: str
-) -> list[PackedRows]:
+def _packed_together(trial: _Trial, groups: Sequence[PromptGroup], layout: str) -> list[PackedRows]:
     """The groups in a layout, in one batch for each side that the model tells apart.
 
     A packed row has room for two sequences of any length, so that the trial packs some.

@@ -152,9 +152,7 @@ def training_step(
         attach_rewards_forward(model.train(), memory_budget=options.memory_budget)
         count = sum(weight.numel() for weight in model.parameters())
         optimizer_state = torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
-        slices = split(
-            shape.groups(prompts), options.max_tokens, reading.layout, sides_of(model)
-        )
+        slices = split(shape.groups(prompts), options.max_tokens, reading.layout, sides_of(model))
         for weight in model.parameters() if options.accumulating or len(slices) > 1 else ():
             weight.grad = torch.empty_like(weight)
 

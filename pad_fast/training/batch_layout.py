@@ -44,6 +44,7 @@ def choose_slices(
     lm = causal_lm(model)
     if collator.layout is None:
         collator.layout = _tried_layout(lm, args, accelerator, rows)
+    collator.sides = sides_of(lm)
     bucketed = device.compiles_attention(args.device)
     collator.options = {"one_row": takes_one_row(lm), "bucketed": bucketed}
     if collator.max_tokens is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
@@ -31,7 +32,7 @@ LEAST = {
 # Arguments of Trainer that cannot act here: the only value of each that is taken, and why.
 _NO_PREDICTIONS = "an evaluation keeps no predictions, and there is no compute_metrics"
 _NO_LABELS = "the loss is one of rankings, and has no labels"
-WITHOUT_EFFECT = {
+WITHOUT_EFFECT: dict[str, tuple[Any, str]] = {
     "label_smoothing_factor": (0.0, _NO_LABELS),
     "label_names": (None, _NO_LABELS),
     "include_for_metrics": ([], _NO_PREDICTIONS),

@@ -85,7 +85,8 @@ def prompt_metrics(
     return torch.stack(columns, 1).masked_fill((live < 2)[:, None], torch.nan)
 
 
-Summary = dict[str, tuple[int, float]]  # of each metric: prompts that have it, and its value
+# Each metric's value, after the number of prompts that it is taken over.
+Summary = dict[str, tuple[int, float]]
 
 
 def summarize(table: Tensor) -> Summary:

@@ -67,16 +67,21 @@ class ResumableLog(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         kept = self._kept_log()  # by all ranks, which add their sums up
         if self._is_whole:
-            self.state.stateful_callbacks[KEY] = kept
+            self._states()[KEY] = kept
         super()._save_checkpoint(*args, **kwargs)
-        self.state.stateful_callbacks.pop(KEY, None)
+        self._states().pop(KEY, None)
 
     def _load_callback_state(self) -> None:
-        kept = self.state.stateful_callbacks.pop(KEY, None)
+        kept = self._states().pop(KEY, None)
         super()._load_callback_state()
         self._is_whole = self._resumed = kept is not None
         if kept is not None:
             self._restore_log(kept)
+
+    def _states(self) -> dict[str, Any]:
+        """The states of callbacks in trainer_state.json, which Trainer declares as a list."""
+        states: Any = self.state.stateful_callbacks
+        return states
 
     def _kept_log(self) -> dict[str, Any]:
         """What a resumed training needs to go on with its log, as JSON holds it."""

@@ -235,7 +235,8 @@ class PADTrainer(ResumableLog):
         if ranks == 1 or not batches or not last or self.args.dataloader_drop_last:
             return
         mask = batches[-1]["mask"]
-        if left := len(self.train_dataset) % (ranks * len(mask)):
+        rows: Any = self.train_dataset
+        if left := len(rows) % (ranks * len(mask)):
             mask[max(0, left - self.accelerator.process_index * len(mask)) :] = False
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
@@ -322,7 +323,7 @@ class PADTrainer(ResumableLog):
 
     def _start_window(self) -> None:
         self._tables: list[Tensor] = []
-        self._summary_before: Summary = {}  # of this window, before a resume
+        self._summary_before: Summary = {}  # what a resume found of this window
         self._tokens_before = self._num_tokens = 0
         self._window_start = time.perf_counter()
 
