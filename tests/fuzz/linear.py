@@ -11,6 +11,7 @@ from pad_fast import linear_response_rewards, linear_token_logprobs
 
 from .compare import cast_error, check, unit_roundoff
 from .draw import DTYPES, Draw
+from .known_defects import absolute_tanh
 from .linear_oracle import Head, linear_gradients, linear_tokens
 from .token_oracle import Options, Tokens, accumulation, reward_oracle
 from .tokens import draw_ignore_index, draw_impl, draw_labels, draw_options, draw_responses
@@ -47,6 +48,11 @@ class Linear:
         wide = [view.detach().to(self.dtype).double() for view in self.views]
         bias = wide[2] if len(wide) > 2 else None
         return Head(wide[0].reshape(-1, wide[0].shape[-1]), wide[1], bias, self.dtype)
+
+    def tokens(self, labels: Tensor) -> Tokens:
+        """What log-probabilities of ``labels`` have to be."""
+        rough = absolute_tanh(self.keywords["impl"], self.dtype)
+        return linear_tokens(self.head(), labels, self.options, rough)
 
     def context(self) -> torch.autocast:
         return torch.autocast("cpu", self.autocast, enabled=self.autocast is not None)
@@ -121,7 +127,7 @@ def linear_token_logprobs_case(draw: Draw) -> None:
     dims = draw.choice("dims", (0, 1, 2, 3), (1, 5, 5, 1))
     rows = draw.keep("rows", tuple(draw.integers(0, 4 if impl == "triton" else 7, dims).tolist()))
     case = draw_linear(draw, rows)
-    tokens = linear_tokens(case.head(), case.labels.reshape(-1), case.options)
+    tokens = case.tokens(case.labels.reshape(-1))
     with case.context():
         logps = linear_token_logprobs(
             *case.views[:2], case.labels, **case.options.keywords(), **case.keywords
@@ -158,7 +164,7 @@ def linear_response_rewards_case(draw: Draw) -> None:
     mean = draw.choice("normalize", ("mean", "sum")) == "mean"
     labels = case.labels.reshape(-1)
     own = labels.where(ids >= 0, case.options.ignore_index)
-    tokens = linear_tokens(case.head(), own, case.options)
+    tokens = case.tokens(own)
     want = reward_oracle(tokens, labels, ids, count, mean, case.options, case.dtype)
     with case.context():
         rewards = linear_response_rewards(

@@ -21,7 +21,9 @@ class Head:
     dtype: torch.dtype
 
 
-def linear_tokens(head: Head, labels: Tensor, options: Options) -> Tokens:
+def linear_tokens(
+    head: Head, labels: Tensor, options: Options, absolute_tanh: bool = False
+) -> Tokens:
     """The product of D terms adds its rounding to the error of the logits."""
     unit = 2 * unit_roundoff(accumulation(head.dtype))
     live = (labels != options.ignore_index)[:, None]
@@ -31,7 +33,7 @@ def linear_tokens(head: Head, labels: Tensor, options: Options) -> Tokens:
     if head.bias is not None:
         x = x + head.bias
         error = error + unit * (head.bias.abs() + x.abs())
-    return token_oracle(x, error, labels, options, head.dtype)
+    return token_oracle(x, error, labels, options, head.dtype, absolute_tanh)
 
 
 def linear_gradients(
@@ -51,11 +53,11 @@ def linear_gradients(
     error = error + upstream_error[:, None] * (tokens.slope.abs() + tokens.slope_error)
     error = error + (stored + 4 * unit) * g.abs() + step * tokens.live[:, None]
     hidden = head.hidden.where(tokens.live[:, None], 0.0)
-    columns, rows = unit * summed(g.shape[1]), unit * summed(len(g))
+    columns, rows, size = unit * summed(g.shape[1]), unit * summed(len(g)), g.abs() + error
     pairs = [
-        (g @ head.weight, (error + columns * g.abs()) @ head.weight.abs()),
-        (g.T @ hidden, (error + rows * g.abs()).T @ hidden.abs()),
-        (g.sum(0), (error + rows * g.abs()).sum(0)),
+        (g @ head.weight, (error + columns * size) @ head.weight.abs()),
+        (g.T @ hidden, (error + rows * size).T @ hidden.abs()),
+        (g.sum(0), (error + rows * size).sum(0)),
     ]
     # With a frozen head, what is stored is each row's slope @ weight, before the upstream gradient.
     row, row_error = pairs[0]

@@ -64,9 +64,17 @@ def _scores(x: Tensor, options: Options) -> Tensor:
 
 
 def token_oracle(
-    x: Tensor, x_error: Tensor | None, labels: Tensor, options: Options, dtype: torch.dtype
+    x: Tensor,
+    x_error: Tensor | None,
+    labels: Tensor,
+    options: Options,
+    dtype: torch.dtype,
+    absolute_tanh: bool = False,
 ) -> Tokens:
-    """Of float64 logits x (M, V), off by at most ``x_error``, computed from inputs of ``dtype``."""
+    """Of float64 logits x (M, V), off by at most ``x_error``, computed from inputs of ``dtype``.
+
+    With ``absolute_tanh`` a tanh is off by units in the last place of 1, not of itself.
+    """
     live = labels != options.ignore_index
     x = x.where(live[:, None], 0.0).requires_grad_()
     y = labels.where(live, 0).long()[:, None]
@@ -75,7 +83,7 @@ def token_oracle(
         logp = z.log_softmax(1).gather(1, y)[:, 0]
         (slope,) = torch.autograd.grad(logp.sum(), x)
     x, z, logp = x.detach(), z.detach(), logp.detach()
-    logp_error, slope_error = _bounds(x, z, y, options, dtype, x_error)
+    logp_error, slope_error = _bounds(x, z, y, options, dtype, x_error, absolute_tanh)
     keep = live[:, None]
     return Tokens(
         live,
@@ -87,7 +95,13 @@ def token_oracle(
 
 
 def _bounds(
-    x: Tensor, z: Tensor, y: Tensor, options: Options, dtype: torch.dtype, x_error: Tensor | None
+    x: Tensor,
+    z: Tensor,
+    y: Tensor,
+    options: Options,
+    dtype: torch.dtype,
+    x_error: Tensor | None,
+    absolute_tanh: bool,
 ) -> tuple[Tensor, Tensor]:
     wide = accumulation(dtype)
     unit = unit_roundoff(wide) * (2 if wide == torch.float64 else 1)  # the oracle rounds as well
@@ -98,6 +112,8 @@ def _bounds(
     error = unit * ROUNDINGS * size + tiny * (1 + (cap or 0.0)) / options.temperature
     if x_error is not None:
         error = error + factor * x_error
+    if cap is not None and absolute_tanh:
+        error = error + 4 * unit * cap / options.temperature
     p = z.softmax(1)
     small = torch.log1p((p * torch.expm1(error.clamp(max=1.0))).sum(1))
     large = (z + error).logsumexp(1) - z.logsumexp(1)
@@ -118,7 +134,8 @@ def _bounds(
     )
     logp_error = error.gather(1, y)[:, 0] + total_error + unit * steps
     relative = error + total_error[:, None] + unit * (3 * gap + columns + 8)
-    p_error = (p * torch.expm1(relative.clamp(max=50))).clamp(max=1) + 4 * tiny
+    most = (z.log_softmax(1) + relative).clamp(max=0).exp()  # p times exp(relative), and 1 at most
+    p_error = torch.where(relative < 1, p * torch.expm1(relative.clamp(max=1)), most) + 4 * tiny
     chosen = torch.zeros_like(p).scatter_(1, y, 1.0) - p
     flat, flat_error = torch.ones_like(p), torch.zeros_like(p)
     if cap is not None:  # d tanh = 1 - t^2, where t has the relative error of z
@@ -129,6 +146,7 @@ def _bounds(
             flat_error = flat_error + 2 * abs(options.logit_scale) * x_error / cap
         flat_error = flat_error.clamp(max=1)
     slope_error = (flat + flat_error) * p_error + chosen.abs() * (flat_error + 8 * unit * flat)
+    slope_error = (1 + 16 * unit) * slope_error
     return logp_error, factor * slope_error + tiny
 
 

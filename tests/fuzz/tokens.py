@@ -11,7 +11,7 @@ from pad_fast import response_lengths, response_rewards, token_logprobs
 
 from .compare import cast_error, check, check_equal, unit_roundoff
 from .draw import DTYPES, Draw
-from .known_defects import LAYOUT_BITS_MENDED
+from .known_defects import LAYOUT_BITS_MENDED, absolute_tanh
 from .token_oracle import Options, Tokens, accumulation, reward_oracle, summed, token_oracle
 
 # What check_token_options accepts; a case keeps to it.
@@ -111,6 +111,11 @@ class Logits:
         columns = self.view.shape[-1]
         return self.view.detach().double().reshape(-1, columns), self.labels.reshape(-1)
 
+    def tokens(self, labels: Tensor) -> Tokens:
+        """What log-probabilities of ``labels`` (M,) have to be."""
+        rough = absolute_tanh(self.impl, self.leaf.dtype)
+        return token_oracle(self.rows()[0], None, labels, self.options, self.leaf.dtype, rough)
+
 
 def draw_case(draw: Draw, rows: tuple[int, ...]) -> Logits:
     """Logits of ``rows`` rows in some layout, with NaN in rows that nothing may read."""
@@ -171,8 +176,7 @@ def token_logprobs_case(draw: Draw) -> None:
     if dims == 1 and impl == "torch" and draw.chance("many rows", 0.05):
         rows = (draw.integer("rows", 100, 400),)
     case = draw_case(draw, draw.keep("rows", rows))
-    x, labels = case.rows()
-    tokens = token_oracle(x, None, labels, case.options, case.leaf.dtype)
+    tokens = case.tokens(case.labels.reshape(-1))
     inplace = case.view is case.leaf and draw.chance("inplace_backward", 0.15)
     view = case.leaf.clone() if inplace else case.view
     logps = token_logprobs(
@@ -223,7 +227,7 @@ def response_rewards_case(draw: Draw) -> None:
         ids = torch.arange(count).repeat_interleave(shape[1])
     x, labels = case.rows()
     own = labels.where(ids >= 0, case.options.ignore_index)
-    tokens = token_oracle(x, None, own, case.options, case.leaf.dtype)
+    tokens = case.tokens(own)
     mean = draw.choice("normalize", ("mean", "sum")) == "mean"
     want = reward_oracle(tokens, labels, ids, count, mean, case.options, case.leaf.dtype)
     options = {**case.options.keywords(), "normalize": draw.case["normalize"], "impl": impl}

@@ -11,7 +11,6 @@ from .compare import cast_error, check, unit_roundoff
 from .draw import Draw
 from .known_defects import EMPTY_JSD_MENDED
 from .linear import Linear, check_gradients, draw_linear
-from .linear_oracle import linear_tokens
 from .listwise import Expected, Listwise, draw_loss, expect
 from .token_oracle import Rewards, Tokens, reward_oracle
 from .tokens import draw_impl
@@ -48,7 +47,7 @@ class Whole:
         alive.index_add_(0, self.ids.clamp(min=0), (own != self.case.options.ignore_index).long())
         self.live = (alive > 0).view(self.prompts, self.n)
         self.live = self.live if self.mask is None else self.live & self.mask
-        self.tokens: Tokens = linear_tokens(self.case.head(), own, self.case.options)
+        self.tokens: Tokens = self.case.tokens(own)
         self.rewards: Rewards = reward_oracle(
             self.tokens, labels, self.ids, count, self.mean, self.case.options, self.case.dtype
         )
