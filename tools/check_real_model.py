@@ -38,7 +38,8 @@ TEMPLATE = "{query}\n\n{options}\n\nReply only with the letter of the best answe
 SHORT = ("What is the capital of France? Reply with one word.", "What is 2 + 3?")
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 # Two float32 evaluations differ by some 1e-6 of logits of about 20 in each of 30 layers.
-FLOAT32, FLOAT64 = 1e-4, 1e-10
+# PyTorch's own attention of float64 moves by 2e-9 with the number of rows in a call.
+FLOAT32, FLOAT64 = 1e-4, 1e-7
 
 Row = dict[str, Any]
 

@@ -46,7 +46,8 @@ def check(name: str, got: Tensor, want: Tensor, tolerance: Tensor | float) -> No
     found, tolerance = got.detach().double(), torch.as_tensor(tolerance).expand(want.shape)
     error = (found - want).abs()
     same = (found == want) | (found.isnan() & want.isnan())
-    beyond = (want.abs() + tolerance >= largest) & (found.sign() == want.sign()) & ~found.isnan()
+    beyond = (want.abs() + tolerance >= largest) & ~found.isnan()
+    beyond &= (found.sign() == want.sign()) | (tolerance >= largest)
     beyond &= found.abs() >= largest * 0.99
     same |= tolerance == torch.inf
     right = same | beyond | (error <= tolerance)

@@ -190,13 +190,13 @@ def listwise_case(draw: Draw) -> None:
     check(f"gradient {loss.kind}", student.grad, want.gradient, bound)
 
 
-CALLS = 32  # independent seeds: their spread gives the standard error
-DEVIATIONS = 7.0  # one in 1e7 for Student's t of 31 degrees of freedom
+CALLS, DRAWS = 4, 16384  # seeds, and draws in a call, spread over copies of the prompt
+DEVIATIONS = 6.0  # of the mean of at least 1024 estimates: one in 5e8
 LOGARITHM = 22.0  # of 2 / 5e-10, in Bernstein's inequality
 
 
 def sampled_case(draw: Draw) -> None:
-    """The mean over many seeds is the exact loss and gradient, within standard errors.
+    """The mean over many draws is the exact loss and gradient, within standard errors.
 
     A ranking too rare to be drawn is not in the measured spread: Bernstein's inequality allows the
     range of a draw times log(2 / delta) / (3 draws) for those.
@@ -205,23 +205,31 @@ def sampled_case(draw: Draw) -> None:
     n = draw.integer("N", 2, 6)
     beta = draw.magnitude("beta", 0.3, 3)
     samples = draw.choice("num_samples", (4, 5, 16, 64))
-    student = draw.tensor("student", draw.normal(1, n).clamp(-1.5, 1.5)).requires_grad_()
+    student = draw.tensor("student", draw.normal(1, n).clamp(-1.5, 1.5))
     teacher = draw.tensor("teacher", draw.normal(1, n).clamp(-1.5, 1.5))
-    loss = Listwise(kind, beta, extra={"method": "sampled", "num_samples": samples})
+    extra = {"method": "sampled", "num_samples": samples}
+    loss = Listwise(kind, beta, reduction="none", extra=extra)
     want, want_slope = loss_oracle(kind, student, teacher, *loss.scales())
+    first = draw.keep("seed", 1000 * (draw.seed % 10**6))
+    count = DRAWS // samples  # copies of the prompt, each with draws of its own
+    leaf, copies = student.repeat(count, 1).requires_grad_(), teacher.repeat(count, 1)
     values, slopes = [], []
-    for seed in range(CALLS):
-        value = loss(student, teacher, seed=seed + 1000 * (draw.seed % 10**6), impl="torch")
-        (slope,) = torch.autograd.grad(value, student)
+    for seed in range(first, first + CALLS):
+        value = loss(leaf, copies, seed=seed, impl="torch")
+        slopes.append(torch.autograd.grad(value.sum(), leaf)[0])
         values.append(value.detach())
-        slopes.append(slope[0])
-    again = loss(student, teacher, seed=seed + 1000 * (draw.seed % 10**6), impl="torch").detach()
-    check_equal("the same seed again", again, values[-1])
-    spread = float((beta * (student - teacher)).detach().abs().max()) * 2 * n
+    again = loss(leaf, copies, seed=first, impl="torch").detach()
+    check_equal("the same seed again", again, values[0])
+    if torch.equal(values[0], values[1]) and values[0].std() > 1e-12:
+        raise AssertionError("another seed gives the same estimates")
+    # Along a ranking each step's log-ratio, and so its KL, is within the range of x - y.
+    ratios = beta * (student - teacher)
+    most = float(n * (ratios.max() - ratios.min()))
+    draws = CALLS * count * samples
     for name, found, exact, reach in (
-        ("loss", torch.stack(values), want[0], spread),
-        ("gradient", torch.stack(slopes), want_slope[0], beta * n * (1 + spread)),
+        ("loss", torch.cat(values), want[0], most),
+        ("gradient", torch.cat(slopes), want_slope[0], beta * n * (1 + most)),
     ):
-        mean, deviation = found.mean(0), found.std(0) / CALLS**0.5
-        bound = DEVIATIONS * deviation + reach * LOGARITHM / (3 * CALLS * samples) + 1e-12
+        mean, deviation = found.mean(0), found.std(0) / len(found) ** 0.5
+        bound = DEVIATIONS * deviation + reach * LOGARITHM / (3 * draws) + 1e-12
         check(f"sampled {name} {kind}", mean, exact, bound)

@@ -10,7 +10,7 @@ from pad_fast import linear_preference_loss, linear_response_rewards, micro_batc
 from .compare import cast_error, check, unit_roundoff
 from .draw import Draw
 from .known_defects import EMPTY_JSD_MENDED
-from .linear import Linear, check_gradients, draw_linear
+from .linear import Linear, check_gradients, draw_linear, draw_many_rows
 from .listwise import Expected, Listwise, draw_loss, expect
 from .token_oracle import Rewards, Tokens, reward_oracle
 from .tokens import draw_impl
@@ -28,6 +28,8 @@ class Whole:
         self.ids = torch.arange(count).repeat_interleave(rows[1])
         if self.packed:
             rows = (draw.integer("M", 0, 8 * count),)
+            if count and draw_many_rows(draw, 0.15):
+                rows = (draw.integer("M", 600, 1200),)
             self.ids = draw.integers(0, max(count, 1), *rows)
             self.ids = draw.tensor("response_ids", self.ids.masked_fill(draw.mask(0.1, *rows), -1))
         draw.keep("rows", rows)
