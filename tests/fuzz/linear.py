@@ -61,7 +61,7 @@ class Linear:
 def draw_budget(draw: Draw) -> int | str:
     """Nothing, "auto", or a few bytes to some kilobytes; for many rows, room for a part of them."""
     if draw.case.get("many rows") and draw.chance("budget is for a part", 0.8):
-        return draw.keep("memory_budget", int(draw.magnitude("budget", 7e4, 1.5e6)))
+        return draw.keep("memory_budget", int(draw.magnitude("budget", 7e4, 6e5)))
     kind = draw.choice("budget is", ("auto", "0", "small"), (2, 2, 3))
     small = int(draw.magnitude("budget", 1, 1e6)) if kind == "small" else 0
     return draw.keep("memory_budget", "auto" if kind == "auto" else small)
@@ -77,7 +77,9 @@ def draw_linear(draw: Draw, rows: tuple[int, ...], none_at: Tensor | None = None
     impl = draw.case["impl"]
     width = draw.choice("D", (1, 2, 5, 8, 16, 33))
     vocabulary = draw.choice("V", (1, 2, 5, 17, 64, 130) if impl == "torch" else (1, 5, 17))
-    if impl == "torch" and draw.chance("V is large", 0.04):
+    if draw.case.get("many rows"):  # small, so that budgets with room for a part are known
+        width, vocabulary = draw.choice("D", (2, 5, 8)), draw.choice("V", (2, 5, 17))
+    elif impl == "torch" and draw.chance("V is large", 0.04):
         vocabulary = draw.integer("V", 2040, 4200)
     ignore_index = draw_ignore_index(draw, vocabulary)
     dtype, autocast = draw.choice("dtype", DTYPES, (1, 2, 3, 3)), None

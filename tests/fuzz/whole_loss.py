@@ -28,8 +28,9 @@ class Whole:
         self.ids = torch.arange(count).repeat_interleave(rows[1])
         if self.packed:
             rows = (draw.integer("M", 0, 8 * count),)
-            if count and draw_many_rows(draw, 0.15):
-                rows = (draw.integer("M", 600, 1200),)
+            # A chunk holds whole prompts: with three of them one is smaller than what has room.
+            if self.prompts >= 3 and draw_many_rows(draw, 0.5):
+                rows = (draw.integer("M", 900, 1400),)
             self.ids = draw.integers(0, max(count, 1), *rows)
             self.ids = draw.tensor("response_ids", self.ids.masked_fill(draw.mask(0.1, *rows), -1))
         draw.keep("rows", rows)
