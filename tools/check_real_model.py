@@ -1,5 +1,7 @@
 """Compare pad-fast on a real language model with plain transformers: ``--help`` lists the options.
 
+Method:
+
 ``pad-fast sample`` and ``pad-fast score`` run on a few real prompts. Then everything in their files
 that can be computed another way is: prompt ids, ends, log-probabilities, and the probabilities of
 multiple-choice answers, one sequence at a time, without padding, packing or a shared prompt.

@@ -10,8 +10,8 @@ LAYOUT_BITS_MENDED = False
 # The Triton kernels' tanh of float64 is a quotient of exponentials: it is off by units in the last
 # place of 1, not of itself, so that a score is off by 2^-53 * softcap / temperature.
 TANH_MENDED = False
-# A backward that computes scores again may find one above the peak of the forward, by the rounding
-# of the product: exp(score - peak) is then above 1, and infinite for scores of 1e9 in float32.
+# A backward that computes logits again may find one above the forward's peak, because the product
+# rounds differently: exp(z - peak) is then above 1, and infinite for logits of 1e9 in float32.
 RECOMPUTED_MENDED = False
 # The JSD of no prompts raises in PyTorch where the other losses give an empty result.
 EMPTY_JSD_MENDED = False

@@ -125,7 +125,7 @@ def check_gradients(case: Linear, tokens: Tokens, upstream: Tensor, upstream_err
             if leaf.grad is not None:
                 raise AssertionError(f"frozen {name} has a gradient")
             continue
-        bound = bound + cast_error(want, leaf.dtype, False)  # of what autocast had cast
+        bound = bound + cast_error(want, leaf.dtype, False)  # autocast had cast it
         bound = bound.masked_fill(bound > 1e30, torch.inf)
         if case.dtype == torch.float16:  # beyond its range on the way to a wider leaf
             bound = bound.masked_fill(want.abs() + bound > 65000, torch.inf)

@@ -59,7 +59,7 @@ def linear_gradients(
         (g.T @ hidden, (error + rows * size).T @ hidden.abs()),
         (g.sum(0), (error + rows * size).sum(0)),
     ]
-    # With a frozen head, what is stored is each row's slope @ weight, before the upstream gradient.
+    # With a frozen head, each row stores its slope @ weight, before the upstream gradient.
     row, row_error = pairs[0]
     pairs[0] = (row, row_error + stored * row.abs() + step * upstream.abs()[:, None])
     return [(want, bound + cast_error(want, head.dtype, truncates)) for want, bound in pairs]

@@ -191,8 +191,8 @@ def listwise_case(draw: Draw) -> None:
 
 
 CALLS, DRAWS = 4, 16384  # seeds, and draws in a call, spread over copies of the prompt
-DEVIATIONS = 6.0  # of the mean of at least 1024 estimates: one in 5e8
-LOGARITHM = 22.0  # of 2 / 5e-10, in Bernstein's inequality
+DEVIATIONS = 6.0  # for the mean of at least 1024 estimates: one case in 5e8
+LOGARITHM = 22.0  # log(2 / 5e-10), in Bernstein's inequality
 
 
 def sampled_case(draw: Draw) -> None:

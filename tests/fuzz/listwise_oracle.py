@@ -118,7 +118,7 @@ def loss_bounds(
         # Every log-ratio of a choice lies within the range of x - y; n of them make a ranking's.
         most = (x - y).amax(1) - (x - y).amin(1)
         source = ys if kind == "kl" else xs
-        relative = n * (4 * source + n + 4)  # of a set's weight: n probabilities
+        relative = n * (4 * source + n + 4)  # a set's weight is a product of n probabilities
         ratio = 4 * (xs + ys) + n + 4
         value = n * (2 * ratio + relative * most)
         slope = n * (ratio + relative) + (

@@ -1,7 +1,9 @@
 """Log-probabilities, rewards and their gradients in float64, with a bound of the rounding error.
 
-The bounds are those of an evaluation in an accumulation dtype of unit roundoff u, to first order
-in u and without an assumption about the order of the operations:
+Bounds:
+
+They hold for an evaluation in an accumulation dtype of unit roundoff u, to first order in u and in
+any order of the operations.
 
 - A sum of n terms has a relative error of at most n u. Above 64 terms the errors are taken as
   independent, which makes it 8 sqrt(n) u (Higham and Mary, 2019, with a factor of 8).
