@@ -1,4 +1,4 @@
-"""Triton's interpreter, as conftest.py mends it, computes what a GPU computes."""
+"""Triton's interpreter, as tests/interpreter.py mends it, computes what a GPU computes."""
 
 import os
 
