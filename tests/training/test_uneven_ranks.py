@@ -10,6 +10,7 @@ from students import (
     PLAIN,
     RENAMED,
     SomeDead,
+    assert_same,
     make_args,
     make_model,
     make_rows,
@@ -46,6 +47,17 @@ def run_case(folder, rows, name, size, **options):
     return parameters(trainer.model), trainer.state.log_history, evaluated
 
 
+def resumed(folder, **options):
+    """Log and parameters of a training on 7 rows, and of one that goes on from its third step."""
+    options |= {"save_strategy": "steps", "save_steps": 3, **PLAIN, "logging_steps": 2}
+    found = []
+    for start in (None, f"{folder}/checkpoint-3"):
+        trainer = PADTrainer(make_model(), make_args(folder, **options), make_rows(7, seed=3))
+        trainer.train(resume_from_checkpoint=start)
+        found.append((parameters(trainer.model), trainer.state.log_history))
+    return found
+
+
 RANKS = """
 import os, sys, torch
 sys.path[:0] = {folders!r}
@@ -58,6 +70,7 @@ for rows in ROWS:
 world = torch.distributed.get_world_size()
 split = {{"split_batches": True}}
 found["split"] = run_case({out!r}, 7, "plain", SIZE * world, accelerator_config=split)
+found["resumed"] = resumed({out!r} + "/resumed", per_device_train_batch_size=1)
 refusals = []
 for config in REFUSED:
     try:
@@ -86,6 +99,12 @@ def test_any_number_of_rows_on_several_ranks(ranks, tmp_path):
     even, dispatched = found.pop("refusals")
     assert "even_batches: true on several ranks" in even
     assert "must not have dispatch_batches: true" in dispatched
+    whole, again = found.pop("resumed")
+    assert_same(again[0], whole[0], rtol=0, atol=0)
+    assert [line["step"] for line in whole[1]] == [line["step"] for line in again[1]]
+    for ours, theirs in zip(whole[1], again[1], strict=True):
+        for name in {"loss", "train_loss", "grad_norm", *NAMES} & set(ours):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-6), name
     for rows in ROWS:
         for name in CASES:
             wanted = run_case(tmp_path, rows, name, SIZE * ranks)
