@@ -39,6 +39,31 @@ def make_model(seed: int = 0, **options):
     return transformers.LlamaForCausalLM(config)
 
 
+def long_rope(switch: int):
+    """A student whose positions are encoded otherwise in calls of more than ``switch`` tokens."""
+    torch.manual_seed(0)
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0, 8.0, 16.0, 30.0],
+        "original_max_position_embeddings": switch,
+    }
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24}
+    config = transformers.Phi3Config(
+        **sizes,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        original_max_position_embeddings=switch,
+        initializer_range=0.3,
+        pad_token_id=0,
+        rope_parameters=rope,
+    )
+    return transformers.Phi3ForCausalLM(config)
+
+
 def make_rows(count: int, seed: int = 0, most: int = 5) -> list[dict]:
     """Groups of 2 to ``most`` live responses, sometimes with one that is left out."""
     generator = random.Random(seed)

@@ -6,10 +6,11 @@ import shutil
 
 import torch
 import worlds
-from transformers import AutoModelForCausalLM
+from students import long_rope
+from transformers import AutoModelForCausalLM, GenerationConfig
 from worlds import run_config
 
-from pad_fast.models.company import ONE_SIDE, Sides
+from pad_fast.models.company import ONE_SIDE, Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import read_rows
 from pad_fast.pipeline.sample import generate
@@ -41,6 +42,27 @@ def test_prompts_on_both_sides_of_a_switch_are_sampled_apart(tmp_path):
     few = Sampler(run_config(tmp_path, sample_batch_tokens=80), 2)
     found = list(generate._batches(lengths, few, ONE_SIDE))
     assert found == [[1], [6], [4], [3], [5], [2, 7], [0]]
+
+
+def test_long_rope_samples_what_each_prompt_gets_alone(tmp_path):
+    model = long_rope(12).eval()
+    model.generation_config = GenerationConfig(
+        max_new_tokens=6, eos_token_id=[1], pad_token_id=0, do_sample=False
+    )
+    g = torch.Generator().manual_seed(1)
+    lengths = (4, 20, 8, 11, 8, 25, 5)
+    prompts = [torch.randint(3, 40, (length,), generator=g).tolist() for length in lengths]
+    alone = [generate._generated_ids(model, [prompt], 1)[0] for prompt in prompts]
+    assert generate._generated_ids(model, prompts, 1) != alone
+    sampler = Sampler(run_config(tmp_path), 0)
+    for batch in generate._batches(lengths, sampler, sides_of(model)):
+        found = generate._generated_ids(model, [prompts[i] for i in batch], 1)
+        for i, [ids] in zip(batch, found, strict=True):
+            assert until_end(ids) == until_end(alone[i][0])
+
+
+def until_end(ids):
+    return ids[: ids.index(1)] if 1 in ids else ids
 
 
 def test_sampling_metrics_by_hand():

@@ -11,6 +11,7 @@ from students import (
     VOCABULARY,
     SomeDead,
     assert_same,
+    long_rope,
     make_args,
     make_model,
     make_rows,
@@ -193,36 +194,11 @@ def test_sharing_with_adapters(tmp_path):
     assert_same(found[0], found[1], rtol=1e-3, atol=2e-5)
 
 
-def long_rope(switch=12):
-    """A student whose positions are encoded otherwise in calls of more than 12 tokens."""
-    torch.manual_seed(0)
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "short_factor": [1.0] * 4,
-        "long_factor": [4.0, 8.0, 16.0, 30.0],
-        "original_max_position_embeddings": switch,
-    }
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24}
-    config = transformers.Phi3Config(
-        **sizes,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        original_max_position_embeddings=switch,
-        initializer_range=0.3,
-        pad_token_id=0,
-        rope_parameters=rope,
-    )
-    return transformers.Phi3ForCausalLM(config)
-
-
 def test_long_rope_does_not_look_at_the_rest_of_a_batch(tmp_path):
     rows, found = make_rows(6, seed=5), {}
     for share in (True, False):
         args = make_args(tmp_path, share_prefix=share, per_device_train_batch_size=3, **PLAIN)
-        trainer = PADTrainer(long_rope(), args, rows, rows)
+        trainer = PADTrainer(long_rope(12), args, rows, rows)
         assert trainer.data_collator.layout == ("shared" if share else "packed")
         batch = trainer.data_collator(list(trainer.train_dataset))
         assert len(batch["slices"]) == 2
