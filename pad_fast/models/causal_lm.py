@@ -58,13 +58,22 @@ def model_window(model: nn.Module) -> int | None:
     return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
 
 
+def decoder(model: PreTrainedModel) -> nn.Module:
+    """The part of the model that makes its last hidden states."""
+    found: Any = model.get_decoder()
+    inner = getattr(model, "model", None)
+    # Llama4ForCausalLM, which calls its decoder otherwise than its base_model_prefix, finds itself.
+    return inner if found is model and isinstance(inner, nn.Module) else found
+
+
 def decode(model: PreTrainedModel, input_ids: Tensor, **options: Any) -> Tensor:
     """The last hidden states (B, T, D) of right-padded ids (B, T).
 
     There is no attention mask: causal attention never looks to the right, where the padding is, and
     without a mask it takes its fast causal kernel. ``options`` go to the decoder.
     """
-    return model.get_decoder()(input_ids=input_ids, use_cache=False, **options)[0]
+    hidden: Tensor = decoder(model)(input_ids=input_ids, use_cache=False, **options)[0]
+    return hidden
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from pad_fast.models.causal_lm import (
     causal_lm,
     decode,
+    decoder,
     evaluating,
     input_embedding,
     vocabulary_size,
@@ -190,7 +191,7 @@ def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     The hidden states are scaled up before the head: at a random initialisation logits are so small
     that a softcap, or any other curve, would not show.
     """
-    head, decoder = output_head(model), model.get_decoder()
+    head = output_head(model)
     ids = torch.arange(4, device=input_embedding(model).device)[None] % vocabulary_size(model)
     with evaluating(model):
         hidden = decode(model, ids).to(head.weight)
@@ -200,7 +201,7 @@ def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
             output.last_hidden_state = output.last_hidden_state * gain
             return output
 
-        handle = decoder.register_forward_hook(scale_up)
+        handle = decoder(model).register_forward_hook(scale_up)
         try:
             own = model(input_ids=ids, use_cache=False).logits.float()
         finally:

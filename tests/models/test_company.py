@@ -96,8 +96,22 @@ def sparse():
     return build("DeepseekV32", "DeepseekV32", **heads, **rotary, **index, **experts, **own)
 
 
+def llama4():
+    """Without chunks; the temperature of its layers without positions changes every 40 places."""
+    tuning = {"attention_chunk_size": None, "floor_scale": SWITCH, "attn_scale": 0.5}
+    sizes = {"intermediate_size_mlp": 48, "num_local_experts": 2, "no_rope_layers": [1, 0]}
+    return build("Llama4", "Llama4Text", hidden_size=32, **sizes, **tuning)
+
+
 SHARING = {"phi3": plain_phi, "phimoe": phi_moe, "llama": llama}
-ALONE = {"falcon": falcon, "bloom": bloom, "mpt": mpt, "doge": doge, "sparse": sparse}
+ALONE = {
+    "falcon": falcon,
+    "bloom": bloom,
+    "mpt": mpt,
+    "doge": doge,
+    "sparse": sparse,
+    "llama4": llama4,
+}
 
 
 def alone(model, group, response):

@@ -100,11 +100,12 @@ def test_any_number_of_rows_on_several_ranks(ranks, tmp_path):
     assert "even_batches: true on several ranks" in even
     assert "must not have dispatch_batches: true" in dispatched
     whole, again = found.pop("resumed")
-    assert_same(again[0], whole[0], rtol=0, atol=0)
+    # DDP cuts its buckets anew after the first step, which is another order of sums.
+    assert_same(again[0], whole[0], rtol=1e-5, atol=1e-6)
     assert [line["step"] for line in whole[1]] == [line["step"] for line in again[1]]
     for ours, theirs in zip(whole[1], again[1], strict=True):
         for name in {"loss", "train_loss", "grad_norm", *NAMES} & set(ours):
-            assert theirs[name] == pytest.approx(ours[name], rel=1e-6), name
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-5, abs=1e-6), name
     for rows in ROWS:
         for name in CASES:
             wanted = run_case(tmp_path, rows, name, SIZE * ranks)
