@@ -63,7 +63,7 @@ def _prepare(run: RunContext) -> None:
         write_rows(root / "heldout" / "prompts.parquet", heldout)
     manifest = {
         "format": FORMAT,
-        "created": _now(),
+        "created": run.started.isoformat(timespec="seconds"),
         "config": run.settings.flat(),
         "seeds": {
             "run": config.seed,
@@ -122,7 +122,8 @@ def fitting(
             one token.
 
     Raises:
-        ValueError: a prompt is too long and long_prompts is "error", or a chat template refuses it.
+        ValueError: a prompt is too long and long_prompts is "error", or a chat template refuses it
+            or leaves out the text of a message.
     """
     room = {
         which.role: (which.window or UNLIMITED) - config.max_new_tokens
@@ -135,6 +136,8 @@ def fitting(
     for row in rows:
         place = row.pop("place")
         try:
+            for checkpoint in (student,) if same else (student, teacher):
+                checkpoint.chat.check(row["prompt"])
             ids = {"student": student.prompt_ids(row["prompt"])}
             ids["teacher"] = ids["student"] if same else teacher.prompt_ids(row["prompt"])
         except ValueError as error:

@@ -72,7 +72,7 @@ def test_prompts_of_a_local_dataset(tmp_path):
     ("rows", "message"),
     [
         (['{"prompt": "a"}', '{"prompt": '], r"line 2 is not JSON"),
-        ([{"text": "a"}], r"line 1: no column prompt, instruction or question, only text"),
+        ([{"text": "a"}], r"line 1: no column prompt, instruction, question or turns, only text"),
         ([{"prompt": "a"}, {"prompt": 3}], r"line 2: prompt must be a string or a list"),
         ([{"prompt": "  "}], r"line 1: prompt: the prompt is empty"),
         ([["a"]], r"line 1: must be an object"),
@@ -121,7 +121,7 @@ def test_prompts_of_other_files(tmp_path):
         (
             "odd.csv",
             b"text\na\n",
-            r"odd.csv: row 1: no column prompt, instruction or question, only text",
+            r"odd.csv: row 1: no column prompt, instruction, question or turns, only text",
         ),
         (
             "notes.txt",
