@@ -14,9 +14,9 @@ from worlds import response_logp, run_config
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import Row, read_rows, write_rows
 from pad_fast.pipeline.sample.generate import Sampler, generate
+from pad_fast.pipeline.score.asked_questions import make_quiz
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
-from pad_fast.pipeline.score.quiz import make_quiz
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.score.teacher_view import teacher_view
 from pad_fast.pipeline.train.seqkd import example
