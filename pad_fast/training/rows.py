@@ -150,23 +150,21 @@ class RowReader:
             ]
         texts = _list("completions", _column(row, "completions", "completion_ids"))
         chat, prompt = self._chat_for("completions"), row.get("prompt", "")
-        conversation = None if isinstance(prompt, str) else _messages(chat, prompt)
-        end = chat.tokenizer.eos_token_id if conversation is None else chat.end_of_turn_id
+        end = chat.tokenizer.eos_token_id if isinstance(prompt, str) else chat.end_of_turn_id
         if end is None:
             raise ValueError(
                 "completions need a tokenizer with an EOS token, got one without; "
                 "or give completion_ids"
             )
-        before = prompt if isinstance(prompt, str) else ""
-        if not before and row.get("prompt_ids") is not None:
-            before = str(chat.tokenizer.decode(_list("prompt_ids", row["prompt_ids"])))
+        if row.get("prompt_ids") is not None:
+            prompt = str(chat.tokenizer.decode(_list("prompt_ids", row["prompt_ids"])))
         found = []
         for i, completion in enumerate(texts):
             text, own_end = _without_end(_text(completion), chat.tokenizer, end)
-            if conversation is None:
-                ids = chat.encoder.following(before, text)
+            if isinstance(prompt, str):
+                ids = chat.encoder.following(prompt, text)
             else:
-                ids = chat.response_ids(conversation, text)
+                ids = chat.response_ids(prompt, text)
             cut = i < len(reasons) and reasons[i] == "length"
             last = end if own_end is None and not cut else own_end
             found.append(ids if last is None else [*ids, last])

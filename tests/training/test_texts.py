@@ -60,6 +60,14 @@ def test_an_end_that_is_another_than_the_templates_stays(tokenizer):
     assert [spelled(turns, ids) for ids in found["completion_ids"]] == ["A</s>", "B<|system|>"]
 
 
+def test_a_prompt_that_is_given_as_ids_needs_no_template():
+    made = chat_tokenizer("metaspace, first", template=None)
+    ids = made.encode("Answer:\n", add_special_tokens=False)
+    found = read(made, prompt=MESSAGES, prompt_ids=ids, completions=["A", "B"])
+    assert found["prompt_ids"] == ids
+    assert [spelled(made, ids) for ids in found["completion_ids"]] == ["A</s>", "B</s>"]
+
+
 @pytest.mark.parametrize("given", [{"prompt": MESSAGES}, {"prompt": "Answer:\n"}, {}])
 def test_control_tokens_within_a_response_are_text(tokenizer, given):
     if not given:
