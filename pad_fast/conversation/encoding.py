@@ -47,9 +47,10 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any, framing: Collection[str] = ()) -> None:
         self.tokenizer = tokenizer
-        # The longest first, since one token may begin with another.
+        # The longest first, since one token may begin with another. A word or a sign is text even
+        # where it serves as a control token, as "!" does for padding.
         found = sorted(control_tokens(tokenizer) | set(framing), key=lambda token: -len(token))
-        self._control = [token for token in found if token][:MOST]
+        self._control = [each for each in found if len(each) > 2 and not each.isalnum()][:MOST]
         self._number = {token: number for number, token in enumerate(self._control)}
         self._pattern = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
 

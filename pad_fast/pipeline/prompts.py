@@ -33,6 +33,8 @@ NO_CONTENT = (
     *("chosen", "rejected", "reference", "references", "target", "targets", "answers", "solution"),
     *("correct_answers", "incorrect_answers", "generator", "source", "dataset", "category", "name"),
     *("models", "model", "meta", "metadata", "id", "question_id", "motivation_app"),
+    *("level", "type", "subject", "difficulty", "explanation", "rationale", "language", "url"),
+    *("author", "date", "timestamp", "created_at"),
 )
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 MOST_HELD_OUT = 256

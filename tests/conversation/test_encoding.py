@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from made_tokenizers import SPECIAL, chat_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
@@ -81,6 +83,25 @@ def test_a_token_that_frames_turns_is_a_control_token_whatever_its_flag():
     ids = Chat(tokenizer).response_ids(USER, "a <turn> and a <think>")
     assert turn not in ids
     assert think in ids
+
+
+def test_a_spelled_control_token_changes_no_other_id(tokenizer):
+    made = copy.deepcopy(tokenizer)
+    made.add_tokens([AddedToken("<x>"), AddedToken("<|tool|>", special=True, rstrip=True)])
+    encoder = TextEncoder(made)
+    written = "<|user|>\nHello there <x> you<|tool|>\nA</s><|assistant|>"
+    ids = made(written, add_special_tokens=False)["input_ids"]
+    found = encoder.ids(written + encoder.hidden("</s>"))
+    assert found[: len(ids)] == ids
+    assert encoder.shown(encoder.hidden("a <|tool|></s>")) == "a <|tool|></s>"
+
+
+def test_a_sign_that_serves_as_a_control_token_is_text():
+    made = chat_tokenizer("byte-level")
+    made.pad_token = "!"
+    encoder = TextEncoder(made)
+    sign = made.convert_tokens_to_ids("!")
+    assert sign in encoder.following("Answer:\n", "<|user|>!")
 
 
 def test_text_of_a_response_keeps_all_but_what_was_cut():
