@@ -13,6 +13,8 @@ import torch
 from transformers import GenerationConfig
 
 from pad_fast.conversation.encoding import TextEncoder
+from pad_fast.models.causal_lm import causal_lm
+from pad_fast.models.company import Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.files import Row
@@ -80,7 +82,8 @@ def generate(
         eos, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
     )
     sampled: list[Row] = [{} for _ in rows]
-    for batch in _batches([len(row["prompt_ids"]) for row in rows], sampler):
+    lengths = [len(row["prompt_ids"]) for row in rows]
+    for batch in _batches(lengths, sampler, sides_of(causal_lm(model))):
         prompts = [rows[index]["prompt_ids"] for index in batch]
         groups = _generated_ids(model, prompts, sampler.per_prompt)
         for index, group in zip(batch, groups, strict=True):
@@ -97,18 +100,30 @@ def generate(
     return sampled
 
 
-def _batches(lengths: Sequence[int], sampler: Sampler) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], sampler: Sampler, sides: Sides) -> Iterator[list[int]]:
     """Indices of prompts of similar length, the longest first, in batches.
 
-    A batch has at most ``sample_batch_tokens`` tokens with all its responses, or one prompt.
+    A batch has at most ``sample_batch_tokens`` tokens with all its responses, or one prompt. All
+    its prompts and responses are on one side of what the model tells apart; prompts whose responses
+    may cross over have one length, so that they do it in the same step.
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        tokens = (lengths[order[start]] + sampler.config.max_new_tokens) * sampler.per_prompt
-        size = max(1, sampler.config.sample_batch_tokens // tokens)
-        yield order[start : start + size]
-        start += size
+    longest = sampler.config.max_new_tokens
+
+    def side(length: int) -> Any:
+        stays = sides(length) == sides(length + longest)
+        return sides(length) if stays else length
+
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch:
+            tokens = (lengths[batch[0]] + longest) * sampler.per_prompt
+            full = len(batch) >= sampler.config.sample_batch_tokens // tokens
+            if full or side(lengths[batch[0]]) != side(lengths[index]):
+                yield batch
+                batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ same optimizer, for as many steps of as many prompts as all rounds together.
 from __future__ import annotations
 
 from datasets import Dataset
-from transformers import DataCollatorForSeq2Seq, Trainer
+from transformers import DataCollatorForSeq2Seq
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import Row, read_rows
@@ -15,6 +15,7 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.train_round import fit, trainable
+from pad_fast.training.resumed_log import ResumableLog
 
 
 def answer_rows(run: RunContext) -> list[Row]:
@@ -48,7 +49,7 @@ def train_seqkd(run: RunContext) -> None:
     args = run.settings.pad_config(
         folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
     )
-    trainer = Trainer(
+    trainer = ResumableLog(
         model=trainable(run, student),
         args=args,
         train_dataset=Dataset.from_list(examples),
