@@ -10,6 +10,7 @@ from students import long_rope
 from transformers import AutoModelForCausalLM, GenerationConfig
 from worlds import run_config
 
+from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.models.company import ONE_SIDE, Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import read_rows
@@ -24,7 +25,7 @@ def test_responses_end_at_the_first_of_several_ends():
     tokenizer = worlds.character_tokenizer()
     a, b = tokenizer.encode("ab")
     cut = generate._responses(
-        [[a, b, 1, 0, 0], [a, a, a, a, b], [a, b, 3, b, 1]], [1, 3], tokenizer
+        [[a, b, 1, 0, 0], [a, a, a, a, b], [a, b, 3, b, 1]], [1, 3], TextEncoder(tokenizer)
     )
     assert cut["completion_ids"] == [[a, b, 1], [a, a, a, a, b], [a, b, 3]]
     assert cut["finish_reasons"] == ["stop", "length", "stop"]

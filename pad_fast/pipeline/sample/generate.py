@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.models.causal_lm import causal_lm
 from pad_fast.models.company import Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
@@ -73,7 +74,7 @@ def generate(
         sampler: how it samples.
         progress: called with the number of new responses, batch by batch.
     """
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    model, tokenizer, encoder = checkpoint.model, checkpoint.tokenizer, checkpoint.chat.encoder
     eos = checkpoint.eos_token_ids
     # A checkpoint's own generation config would fill in what ours leaves open, such as a repetition
     # penalty.
@@ -86,7 +87,7 @@ def generate(
         prompts = [rows[index]["prompt_ids"] for index in batch]
         groups = _generated_ids(model, prompts, sampler.per_prompt)
         for index, group in zip(batch, groups, strict=True):
-            sampled[index] = {**rows[index], **_responses(group, eos, tokenizer)}
+            sampled[index] = {**rows[index], **_responses(group, eos, encoder)}
         progress(len(batch) * sampler.per_prompt)
     if sampler.scores is not None:
         rewards = sampler.scores.rewards(
@@ -138,20 +139,20 @@ def _generated_ids(
     return output[:, width:].view(len(prompts), per_prompt, -1).tolist()
 
 
-def _responses(group: Sequence[Sequence[int]], eos_token_ids: Sequence[int], tokenizer: Any) -> Row:
+def _responses(
+    group: Sequence[Sequence[int]], eos_token_ids: Sequence[int], encoder: TextEncoder
+) -> Row:
     """The columns of one prompt's responses, each up to and including its first end token.
 
     The finish reason is ``stop`` for a response that ended and ``length`` for one that was cut.
+    The text is without the end token and otherwise all that was sampled, control tokens included.
     """
-    completion_ids, finish_reasons = [], []
+    completion_ids, finish_reasons, texts = [], [], []
     for tokens in group:
         end = next((place for place, token in enumerate(tokens) if token in eos_token_ids), None)
         completion_ids.append(list(tokens) if end is None else list(tokens[: end + 1]))
         finish_reasons.append("length" if end is None else "stop")
-    texts = [
-        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for ids in completion_ids
-    ]
+        texts.append(encoder.text(tokens[:end]))
     return {
         "completions": texts,
         "completion_ids": completion_ids,

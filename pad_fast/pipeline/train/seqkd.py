@@ -62,7 +62,7 @@ def train_seqkd(run: RunContext) -> None:
 def example(student: Checkpoint, row: Row) -> Row:
     """The student's token ids of a prompt and the teacher's answer; the answer alone has labels."""
     prompt = student.prompt_ids(row["prompt"])
-    answer = student.tokenizer.encode(row["completions"][0], add_special_tokens=False)
+    answer = student.chat.response_ids(row["prompt"], row["completions"][0])
     answer += [student.end_of_turn_id] if row["finish_reasons"][0] == "stop" else []
     if student.window is not None:
         answer = answer[: student.window - len(prompt)]
