@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pad_fast.evaluation.answers import RULES, check_rule
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
@@ -164,6 +165,13 @@ class RunConfig:
     heldout_num_generations: int | None = option(
         None, "Responses to each held-out prompt. Default: num_generations."
     )
+    answer_rule: str = option(
+        "exact",
+        "When a response to a held-out prompt with an answer is right: "
+        + ", ".join(f"{rule.help} ({name})" for name, rule in RULES.items())
+        + ".",
+        RULES,
+    )
     disable_tqdm: bool = option(False, "Show no progress bars.")
     baseline: Literal["none", "seqkd"] = option(
         "none",
@@ -192,6 +200,7 @@ class RunConfig:
                 raise ValueError(f"{name}: needed, and not given")
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         self._check_numbers()
+        check_rule(self.answer_rule)
         choice_question("", ["", ""], self.mcq_template)
 
     @property

@@ -103,7 +103,7 @@ TRAIN = Phase(
 EVALUATE = Phase(
     "evaluate",
     "evaluate the student on the held-out prompts",
-    frozenset(),
+    frozenset({"answer_rule"}),
     ("evaluation/*.json",),
 )
 

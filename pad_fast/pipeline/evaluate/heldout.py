@@ -151,10 +151,10 @@ def _write(run: RunContext, subject: Subject) -> None:
 def _read(run: RunContext, subject: Subject) -> Evaluated:
     """What was sampled and scored of a model."""
     folder, groups = _samples_folder(run, subject), read_rows(groups_folder(run))
-    greedy = read_rows(folder / "greedy")
+    greedy, rule = read_rows(folder / "greedy"), run.config.answer_rule
     if subject.is_teacher:
         sampled = read_rows(folder / "fresh")
-        return Evaluated(greedy, sampled, sampling_metrics(sampled))
+        return Evaluated(greedy, sampled, sampling_metrics(sampled), rule=rule)
     teacher = [row["teacher_rewards"] for row in groups]
     if subject.is_base:
         sampled = groups
@@ -168,4 +168,4 @@ def _read(run: RunContext, subject: Subject) -> Evaluated:
             [row["teacher_rewards"] for row in sampled],
         )
     losses = prompt_losses(fixed, run.training)
-    return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses)
+    return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rule)
