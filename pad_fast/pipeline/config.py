@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.evaluation.answers import RULES, check_rule
 from pad_fast.models.layout import check_share_prefix
+from pad_fast.pipeline.cells import json_value
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
     LETTERS,
@@ -253,8 +254,8 @@ class RunConfig:
 
 def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json_value(text)
+    except ValueError as error:
         raise ValueError(f"{name}: must be JSON ({error}), got {text!r}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{name}: must be a JSON object, got {text!r}")

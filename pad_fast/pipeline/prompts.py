@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pad_fast.evaluation.answers import number
+from pad_fast.pipeline.cells import cell_text, json_value, times
 from pad_fast.pipeline.files import Row
 
 logger = logging.getLogger("pad_fast")
@@ -42,7 +44,8 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
 
     Notes:
         The prompt is read from the column ``prompt``, ``instruction`` or ``question``. It is a
-        string, which becomes one user message, or a list of chat messages.
+        string, which becomes one user message, or a list of chat messages. A blank answer is none,
+        and a number loses the commas between its thousands.
     """
     rows: dict[str, Row] = {}  # hash of the prompt -> row
     ids: set[str] = set()
@@ -124,7 +127,7 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
     if path.suffix == ".parquet":
         return _numbered(source, _parquet(path))
     if path.suffix == ".csv":
-        return _numbered(source, csv.DictReader([text for _, text in _lines(path)], restkey="more"))
+        return _csv(path)
     if (
         path.suffix == ".json"
         and path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
@@ -140,22 +143,42 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The number and the text of each line."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
+    # Of bytes, splitlines knows line feeds and carriage returns, and no other separators.
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at "
+                f"{error.start + 1}"
+            ) from None
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+    reader = csv.DictReader([text for _, text in _lines(path)])
+    names, number = list(reader.fieldnames or ()), 0
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{path}: the column {name!r} stands {times(names.count(name))}")
+    try:
+        for number, row in enumerate(reader, 1):
+            if None in row:
                 raise ValueError(
-                    f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at "
-                    f"{error.start + 1}"
-                ) from None
+                    f"{path}: row {number} has more cells than the {len(names)} of the first line; "
+                    "a cell that holds a comma needs quotes around it"
+                )
+            yield f"{path}: row {number}", row
+    except csv.Error as error:
+        raise ValueError(f"{path}: row {number + 1} cannot be read: {error}") from None
 
 
 def _json(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json_value(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} is not JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def _parquet(path: Path) -> list[Row]:
@@ -195,9 +218,11 @@ def _checked(raw: Any, place: str) -> Row:
             f"{', '.join(map(str, raw)) or 'none'}"
         )
     texts = {
-        name: None if raw.get(name) is None else str(raw[name])
+        name: cell_text(raw.get(name), f"{place}: {name}")
         for name in ("prompt_id", "answer", "skill")
     }
+    if texts["answer"] is not None and number(texts["answer"]) is not None:
+        texts["answer"] = texts["answer"].replace(",", "")
     return {**texts, "prompt": _messages(raw[column], f"{place}: {column}")}
 
 
