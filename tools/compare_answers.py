@@ -4,10 +4,9 @@
     python tools/compare_answers.py gsm8k_test.jsonl     # compare; exit code 1 if they disagree
     python tools/compare_answers.py --write tests/evaluation/lm_eval_verdicts.jsonl
 
-The filters, their patterns and the metric's options come from lm-eval's own task,
-lm_eval/tasks/gsm8k/gsm8k.yaml; nothing of them is repeated here. The rules may call a response
-right that lm-eval does not, where texts differ and values are equal, such as 18.00 and 18. Every
-other difference is a disagreement.
+Filters, patterns and the metric's options come from lm-eval's task,
+lm_eval/tasks/gsm8k/gsm8k.yaml. The rules may call a response right that lm-eval does not where
+values are equal and texts are not, such as 18.00 and 18; any other difference is a disagreement.
 """
 
 from __future__ import annotations

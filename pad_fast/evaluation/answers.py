@@ -1,4 +1,4 @@
-"""Whether a response is right: rules that find its final answer and compare it with the expected one.
+"""Rules by which a response is right: each finds its final answer and compares it.
 
 :data:`RULES` is the one list of them. ``strict-match`` and ``flexible-extract`` are those of
 EleutherAI's lm-eval for GSM8K (lm_eval/tasks/gsm8k/gsm8k.yaml, version 3.0 of the task, in lm-eval

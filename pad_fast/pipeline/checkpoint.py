@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +13,9 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pad_fast.device import default_device, release_cached_memory
-from pad_fast.pipeline.files import Row
+from pad_fast.pipeline.files import Row, ends_hash
 from pad_fast.pipeline.prompts import Message
 from pad_fast.training.rows import end_of_turn_id
-
-# A fingerprint reads this many bytes at each end of a file, since weights may be many gigabytes.
-FINGERPRINT_BYTES = 1 << 20
 
 
 @dataclass
@@ -181,17 +177,9 @@ class Checkpoint:
         folder = Path(self.path)
         if not folder.is_dir():
             return {"path": self.path, "commit": getattr(self.config, "_commit_hash", None)}
-        digest = hashlib.sha256()
-        for file in sorted(
-            path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
-        ):
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}:".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(FINGERPRINT_BYTES))
-                stream.seek(max(0, size - FINGERPRINT_BYTES))
-                digest.update(stream.read())
-        return {"path": self.path, "sha256": digest.hexdigest()}
+        files = (path for path in folder.iterdir() if path.is_file())
+        shown = sorted(path for path in files if not path.name.startswith("."))
+        return {"path": self.path, "sha256": ends_hash(shown)}
 
 
 def _first_line(error: Exception) -> str:

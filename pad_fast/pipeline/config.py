@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 # Fields of TrainingArguments that a run sets itself; they are not keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
+# Arguments of Trainer that a run takes one value of, and why.
+FIXED = {
+    "eval_strategy": ("no", "a run evaluates every round itself"),
+    "save_only_model": (False, "checkpoints only serve to resume, which takes the optimizer too"),
+    "ignore_data_skip": (False, "a training that is resumed would read other rows"),
+}
+NO_SETTINGS = MANAGED | {"local_rank"}
 
 
 def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
@@ -174,6 +181,11 @@ class RunConfig:
         RULES,
     )
     disable_tqdm: bool = option(False, "Show no progress bars.")
+    accept_environment: bool = option(
+        False,
+        "Go on with a run folder that was begun with other versions or variables of the "
+        "environment; its manifest tells of the change.",
+    )
     baseline: Literal["none", "seqkd"] = option(
         "none",
         "seqkd: also train a student on one greedy answer of the teacher to each prompt, for as "
@@ -262,6 +274,16 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
     return value
 
 
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """Without secrets, and without what is asked for each time."""
+    left_out = ("accept_environment",)
+    return {
+        name: value
+        for name, value in values.items()
+        if not name.endswith("_token") and name not in left_out
+    }
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of one YAML file.
@@ -288,11 +310,11 @@ class Settings:
         training, n = self.pad_config(Path("unused")), self.run.most_generations
         kind = LOSSES[training.loss].kind(training.divergence)
         kind.check_exact(training.method, min(n, training.group_size or n))
-        if training.eval_strategy != "no":
-            raise ValueError(
-                "eval_strategy: must be no, since a run evaluates every round itself, "
-                f"got {self.training['eval_strategy']}"
-            )
+        for name, (only, why) in FIXED.items():
+            if getattr(training, name) != only:
+                raise ValueError(
+                    f"{name}: must be {str(only).lower()}, since {why}, got {self.training.get(name)}"
+                )
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
         """The PADConfig of one training that writes to ``output_dir``, without making the folder.
@@ -316,5 +338,20 @@ class Settings:
         )
 
     def flat(self) -> dict[str, Any]:
-        """All settings as one mapping for JSON, as the manifest holds it."""
-        return {**dataclasses.asdict(self.run), **self.training}
+        """The settings that were given, and the run's own, as one mapping for JSON."""
+        return _kept({**dataclasses.asdict(self.run), **self.training})
+
+    def resolved(self, training: PADConfig) -> dict[str, Any]:
+        """Every setting as one mapping for JSON, the training's defaults included.
+
+        Args:
+            training: what :meth:`pad_config` returns. Some of its values depend on the device and
+                on the environment, such as ``mixed_precision``.
+        """
+        values = {
+            **training.to_dict(),
+            "mixed_precision": getattr(training, "mixed_precision", None),
+        }
+        values = {name: value for name, value in values.items() if name not in NO_SETTINGS}
+        values |= dataclasses.asdict(self.run)
+        return _kept(json.loads(json.dumps(values, default=str)))

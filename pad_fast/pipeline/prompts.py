@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pad_fast.evaluation.answers import number
+from pad_fast.evaluation.answers import number as number_in
 from pad_fast.pipeline.cells import cell_text, json_value, times
 from pad_fast.pipeline.files import Row
 
@@ -143,7 +143,7 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The number and the text of each line."""
-    # Of bytes, splitlines knows line feeds and carriage returns, and no other separators.
+    # bytes.splitlines knows line feeds and carriage returns, and no other separators.
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -221,7 +221,7 @@ def _checked(raw: Any, place: str) -> Row:
         name: cell_text(raw.get(name), f"{place}: {name}")
         for name in ("prompt_id", "answer", "skill")
     }
-    if texts["answer"] is not None and number(texts["answer"]) is not None:
+    if texts["answer"] is not None and number_in(texts["answer"]) is not None:
         texts["answer"] = texts["answer"].replace(",", "")
     return {**texts, "prompt": _messages(raw[column], f"{place}: {column}")}
 

@@ -1,6 +1,7 @@
 """Which responses are right, by each of the rules."""
 
 import importlib
+import itertools
 import json
 import os
 import threading
@@ -132,7 +133,7 @@ def test_every_solution_of_gsm8k_is_right_by_every_rule() -> None:
     solutions = [json.loads(line)["answer"] for line in lines]
     assert len(solutions) == 1319
     for rule in ("exact", "strict-match", "flexible-extract"):
-        for solution, other in zip(solutions, solutions[1:], strict=False):
+        for solution, other in itertools.pairwise(solutions):
             assert RULES[rule].is_right(solution, solution)
             final = [number(text.rpartition("#### ")[2]) for text in (solution, other)]
             assert RULES[rule].is_right(solution, other) is (final[0] == final[1])

@@ -77,7 +77,9 @@ def test_an_answer_beside_a_gap_is_no_float(tmp_path):
     pq.write_table(table, tmp_path / "p.parquet")
     rows = read_prompts(str(tmp_path / "p.parquet"))
     assert [row["answer"] for row in rows] == ["5", None]
-    pq.write_table(table.set_column(1, "answer", pa.array([5.0, float("nan")])), tmp_path / "p.parquet")
+    pq.write_table(
+        table.set_column(1, "answer", pa.array([5.0, float("nan")])), tmp_path / "p.parquet"
+    )
     with pytest.raises(ValueError, match="row 2: answer must be a finite number or blank, got nan"):
         read_prompts(str(tmp_path / "p.parquet"))
 

@@ -22,7 +22,7 @@ from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row, read_rows, write_json, write_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
-from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 
 
@@ -73,8 +73,12 @@ def groups_folder(run: RunContext) -> Path:
 
 
 def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
-    """Write ``evaluation/NAME.parquet`` and ``evaluation/NAME.json`` of each model without them."""
-    todo = [subject for subject in subjects if not run.folder.evaluation(subject.name).exists()]
+    """Write the files of each model's evaluation that are not there."""
+    todo = [
+        subject
+        for subject in subjects
+        if not all(path.exists() for path in evaluation_files(run, subject))
+    ]
     for subject in todo:
         _sample(run, subject)
     if scored := [subject for subject in todo if subject.has_scored_samples]:
@@ -85,6 +89,21 @@ def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
                 scorer.score_shards(folder / "fresh", folder / "scored", count, title=title)
     for subject in todo:
         _write(run, subject)
+
+
+def evaluation_files(run: RunContext, subject: Subject) -> list[Path]:
+    """The files that the evaluation of one model leaves."""
+    folder, summary = _samples_folder(run, subject), run.folder.evaluation(subject.name)
+    parts = ["greedy"]
+    parts += [] if subject.is_base else ["fresh"]
+    parts += ["scored"] if subject.has_scored_samples else []
+    found = [summary, summary.with_suffix(".parquet")]
+    found += [folder / "fixed.parquet"] if subject.has_scored_samples else []
+    return found + [
+        path
+        for part in parts
+        for _, path, _ in shards(run.heldout_rows, folder / part, run.config.shard_size)
+    ]
 
 
 def _samples_folder(run: RunContext, subject: Subject) -> Path:
