@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 
 from pad_fast.pipeline.cells import times
 from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
+from pad_fast.pipeline.files import read_json
 from pad_fast.training.config import PADConfig
 
 Options = TypeVar("Options")
@@ -104,11 +105,10 @@ def read_config(path: Path) -> dict[str, Any]:
         manifest = path / "run.json"
         if not manifest.is_file():
             raise ValueError(
-                f"config: {path} is a folder without a run.json, so no run was started in it"
+                f"config: {path} is a folder without a run.json: no run was started in it, or that "
+                "file was lost"
             )
-        return json.loads(manifest.read_text(encoding="utf-8"))["config"] | {
-            "output_dir": str(path)
-        }
+        return read_json(manifest)["config"] | {"output_dir": str(path)}
     if not path.is_file():
         raise ValueError(f"config: no such file, {path}")
     try:

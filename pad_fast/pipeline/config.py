@@ -311,10 +311,10 @@ class Settings:
         kind = LOSSES[training.loss].kind(training.divergence)
         kind.check_exact(training.method, min(n, training.group_size or n))
         for name, (only, why) in FIXED.items():
-            if getattr(training, name) != only:
-                raise ValueError(
-                    f"{name}: must be {str(only).lower()}, since {why}, got {self.training.get(name)}"
-                )
+            given = getattr(training, name)
+            if given != only:
+                given = getattr(given, "value", given)  # of an enumeration
+                raise ValueError(f"{name}: must be {str(only).lower()}, since {why}, got {given}")
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
         """The PADConfig of one training that writes to ``output_dir``, without making the folder.

@@ -97,7 +97,9 @@ def test_flags_alone_are_enough(world, tmp_path):
             "at most 16 responses a group",
         ),
         (["--num_samples", "2", "--num_generations", "9"], "num_samples must be at least 4, got 2"),
-        (["--eval_strategy", "epoch"], "eval_strategy: must be no"),
+        (["--eval_strategy", "epoch"], "eval_strategy: must be no, since a run evaluates every"),
+        (["--save_only_model", "true"], "save_only_model: must be false, since checkpoints only"),
+        (["--ignore_data_skip", "true"], "ignore_data_skip: must be false, since a training"),
         (["--max_prompt_length", "4", "--long_prompts", "drop"], "every one of them is too long"),
     ],
 )
