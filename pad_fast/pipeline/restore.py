@@ -84,9 +84,12 @@ def restore_metrics(run: RunContext) -> None:
         metrics.add(0, shard_index(shard), "score", reward_metrics(read_rows(shard)))
     for folder in sorted(root.glob("round-*")):
         round = int(folder.name.removeprefix("round-"))
-        for shard in shard_paths(folder / "samples"):
+        scored = shard_paths(folder / "scores")
+        # A scored shard holds its samples too.
+        sampled = {path.name: path for path in (*scored, *shard_paths(folder / "samples"))}
+        for shard in sampled.values():
             metrics.add(round, shard_index(shard), "sample", sampling_metrics(read_rows(shard)))
-        for shard in shard_paths(folder / "scores"):
+        for shard in scored:
             metrics.add(round, shard_index(shard), "score", reward_metrics(read_rows(shard)))
         _restore_training(run, folder, round, "train")
     _restore_training(run, run.folder.seqkd, run.config.rounds, "seqkd")
@@ -104,5 +107,6 @@ def _restore_training(run: RunContext, folder: Path, round: int, phase: str) -> 
     states += folder.glob("trainer/checkpoint-*/trainer_state.json")
     logs = [read_json(path)["log_history"] for path in states if path.exists()]
     for line in max(logs, key=len, default=[]):
-        values = {name: value for name, value in line.items() if name != "step"}
+        # The callbacks, which write the lines, are not shown total_flos.
+        values = {name: line[name] for name in line if name not in ("step", "total_flos")}
         run.metrics.add(round, line["step"], phase, values)
