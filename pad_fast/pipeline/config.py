@@ -313,7 +313,7 @@ class Settings:
         for name, (only, why) in FIXED.items():
             given = getattr(training, name)
             if given != only:
-                given = getattr(given, "value", given)  # of an enumeration
+                given = getattr(given, "value", given)  # an enumeration has one
                 raise ValueError(f"{name}: must be {str(only).lower()}, since {why}, got {given}")
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
