@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pad_fast.evaluation.evaluated import RewardPair, mean
+from pad_fast.evaluation.evaluated_model import RewardPair, mean
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.losses import prompt_losses

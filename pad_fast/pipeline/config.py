@@ -20,7 +20,7 @@ from pad_fast.pipeline.multiple_choice import (
     STYLES,
     choice_question,
 )
-from pad_fast.preference.kinds import LOSSES
+from pad_fast.preference.loss_kinds import LOSSES
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
