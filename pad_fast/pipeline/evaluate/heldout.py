@@ -20,6 +20,7 @@ from pad_fast.evaluation.subjects import BASE, TEACHER
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row, read_rows, write_json, write_rows
+from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished
@@ -122,6 +123,7 @@ def _sample(run: RunContext, subject: Subject) -> None:
     if not subject.is_base:
         count = run.config.heldout_num_generations or 0
         fresh = run.sampler(count, rewards=not subject.is_teacher)
+        restore_samples(folder / "scored", folder / "fresh")
         sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
     path = folder / "fixed.parquet"
     if subject.has_scored_samples and not path.exists():
