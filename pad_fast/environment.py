@@ -72,5 +72,6 @@ def describe() -> str:
     lines.update({f"device {index}": line for index, line in enumerate(device.gpu_names())})
     lines["threads"] = str(torch.get_num_threads())
     lines["implementation"] = resolve_impl("auto", torch.empty(0, device=device.default_device()))
+    lines.update(variables())
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

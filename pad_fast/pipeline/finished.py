@@ -55,9 +55,10 @@ def phase_files(run: RunContext, round: int, phase: str) -> Iterator[Path]:
         if round == 1:
             yield from _shards(run, run.heldout_rows, heldout.groups_folder(run))
     elif phase == TRAIN.name:
-        yield run.folder.student(round)
+        yield from students(run, round)
         if with_baseline(run, round):
-            yield seqkd_student(run)
+            prompts = {row["prompt_id"] for r in range(1, round + 1) for row in run.round_rows(r)}
+            yield from _shards(run, [{}] * len(prompts), run.folder.seqkd / "answers")
     elif phase == EVALUATE.name and run.heldout_rows:
         for subject in subjects(run, round):
             yield from heldout.evaluation_files(run, subject)
@@ -82,7 +83,13 @@ def subjects(run: RunContext, round: int) -> list[Subject]:
 
 def is_trained(run: RunContext, round: int) -> bool:
     """Whether a round has its student, and the last round the baseline's too."""
-    return all(path.exists() for path in phase_files(run, round, TRAIN.name))
+    return all(path.exists() for path in students(run, round))
+
+
+def students(run: RunContext, round: int) -> list[Path]:
+    """The folders of the students that a round trains."""
+    found = [run.folder.student(round)]
+    return [*found, seqkd_student(run)] if with_baseline(run, round) else found
 
 
 def with_baseline(run: RunContext, round: int) -> bool:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pad_fast.evaluation.evaluated import accuracy
+from pad_fast.evaluation.evaluated_model import accuracy
 from pad_fast.pipeline.cells import cell_text
 from pad_fast.pipeline.prompts import read_prompts
 
