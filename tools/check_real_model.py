@@ -128,6 +128,10 @@ class Plain:
         rendered = turns + "<|im_start|>assistant\n"
         return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
+    def text(self, ids: Sequence[int], end: int) -> str:
+        """A response's text: all that was sampled but its end and a last character that was cut."""
+        return self.tokenizer.decode([token for token in ids if token != end]).rstrip("\ufffd")
+
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int]) -> torch.Tensor:
         """(T, V) log-probabilities of what follows each of the ids, the softmax in float64."""
@@ -199,10 +203,7 @@ def check_files(rows: list[Row], scored: list[Row], teacher: Plain, most: int) -
     end = teacher.tokenizer.convert_tokens_to_ids("<|im_end|>")
     query = {row["id"]: row["prompt"][-1]["content"] for row in rows} if "id" in rows[0] else None
     queries = [query[row["id"]] if query else row["prompt"][-1]["content"] for row in scored]
-    texts = [
-        [teacher.tokenizer.decode(ids, skip_special_tokens=True) for ids in row["completion_ids"]]
-        for row in scored
-    ]
+    texts = [[teacher.text(ids, end) for ids in row["completion_ids"]] for row in scored]
     logps, choices = [], []
     for row, asked, answers in zip(scored, queries, texts, strict=True):
         prompt = teacher.prompt_ids(asked)

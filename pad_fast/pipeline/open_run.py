@@ -76,7 +76,7 @@ def _prepare(run: RunContext) -> None:
         logger.warning("the environment sets %s, which may change results", shown(environment))
     manifest = {
         "format": FORMAT,
-        "created": _now(),
+        "created": run.started.isoformat(timespec="seconds"),
         "config": run.settings.flat(),
         "resolved": run.settings.resolved(run.training),
         "seeds": {
@@ -105,6 +105,8 @@ def _fitting_rows(run: RunContext) -> dict[str, list[Row]]:
     """The prompts of the run that fit both models, by their part."""
     models, limit = (run.student(0), run.teacher), run.training.max_length
     parts = read_split(run.config)
+    for rows in parts:
+        check_prompts(rows, *models)
     return {
         part: fitting(rows, run.config, *models, limit)
         for part, rows in zip(PROMPTS, parts, strict=True)
@@ -133,6 +135,21 @@ def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) ->
             )
     if config.asks:
         multiple_choice.letter_token_ids(teacher.tokenizer, config.letters)
+
+
+def check_prompts(rows: Sequence[Row], student: Checkpoint, teacher: Checkpoint) -> None:
+    """Raise ValueError for a prompt of which a chat template leaves out the text of a message.
+
+    A template may leave out a message, such as the system's, without a word: the model would answer
+    and score another conversation than the one in the file.
+    """
+    same = teacher.same_tokenizer(student)
+    for row in rows:
+        try:
+            for checkpoint in (student,) if same else (student, teacher):
+                checkpoint.chat.check(row["prompt"])
+        except ValueError as error:
+            raise ValueError(f"{row['place']}: {error}") from None
 
 
 def fitting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 from collections.abc import Iterator
@@ -153,6 +154,11 @@ class RunFolder:
         if students.get(name) != found:
             students[name] = found
             write_json(self.manifest_path, manifest)
+
+    def started(self) -> datetime.datetime | None:
+        """When the run was started, None if it was not."""
+        created = self.manifest().get("created") if self.manifest_path.exists() else None
+        return None if created is None else datetime.datetime.fromisoformat(created)
 
     def begun(self) -> set[str]:
         """The names of the phases that have kept something, in any round."""

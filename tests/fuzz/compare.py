@@ -18,15 +18,13 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
-def cast_error(want: Tensor, dtype: torch.dtype, truncates: bool) -> Tensor:
-    """The error of storing ``want`` in ``dtype``.
+def cast_error(want: Tensor, dtype: torch.dtype) -> Tensor:
+    """The error of storing ``want`` in ``dtype``, rounded to nearest.
 
-    Triton's interpreter truncates bfloat16, which is twice the error of rounding to nearest. Below
-    the normal numbers the step is fixed; a device may flush those numbers to zero.
+    Below the normal numbers the step is fixed; a device may flush those numbers to zero.
     """
     info = torch.finfo(dtype)
-    relative = info.eps if truncates else info.eps / 2
-    return relative * want.abs() + (
+    return unit_roundoff(dtype) * want.abs() + (
         info.tiny if dtype != torch.float16 else info.smallest_normal * info.eps
     )
 

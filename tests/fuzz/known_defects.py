@@ -2,8 +2,6 @@
 
 import torch
 
-# token_logprobs in PyTorch returns a view that ``logps[mask] = 0`` cannot change.
-INPLACE_MENDED = False
 # Rewards have the same bits in any order of the rows, but not in any memory layout of the logits:
 # PyTorch adds a row of a transposed view in another order.
 LAYOUT_BITS_MENDED = False
@@ -13,8 +11,6 @@ TANH_MENDED = False
 # A backward that computes logits again may find one above the forward's peak, because the product
 # rounds differently: exp(z - peak) is then above 1, and infinite for logits of 1e9 in float32.
 RECOMPUTED_MENDED = False
-# The JSD of no prompts raises in PyTorch where the other losses give an empty result.
-EMPTY_JSD_MENDED = False
 
 
 def absolute_tanh(impl: str, dtype: torch.dtype) -> bool:

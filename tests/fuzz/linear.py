@@ -36,10 +36,6 @@ class Linear:
         return self.leaves[0].dtype if self.autocast is None else self.autocast
 
     @property
-    def truncates(self) -> bool:
-        return self.keywords["impl"] == "triton"
-
-    @property
     def frozen(self) -> bool:
         return not self.leaves[1].requires_grad
 
@@ -118,14 +114,14 @@ def draw_linear(draw: Draw, rows: tuple[int, ...], none_at: Tensor | None = None
 
 def check_gradients(case: Linear, tokens: Tokens, upstream: Tensor, upstream_error: Tensor) -> None:
     """The gradients of hidden, weight and bias, which arrive in the leaves by their views."""
-    found = linear_gradients(case.head(), tokens, upstream, upstream_error, case.truncates)
+    found = linear_gradients(case.head(), tokens, upstream, upstream_error)
     names = ("hidden", "weight", "bias")
     for name, leaf, view, (want, bound) in zip(names, case.leaves, case.views, found, strict=False):
         if not leaf.requires_grad:
             if leaf.grad is not None:
                 raise AssertionError(f"frozen {name} has a gradient")
             continue
-        bound = bound + cast_error(want, leaf.dtype, False)  # autocast had cast it
+        bound = bound + cast_error(want, leaf.dtype)  # autocast had cast it
         bound = bound.masked_fill(bound > 1e30, torch.inf)
         if case.dtype == torch.float16:  # beyond its range on the way to a wider leaf
             bound = bound.masked_fill(want.abs() + bound > 65000, torch.inf)

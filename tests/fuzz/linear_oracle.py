@@ -37,7 +37,7 @@ def linear_tokens(
 
 
 def linear_gradients(
-    head: Head, tokens: Tokens, upstream: Tensor, upstream_error: Tensor, truncates: bool
+    head: Head, tokens: Tokens, upstream: Tensor, upstream_error: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """(gradient, bound) of hidden, weight and bias for an upstream gradient (M,).
 
@@ -47,7 +47,7 @@ def linear_gradients(
     unit = 2 * unit_roundoff(accumulation(head.dtype))
     g = upstream[:, None] * tokens.slope
     info = torch.finfo(head.dtype)
-    stored = info.eps * (1 if truncates else 0.5)
+    stored = info.eps / 2
     step = info.tiny * (info.eps if head.dtype == torch.float16 else 1)
     error = upstream.abs()[:, None] * (tokens.slope_error + step)
     error = error + upstream_error[:, None] * (tokens.slope.abs() + tokens.slope_error)
@@ -62,4 +62,4 @@ def linear_gradients(
     # With a frozen head, each row stores its slope @ weight, before the upstream gradient.
     row, row_error = pairs[0]
     pairs[0] = (row, row_error + stored * row.abs() + step * upstream.abs()[:, None])
-    return [(want, bound + cast_error(want, head.dtype, truncates)) for want, bound in pairs]
+    return [(want, bound + cast_error(want, head.dtype)) for want, bound in pairs]

@@ -9,7 +9,6 @@ from pad_fast import linear_preference_loss, linear_response_rewards, micro_batc
 
 from .compare import cast_error, check, unit_roundoff
 from .draw import Draw
-from .known_defects import EMPTY_JSD_MENDED
 from .linear import Linear, check_gradients, draw_linear, draw_many_rows
 from .listwise import Expected, Listwise, draw_loss, expect
 from .token_oracle import Rewards, Tokens, reward_oracle
@@ -20,8 +19,7 @@ class Whole:
     """Hidden states of P prompts with N responses, a head, a loss, and what to expect."""
 
     def __init__(self, draw: Draw):
-        least = 0 if EMPTY_JSD_MENDED else 1
-        self.prompts, self.n = draw.integer("P", least, 5), draw.choice("N", (2, 3, 4, 5))
+        self.prompts, self.n = draw.integer("P", 0, 5), draw.choice("N", (2, 3, 4, 5))
         count = self.prompts * self.n
         self.packed = draw.chance("packed", 0.6)
         rows: tuple[int, ...] = (count, draw.integer("T", 0, 5))
@@ -70,9 +68,7 @@ class Whole:
         want: Expected = expect(self.loss, rewards, self.teacher, self.live, self.upstream)
         check(f"loss {way}", loss.detach(), want.loss, want.loss_error)
         slope = want.gradient.reshape(-1)
-        slope_error = (
-            want.gradient_error + cast_error(want.gradient, rewards.dtype, False)
-        ).reshape(-1)
+        slope_error = (want.gradient_error + cast_error(want.gradient, rewards.dtype)).reshape(-1)
         labels = self.case.labels.reshape(-1)
         if not len(slope):
             slope, slope_error = torch.zeros(2, 1, dtype=torch.float64)
