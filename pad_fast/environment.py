@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
 
@@ -16,6 +17,34 @@ PACKAGES = (
     "peft",
     "flash-attn",
 )
+
+# Other versions of these may change a result; the other packages read and write files.
+DECISIVE = ("pad-fast", "torch", "triton", "transformers", "accelerate", "flash-attn")
+# What accelerate, torch and this package read from the environment and what may change a result,
+# by how the names begin, and those that begin alike and change none.
+VARIABLES = (
+    "ACCELERATE_",
+    "CUBLAS_",
+    "FLASH_ATTENTION_",
+    "FSDP_",
+    "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE",
+    "PAD_FAST_IMPL",
+    "PARALLELISM_CONFIG_",
+    "TORCHDYNAMO_",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TRITON_INTERPRET",
+)
+HARMLESS = ("ACCELERATE_DEBUG", "ACCELERATE_DISABLE_RICH", "ACCELERATE_LOG_LEVEL", "CUBLAS_LOG")
+
+
+def variables() -> dict[str, str]:
+    """The variables of the environment that may change a result, as they are set."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(VARIABLES) and not name.startswith(HARMLESS)
+    }
 
 
 def versions() -> dict[str, str]:
@@ -43,5 +72,6 @@ def describe() -> str:
     lines.update({f"device {index}": line for index, line in enumerate(device.gpu_names())})
     lines["threads"] = str(torch.get_num_threads())
     lines["implementation"] = resolve_impl("auto", torch.empty(0, device=device.default_device()))
+    lines.update(variables())
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pad_fast.evaluation.agreement import ranking_agreement
-from pad_fast.evaluation.answers import exact_match
+from pad_fast.evaluation.answers import RULES
 
 Row = dict[str, Any]
 Rewards = Sequence[Sequence[float | None]]  # (P, N); None for a response that is not scored
@@ -59,6 +59,7 @@ class Evaluated:
             teacher.
         fresh: rewards of ``sampled``; None for the teacher.
         losses: the configured loss of each fixed group, None for a group that has none.
+        rule: by which responses are right, a key of :data:`pad_fast.evaluation.answers.RULES`.
     """
 
     greedy: Sequence[Row]
@@ -67,6 +68,7 @@ class Evaluated:
     fixed: RewardPair | None = None
     fresh: RewardPair | None = None
     losses: Sequence[float | None] = ()
+    rule: str = "exact"
 
     def skills(self) -> list[str]:
         """The skills of the prompts that have an answer."""
@@ -79,13 +81,14 @@ class Evaluated:
         greedy, sampled = (
             [row for row in rows if row["skill"] == skill] for rows in (self.greedy, self.sampled)
         )
-        return Evaluated(greedy, sampled)
+        return Evaluated(greedy, sampled, rule=self.rule)
 
 
-def accuracy(rows: Sequence[Row]) -> float | None:
-    """The share of right responses to the prompts that have an answer."""
+def accuracy(rows: Sequence[Row], rule: str = "exact") -> float | None:
+    """The share of responses that are right by a rule, of those to prompts that have an answer."""
+    is_right = RULES[rule].is_right
     return mean(
-        float(exact_match(text, row["answer"]))
+        float(is_right(text, row["answer"]))
         for row in rows
         if _has_answer(row)
         for text in row["completions"]

@@ -92,11 +92,11 @@ def _of_skill(evaluated: Evaluated) -> Row:
 
 
 def _greedy_accuracy(evaluated: Evaluated) -> float | None:
-    return accuracy(evaluated.greedy)
+    return accuracy(evaluated.greedy, evaluated.rule)
 
 
 def _sampled_accuracy(evaluated: Evaluated) -> float | None:
-    return accuracy(evaluated.sampled)
+    return accuracy(evaluated.sampled, evaluated.rule)
 
 
 def _loss(evaluated: Evaluated) -> float | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
+from pad_fast.pipeline.cells import times
 from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
+from pad_fast.pipeline.files import read_json
 from pad_fast.training.config import PADConfig
 
 Options = TypeVar("Options")
@@ -103,14 +105,16 @@ def read_config(path: Path) -> dict[str, Any]:
         manifest = path / "run.json"
         if not manifest.is_file():
             raise ValueError(
-                f"config: {path} is a folder without a run.json, so no run was started in it"
+                f"config: {path} is a folder without a run.json: no run was started in it, or that "
+                "file was lost"
             )
-        return json.loads(manifest.read_text(encoding="utf-8"))["config"] | {
-            "output_dir": str(path)
-        }
+        return read_json(manifest)["config"] | {"output_dir": str(path)}
     if not path.is_file():
         raise ValueError(f"config: no such file, {path}")
     try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        for message in repeated_keys(root):
+            raise ValueError(f"config: {path}: {message}")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
@@ -120,6 +124,26 @@ def read_config(path: Path) -> dict[str, Any]:
         if str(values.get(key)).startswith(("./", "../")):
             values[key] = str((path.parent / values[key]).resolve())
     return {"output_dir": f"runs/{path.stem}"} | values
+
+
+def repeated_keys(node: yaml.Node | None) -> Iterator[str]:
+    """What is wrong with each key that stands more than once in a mapping of a YAML document.
+
+    A mapping may repeat keys of another that it merges with ``<<``, since that is what merging is
+    for.
+    """
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, list[str]] = {}
+        for key, value in node.value:
+            lines.setdefault(str(key.value), []).append(str(key.start_mark.line + 1))
+            yield from repeated_keys(value)
+        for name, found in lines.items():
+            if len(found) > 1:
+                places = f"{', '.join(found[:-1])} and {found[-1]}"
+                yield f"{name} stands {times(len(found))}, in lines {places}"
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from repeated_keys(item)
 
 
 def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -16,11 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
-from pad_fast.pipeline.files import Row
+from pad_fast.pipeline.files import Row, ends_hash
 from pad_fast.pipeline.prompts import Message
-
-# A fingerprint reads this many bytes at each end of a file, since weights may be many gigabytes.
-FINGERPRINT_BYTES = 1 << 20
 
 # Conversations of all roles and with both ends, whose renderings are compared.
 PROBES = (("user",), ("system", "user"), ("user", "assistant"), ("user", "assistant", "user"))
@@ -198,17 +195,9 @@ class Checkpoint:
         folder = Path(self.path)
         if not folder.is_dir():
             return {"path": self.path, "commit": getattr(self.config, "_commit_hash", None)}
-        digest = hashlib.sha256()
-        for file in sorted(
-            path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
-        ):
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}:".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(FINGERPRINT_BYTES))
-                stream.seek(max(0, size - FINGERPRINT_BYTES))
-                digest.update(stream.read())
-        return {"path": self.path, "sha256": digest.hexdigest()}
+        files = (path for path in folder.iterdir() if path.is_file())
+        shown = sorted(path for path in files if not path.name.startswith("."))
+        return {"path": self.path, "sha256": ends_hash(shown)}
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pad_fast.evaluation.answers import RULES, check_rule
 from pad_fast.models.layout import check_share_prefix
+from pad_fast.pipeline.cells import json_value
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
     LETTERS,
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 
 # Fields of TrainingArguments that a run sets itself; they are not keys of the YAML file.
 MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoint"})
+# Arguments of Trainer that a run takes one value of, and why.
+FIXED = {
+    "eval_strategy": ("no", "a run evaluates every round itself"),
+    "save_only_model": (False, "checkpoints only serve to resume, which takes the optimizer too"),
+    "ignore_data_skip": (False, "a training that is resumed would read other rows"),
+}
+NO_SETTINGS = MANAGED | {"local_rank"}
 
 
 def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
@@ -164,7 +173,19 @@ class RunConfig:
     heldout_num_generations: int | None = option(
         None, "Responses to each held-out prompt. Default: num_generations."
     )
+    answer_rule: str = option(
+        "exact",
+        "When a response to a held-out prompt with an answer is right: "
+        + ", ".join(f"{rule.help} ({name})" for name, rule in RULES.items())
+        + ".",
+        RULES,
+    )
     disable_tqdm: bool = option(False, "Show no progress bars.")
+    accept_environment: bool = option(
+        False,
+        "Go on with a run folder that was begun with other versions or variables of the "
+        "environment; its manifest tells of the change.",
+    )
     baseline: Literal["none", "seqkd"] = option(
         "none",
         "seqkd: also train a student on one greedy answer of the teacher to each prompt, for as "
@@ -192,6 +213,7 @@ class RunConfig:
                 raise ValueError(f"{name}: needed, and not given")
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         self._check_numbers()
+        check_rule(self.answer_rule)
         choice_question("", ["", ""], self.mcq_template)
 
     @property
@@ -244,12 +266,22 @@ class RunConfig:
 
 def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json_value(text)
+    except ValueError as error:
         raise ValueError(f"{name}: must be JSON ({error}), got {text!r}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{name}: must be a JSON object, got {text!r}")
     return value
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """Without secrets, and without what is asked for each time."""
+    left_out = ("accept_environment",)
+    return {
+        name: value
+        for name, value in values.items()
+        if not name.endswith("_token") and name not in left_out
+    }
 
 
 @dataclass(frozen=True)
@@ -278,11 +310,11 @@ class Settings:
         training, n = self.pad_config(Path("unused")), self.run.most_generations
         kind = LOSSES[training.loss].kind(training.divergence)
         kind.check_exact(training.method, min(n, training.group_size or n))
-        if training.eval_strategy != "no":
-            raise ValueError(
-                "eval_strategy: must be no, since a run evaluates every round itself, "
-                f"got {self.training['eval_strategy']}"
-            )
+        for name, (only, why) in FIXED.items():
+            given = getattr(training, name)
+            if given != only:
+                given = getattr(given, "value", given)  # an enumeration has one
+                raise ValueError(f"{name}: must be {str(only).lower()}, since {why}, got {given}")
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
         """The PADConfig of one training that writes to ``output_dir``, without making the folder.
@@ -306,5 +338,20 @@ class Settings:
         )
 
     def flat(self) -> dict[str, Any]:
-        """All settings as one mapping for JSON, as the manifest holds it."""
-        return {**dataclasses.asdict(self.run), **self.training}
+        """The settings that were given, and the run's own, as one mapping for JSON."""
+        return _kept({**dataclasses.asdict(self.run), **self.training})
+
+    def resolved(self, training: PADConfig) -> dict[str, Any]:
+        """Every setting as one mapping for JSON, the training's defaults included.
+
+        Args:
+            training: what :meth:`pad_config` returns. Some of its values depend on the device and
+                on the environment, such as ``mixed_precision``.
+        """
+        values = {
+            **training.to_dict(),
+            "mixed_precision": getattr(training, "mixed_precision", None),
+        }
+        values = {name: value for name, value in values.items() if name not in NO_SETTINGS}
+        values |= dataclasses.asdict(self.run)
+        return _kept(json.loads(json.dumps(values, default=str)))

@@ -8,10 +8,11 @@ killed run resumes from its files alone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Row = dict[str, Any]
+HASHED_BYTES = 1 << 20  # at each end of a file
 
 # Fixed types, since Arrow would infer other ones from a shard whose values are all null.
 COLUMNS = {
@@ -88,9 +90,48 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a Parquet file, or of all shards in a folder in their order."""
+    """The rows of a Parquet file, or of all shards in a folder in their order.
+
+    Raises:
+        ValueError: a file is not Parquet.
+    """
     files = shard_paths(path) if path.is_dir() else [path]
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+    return [row for file in files for row in _read_table(file).to_pylist()]
+
+
+def _read_table(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is damaged; remove it, and it is made again ({error})") from None
+
+
+def read_json(path: Path) -> Row:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def ends_hash(files: Iterable[Path]) -> str:
+    """A hash over the names, sizes and both ends of files, which may be many gigabytes."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(HASHED_BYTES))
+            stream.seek(max(0, size - HASHED_BYTES))
+            digest.update(stream.read())
+    return digest.hexdigest()
 
 
 def shard_path(folder: Path, index: int) -> Path:

@@ -9,21 +9,32 @@ import contextlib
 import datetime
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pad_fast.environment import versions
+import torch
+
+from pad_fast.device import default_device
+from pad_fast.environment import DECISIVE, variables, versions
 from pad_fast.pipeline import multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
 from pad_fast.pipeline.files import Row, write_json, write_rows
 from pad_fast.pipeline.phases import PREPARE, changed_settings
+from pad_fast.pipeline.restore import (
+    PROMPTS,
+    lost_prompts,
+    restore_metrics,
+    restore_prompts,
+    rows_digest,
+)
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
 
 logger = logging.getLogger("pad_fast")
 
-FORMAT = 1  # version of a run folder's layout
+FORMAT = 2  # version of a run folder's layout
 UNLIMITED = 1 << 62
 
 
@@ -41,6 +52,7 @@ def open_run(settings: Settings) -> Iterator[RunContext]:
             f"a run uses one GPU, got {run.training.n_gpu}; set CUDA_VISIBLE_DEVICES to one of them"
         )
     with run.folder.locked():
+        run.folder.check_manifest_is_not_lost()
         if run.folder.manifest_path.exists():
             _check_unchanged(run)
         else:
@@ -52,21 +64,21 @@ def _prepare(run: RunContext) -> None:
     config, root = run.config, run.folder.root
     student, teacher = run.student(0), run.teacher
     check_models(config, student, teacher)
-    read = read_split(config)
-    for rows in read:
-        check_prompts(rows, student, teacher)
-    train, heldout = (
-        fitting(rows, config, student, teacher, run.training.max_length) for rows in read
-    )
-    if not train:
+    rows = _fitting_rows(run)
+    if not rows["train"]:
         raise ValueError("prompts: every one of them is too long")
-    write_rows(root / "prompts.parquet", train)
-    if heldout:
-        write_rows(root / "heldout" / "prompts.parquet", heldout)
+    for part, name in PROMPTS.items():
+        (root / name).unlink(missing_ok=True)  # left by a start that was stopped
+        if rows[part]:
+            write_rows(root / name, rows[part])
+    environment = variables()
+    if environment:
+        logger.warning("the environment sets %s, which may change results", shown(environment))
     manifest = {
         "format": FORMAT,
         "created": run.started.isoformat(timespec="seconds"),
         "config": run.settings.flat(),
+        "resolved": run.settings.resolved(run.training),
         "seeds": {
             "run": config.seed,
             **{
@@ -75,11 +87,30 @@ def _prepare(run: RunContext) -> None:
             },
         },
         "versions": versions(),
+        "environment": environment,
+        "machine": machine(),
         "models": {"student": student.fingerprint(), "teacher": teacher.fingerprint()},
-        "prompts": {"train": len(train), "heldout": len(heldout), "files": _file_hashes(config)},
+        "prompts": {
+            **{part: len(rows[part]) for part in PROMPTS},
+            "digests": {part: rows_digest(rows[part]) for part in PROMPTS},
+            "files": _file_hashes(config),
+        },
         "phases": {},
+        "students": {},
     }
     write_json(run.folder.manifest_path, manifest)
+
+
+def _fitting_rows(run: RunContext) -> dict[str, list[Row]]:
+    """The prompts of the run that fit both models, by their part."""
+    models, limit = (run.student(0), run.teacher), run.training.max_length
+    parts = read_split(run.config)
+    for rows in parts:
+        check_prompts(rows, *models)
+    return {
+        part: fitting(rows, run.config, *models, limit)
+        for part, rows in zip(PROMPTS, parts, strict=True)
+    }
 
 
 def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
@@ -181,7 +212,8 @@ def _check_unchanged(run: RunContext) -> None:
             f"output_dir: {run.folder.root} has format {manifest.get('format')}, and this version "
             f"reads format {FORMAT}; give another output_dir"
         )
-    before, now = manifest["config"], run.settings.flat()
+    before, now = manifest["resolved"], run.settings.resolved(run.training)
+    _check_environment(run, manifest)
     changed, begun = changed_settings(before, now), run.folder.begun()
     for name, phase in changed.items():
         if phase in begun:
@@ -202,12 +234,57 @@ def _check_unchanged(run: RunContext) -> None:
                 f"prompts: {path} is not the file that {run.folder.root} was started with; "
                 "give another output_dir"
             )
-    if now != before:
-        _take_changes(run, manifest, changed)
+    run.folder.check_students()
+    if lost_prompts(run, manifest):
+        restore_prompts(run, manifest, _fitting_rows(run))
+    restore_metrics(run)
+    if changed:
+        _check_changes(run)
+    _record_changes(run, manifest, changed)
 
 
-def _take_changes(run: RunContext, manifest: Row, changed: dict[str, str | None]) -> None:
-    """Record changed settings and their time in the manifest, if they fit what was prepared."""
+def _check_environment(run: RunContext, manifest: Row) -> None:
+    """Raise ValueError if versions or environment differ from those of what the folder holds."""
+    different = _environment_changes(manifest)
+    if different and run.folder.begun() != {PREPARE.name} and not run.config.accept_environment:
+        before, now = (
+            shown({name: "not set" if pair[i] is None else pair[i] for name, pair in different})
+            for i in (0, 1)
+        )
+        raise ValueError(
+            f"environment: {run.folder.root} was made with {before}, and now it is {now}; go on "
+            "with the former, give --accept_environment true, or give another output_dir"
+        )
+
+
+def _environment_changes(manifest: Row) -> list[tuple[str, tuple[Any, Any]]]:
+    """The versions and variables that differ from the manifest's, with both values."""
+    known, found = (
+        {name: values[name] for name in DECISIVE if name in values} | environment
+        for values, environment in (
+            (manifest["versions"], manifest["environment"]),
+            (versions(), variables()),
+        )
+    )
+    return [
+        (name, (known.get(name), found.get(name)))
+        for name in sorted(known.keys() | found.keys())
+        if known.get(name) != found.get(name)
+    ]
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Names with their values, in a line."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def machine() -> Row:
+    """What changes only the rounding: the device and the number of threads."""
+    return {"device": str(default_device()), "threads": torch.get_num_threads()}
+
+
+def _check_changes(run: RunContext) -> None:
+    """Raise ValueError unless changed settings fit what was prepared."""
     check_models(run.config, run.student(0), run.teacher)
     limit = run.training.max_length
     longest = max(len(row["prompt_ids"]) for row in run.train_rows)
@@ -216,18 +293,38 @@ def _take_changes(run: RunContext, manifest: Row, changed: dict[str, str | None]
             f"max_length: must be more than the {longest} tokens of the longest prompt in "
             f"{run.folder.root}, got {limit}"
         )
+
+
+def _record_changes(run: RunContext, manifest: Row, changed: dict[str, str | None]) -> None:
+    """Record in the manifest what differs from it, with the time."""
     for phase in sorted({phase for phase in changed.values() if phase is not None}):
         run.metrics.forget(phase)  # its lines from before it was stopped
-    before, now = manifest["config"], run.settings.flat()
+    before, now = manifest["resolved"], run.settings.resolved(run.training)
+    different = {name: (before[name], now[name]) for name in changed}
+    different |= dict(_environment_changes(manifest))
+    if manifest["machine"] != machine():
+        logger.warning(
+            "the run was begun on %s, and now it is %s: sums may round in another way",
+            shown(manifest["machine"]),
+            shown(machine()),
+        )
+        different["machine"] = (manifest["machine"], machine())
+    if not different:
+        return
     change = {
         "at": _now(),
-        "from": {name: before.get(name) for name in changed},
-        "to": {name: now.get(name) for name in changed},
+        "from": {name: pair[0] for name, pair in different.items()},
+        "to": {name: pair[1] for name, pair in different.items()},
     }
-    write_json(
-        run.folder.manifest_path,
-        {**manifest, "config": now, "changes": [*manifest.get("changes", []), change]},
-    )
+    recorded = {
+        "config": run.settings.flat(),
+        "resolved": now,
+        "versions": versions(),
+        "environment": variables(),
+        "machine": machine(),
+        "changes": [*manifest.get("changes", []), change],
+    }
+    write_json(run.folder.manifest_path, {**manifest, **recorded})
 
 
 def _now() -> str:

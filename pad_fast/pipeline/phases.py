@@ -103,7 +103,7 @@ TRAIN = Phase(
 EVALUATE = Phase(
     "evaluate",
     "evaluate the student on the held-out prompts",
-    frozenset(),
+    frozenset({"answer_rule"}),
     ("evaluation/*.json",),
 )
 
@@ -115,6 +115,7 @@ PHASES = (SAMPLE, SCORE, TRAIN, EVALUATE)
 FREE = frozenset(
     {
         "output_dir",
+        "accept_environment",
         "logging_steps",
         "report_to",
         "disable_tqdm",
@@ -154,6 +155,7 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, s
     Raising ``rounds`` only adds to a run, so its phase is then None. With a baseline it is not:
     the baseline's number of steps depends on the number of rounds.
     """
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    # What only one of them has is of another version, which is noticed by itself.
+    names = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
     adds = before["baseline"] == "none" and now["rounds"] >= before["rounds"]
     return {name: None if name == "rounds" and adds else first_phase(name) for name in names}

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pad_fast.conversation import with_input
+from pad_fast.evaluation.answers import number as number_in
+from pad_fast.pipeline.cells import cell_text, json_value, times
 from pad_fast.pipeline.files import Row
 
 logger = logging.getLogger("pad_fast")
@@ -62,7 +64,8 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
         string, which becomes one user message, or a list of chat messages. An instruction is joined
         with ``input`` or ``context`` by a blank line, and with the input of each of ``instances``.
         Of ``turns``, which MT-Bench has, the first is the prompt. A warning names other columns
-        that look like a part of the prompt.
+        that look like a part of the prompt. A blank answer is none, and a number loses the commas
+        between its thousands.
     """
     rows: dict[str, Row] = {}  # hash of the prompt -> row
     ids: set[str] = set()
@@ -150,7 +153,7 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
     if path.suffix == ".parquet":
         return _numbered(source, _parquet(path))
     if path.suffix == ".csv":
-        return _numbered(source, csv.DictReader([text for _, text in _lines(path)], restkey="more"))
+        return _csv(path)
     if (
         path.suffix == ".json"
         and path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
@@ -166,22 +169,42 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The number and the text of each line."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
+    # bytes.splitlines knows line feeds and carriage returns, and no other separators.
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at "
+                f"{error.start + 1}"
+            ) from None
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+    reader = csv.DictReader([text for _, text in _lines(path)])
+    names, number = list(reader.fieldnames or ()), 0
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{path}: the column {name!r} stands {times(names.count(name))}")
+    try:
+        for number, row in enumerate(reader, 1):
+            if None in row:
                 raise ValueError(
-                    f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at "
-                    f"{error.start + 1}"
-                ) from None
+                    f"{path}: row {number} has more cells than the {len(names)} of the first line; "
+                    "a cell that holds a comma needs quotes around it"
+                )
+            yield f"{path}: row {number}", row
+    except csv.Error as error:
+        raise ValueError(f"{path}: row {number + 1} cannot be read: {error}") from None
 
 
 def _json(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json_value(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} is not JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def _parquet(path: Path) -> list[Row]:
@@ -224,7 +247,9 @@ def _checked_rows(
                 f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only "
                 f"{', '.join(map(str, raw)) or 'none'}"
             )
-        texts = {name: None if raw.get(name) is None else str(raw[name]) for name in READ}
+        texts = {name: cell_text(raw.get(name), f"{place}: {name}") for name in READ}
+        if texts["answer"] is not None and number_in(texts["answer"]) is not None:
+            texts["answer"] = texts["answer"].replace(",", "")
         prompts, read = _prompts(raw, column, place)
         unread.update(_unread(raw, {column, *read}))
         for number, prompt in enumerate(prompts):

@@ -6,21 +6,29 @@ The functions :func:`sample`, :func:`score`, :func:`train` and :func:`evaluate` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.evaluate import heldout
-from pad_fast.pipeline.evaluate.heldout import Subject
 from pad_fast.pipeline.evaluate.summary import print_table
+from pad_fast.pipeline.finished import (
+    is_finished,
+    is_trained,
+    seqkd_student,
+    subjects,
+    warn_of_lost_files,
+    with_baseline,
+)
 from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.phases import PHASES
+from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.train.seqkd import train_seqkd
+from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import drop_checkpoints, train_round
 
 
@@ -30,8 +38,11 @@ def sample(run: RunContext, round: int) -> None:
     The first round begins with the responses to the held-out prompts, from the base student.
     """
     if round == 1:
+        groups = heldout.groups_folder(run)
+        restore_samples(groups, groups.parent / "samples")
         heldout.sample_groups(run)
     folder, rows = run.folder.round(round) / "samples", run.round_rows(round)
+    restore_samples(folder.parent / "scores", folder)
     if not unfinished(rows, folder, run.config.shard_size):
         return
     student = run.student(round - 1)
@@ -86,10 +97,13 @@ def train(run: RunContext, round: int) -> None:
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
     if not run.folder.student(round).exists():
         train_round(run, round)
+    _record(run, run.folder.student(round), f"student-{round:02d}", round)
     drop_checkpoints(run.folder.round(round) / "trainer")
-    if _with_baseline(run, round):
-        if not _seqkd_student(run).exists():
+    if with_baseline(run, round):
+        sample_answers(run)
+        if not seqkd_student(run).exists():
             train_seqkd(run)
+        _record(run, seqkd_student(run), "seqkd", round)
         drop_checkpoints(run.folder.seqkd / "trainer")
 
 
@@ -98,10 +112,10 @@ def evaluate(run: RunContext, round: int) -> None:
 
     The first round also evaluates the teacher and the base student, the last one the baseline.
     """
-    if not _trained(run, round):
+    if not is_trained(run, round):
         raise ValueError(f"evaluate: round {round} is not trained yet; give `pad-fast train` first")
     if run.heldout_rows:
-        heldout.evaluate(run, _subjects(run, round))
+        heldout.evaluate(run, subjects(run, round))
 
 
 def phase_function(name: str) -> Callable[[RunContext, int], None]:
@@ -111,8 +125,9 @@ def phase_function(name: str) -> Callable[[RunContext, int], None]:
 
 def run_phase(settings: Settings, phase: str) -> None:
     """Do one phase of the first round that is not finished."""
-    with open_run(settings) as run:
-        round = next((r for r in range(1, run.config.rounds + 1) if not _finished(run, r)), None)
+    with _opened(settings) as run:
+        rounds = range(1, run.config.rounds + 1)
+        round = next((r for r in rounds if not is_finished(run, r)), None)
         if round is None:
             print(f"{phase}: all {run.config.rounds} rounds are finished; raise rounds to go on")
             return
@@ -128,7 +143,7 @@ def run_all(settings: Settings) -> Path:
     Returns:
         The report's path.
     """
-    with open_run(settings) as run:
+    with _opened(settings) as run:
         for round in range(1, run.config.rounds + 1):
             for phase in PHASES:
                 phase_function(phase.name)(run, round)
@@ -145,7 +160,7 @@ def write_report(settings: Settings) -> Path:
     Returns:
         The report's path.
     """
-    with open_run(settings) as run:
+    with _opened(settings) as run:
         report = _report(run)
         print(f"report   {report}")
         return report
@@ -159,37 +174,18 @@ def _report(run: RunContext) -> Path:
     return path
 
 
-def _subjects(run: RunContext, round: int) -> list[Subject]:
-    """The models that are evaluated with a round."""
-    subjects = [Subject(f"student-{round:02d}", round, run.student(round))]
-    if round == 1:
-        subjects.insert(0, Subject(heldout.BASE, 0, run.student(0)))
-        if run.has_answers:
-            subjects.insert(0, Subject("teacher", 0, run.teacher))
-    if _with_baseline(run, round):
-        baseline = Checkpoint("student", str(_seqkd_student(run)), dtype=run.config.dtype)
-        subjects.append(Subject("seqkd", round, baseline))
-    return subjects
+@contextlib.contextmanager
+def _opened(settings: Settings) -> Iterator[RunContext]:
+    """The run, after a look for files that were lost."""
+    with open_run(settings) as run:
+        warn_of_lost_files(run)
+        yield run
 
 
-def _finished(run: RunContext, round: int) -> bool:
-    if not run.heldout_rows:
-        return _trained(run, round)
-    return all(run.folder.evaluation(subject.name).exists() for subject in _subjects(run, round))
-
-
-def _trained(run: RunContext, round: int) -> bool:
-    return run.folder.student(round).exists() and (
-        not _with_baseline(run, round) or _seqkd_student(run).exists()
-    )
-
-
-def _with_baseline(run: RunContext, round: int) -> bool:
-    return run.config.baseline == "seqkd" and round == run.config.rounds
-
-
-def _seqkd_student(run: RunContext) -> Path:
-    return run.folder.seqkd / "student"
+def _record(run: RunContext, folder: Path, name: str, round: int) -> None:
+    """Record a trained student, which later files may come from."""
+    later = (run.folder.evaluation(name), run.folder.round(round + 1) / "samples")
+    run.folder.record_student(folder, any(path.exists() for path in later))
 
 
 def _title(run: RunContext, round: int, phase: str) -> str:

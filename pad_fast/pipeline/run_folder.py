@@ -10,8 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pad_fast.pipeline.files import Row, replacing, write_json
+from pad_fast.pipeline.files import Row, ends_hash, read_json, replacing, write_json
 from pad_fast.pipeline.phases import PHASES, PREPARE
+
+# What shows that lines were added to metrics.jsonl.
+MEASURED = (
+    "round-*/samples/part-*.parquet",
+    "round-*/scores/part-*.parquet",
+    "heldout/groups/part-*.parquet",
+    "*/student",
+    "evaluation/*.json",
+)
+# What a run leaves after its manifest was written.
+OWN = (*MEASURED, "heldout/samples/part-*.parquet", "*/trainer", "seqkd/answers/part-*.parquet")
+# What a student's folder holds and no phase reads.
+UNREAD = ("README.md", "training_args.bin")
 
 
 class Metrics:
@@ -48,17 +61,6 @@ class Metrics:
             temporary.write_text(
                 "".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8"
             )
-
-    def last_step(self, round: int, phase: str) -> int:
-        """The last step for which a phase added a line, 0 if none."""
-        return max(
-            (
-                record["step"]
-                for record in self.records
-                if (record["round"], record["phase"]) == (round, phase)
-            ),
-            default=0,
-        )
 
     def means(self, round: int, phase: str) -> dict[str, float]:
         """The mean over the steps of each number that a phase added."""
@@ -100,7 +102,58 @@ class RunFolder:
 
     def manifest(self) -> Row:
         """The content of run.json."""
-        return json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        return read_json(self.manifest_path)
+
+    def has_metrics(self) -> bool:
+        """Whether something shows that lines were added to metrics.jsonl."""
+        return any(any(self.root.glob(pattern)) for pattern in MEASURED)
+
+    def check_manifest_is_not_lost(self) -> None:
+        """Raise ValueError if there are files of a run and no manifest that says what made them."""
+        names = (*OWN, "metrics.jsonl", "teacher_cache/part-*.parquet")
+        found = next((path for name in names for path in self.root.glob(name)), None)
+        if found is not None and not self.manifest_path.exists():
+            raise ValueError(
+                f"output_dir: {self.root} holds {found.relative_to(self.root)} and no run.json, "
+                "which says what made it; put run.json back or give another output_dir"
+            )
+
+    def check_students(self) -> None:
+        """Raise ValueError unless every student is as it was when it was trained, or gone."""
+        for name, known in self.manifest().get("students", {}).items():
+            folder = self.root / name
+            lost = [file for file in known["files"] if not (folder / file).is_file()]
+            if not folder.exists():  # it is trained again
+                continue
+            if lost:
+                raise ValueError(
+                    f"{folder} has lost {', '.join(lost)}; put back what is missing, or remove the "
+                    "folder to train the student again"
+                )
+            if _student_record(folder)["sha256"] != known["sha256"]:
+                raise ValueError(
+                    f"{folder} has other weights than those that were trained in this run; put "
+                    "them back or give another output_dir"
+                )
+
+    def record_student(self, folder: Path, used: bool) -> None:
+        """Record in the manifest what a trained student's folder holds.
+
+        Raises:
+            ValueError: the student was lost and trained again, what was made from it before was
+                ``used``, and its weights are others now.
+        """
+        manifest, name = self.manifest(), str(folder.relative_to(self.root))
+        students, found = manifest.setdefault("students", {}), _student_record(folder)
+        if used and name in students and students[name]["sha256"] != found["sha256"]:
+            raise ValueError(
+                f"{folder} was missing, and training it again gave other weights than those that "
+                "later files of the run come from (on another machine, or with other versions or "
+                "threads); give another output_dir"
+            )
+        if students.get(name) != found:
+            students[name] = found
+            write_json(self.manifest_path, manifest)
 
     def started(self) -> datetime.datetime | None:
         """When the run was started, None if it was not."""
@@ -128,7 +181,7 @@ class RunFolder:
             write_json(self.manifest_path, {**manifest, "implementations": [*known, name]})
 
     def finished(self, phase: str) -> None:
-        """Record a finished phase in the manifest, for readers; the run itself looks at files."""
+        """Record a finished phase in the manifest, which shows whether its files were lost."""
         manifest = self.manifest()
         if manifest["phases"].get(phase) != "finished":
             manifest["phases"][phase] = "finished"
@@ -155,3 +208,10 @@ class RunFolder:
                     f"output_dir: another pad-fast works in {self.root} at the moment"
                 ) from None
             yield
+
+
+def _student_record(folder: Path) -> Row:
+    """The files of a student, and a hash of those with weights."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in UNREAD)
+    weights = [folder / name for name in names if name.endswith((".safetensors", ".bin"))]
+    return {"files": names, "sha256": ends_hash(weights)}

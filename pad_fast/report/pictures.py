@@ -58,7 +58,7 @@ class TrainingPicture:
 ACCURACY = RoundPicture(
     "accuracy",
     "held-out accuracy, %",
-    "Held-out accuracy by exact match, after each round.",
+    "Held-out accuracy by the answer rule of the run, after each round.",
     percent=True,
     level="greedy_accuracy",
 )

@@ -11,7 +11,7 @@ import yaml
 from commands import failing
 from worlds import changed_config
 
-from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.arguments import parse_settings, read_config
 from pad_fast.pipeline.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,8 @@ def test_flags_alone_are_enough(world, tmp_path):
         (["--mcq_floor", "0"], "mcq_floor: must be above 0 and below 1, got 0.0"),
         (["--mcq_template", "{query}"], "template: must hold the fields"),
         (["--chat_template_kwargs", "[1]"], "chat_template_kwargs: must be a JSON object"),
+        (["--chat_template_kwargs", '{"a": 1, "a": 2}'], "the key 'a' stands twice"),
+        (["--answer_rule", "close"], "argument --answer_rule"),
         (
             ["--student", "nowhere/at-all"],
             "student: nowhere/at-all is neither a folder nor a model that the hub gives",
@@ -95,7 +97,9 @@ def test_flags_alone_are_enough(world, tmp_path):
             "at most 16 responses a group",
         ),
         (["--num_samples", "2", "--num_generations", "9"], "num_samples must be at least 4, got 2"),
-        (["--eval_strategy", "epoch"], "eval_strategy: must be no"),
+        (["--eval_strategy", "epoch"], "eval_strategy: must be no, since a run evaluates every"),
+        (["--save_only_model", "true"], "save_only_model: must be false, since checkpoints only"),
+        (["--ignore_data_skip", "true"], "ignore_data_skip: must be false, since a training"),
         (["--max_prompt_length", "4", "--long_prompts", "drop"], "every one of them is too long"),
     ],
 )
@@ -113,12 +117,23 @@ def test_bad_flags(world, tmp_path, capsys, flags, message):
         ("just words\n", "must hold keys and values"),
         ("rounds: 2\n", "student: needed, and not given"),
         ("rounds: 1.5\n", "invalid int value: '1.5'"),
+        ("seed: 1\nbeta: 2\nseed: 2\n", "config.yaml: seed stands twice, in lines 1 and 3"),
+        ("seed: 1\nseed: 1\n", "seed stands twice"),  # also with the same value
+        ("'seed': 1\n? seed\n: 2\nseed: 3\n", "seed stands 3 times, in lines 1, 2 and 4"),
+        ("lr_scheduler_kwargs:\n  a: 1\n  a: 2\n", "a stands twice, in lines 2 and 3"),
+        ("report_to: [{a: 1, a: 2}]\n", "a stands twice, in lines 1 and 1"),
     ],
 )
 def test_bad_yaml(tmp_path, capsys, text, message):
     (tmp_path / "config.yaml").write_text(text)
     error = failing(capsys, "run", tmp_path / "config.yaml")
     assert message in error
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    text = "kept: &kept {a: 1, b: 2}\nkwargs: {<<: *kept, a: 3}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_config(tmp_path / "config.yaml")["kwargs"] == {"a": 3, "b": 2}
 
 
 def test_a_run_is_one_process(world, tmp_path, capsys, monkeypatch):

@@ -90,7 +90,7 @@ def test_a_run_that_died_for_memory_goes_on_with_smaller_batches(
     assert changes[0]["from"] == {"sample_batch_tokens": 9999, "temperature": 2.0}
     assert changes[0]["to"] == {"sample_batch_tokens": 64, "temperature": 1.0}
     assert changes[-1]["to"] == {"score_batch_tokens": 4096}
-    assert (changes[2]["from"]["beta"], changes[2]["to"]["beta"]) == (None, 3.0)
+    assert (changes[2]["from"]["beta"], changes[2]["to"]["beta"]) == (10.0, 3.0)
 
 
 def test_a_checkpoint_holds_the_training(world, tmp_path, capsys):

@@ -20,9 +20,10 @@ from pad_fast.evaluation.subjects import BASE, TEACHER
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.files import Row, read_rows, write_json, write_rows
+from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
-from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 
 
@@ -73,8 +74,12 @@ def groups_folder(run: RunContext) -> Path:
 
 
 def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
-    """Write ``evaluation/NAME.parquet`` and ``evaluation/NAME.json`` of each model without them."""
-    todo = [subject for subject in subjects if not run.folder.evaluation(subject.name).exists()]
+    """Write the files of each model's evaluation that are not there."""
+    todo = [
+        subject
+        for subject in subjects
+        if not all(path.exists() for path in evaluation_files(run, subject))
+    ]
     for subject in todo:
         _sample(run, subject)
     if scored := [subject for subject in todo if subject.has_scored_samples]:
@@ -85,6 +90,21 @@ def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
                 scorer.score_shards(folder / "fresh", folder / "scored", count, title=title)
     for subject in todo:
         _write(run, subject)
+
+
+def evaluation_files(run: RunContext, subject: Subject) -> list[Path]:
+    """The files that the evaluation of one model leaves."""
+    folder, summary = _samples_folder(run, subject), run.folder.evaluation(subject.name)
+    parts = ["greedy"]
+    parts += [] if subject.is_base else ["fresh"]
+    parts += ["scored"] if subject.has_scored_samples else []
+    found = [summary, summary.with_suffix(".parquet")]
+    found += [folder / "fixed.parquet"] if subject.has_scored_samples else []
+    return found + [
+        path
+        for part in parts
+        for _, path, _ in shards(run.heldout_rows, folder / part, run.config.shard_size)
+    ]
 
 
 def _samples_folder(run: RunContext, subject: Subject) -> Path:
@@ -103,6 +123,7 @@ def _sample(run: RunContext, subject: Subject) -> None:
     if not subject.is_base:
         count = run.config.heldout_num_generations or 0
         fresh = run.sampler(count, rewards=not subject.is_teacher)
+        restore_samples(folder / "scored", folder / "fresh")
         sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
     path = folder / "fixed.parquet"
     if subject.has_scored_samples and not path.exists():
@@ -151,10 +172,10 @@ def _write(run: RunContext, subject: Subject) -> None:
 def _read(run: RunContext, subject: Subject) -> Evaluated:
     """What was sampled and scored of a model."""
     folder, groups = _samples_folder(run, subject), read_rows(groups_folder(run))
-    greedy = read_rows(folder / "greedy")
+    greedy, rule = read_rows(folder / "greedy"), run.config.answer_rule
     if subject.is_teacher:
         sampled = read_rows(folder / "fresh")
-        return Evaluated(greedy, sampled, sampling_metrics(sampled))
+        return Evaluated(greedy, sampled, sampling_metrics(sampled), rule=rule)
     teacher = [row["teacher_rewards"] for row in groups]
     if subject.is_base:
         sampled = groups
@@ -168,4 +189,4 @@ def _read(run: RunContext, subject: Subject) -> Evaluated:
             [row["teacher_rewards"] for row in sampled],
         )
     losses = prompt_losses(fixed, run.training)
-    return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses)
+    return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rule)

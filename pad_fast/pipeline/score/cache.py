@@ -6,9 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from pad_fast.pipeline.files import shard_path, shard_paths, write_rows
+from pad_fast.pipeline.files import read_rows, shard_index, shard_path, shard_paths, write_rows
 
 
 class ScoreCache:
@@ -22,10 +20,10 @@ class ScoreCache:
         self.folder = folder
         self.known: dict[bytes, list[float]] = {}
         self._new: dict[bytes, list[float]] = {}
-        self._parts = shard_paths(folder)
-        for part in self._parts:
-            columns = pq.read_table(part).to_pydict()
-            self.known.update(zip(columns["key"], columns["values"], strict=True))
+        parts = shard_paths(folder)
+        self._next = shard_index(parts[-1]) + 1 if parts else 0  # one before it may be gone
+        for part in parts:
+            self.known.update((row["key"], row["values"]) for row in read_rows(part))
 
     @staticmethod
     def key(*parts: object) -> bytes:
@@ -39,7 +37,7 @@ class ScoreCache:
     def save(self) -> None:
         """Write what was added since the last call."""
         if self._new:
-            path = shard_path(self.folder, len(self._parts))
+            path = shard_path(self.folder, self._next)
             write_rows(path, [{"key": key, "values": values} for key, values in self._new.items()])
-            self._parts.append(path)
+            self._next += 1
             self._new = {}

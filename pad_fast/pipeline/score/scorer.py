@@ -23,6 +23,7 @@ from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
 logger = logging.getLogger("pad_fast")
 
 OnShard = Callable[[int, Row], None]
+TEACHER_COLUMNS = ("teacher_logps", "teacher_num_tokens", "teacher_choice_probs", "teacher_rewards")
 
 
 class Scorer:

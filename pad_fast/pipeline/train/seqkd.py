@@ -6,14 +6,17 @@ same optimizer, for as many steps of as many prompts as all rounds together.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.files import Row, read_rows
+from pad_fast.pipeline.files import Row, read_json, read_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.train.checkpoints import STATE
 from pad_fast.pipeline.train.train_round import fit, trainable
 from pad_fast.training.resumed_log import ResumableLog
 
@@ -28,24 +31,26 @@ def answer_rows(run: RunContext) -> list[Row]:
     return [{**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])} for row in rows.values()]
 
 
-def train_seqkd(run: RunContext) -> None:
-    """Write the teacher's answers and then the trained student to the folder ``seqkd``."""
-    folder = run.folder.seqkd
-    rows = answer_rows(run)
-    if unfinished(rows, folder / "answers", run.config.shard_size):
+def sample_answers(run: RunContext) -> None:
+    """Write the teacher's answers that the folder ``seqkd/answers`` lacks."""
+    folder, rows = run.folder.seqkd / "answers", answer_rows(run)
+    if unfinished(rows, folder, run.config.shard_size):
         seed = round_seed(run.config.seed, 0, "seqkd")
-        sample_shards(
-            run.teacher,
-            rows,
-            folder / "answers",
-            run.sampler(0),
-            seed=seed,
-            title="SeqKD · teacher's answers",
-        )
+        title = "SeqKD · teacher's answers"
+        sample_shards(run.teacher, rows, folder, run.sampler(0), seed=seed, title=title)
         run.teacher.free()
-    student = run.student(0)
+
+
+def steps_of(student: Path) -> int:
+    """The number of steps that a student was trained for, from the state that is saved with it."""
+    return int(read_json(student / STATE)["global_step"])
+
+
+def train_seqkd(run: RunContext) -> None:
+    """Train the student of the folder ``seqkd`` on the teacher's answers."""
+    folder, student = run.folder.seqkd, run.student(0)
     examples = [example(student, row) for row in read_rows(folder / "answers")]
-    steps = sum(run.metrics.last_step(round, "train") for round in range(1, run.config.rounds + 1))
+    steps = sum(steps_of(run.folder.student(r)) for r in range(1, run.config.rounds + 1))
     args = run.settings.pad_config(
         folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import replacing, shard_paths
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.train.checkpoints import STATE, last_checkpoint
 from pad_fast.training.trainer import PADTrainer
 
 SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")
@@ -43,10 +43,11 @@ def fit(trainer: Trainer, run: RunContext, round: int, phase: str, target: Path)
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TitledProgress(f"round {round}/{run.config.rounds} · {phase}"))
     trainer.add_callback(MetricsLines(run, round, phase))
-    last = last_checkpoint(folder)
+    last = last_checkpoint(folder, trainer.args)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     with replacing(target) as temporary:
         trainer.save_model(str(temporary))
+        trainer.state.save_to_json(str(temporary / STATE))
         if isinstance(trainer, PADTrainer):
             (temporary / "README.md").write_text(
                 trainer.card_body(str(run.config.student), _card_note(run, round)), encoding="utf-8"
@@ -60,25 +61,6 @@ def _card_note(run: RunContext, round: int) -> str:
         f"sampled from it at temperature {config.temperature} and scored by the teacher "
         f"{Path(str(config.teacher)).name}."
     )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint in a trainer's folder; incomplete ones are removed.
-
-    The trainer writes its state last, so a checkpoint with a readable state is complete.
-    """
-    complete = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            complete.append(
-                (
-                    int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]),
-                    checkpoint,
-                )
-            )
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-    return max(complete)[1] if complete else None
 
 
 class TitledProgress(ProgressCallback):

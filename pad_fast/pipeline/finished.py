@@ -1,0 +1,102 @@
+"""The files that finished phases leave, so that a run notices when one of them is lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.evaluate import heldout
+from pad_fast.pipeline.evaluate.heldout import Subject
+from pad_fast.pipeline.files import Row
+from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.shards import shards
+
+logger = logging.getLogger("pad_fast")
+
+
+def warn_of_lost_files(run: RunContext) -> None:
+    """Name the files that phases left according to the manifest, and that are not there.
+
+    The phase that made a file makes it again when it is done next.
+    """
+    lost = list(lost_files(run))
+    for path in lost[:5]:
+        logger.warning("%s was made and is missing; `pad-fast run` makes it again", path)
+    if len(lost) > 5:
+        logger.warning("so are %d more files", len(lost) - 5)
+
+
+def lost_files(run: RunContext) -> Iterator[Path]:
+    """The files of the phases that the manifest calls finished which are missing."""
+    phases = run.folder.manifest()["phases"]
+    for round in range(1, run.config.rounds + 1):
+        for phase in PHASES:
+            if f"round-{round:02d}/{phase.name}" in phases:
+                files = phase_files(run, round, phase.name)
+                yield from (path for path in files if not path.exists())
+
+
+def is_finished(run: RunContext, round: int) -> bool:
+    """Whether every phase of a round has left its files."""
+    return all(path.exists() for phase in PHASES for path in phase_files(run, round, phase.name))
+
+
+def phase_files(run: RunContext, round: int, phase: str) -> Iterator[Path]:
+    """The files and folders that a phase of a round leaves."""
+    if phase == SAMPLE.name:
+        yield from _shards(run, run.round_rows(round), run.folder.round(round) / "samples")
+        if round == 1:
+            yield from _shards(run, run.heldout_rows, run.folder.root / "heldout" / "samples")
+    elif phase == SCORE.name:
+        yield from _shards(run, run.round_rows(round), run.folder.round(round) / "scores")
+        if round == 1:
+            yield from _shards(run, run.heldout_rows, heldout.groups_folder(run))
+    elif phase == TRAIN.name:
+        yield from students(run, round)
+        if with_baseline(run, round):
+            prompts = {row["prompt_id"] for r in range(1, round + 1) for row in run.round_rows(r)}
+            yield from _shards(run, [{}] * len(prompts), run.folder.seqkd / "answers")
+    elif phase == EVALUATE.name and run.heldout_rows:
+        for subject in subjects(run, round):
+            yield from heldout.evaluation_files(run, subject)
+
+
+def _shards(run: RunContext, rows: Sequence[Row], folder: Path) -> list[Path]:
+    return [path for _, path, _ in shards(rows, folder, run.config.shard_size)]
+
+
+def subjects(run: RunContext, round: int) -> list[Subject]:
+    """The models that are evaluated with a round."""
+    found = [Subject(f"student-{round:02d}", round, run.student(round))]
+    if round == 1:
+        found.insert(0, Subject(heldout.BASE, 0, run.student(0)))
+        if run.has_answers:
+            found.insert(0, Subject("teacher", 0, run.teacher))
+    if with_baseline(run, round):
+        baseline = Checkpoint("student", str(seqkd_student(run)), dtype=run.config.dtype)
+        found.append(Subject("seqkd", round, baseline))
+    return found
+
+
+def is_trained(run: RunContext, round: int) -> bool:
+    """Whether a round has its student, and the last round the baseline's too."""
+    return all(path.exists() for path in students(run, round))
+
+
+def students(run: RunContext, round: int) -> list[Path]:
+    """The folders of the students that a round trains."""
+    found = [run.folder.student(round)]
+    return [*found, seqkd_student(run)] if with_baseline(run, round) else found
+
+
+def with_baseline(run: RunContext, round: int) -> bool:
+    """Whether the baseline is trained after this round."""
+    return run.config.baseline == "seqkd" and round == run.config.rounds
+
+
+def seqkd_student(run: RunContext) -> Path:
+    """The folder of the baseline's student."""
+    return run.folder.seqkd / "student"

@@ -1,0 +1,112 @@
+"""What a run folder can make again from its other files: prompts, samples, lines of metrics.jsonl.
+
+Whatever else is lost is made again by the phase that made it, see
+:mod:`pad_fast.pipeline.finished`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from pad_fast.pipeline.files import Row, read_json, read_rows, shard_index, shard_paths, write_rows
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.metrics import sampling_metrics
+from pad_fast.pipeline.score.metrics import reward_metrics
+from pad_fast.pipeline.score.scorer import TEACHER_COLUMNS
+
+logger = logging.getLogger("pad_fast")
+
+PROMPTS = {"train": "prompts.parquet", "heldout": "heldout/prompts.parquet"}
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """A hash over the prompts of a run, which the manifest holds."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def lost_prompts(run: RunContext, manifest: Row) -> list[str]:
+    """The files of prompts that the manifest counts and that are not there."""
+    return [
+        name
+        for part, name in PROMPTS.items()
+        if manifest["prompts"][part] and not (run.folder.root / name).exists()
+    ]
+
+
+def restore_prompts(run: RunContext, manifest: Row, parts: dict[str, list[Row]]) -> None:
+    """Write the lost files of prompts again, from prompts that were read again.
+
+    Raises:
+        ValueError: these are not those that the run was started with.
+    """
+    for name in lost_prompts(run, manifest):
+        part = next(part for part, path in PROMPTS.items() if path == name)
+        if rows_digest(parts[part]) != manifest["prompts"]["digests"][part]:
+            raise ValueError(
+                f"{run.folder.root / name} is missing, and reading the prompts again gives other "
+                "ones than the run was started with; put it back or give another output_dir"
+            )
+        logger.warning("%s was missing and is made again", run.folder.root / name)
+        write_rows(run.folder.root / name, parts[part])
+
+
+def restore_samples(scored: Path, samples: Path) -> None:
+    """Write the missing shards of ``samples`` that ``scored`` holds with the teacher's columns."""
+    for source in shard_paths(scored):
+        target = samples / source.name
+        if not target.exists():
+            rows = read_rows(source)
+            kept = [name for name in rows[0] if name not in TEACHER_COLUMNS]
+            write_rows(target, [{name: row[name] for name in kept} for row in rows])
+
+
+def restore_metrics(run: RunContext) -> None:
+    """Write metrics.jsonl again if it is missing although lines must have been in it.
+
+    What the multiple-choice questions measured is in no other file and stays missing.
+    """
+    root, metrics = run.folder.root, run.metrics
+    if metrics.path.exists() or not run.folder.has_metrics():
+        return
+    logger.warning(
+        "%s was missing and is made again from the other files, without mcq/position_bias and "
+        "mcq/letter_mass",
+        metrics.path,
+    )
+    for shard in shard_paths(root / "heldout" / "groups"):
+        metrics.add(0, shard_index(shard), "score", reward_metrics(read_rows(shard)))
+    for folder in sorted(root.glob("round-*")):
+        round = int(folder.name.removeprefix("round-"))
+        scored = shard_paths(folder / "scores")
+        # A scored shard holds its samples too.
+        sampled = {path.name: path for path in (*scored, *shard_paths(folder / "samples"))}
+        for shard in sampled.values():
+            metrics.add(round, shard_index(shard), "sample", sampling_metrics(read_rows(shard)))
+        for shard in scored:
+            metrics.add(round, shard_index(shard), "score", reward_metrics(read_rows(shard)))
+        _restore_training(run, folder, round, "train")
+    _restore_training(run, run.folder.seqkd, run.config.rounds, "seqkd")
+    for path in sorted((root / "evaluation").glob("*.json")):
+        row = read_json(path)
+        values = {
+            name: value for name, value in row.items() if name not in ("round", "num_prompts")
+        }
+        metrics.add(row["round"], 0, "evaluate", values)
+
+
+def _restore_training(run: RunContext, folder: Path, round: int, phase: str) -> None:
+    """The lines of a training, from the state that was saved with its student or a checkpoint."""
+    states = [folder / "student" / "trainer_state.json"]
+    states += folder.glob("trainer/checkpoint-*/trainer_state.json")
+    logs = [read_json(path)["log_history"] for path in states if path.exists()]
+    for line in max(logs, key=len, default=[]):
+        # The callbacks, which write the lines, are not shown total_flos.
+        values = {name: line[name] for name in line if name not in ("step", "total_flos")}
+        run.metrics.add(round, line["step"], phase, values)

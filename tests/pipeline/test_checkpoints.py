@@ -1,0 +1,106 @@
+"""A training goes on from a checkpoint only where that changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+from worlds import changed_config, contents
+
+from pad_fast import cli
+from pad_fast.pipeline.train import train_round
+from pad_fast.pipeline.train.checkpoints import last_checkpoint
+from pad_fast.training.config import PADConfig
+
+FILES = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+
+
+def made(folder: Path, step: int, *more: str) -> Path:
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    for name in (*FILES, *more):
+        (checkpoint / name).write_text(json.dumps({"global_step": step}))
+    return checkpoint
+
+
+@pytest.fixture
+def args(tmp_path) -> PADConfig:
+    return PADConfig(output_dir=str(tmp_path), use_cpu=True)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_checkpoint_without_a_file_is_not_resumed_from(tmp_path, args, caplog, name, damage):
+    before, last = made(tmp_path, 9), made(tmp_path, 10)
+    assert last_checkpoint(tmp_path, args) == last
+    assert not caplog.text
+    (last / name).unlink() if damage == "missing" else (last / name).write_text("")
+    assert last_checkpoint(tmp_path, args) == before
+    assert f"without {name}; the training goes on from checkpoint-9" in caplog.text
+    assert not last.exists()  # so that it is written anew, and is none of those to keep
+    (before / name).unlink()
+    assert last_checkpoint(tmp_path, args) is None
+    assert f"without {name}; the training starts over" in caplog.text
+
+
+def test_other_files_are_not_needed(tmp_path, args):
+    checkpoint = made(tmp_path, 1)
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    assert last_checkpoint(tmp_path, args) == checkpoint
+
+
+def test_each_part_of_the_weights_is_needed(tmp_path, args, caplog):
+    checkpoint = made(tmp_path, 1, "a.safetensors", "b.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert last_checkpoint(tmp_path, args) == checkpoint
+    (checkpoint / "b.safetensors").unlink()
+    assert last_checkpoint(tmp_path, args) is None
+    assert "without b.safetensors; the training starts over" in caplog.text
+
+
+def test_float16_needs_its_scaler(tmp_path, args, caplog):
+    made(tmp_path, 1)
+    args.fp16 = True
+    assert last_checkpoint(tmp_path, args) is None
+    assert "without scaler.pt" in caplog.text
+
+
+class Stop(TrainerCallback):
+    """Ends the process's training after its last checkpoint, as a kill would."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps - 1:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_training_without_its_optimizer_gives_the_same_student(
+    world, tmp_path, monkeypatch, caplog, limit
+):
+    """Falling back to the checkpoint before, or to the start."""
+    options = {"num_generations": 2, "per_device_train_batch_size": 2, "save_total_limit": limit}
+    config = changed_config(world, tmp_path, **options)
+    for phase in ("sample", "score"):
+        assert cli.main([phase, str(config)]) == 0
+    own = train_round.fit
+
+    def stopped(trainer, *rest):
+        trainer.add_callback(Stop())
+        own(trainer, *rest)
+
+    monkeypatch.setattr(train_round, "fit", stopped)
+    assert cli.main(["train", str(config)]) == 1
+    monkeypatch.undo()
+    (tmp_path / "run" / "round-01" / "trainer" / "checkpoint-3" / "optimizer.pt").unlink()
+    assert cli.main(["train", str(config)]) == 0
+    way = "starts over" if limit == 1 else "goes on from checkpoint-2"
+    assert f"without optimizer.pt; the training {way}" in caplog.text
+
+    whole = changed_config(world, tmp_path, **options, output_dir=str(tmp_path / "whole"))
+    for phase in ("sample", "score", "train"):
+        assert cli.main([phase, str(whole)]) == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
