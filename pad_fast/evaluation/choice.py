@@ -66,9 +66,7 @@ the order of 2% of pairs
 
     def metrics(self) -> dict[str, float]:
         """The numbers that are known, as a run logs them."""
-        return {
-            f"mcq/{name}": value for name, value in vars(self).items() if value is not None
-        }
+        return {f"mcq/{name}": value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def logged(cls, means: Mapping[str, float]) -> ChoiceEffect | None:

@@ -86,8 +86,9 @@ def test_multiple_choice_that_adds_nothing(world, tmp_path):
     check_verdict(checks.choices({}, settings.run), "ok")
     flat = checks.choices(effect(choice_spread=0.09, reordered=0.018), settings.run)
     check_verdict(flat, "look", "mcq_style: none", "mcq_template")
-    assert "does not discriminate here: it costs 12 questions a prompt and changes the order of 2%" in (
-        flat.found
+    assert (
+        "does not discriminate here: it costs 12 questions a prompt and changes the order of 2%"
+        in (flat.found)
     )
     agreeing = checks.choices(effect(reordered=0.01), settings.run)
     check_verdict(agreeing, "look", "mcq_style: none", "mcq_weight")

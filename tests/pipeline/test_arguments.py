@@ -71,7 +71,7 @@ def test_flags_alone_are_enough(world, tmp_path):
         (["--beta", "-1"], "beta must be a positive finite number, got -1.0"),
         (["--loss", "dpo"], "loss must be one of ppd, vpd, got 'dpo'"),
         (
-            [*"--mcq_style listwise --mcq_every_place false --num_generations 27".split()],
+            ["--mcq_style=listwise", "--mcq_every_place=false", "--num_generations=27"],
             "at most 26 responses, got one of 27",
         ),
         (["--mcq_floor", "0"], "mcq_floor: must be above 0 and below 1, got 0.0"),
