@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.machine import describe
 from pad_fast.evaluation import subjects
-from pad_fast.evaluation.catalogue import METRICS, Metric
+from pad_fast.evaluation.reported_metrics import METRICS, Metric
 
 EMBEDDED = Path(__file__).parents[1] / "pad_fast" / "tiny_world" / "student"
 RESULTS = Path(__file__).parent / "results" / "demo.jsonl"

@@ -1,4 +1,4 @@
-"""The listwise jobs: every kind of loss in pad_fast/preference/kinds.py, exact and sampled.
+"""The listwise jobs: every kind of loss in pad_fast/preference/loss_kinds.py, exact and sampled.
 
 A kind that is added to that table is a job here, a case of the suites and a part of the tables.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pad_fast.preference.kinds import LOSSES, Kind, Loss
+from pad_fast.preference.loss_kinds import LOSSES, Kind, Loss
 
 BETA = 10.0
 SAMPLED = "_sampled"  # ends the names of jobs that estimate a loss from drawn rankings

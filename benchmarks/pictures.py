@@ -18,7 +18,7 @@ from benchmarks.demo import stages
 from benchmarks.records import Cases, Record, is_listwise, last_run, load, newest, ran
 from benchmarks.suites import SUITES
 from pad_fast.evaluation import subjects
-from pad_fast.evaluation.catalogue import METRICS
+from pad_fast.evaluation.reported_metrics import METRICS
 
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
 OTHERS = ("#2f6f9f", "#5b9f6b", "#b58a2a", "#7d5ba6", "#3f9d9b", "#a05a7a", "#6b6b2a", "#446688")

@@ -17,14 +17,14 @@ from pad_fast import validation
 from pad_fast.logprob.responses import Responses
 from pad_fast.logprob.softmax import TokenOptions
 from pad_fast.losses import LossOptions, check_loss, preference_loss
-from pad_fast.preference import kinds
+from pad_fast.preference import loss_kinds
 
 
 @dataclass(frozen=True)
 class LossSettings:
     """The options of :class:`pad_fast.PADLoss`, checked."""
 
-    loss: str  # a name of preference/kinds.py
+    loss: str  # a name of preference/loss_kinds.py
     loss_options: Mapping[str, Any]
     normalize: str
     shift: bool
@@ -63,7 +63,7 @@ class LossSettings:
         options = LossOptions(**self.loss_options)
         size = options.group_size
         n = responses_per_prompt if size is None else min(responses_per_prompt, size)
-        kind = kinds.LOSSES[self.loss].kind(options.divergence)
+        kind = loss_kinds.LOSSES[self.loss].kind(options.divergence)
         return kind.is_exact(options.method, n) and options.reduction in ("mean", "sum")
 
 

@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 
 from pad_fast import device, validation
 from pad_fast.dispatch import check_impl
-from pad_fast.preference import kinds
+from pad_fast.preference import loss_kinds
 from pad_fast.preference import op as preference_op
 from pad_fast.preference.plackett_luce import RankingOptions
 
@@ -206,9 +206,9 @@ def vanilla_preference_loss(
 
 def check_loss(loss: str, options: dict[str, Any]) -> None:
     """Raise ValueError for a loss that does not exist, or for an option that it does not have."""
-    if loss not in kinds.LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(kinds.LOSSES)}, got {loss!r}")
-    known = kinds.LOSSES[loss].options
+    if loss not in loss_kinds.LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(loss_kinds.LOSSES)}, got {loss!r}")
+    known = loss_kinds.LOSSES[loss].options
     for name in options:
         if name not in known:
             raise ValueError(f"loss={loss!r} has no option {name!r}; it has {', '.join(known)}")
@@ -226,7 +226,7 @@ def preference_loss(
     """The loss of this name. The modules, the linear loss and the trainer call it by name.
 
     Args:
-        loss: a name in ``pad_fast.preference.kinds.LOSSES``.
+        loss: a name in ``pad_fast.preference.loss_kinds.LOSSES``.
         student_rewards, teacher_rewards, mask, impl: as in :func:`probabilistic_preference_loss`.
         options: fields of :class:`LossOptions` that this loss has.
 
@@ -238,7 +238,7 @@ def preference_loss(
     """
     check_loss(loss, options)
     given = LossOptions(**options)
-    kind = kinds.LOSSES[loss].kind(given.divergence)
+    kind = loss_kinds.LOSSES[loss].kind(given.divergence)
     check_impl(impl)
     check_rewards(student_rewards, teacher_rewards, mask)
     student, teacher, live = _groups(student_rewards, teacher_rewards, mask, given.group_size)

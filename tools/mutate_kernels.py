@@ -255,7 +255,7 @@ MUTANTS |= {
 }
 
 EXACT_KL, EXACT_JSD = "kernels/preference/exact_kl.py", "kernels/preference/exact_jsd.py"
-LIST_MLE, SAMPLED = "kernels/preference/list_mle.py", "kernels/preference/sampled.py"
+LIST_MLE, SAMPLED = "kernels/preference/list_mle.py", "kernels/preference/sampled_rankings.py"
 PRIMITIVES = "kernels/preference/primitives.py"
 VALUES, MASKS, DRAWS = "equals_enumeration", "mask_is_a_deletion", "same_rankings"
 MUTANTS |= {

@@ -16,7 +16,7 @@ from .exact_jsd import preference_jsd
 from .exact_kl import preference_kl
 from .jsd_tables import sets_and_orders
 from .list_mle import preference_vpd
-from .sampled import preference_sampled
+from .sampled_rankings import preference_sampled
 from .tuning import exact_jsd_options, exact_kl_options, list_mle_options, sampled_options
 
 

@@ -86,8 +86,8 @@ def preference_vpd(
                 j_key[:, None], j[:, None], key[None, :], place[None, :], live[None, :]
             )
             higher = tl.maximum(peak, tl.max(tl.where(after, x[None, :], LOWEST), 1))
-            terms = tl.where(after, exp(x[None, :] - higher[:, None]), 0.0)
-            total = total * exp(peak - higher) + tl.sum(terms, 1)
+            total = total * exp(peak - higher)
+            total += tl.sum(tl.where(after, exp(x[None, :] - higher[:, None]), 0.0), 1)
             peak = higher
         log_total = peak + tl.log(tl.maximum(total, 1.0))  # the best response alone gives 1
         j_x = scaled_reward(student_ptr, start + j, j_live, top, beta)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pad_fast.evaluation.choice import ChoiceEffect
-from pad_fast.evaluation.evaluated import RewardPair, mean
+from pad_fast.evaluation.evaluated_model import RewardPair, mean
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.losses import prompt_losses

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pad_fast.evaluation.evaluated import RewardPair, Rewards, mean
+from pad_fast.evaluation.evaluated_model import RewardPair, Rewards, mean
 
 # Below this spread of log p_sel, in nats, the best response of a prompt is chosen at most 28% more
 # often than the worst.

@@ -19,7 +19,7 @@ from pad_fast.pipeline.multiple_choice import (
     choice_question,
     questions,
 )
-from pad_fast.preference.kinds import LOSSES
+from pad_fast.preference.loss_kinds import LOSSES
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig

@@ -19,7 +19,7 @@ import torch
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.score.quiz import configured_questions
+from pad_fast.pipeline.score.asked_questions import configured_questions
 from pad_fast.plan import footprint
 from pad_fast.plan.footprint import Footprint, GroupShape, Reading, TrainingOptions
 from pad_fast.plan.machine import Machine

@@ -1,8 +1,8 @@
 """Peak memory and arithmetic of a step before any weights exist, from the step on fake tensors.
 
 The code that trains, scores and samples runs on tensors of the true shapes that hold no values, and
-:class:`~pad_fast.plan.meter.Meter` counts. Only operations that tracing cannot see into need a
-formula: the output head (:func:`pad_fast.linear_logprob.memory_budget.cpu_workspace`).
+:class:`~pad_fast.plan.operation_costs.Meter` counts. Only operations that tracing cannot see into
+need a formula: the output head (:func:`pad_fast.linear_logprob.memory_budget.cpu_workspace`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pad_fast.models.output_head import trust_head
 from pad_fast.models.packing import PackedRows, pack, split
 from pad_fast.models.prefix_attention import REPLACED
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
-from pad_fast.plan.meter import Footprint, Meter
+from pad_fast.plan.operation_costs import Footprint, Meter
 
 
 @contextmanager

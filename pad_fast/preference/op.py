@@ -1,7 +1,7 @@
 """The torch.library contract of the listwise losses.
 
 One op returns the losses of groups (G, n) and their gradient; its backward only scales that. It
-computes the kinds of :mod:`pad_fast.preference.kinds`, in PyTorch or by a Triton kernel.
+computes the kinds of :mod:`pad_fast.preference.loss_kinds`, in PyTorch or by a Triton kernel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pad_fast.dispatch import resolve_impl
 from pad_fast.kernels.preference.limits import most_responses
-from pad_fast.preference.kinds import Kind, all_kinds
+from pad_fast.preference.loss_kinds import Kind, all_kinds
 from pad_fast.preference.plackett_luce import RankingOptions, Result
 
 _logger = logging.getLogger("pad_fast")

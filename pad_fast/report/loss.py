@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pad_fast.evaluation.evaluated import Row
-from pad_fast.preference.kinds import LOSSES, Kind
-from pad_fast.report.folder import FixedGroup, Floats
+from pad_fast.evaluation.evaluated_model import Row
+from pad_fast.preference.loss_kinds import LOSSES, Kind
+from pad_fast.report.run_records import FixedGroup, Floats
 
 SHOWN_FROM = 0.2  # share of saturated prompts from which the page mentions them
 

@@ -10,10 +10,9 @@ import jinja2
 import numpy as np
 
 from pad_fast.evaluation import subjects
-from pad_fast.evaluation.catalogue import is_measured
-from pad_fast.preference.kinds import SATURATION_SHARE
+from pad_fast.evaluation.reported_metrics import is_measured
+from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.report import pictures, tables
-from pad_fast.report.folder import FixedGroup, RunRecords, read_run
 from pad_fast.report.loss import (
     LossSettings,
     loss_settings,
@@ -21,6 +20,7 @@ from pad_fast.report.loss import (
     saturated_shares,
     standard_error,
 )
+from pad_fast.report.run_records import FixedGroup, RunRecords, read_run
 
 SHOWN_PROMPTS = 6
 SHOWN_SETTINGS = (

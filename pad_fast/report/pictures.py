@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pad_fast.evaluation import subjects
-from pad_fast.evaluation.catalogue import METRICS, is_measured
-from pad_fast.evaluation.evaluated import Row
+from pad_fast.evaluation.evaluated_model import Row
+from pad_fast.evaluation.reported_metrics import METRICS, is_measured
 from pad_fast.report import plots, tables
-from pad_fast.report.folder import FixedGroup, Floats, RunRecords
 from pad_fast.report.loss import LossSettings, prompt_losses
+from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
 
 SHOWN_RESPONSES = 8  # bars of a picture; the tables show all
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pad_fast.evaluation.catalogue import is_measured
-from pad_fast.evaluation.evaluated import Row
-from pad_fast.report.folder import Floats
+from pad_fast.evaluation.evaluated_model import Row
+from pad_fast.evaluation.reported_metrics import is_measured
+from pad_fast.report.run_records import Floats
 
 # Okabe and Ito's palette, which can be told apart with any colour vision. Line styles, markers and
 # hatches differ too.

@@ -9,10 +9,10 @@ import numpy as np
 
 from pad_fast.evaluation import subjects
 from pad_fast.evaluation.agreement import TIE
-from pad_fast.evaluation.catalogue import METRICS, Metric, is_measured
 from pad_fast.evaluation.choice import ChoiceEffect
-from pad_fast.evaluation.evaluated import Row
-from pad_fast.report.folder import FixedGroup, Floats, RunRecords
+from pad_fast.evaluation.evaluated_model import Row
+from pad_fast.evaluation.reported_metrics import METRICS, Metric, is_measured
+from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
 
 
 def number(value: float, digits: int) -> str:

@@ -43,7 +43,7 @@ def choose_slices(
     lm = causal_lm(model)
     if collator.layout is None:
         collator.layout = _tried_layout(lm, args, accelerator, rows)
-    bucketed = device.waits_for_values(args.device)
+    bucketed = device.compiles_attention(args.device)
     collator.options = {"one_row": takes_one_row(lm), "bucketed": bucketed}
     if collator.max_tokens is None:
         collator.max_tokens = args.max_tokens_per_step
@@ -68,7 +68,14 @@ def _tried_layout(
     if args.process_index == 0:
         groups = [live_group(rows[i]) for i in range(min(TRIED_ROWS, len(rows)))]
         try:
-            found = [choose_layout(lm, groups, args.share_prefix, precision=accelerator.autocast)]
+            layout = choose_layout(
+                lm,
+                groups,
+                args.share_prefix,
+                precision=accelerator.autocast,
+                impl=args.impl,
+            )
+            found = [layout]
         except ValueError as error:
             found = [error]
     if args.world_size > 1:

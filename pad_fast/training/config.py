@@ -11,7 +11,7 @@ from pad_fast import device
 from pad_fast.dispatch import check_impl
 from pad_fast.losses import GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
 from pad_fast.models.layout import check_share_prefix
-from pad_fast.preference.kinds import LOSSES
+from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.validation import check_budget
 
 CHOICES = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from pad_fast.preference.kinds import LOSSES
+from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.training.config import PADConfig
 
 TAGS = ("pad", "preference-aligned-distillation", "distillation")

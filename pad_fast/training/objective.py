@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pad_fast import losses
-from pad_fast.preference.kinds import LOSSES
+from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.training.config import PADConfig
 
 GIVEN_BY_THE_CALL = ("reduction", "check_finite", "seed")

@@ -28,7 +28,7 @@ from transformers.training_args import OptimizerNames
 
 from pad_fast.models.causal_lm import causal_lm, model_window, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
-from pad_fast.preference.kinds import SATURATION_SHARE
+from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig

@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import tables
-from pad_fast.evaluation.catalogue import METRICS
+from pad_fast.evaluation.reported_metrics import METRICS
 
 
 def test_the_demo_is_tabled_and_drawn(tmp_path, capsys):

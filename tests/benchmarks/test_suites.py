@@ -11,7 +11,7 @@ from benchmarks.contestants import NAIVE, OURS
 from benchmarks.listwise import jobs
 from benchmarks.measure import run_case
 from benchmarks.suites import CONTESTANTS, SUITES
-from pad_fast.preference import kinds
+from pad_fast.preference import loss_kinds
 
 
 def test_suites_hold_every_job_and_no_label_twice():
@@ -39,9 +39,9 @@ def test_a_loss_that_is_added_to_the_table_is_measured(monkeypatch):
     def squared(student, teacher, options):
         return (options.beta * (student - teacher)).square().sum(1)
 
-    kind = kinds.Kind("toy", kinds.by_autograd(squared), max_exact=6)
-    toy = kinds.Loss("toy_loss", title="toy", help="a toy", kinds=(kind,))
-    monkeypatch.setitem(kinds.LOSSES, "toy_loss", toy)
+    kind = loss_kinds.Kind("toy", loss_kinds.by_autograd(squared), max_exact=6)
+    toy = loss_kinds.Loss("toy_loss", title="toy", help="a toy", kinds=(kind,))
+    monkeypatch.setitem(loss_kinds.LOSSES, "toy_loss", toy)
     for name, size in (("cpu", (64, 6)), ("gpu", (512, 6)), ("smoke", (5, 4))):
         assert [case.shape for case in SUITES[name].cases if case.job == "toy"] == [size]
     case = next(case for case in SUITES["smoke"].cases if case.job == "toy")

@@ -7,6 +7,7 @@ import torch
 import transformers
 from heads import CONFIGS, flat, make_model, make_texts, naive_rewards
 
+from pad_fast.models import layout_trial, rewards, scoring
 from pad_fast.models.output_head import head_problem
 from pad_fast.models.scoring import next_token_logprobs, score_responses
 
@@ -125,3 +126,21 @@ def test_bfloat16_models():
     assert flat(score_responses(model, prompts, responses)) == pytest.approx(
         flat(naive_rewards(model.float(), prompts, responses)), rel=0.05, abs=0.05
     )
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_implementation_reaches_every_reward(share, monkeypatch):
+    """The trial of the layout and the scores both take the implementation that is asked for."""
+    model, (prompts, responses) = make_model("llama"), make_texts()
+    asked = []
+    own = rewards.packed_rewards
+
+    def recorded(model, packed, count, options, **others):
+        asked.append(options.impl)
+        return own(model, packed, count, options, **others)
+
+    for module in (layout_trial, scoring):
+        monkeypatch.setattr(module, "packed_rewards", recorded)
+    score_responses(model, prompts, responses, share_prefix=share, impl="torch")
+    assert len(asked) > 2
+    assert set(asked) == {"torch"}

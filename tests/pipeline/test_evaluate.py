@@ -9,7 +9,7 @@ import statistics
 import pytest
 from worlds import response_logp
 
-from pad_fast.evaluation.evaluated import RewardPair
+from pad_fast.evaluation.evaluated_model import RewardPair
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses

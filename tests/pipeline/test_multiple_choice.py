@@ -13,7 +13,7 @@ from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.multiple_choice import Style
-from pad_fast.pipeline.score.quiz import configured_questions
+from pad_fast.pipeline.score.asked_questions import configured_questions
 
 
 def test_question_wording():

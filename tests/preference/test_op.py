@@ -10,7 +10,7 @@ import torch
 from listwise import KINDS, gradient, preference_loss, rewards
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.preference import kinds
+from pad_fast.preference import loss_kinds
 from pad_fast.preference import op as preference_op
 
 NAN = float("nan")
@@ -64,9 +64,9 @@ def test_auto_counts_the_live_and_not_the_width(
     # Small limits, since the interpreter is slow. The kernel of the KLs takes fewer than PyTorch.
     if impl == "triton":
         width, most = 6, 4
-        ppd = kinds.LOSSES["ppd"]
+        ppd = loss_kinds.LOSSES["ppd"]
         narrow = replace(ppd.kind(kind), auto_exact=4 if kind == "jsd" else 5)
-        monkeypatch.setitem(kinds.LOSSES, "ppd", replace(ppd, kinds=(narrow,)))
+        monkeypatch.setitem(loss_kinds.LOSSES, "ppd", replace(ppd, kinds=(narrow,)))
         monkeypatch.setattr(
             preference_op,
             "most_responses",

@@ -7,8 +7,8 @@ import pytest
 from made_runs import make_run, read, write_rows
 
 from pad_fast.report import write_report
-from pad_fast.report.folder import read_run
 from pad_fast.report.loss import loss_settings, saturated_shares
+from pad_fast.report.run_records import read_run
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pad_fast.report.folder import read_run
 from pad_fast.report.page import choose
 from pad_fast.report.pictures import first_place
 from pad_fast.report.plots import global_steps, running_mean
+from pad_fast.report.run_records import read_run
 
 
 def test_shown_prompts_run_from_the_largest_fall_to_the_largest_rise(run_dir: Path) -> None:

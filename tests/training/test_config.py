@@ -10,7 +10,7 @@ from students import RENAMED, make_args
 from transformers import TrainingArguments
 
 import pad_fast
-from pad_fast.preference.kinds import LOSSES
+from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.training.config import PADConfig
 
 pytestmark = RENAMED

@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from pad_fast.evaluation import catalogue
-from pad_fast.evaluation.evaluated import Evaluated, RewardPair
+from pad_fast.evaluation import reported_metrics
+from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
 from pad_fast.evaluation.subjects import BASE, TEACHER
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
@@ -140,7 +140,7 @@ def _write(run: RunContext, subject: Subject) -> None:
             evaluated.greedy, rewards, evaluated.losses or unknown, strict=True
         )
     ]
-    measured = catalogue.measure(evaluated)
+    measured = reported_metrics.measure(evaluated)
     path = run.folder.evaluation(subject.name)
     write_rows(path.with_suffix(".parquet"), rows)
     run.metrics.add(subject.round, 0, "evaluate", {"name": subject.name, **measured})

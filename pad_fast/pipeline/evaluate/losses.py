@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pad_fast.evaluation.evaluated import RewardPair
+from pad_fast.evaluation.evaluated_model import RewardPair
 from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import preference_loss
 

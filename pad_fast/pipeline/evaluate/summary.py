@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.evaluation import subjects
-from pad_fast.evaluation.catalogue import METRICS
+from pad_fast.evaluation.reported_metrics import METRICS
 
 
 def print_table(root: Path, console: Console | None = None) -> None:

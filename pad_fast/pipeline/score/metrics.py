@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pad_fast.evaluation.evaluated import mean
+from pad_fast.evaluation.evaluated_model import mean
 from pad_fast.pipeline.files import Row
 
 

@@ -23,7 +23,8 @@ ROUNDING = {
     torch.bfloat16: 1.6e-2,
     torch.float16: 2e-3,
 }
-SOME = 15000  # bytes: enough for a chunk of 4 rows of 300 logits and for some rows of logp_grad
+# Bytes for two chunks of 4 rows of 300 logits, and for 4 of 9 rows of float32 logp_grad.
+SOME = 15000
 BUDGETS = pytest.mark.parametrize("budget", ["auto", SOME, 0])
 
 

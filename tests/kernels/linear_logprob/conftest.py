@@ -16,6 +16,12 @@ def small_tiles(monkeypatch):
     """
     for module in (memory_budget, torch_impl, op, triton_impl):
         monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, device: 4)
+
+    def workspace(rows, width, vocabulary, dtype, device, *, recomputed):
+        return (1 + recomputed) * memory_budget.chunk_bytes(vocabulary, device)
+
+    # A GPU's, also under the interpreter: a CPU's would leave no room for rows that keep logp_grad.
+    monkeypatch.setattr(memory_budget, "workspace", workspace)
     fused = tuning.ScoringTiling(rows=16, columns=32, depth=64, num_warps=4, num_stages=2)
     monkeypatch.setattr(launch, "scoring_of", lambda device: fused)
     monkeypatch.setattr(launch, "rows_of", lambda device: tuning.RowTiling(64, 4))

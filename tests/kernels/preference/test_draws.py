@@ -5,9 +5,9 @@ import torch
 import triton
 import triton.language as tl
 from pad_fast.kernels.preference import tuning
-from pad_fast.kernels.preference.sampled import _exponential
+from pad_fast.kernels.preference.sampled_rankings import _exponential
 
-from pad_fast.preference import sampled
+from pad_fast.preference import sampled_rankings
 from tests.kernels.preference.cases import (
     DEVICE,
     DIVERGENCES,
@@ -70,7 +70,9 @@ def drawn(x, side, seed, num):
 @pytest.mark.parametrize(("n", "samples"), [(2, 4), (5, 9), (9, 11)])
 def test_sampled_equals_the_pytorch_path_on_the_same_rankings(kind, n, samples, monkeypatch):
     sides = iter((0, 1))
-    monkeypatch.setattr(sampled, "_draw", lambda x, num, generator: drawn(x, next(sides), 5, num))
+    monkeypatch.setattr(
+        sampled_rankings, "_draw", lambda x, num, generator: drawn(x, next(sides), 5, num)
+    )
     student, teacher = rewards(2, n, spread=0.1)
     expected = loss_of(kind, student, teacher, method="sampled", samples=samples, impl="torch")
     with monkeypatch.context() as patch:

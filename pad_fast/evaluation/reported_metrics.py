@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from pad_fast.evaluation.evaluated import Evaluated, Row, accuracy, mean
+from pad_fast.evaluation.evaluated_model import Evaluated, Row, accuracy, mean
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pad_fast.conversation import conversation_text
 from pad_fast.evaluation import subjects
-from pad_fast.evaluation.evaluated import Row
+from pad_fast.evaluation.evaluated_model import Row
 
 Floats = NDArray[np.float64]
 

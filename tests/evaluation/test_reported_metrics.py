@@ -10,9 +10,9 @@ from rich.console import Console
 
 from benchmarks import demo
 from pad_fast import cli
-from pad_fast.evaluation import catalogue
-from pad_fast.evaluation.catalogue import METRICS, Metric
-from pad_fast.evaluation.evaluated import Evaluated, RewardPair
+from pad_fast.evaluation import reported_metrics
+from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
+from pad_fast.evaluation.reported_metrics import METRICS, Metric
 from pad_fast.pipeline.evaluate.summary import print_table
 from pad_fast.report import pictures
 
@@ -83,12 +83,12 @@ def test_accuracies_by_hand():
         row(None, "chat", "a", "b"),
         row("x", None, "y", "x"),
     ]
-    found = catalogue.measure(Evaluated(greedy, sampled))
+    found = reported_metrics.measure(Evaluated(greedy, sampled))
     assert found["greedy_accuracy"] == pytest.approx(2 / 3)
     assert found["sampled_accuracy"] == pytest.approx(4 / 6)
     skill = {"greedy_accuracy": 0.5, "sampled_accuracy": 0.75, "count": 2}
     assert found["skills"] == {"sum": skill}
-    found = catalogue.measure(Evaluated(greedy[2:3], sampled[2:3]))
+    found = reported_metrics.measure(Evaluated(greedy[2:3], sampled[2:3]))
     assert (found["greedy_accuracy"], found["sampled_accuracy"]) == (None, None)
     assert found["skills"] == {}
 
@@ -98,7 +98,9 @@ def test_a_students_metrics_by_hand():
     fresh = RewardPair([[1.0, 2.0]], [[2.0, 1.0]])
     sampling = {"completions/duplicate_ratio": 0.25, "completions/clipped_ratio": 0.125}
     rows = [row(None, None, "a"), row(None, None, "b")]
-    found = catalogue.measure(Evaluated(rows, rows, sampling, fixed, fresh, [0.5, None, 0.25]))
+    found = reported_metrics.measure(
+        Evaluated(rows, rows, sampling, fixed, fresh, [0.5, None, 0.25])
+    )
     assert found == {
         "greedy_accuracy": None,
         "sampled_accuracy": None,
@@ -115,7 +117,7 @@ def test_a_students_metrics_by_hand():
 
 
 def test_what_does_not_apply_to_the_teacher_is_none():
-    found = catalogue.measure(Evaluated([row("1", "sum", "1")], [row("1", "sum", "2")]))
+    found = reported_metrics.measure(Evaluated([row("1", "sum", "1")], [row("1", "sum", "2")]))
     known = {"greedy_accuracy": 1.0, "sampled_accuracy": 0.0, "mean_length": 2.0}
     assert {key: found[key] for key in METRICS if found[key] is not None} == known
 

@@ -3,7 +3,7 @@
 A draw is a key for each response, x plus Gumbel noise, best first. It is never sorted: as in
 ``list_mle.py``, whether one response comes after another is a comparison. So a draw is a matrix
 (response that is ranked, response that remains) of the softmaxes of its steps. The estimators and
-their baselines are those of ``pad_fast/preference/sampled.py``.
+their baselines are those of ``pad_fast/preference/sampled_rankings.py``.
 """
 
 import triton

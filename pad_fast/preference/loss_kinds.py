@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pad_fast.preference import exact_jsd, exact_kl, list_mle, sampled
+from pad_fast.preference import exact_jsd, exact_kl, list_mle, sampled_rankings
 from pad_fast.preference.plackett_luce import LN2, RankingOptions, Result
 
 COMMON_OPTIONS = ("beta", "group_size", "group_reduction", "reduction", "check_finite")
@@ -111,7 +111,7 @@ class Loss:
 JSD = Kind(
     "jsd",
     exact_jsd.exact_jsd,
-    sampled.sampled_jsd,
+    sampled_rankings.sampled_jsd,
     auto_exact=8,
     max_exact=10,  # 3.6 million rankings a group
     upper_bound=LN2,
@@ -119,14 +119,14 @@ JSD = Kind(
 KL = Kind(
     "kl",
     exact_kl.exact_kl,
-    sampled.sampled_kl,
+    sampled_rankings.sampled_kl,
     auto_exact=16,
     max_exact=16,
 )
 REVERSE_KL = Kind(
     "reverse_kl",
     exact_kl.exact_reverse_kl,
-    sampled.sampled_reverse_kl,
+    sampled_rankings.sampled_reverse_kl,
     auto_exact=16,
     max_exact=16,
 )

@@ -1,6 +1,6 @@
 """The rules of the layout, each as a function that yields what breaks it.
 
-``python tests/layout.py [FOLDER ...]`` prints what breaks them.
+``python tests/layout_rules.py [FOLDER ...]`` prints what breaks them.
 
 tests/test_layout.py asserts that every one yields nothing.
 """
@@ -111,7 +111,7 @@ def upward_imports() -> Iterator[str]:
         if not own:  # pad_fast/__init__.py names everything, and imports when a name is used
             continue
         if own[0] not in RANK:
-            yield f"{shown(path)}: {own[0]} has no layer in tests/layout.py"
+            yield f"{shown(path)}: {own[0]} has no layer in tests/layout_rules.py"
             continue
         for name, line in imported_modules(path):
             target = name.split(".")[1:2]

@@ -11,8 +11,8 @@ from torch.autograd import gradcheck
 from pad_fast import LinearPADLoss, PADLoss, linear_preference_loss
 from pad_fast.losses import check_loss, preference_loss
 from pad_fast.pipeline.arguments import parse_settings
-from pad_fast.preference import kinds
-from pad_fast.preference.kinds import Kind, Loss, by_autograd
+from pad_fast.preference import loss_kinds
+from pad_fast.preference.loss_kinds import Kind, Loss, by_autograd
 from pad_fast.preference.plackett_luce import RankingOptions
 from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import saturation
@@ -32,7 +32,7 @@ def top_one(student: Tensor, teacher: Tensor, options: RankingOptions) -> Tensor
 def toy(monkeypatch: pytest.MonkeyPatch) -> Loss:
     kind = Kind("toy", by_autograd(top_one), upper_bound=100.0)
     loss = Loss("toy", "toy (ListNet)", "match the best response", (kind,), ("teacher_beta",))
-    monkeypatch.setitem(kinds.LOSSES, "toy", loss)
+    monkeypatch.setitem(loss_kinds.LOSSES, "toy", loss)
     return loss
 
 
@@ -71,7 +71,7 @@ def test_the_table_names_losses_and_options() -> None:
         check_loss("dpo", {})
     with pytest.raises(ValueError, match=r"'toy' has no option 'seed'; it has beta, .*teacher"):
         check_loss("toy", {"seed": 1})
-    assert "toy" in kinds.all_kinds()
+    assert "toy" in loss_kinds.all_kinds()
 
 
 @pytest.mark.usefixtures("toy")
@@ -115,7 +115,7 @@ def test_a_run_takes_the_loss_by_name(tmp_path) -> None:
 
 def test_help_texts_name_every_loss_and_divergence() -> None:
     texts = {name: f.metadata.get("help") for name, f in PADConfig.__dataclass_fields__.items()}
-    for loss in kinds.LOSSES.values():
+    for loss in loss_kinds.LOSSES.values():
         assert f"{loss.name}: {loss.help}" in texts["loss"]
         for divergence in loss.divergences:
             assert divergence in texts["divergence"]
