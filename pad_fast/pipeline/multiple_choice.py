@@ -15,7 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-DEFAULT_TEMPLATE = "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter."
+# Of the wordings in tools/choose_question.py, the one that a small model answers with a letter most
+# often, and with the least fondness for A; tools/choose_question.jsonl has the numbers.
+DEFAULT_TEMPLATE = (
+    "Choose the best answer to the request.\n\nRequest: {query}\n\n{options}\n\n"
+    "Which answer is best, {letters}?\n\nAnswer:"
+)
 LETTERS = string.ascii_uppercase
 ALL_UP_TO = 8  # responses; all pairs of 64 would be 4,032 questions for each prompt
 OPPONENTS = 8  # that each response is compared with where not all pairs are asked

@@ -41,8 +41,8 @@ def test_what_the_sentence_says():
         return ChoiceEffect(12, 1.64, spread, 0.83, 0.4, reordered).sentence()
 
     assert said(0.09, 0.018).startswith(
-        "multiple choice does not discriminate here: it costs 12 questions a prompt and changes the "
-        "order of 2% of pairs"
+        "multiple choice does not discriminate here: it costs 12 questions a prompt and changes "
+        "the order of 2% of pairs"
     )
     assert said(1.5, 0.018).startswith("multiple choice changes little here: it costs")
     assert said(1.5, 0.2).startswith("multiple choice costs 12 questions a prompt and changes")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 import worlds
@@ -18,7 +20,8 @@ from pad_fast.pipeline.score.asked_questions import configured_questions
 
 def test_question_wording():
     assert multiple_choice.choice_question("2+2?", ["4", "{options} 5"]) == (
-        "2+2?\n\nA. 4\nB. {options} 5\n\nWhich answer is best? Reply with its letter."
+        "Choose the best answer to the request.\n\nRequest: 2+2?\n\nA. 4\nB. {options} 5\n\n"
+        "Which answer is best, A or B?\n\nAnswer:"
     )
     with pytest.raises(ValueError, match="between 2 and 26"):
         multiple_choice.choice_question("x", ["a"] * 27)
@@ -125,6 +128,15 @@ def test_letter_probs_sum_over_forms_and_survive_underflow():
     assert mass == pytest.approx(0.4)
     tiny, _ = multiple_choice.letter_probs([-2000.0, -2001.0], [[7], [9]], renormalize=True)
     assert tiny == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
+
+
+def test_the_default_question_is_the_best_of_the_record():
+    """The record of tools/choose_question.py on a real model: over 100 pairs for each wording."""
+    record = Path(__file__).parents[2] / "tools" / "choose_question.jsonl"
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    assert min(row["own_pairs"] + row["planted_pairs"] for row in rows) >= 100
+    best = max(rows, key=lambda row: row["letter_mass"] - abs(row["position_bias"]))
+    assert best["template"] == multiple_choice.DEFAULT_TEMPLATE
 
 
 def test_letters_need_tokens_of_their_own():
