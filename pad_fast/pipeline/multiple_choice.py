@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Of the wordings in tools/choose_question.py, the one that a small model answers with a letter most
-# often, and with the least fondness for A; tools/choose_question.jsonl has the numbers.
+# The wording in tools/choose_question.py that a small model answers with a letter most often, and
+# with the least fondness for A; tools/choose_question.jsonl has the numbers.
 DEFAULT_TEMPLATE = (
     "Choose the best answer to the request.\n\nRequest: {query}\n\n{options}\n\n"
     "Which answer is best, {letters}?\n\nAnswer:"
@@ -143,8 +143,8 @@ def choice_question(query: str, candidates: Sequence[str], template: str = DEFAU
     options = "\n".join(
         f"{letter}. {text}" for letter, text in zip(LETTERS, candidates, strict=False)
     )
-    *others, last = LETTERS[: len(candidates)]
-    letters = f"{', '.join(others)} or {last}"
+    shown = LETTERS[: len(candidates)]
+    letters = f"{', '.join(shown[:-1])} or {shown[-1]}"
     return template.format(query=query, options=options, letters=letters)
 
 

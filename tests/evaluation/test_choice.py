@@ -19,7 +19,7 @@ def test_the_effect_of_two_prompts():
     assert (found.questions, found.reward_spread) == (4.0, 2.5)
     assert found.choice_spread == pytest.approx((0.2 + 0.7) / 2)
     assert found.calibrated_spread == 2.5
-    # Of three pairs the first prompt's calibration turns one round, and its choices likewise.
+    # The first prompt's calibration turns one of its three pairs round, and so do its choices.
     assert found.reordered == pytest.approx((1 / 3 + 0) / 2)
     assert found.kendall_tau == pytest.approx((1 / 3 + 1) / 2)
     assert found.pays
