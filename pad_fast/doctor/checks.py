@@ -97,13 +97,12 @@ def _border(checkpoint: Checkpoint, row: Row) -> Literal["kept", "rewritten", "m
     """What becomes of a row's prompt in the chat template once a response follows."""
     response = next(filter(str.strip, row["completions"]), "response")
     messages = [*row["prompt"], {"role": "assistant", "content": response}]
-    ids = checkpoint.prompt_ids(row["prompt"])
+    chat, ids = checkpoint.chat, checkpoint.prompt_ids(row["prompt"])
     try:
-        with_response = checkpoint.rendered(messages, tokenize=True, return_dict=True)["input_ids"]
-        text = checkpoint.rendered(messages, tokenize=False)
+        with_response, text = chat.conversation_ids(messages), chat.rendered(messages)
     except ValueError:  # the template accepts no assistant's turn
         return "rewritten"
-    prompt = checkpoint.rendered(row["prompt"], add_generation_prompt=True, tokenize=False)
+    prompt = chat.rendered(row["prompt"], add_generation_prompt=True)
     if not text.startswith(prompt):
         return "rewritten"
     return "kept" if with_response[: len(ids)] == ids else "merged"

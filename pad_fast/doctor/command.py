@@ -21,7 +21,7 @@ from pad_fast.doctor import checks
 from pad_fast.doctor.checks import Finding, Verdict
 from pad_fast.pipeline.config import Settings, option
 from pad_fast.pipeline.files import Row, read_rows
-from pad_fast.pipeline.open_run import check_models, fitting, read_split
+from pad_fast.pipeline.open_run import check_models, check_prompts, fitting, read_split
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
@@ -109,7 +109,8 @@ def _drawn(run: RunContext, count: int) -> list[Row]:
     """The prompts to try, less those that a run would drop."""
     config, student = run.config, run.student(0)
     check_models(config, student, run.teacher)
-    train, _ = read_split(config)
+    train, heldout = read_split(config)
+    check_prompts([*train, *heldout], student, run.teacher)
     drawn = random.Random(derive_seed(config.seed, "doctor")).sample(train, min(count, len(train)))
     rows = fitting(drawn, config, student, run.teacher, run.training.max_length)
     if not rows:

@@ -50,7 +50,11 @@ def logits_forward(
     planes = _planes(logits)
     parts = zip(planes, labels.reshape(len(planes), -1), strict=True)
     found = [_plane_forward(plane, part, options) for plane, part in parts]
-    log_p, peak, total = (torch.stack(rows).view(labels.shape) for rows in zip(*found, strict=True))
+    # cat, since autograd forbids in-place changes of an operation's result that is a view.
+    shape = (labels.shape[0] // len(planes), labels.shape[1])
+    log_p, peak, total = (
+        torch.cat([part.view(shape) for part in rows]) for rows in zip(*found, strict=True)
+    )
     wrong = (labels != options.ignore_index) & ((labels < 0) | (labels >= logits.shape[2]))
     # A total of NaN makes the gradient of such a row NaN too.
     return log_p, peak, total.masked_fill_(wrong, torch.nan)

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from pad_fast.device import autocast_dtype, compiles_attention
 from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, evaluating, input_embedding, vocabulary_size
+from pad_fast.models.company import place_problem, sides_of
 from pad_fast.models.layout import PAD_ID, PromptGroup, check_share_prefix
 from pad_fast.models.output_head import head_problem
-from pad_fast.models.packing import PackedRows, pack
+from pad_fast.models.packing import PackedRows, pack, split
 from pad_fast.models.rewards import RewardOptions, packed_rewards
 
 if TYPE_CHECKING:
@@ -117,11 +118,13 @@ def takes_one_row(model: nn.Module) -> bool:
     return prefix_attention.takes_sequence_ends(causal_lm(model))
 
 
-def pack_for(model: PreTrainedModel, groups: Sequence[PromptGroup], layout: str) -> PackedRows:
+def pack_for(
+    model: PreTrainedModel, groups: Sequence[PromptGroup], layout: str, row_tokens: int = 0
+) -> PackedRows:
     """Pack the groups as suits the model's attention and device, on that device."""
     device = input_embedding(model).device
-    packed = pack(groups, layout, one_row=takes_one_row(model), bucketed=compiles_attention(device))
-    return packed.on(device)
+    options = {"one_row": takes_one_row(model), "bucketed": compiles_attention(device)}
+    return pack(groups, layout, **options, row_tokens=row_tokens).on(device)
 
 
 def _warn(lm: nn.Module, message: str) -> None:
@@ -173,6 +176,8 @@ def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
         return f"it has layers of type {', '.join(others)}"
     if any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in lm.parameters()):
         return "its weights are not all here, so that it cannot be tried"
+    if problem := place_problem(lm):
+        return problem
     if layout != "shared":
         return None
     own = prefix_attention.own_attention(lm)
@@ -181,8 +186,6 @@ def known_problem(lm: PreTrainedModel, layout: str) -> str | None:
     # gpt_oss, granite_swa, deepseek_v4, ...
     if any("sink" in name for name, _ in lm.named_parameters()):
         return f"{config.model_type} has attention sinks"
-    if getattr(config, "attention_chunk_size", None):
-        return "its attention is cut into chunks"
     rope = getattr(config, "rope_parameters", None) or {}
     if any("mrope_section" in part for part in (rope, *rope.values()) if isinstance(part, dict)):
         return "its positions have several dimensions"
@@ -203,7 +206,7 @@ def _shortened(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
 def _tried_problem(trial: _Trial, layout: str) -> str | None:
     lm = trial.lm
     try:
-        with evaluating(lm), prefix_attention.installed(lm), trial.precision():
+        with evaluating(lm), trial.precision():
             return _difference(trial, layout)
     except Exception as error:  # a model may fail in any way on rows that it was not written for
         return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -212,15 +215,17 @@ def _tried_problem(trial: _Trial, layout: str) -> str | None:
 def _difference(trial: _Trial, layout: str) -> str | None:
     """How the layout's rewards or gradients differ from those of each response alone."""
     lm = trial.lm
-    head_problem(lm)  # looked up now, since it calls the model too
-    together = pack_for(lm, trial.groups, layout)
+    together = _packed_together(trial, trial.groups, layout)
     alone = [
         pack([PromptGroup(x, [y], [i])], "padded").on(trial.device)
         for x, ys, numbers in trial.groups
         for y, i in zip(ys, numbers, strict=True)
     ]
-    wanted, wanted_gradient = _rewards(trial, alone)
-    found, found_gradient = _rewards(trial, [together])
+    with prefix_attention.installed(lm, "padded"):
+        head_problem(lm)  # looked up now, since it calls the model too
+        wanted, wanted_gradient = _rewards(trial, alone)
+    with prefix_attention.installed(lm, layout):
+        found, found_gradient = _rewards(trial, together)
     if not wanted.isfinite().all():
         return "its log-probabilities are not finite"
     tolerance, size = _rounding(trial) ** 0.5, wanted.abs().max().item()
@@ -237,15 +242,29 @@ def _difference(trial: _Trial, layout: str) -> str | None:
                 f"gradients differ by {difference:.3g} of {size:.3g} "
                 "from those of each response alone"
             )
-    return _missing_window(lm, together) if layout == "shared" else None
+    return _missing_window(lm, together[0]) if layout == "shared" else None
+
+
+def _packed_together(trial: _Trial, groups: Sequence[PromptGroup], layout: str) -> list[PackedRows]:
+    """The groups in a layout, in one batch for each side that the model tells apart.
+
+    A packed row has room for two sequences of any length, so that the trial packs some.
+    """
+    longest = max(len(group.prompt) + max(map(len, group.responses)) - 1 for group in groups)
+    return [
+        pack_for(trial.lm, part, layout, row_tokens=2 * longest)
+        for part in split(groups, None, layout, sides_of(trial.lm))
+    ]
 
 
 def _influence(trial: _Trial, layout: str, before: Tensor) -> float:
     """The most that a reward moves when the first response of each group gets other tokens."""
     lm, groups = trial.lm, trial.groups
     others = [place > 0 for group in groups for place in range(len(group.numbers))]
-    changed = pack_for(lm, [_changed(group, vocabulary_size(lm)) for group in groups], layout)
-    after, _ = _rewards(trial, [changed], gradients=False)
+    changed_groups = [_changed(group, vocabulary_size(lm)) for group in groups]
+    changed = _packed_together(trial, changed_groups, layout)
+    with prefix_attention.installed(lm, layout):
+        after, _ = _rewards(trial, changed, gradients=False)
     return (after - before)[torch.tensor(others, device=trial.device)].abs().max().item()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pad_fast.models.company import ONE_SIDE, Sides
 from pad_fast.models.layout import (
     BLOCK,
     LAYOUTS,
@@ -46,7 +47,12 @@ class PackedRows(NamedTuple):
 
 
 def pack(
-    groups: Sequence[PromptGroup], layout: str, *, one_row: bool = False, bucketed: bool = False
+    groups: Sequence[PromptGroup],
+    layout: str,
+    *,
+    one_row: bool = False,
+    bucketed: bool = False,
+    row_tokens: int = 0,
 ) -> PackedRows:
     """Lay groups out as one batch.
 
@@ -56,6 +62,7 @@ def pack(
         one_row: pack all sequences into one row, for attention that takes the ends of sequences
             (flash-attn); otherwise into as few rows as the longest sequence allows.
         bucketed: round the length of a shared row up (:func:`bucket`), for compiled attention.
+        row_tokens: the room in a packed row, if more than the longest sequence needs.
 
     Raises:
         ValueError: an unknown layout.
@@ -68,7 +75,7 @@ def pack(
     numbers = _numbers(groups)
     if layout == "packed":
         lengths = [len(prompt) + len(response) - 1 for prompt, response in pairs]
-        bins = [list(range(len(pairs)))] if one_row else first_fit(lengths)
+        bins = [list(range(len(pairs)))] if one_row else first_fit(lengths, row_tokens)
         if len(bins) < len(pairs):
             return _pack_bins(pairs, numbers, bins)
     return pack_rows(pairs, numbers)
@@ -165,12 +172,12 @@ def _packed(
     )
 
 
-def first_fit(lengths: Sequence[int]) -> list[list[int]]:
-    """Put indices into bins as large as the longest length.
+def first_fit(lengths: Sequence[int], capacity: int = 0) -> list[list[int]]:
+    """Put indices into bins as large as the longest length, or as ``capacity`` if that is more.
 
     The longest come first, each into the first bin with room for it.
     """
-    capacity = max(lengths, default=0)
+    capacity = max(capacity, *lengths, 0)
     bins: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -195,13 +202,42 @@ def bucket(length: int) -> int:
 
 
 def split(
-    groups: Iterable[PromptGroup], max_tokens: int | None, layout: str
+    groups: Iterable[PromptGroup],
+    max_tokens: int | None,
+    layout: str,
+    sides: Sides = ONE_SIDE,
 ) -> list[list[PromptGroup]]:
     """Cut groups, in their order, into slices of at most ``max_tokens`` tokens each.
 
     A group that is too large is cut between responses, and each of the slices has its prompt. A
-    response that is too long is a slice by itself. None puts everything into one slice.
+    response that is too long is a slice by itself. None puts everything into one slice, or into one
+    for each side that a model's ``sides`` tell apart.
     """
+    return [
+        part for some in _by_side(groups, sides) for part in _split_side(some, max_tokens, layout)
+    ]
+
+
+def _by_side(groups: Iterable[PromptGroup], sides: Sides) -> list[list[PromptGroup]]:
+    """The groups of each side, those of the longest sequences first."""
+    if not sides:
+        return [list(groups)]
+    found: dict[tuple[int, int], list[PromptGroup]] = {}
+    for prompt, responses, numbers in groups:
+        own: dict[tuple[int, int], PromptGroup] = {}
+        for response, number in zip(responses, numbers, strict=True):
+            side = sides(len(prompt) + len(response) - 1)
+            group = own.setdefault(side, PromptGroup(prompt, [], []))
+            group.responses.append(response)  # type: ignore[attr-defined]
+            group.numbers.append(number)  # type: ignore[attr-defined]
+        for side, group in own.items():
+            found.setdefault(side, []).append(group)
+    return [found[side] for side in sorted(found, reverse=True)]
+
+
+def _split_side(
+    groups: Iterable[PromptGroup], max_tokens: int | None, layout: str
+) -> list[list[PromptGroup]]:
     slices: list[list[PromptGroup]] = []
     tokens = count = width = 0  # the last slice: its tokens if shared, else rows and their length
     for prompt, responses, numbers in groups:

@@ -43,15 +43,21 @@ def install(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def installed(model: PreTrainedModel) -> Iterator[None]:
-    """:func:`install` inside, undone afterwards.
+def installed(model: PreTrainedModel, layout: str = "shared") -> Iterator[None]:
+    """:func:`install` inside if ``layout`` is "shared", else the model's own attention.
+
+    Some models compute otherwise where they do not know their attention's name: Falcon's ALiBi, and
+    what a sparse attention leaves out. So the name is changed only where it has to be.
 
     Nothing inside may need a backward later: activation checkpointing would compute the forward
-    again with the model's own attention.
+    again with the attention that the model has afterwards.
     """
     config = model.config.get_text_config()
     before = config._attn_implementation
-    install(model)
+    if layout == "shared":
+        install(model)
+    else:
+        config._attn_implementation = own_attention(model)
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from pad_fast.models.causal_lm import (
     model_window,
     vocabulary_size,
 )
+from pad_fast.models.company import Sides, sides_of
 from pad_fast.models.layout import PromptGroup, TokenIds
 from pad_fast.models.layout_trial import choose_layout, pack_for
 from pad_fast.models.output_head import output_head
@@ -89,8 +90,8 @@ def score_responses(
     _report(progress, sum(map(len, responses)) - len(places))
     groups = _groups(prompts, responses, places)
     layout = choose_layout(lm, groups, share_prefix, gradients=False, impl=impl)
-    with evaluating(lm), installed(lm):
-        for batch in _batches_of_groups(groups, layout, max_tokens_per_batch):
+    with evaluating(lm), installed(lm, layout):
+        for batch in _batches_of_groups(groups, layout, max_tokens_per_batch, sides_of(lm)):
             numbers = [number for group in batch for number in group.numbers]
             packed = pack_for(lm, _renumbered(batch), layout)
             found = packed_rewards(lm, packed, len(numbers), options)
@@ -131,8 +132,9 @@ def next_token_logprobs(
     _check_sequences(lm, prompts, [candidates] * len(prompts))
     found: list[list[float]] = [[] for _ in prompts]
     asked = torch.tensor(list(token_ids), dtype=torch.int64)
+    lengths = [len(prompt) for prompt in prompts]
     with evaluating(lm):
-        for batch in _batches([len(prompt) for prompt in prompts], max_tokens_per_batch):
+        for batch in _batches(lengths, max_tokens_per_batch, sides_of(lm)):
             # One token is packed in place of all: its row is that of the prompt's last token.
             packed = pack_rows([(prompts[p], token_ids[:1]) for p in batch])
             rows, labels = packed.rows.repeat_interleave(len(asked)), asked.repeat(len(batch))
@@ -159,7 +161,7 @@ def _groups(
 
 
 def _batches_of_groups(
-    groups: Sequence[PromptGroup], layout: str, max_tokens: int
+    groups: Sequence[PromptGroup], layout: str, max_tokens: int, sides: Sides
 ) -> Iterator[list[PromptGroup]]:
     """Longest first, so that a run that does not fit in memory fails at once."""
     _check_max_tokens(max_tokens)
@@ -167,7 +169,7 @@ def _batches_of_groups(
         longest = sorted(
             groups, key=lambda group: -len(group.prompt) - sum(map(len, group.responses))
         )
-        yield from split(longest, max_tokens, layout)
+        yield from split(longest, max_tokens, layout, sides)
         return
     single = [
         PromptGroup(prompt, [y], [i])
@@ -175,7 +177,7 @@ def _batches_of_groups(
         for y, i in zip(ys, numbers, strict=True)
     ]
     lengths = [len(prompt) + len(ys[0]) - 1 for prompt, ys, _ in single]
-    for batch in _batches(lengths, max_tokens):
+    for batch in _batches(lengths, max_tokens, sides):
         yield [single[index] for index in batch]
 
 
@@ -188,15 +190,23 @@ def _renumbered(batch: Sequence[PromptGroup]) -> list[PromptGroup]:
     return found
 
 
-def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of at most ``max_tokens`` tokens, padding included; longest first."""
+def _batches(lengths: Sequence[int], max_tokens: int, sides: Sides) -> Iterator[list[int]]:
+    """Indices in batches of at most ``max_tokens`` tokens, padding included; longest first.
+
+    A batch holds sequences of one side.
+    """
     _check_max_tokens(max_tokens)
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        size = max(1, max_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        longest = lengths[batch[0]] if batch else 0
+        if batch and (
+            len(batch) >= max_tokens // max(1, longest) or sides(longest) != sides(lengths[index])
+        ):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def _check_max_tokens(max_tokens: int) -> None:

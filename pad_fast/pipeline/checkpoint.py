@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
 from pad_fast.pipeline.files import Row
 from pad_fast.pipeline.prompts import Message
-from pad_fast.training.rows import end_of_turn_id
 
 # A fingerprint reads this many bytes at each end of a file, since weights may be many gigabytes.
 FINGERPRINT_BYTES = 1 << 20
+
+# Conversations of all roles and with both ends, whose renderings are compared.
+PROBES = (("user",), ("system", "user"), ("user", "assistant"), ("user", "assistant", "user"))
+# What tokenizer.json says of texts that are padded, cut or given ends, and of decoding.
+NOT_READING = ("truncation", "padding", "post_processor", "decoder")
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Checkpoint:
         dtype: data type of the weights; auto: as they are stored.
         attn_implementation: attention by its name in transformers.
         template_kwargs: arguments of the chat template.
+        now: the time that the chat template is given; by default that of the call.
 
     Raises:
         ValueError: configuration, weights, tokenizer or chat template cannot be loaded.
@@ -44,6 +51,7 @@ class Checkpoint:
     dtype: str = "auto"
     attn_implementation: str | None = None
     template_kwargs: dict[str, Any] | None = None
+    now: datetime.datetime | None = None
 
     @cached_property
     def config(self) -> Any:
@@ -132,46 +140,55 @@ class Checkpoint:
             )
         return sorted(found)
 
+    @cached_property
+    def chat(self) -> Chat:
+        """The tokenizer with its chat template."""
+        return Chat(
+            self.tokenizer,
+            self.template_kwargs,
+            owner=f"the {self.role}'s chat template",
+            model=self.path,
+            now=self.now,
+        )
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation in the chat template, up to the start of the response.
 
         Raises:
             ValueError: the template refuses the conversation.
         """
-        return self.rendered(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
-
-    def rendered(self, messages: Sequence[Message], **options: Any) -> Any:
-        """A conversation in the chat template; ``options`` are those of apply_chat_template."""
-        try:
-            return self.tokenizer.apply_chat_template(
-                list(messages), **options, **self.template_kwargs or {}
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"the {self.role}'s chat template refuses the conversation: {error}"
-            ) from None
+        return self.chat.prompt_ids(messages)
 
     @cached_property
     def end_of_turn_id(self) -> int:
         """The token that closes an assistant's turn in the template, else one that ends a text."""
-        found = end_of_turn_id(self.tokenizer, conversational=True)
+        found = self.chat.end_of_turn_id
         return self.eos_token_ids[0] if found is None else found
 
     def same_tokenizer(self, other: Checkpoint) -> bool:
-        """Whether both models read the same conversation as the same token ids."""
-        if (
-            self.tokenizer.chat_template != other.tokenizer.chat_template
-            or self.eos_token_ids != other.eos_token_ids
-        ):
-            return False
-        backends: list[Any] = [
-            getattr(which.tokenizer, "backend_tokenizer", None) for which in (self, other)
-        ]
-        if None in backends:  # slow tokenizers have no backend to compare
-            return False
-        return backends[0].to_str() == backends[1].to_str()
+        """Whether both models read the same conversation as the same token ids.
+
+        Templates and what they render are compared, since a template may write a token such as the
+        BOS that it is given, and so is how a text is split into tokens.
+        """
+        mine, others = self.chat, other.chat
+        return (
+            self.eos_token_ids == other.eos_token_ids
+            and (mine.template, mine.options) == (others.template, others.options)
+            and mine.probes(PROBES) == others.probes(PROBES)
+            and self._reading is not None
+            and self._reading == other._reading
+        )
+
+    @cached_property
+    def _reading(self) -> str | None:
+        """A hash of how the tokenizer reads text; None for a slow one, which cannot be compared."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        content = json.loads(backend.to_str())
+        kept = {name: value for name, value in content.items() if name not in NOT_READING}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     def fingerprint(self) -> Row:
         """What distinguishes this model from others, for the manifest.

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pad_fast.conversation.encoding import TextEncoder
+
 # The wording in tools/choose_question.py that a small model answers with a letter most often, and
 # with the least fondness for A; tools/choose_question.jsonl has the numbers.
 DEFAULT_TEMPLATE = (
@@ -154,12 +156,11 @@ def letter_token_ids(tokenizer: Any, count: int) -> list[list[int]]:
     Raises:
         ValueError: a letter is no single token, or shares its token with another letter.
     """
-    unknown = tokenizer.unk_token_id
+    unknown, encoder = tokenizer.unk_token_id, TextEncoder(tokenizer)
     forms = []
     for letter in LETTERS[:count]:
-        encoded = [
-            tokenizer.encode(text, add_special_tokens=False) for text in (letter, f" {letter}")
-        ]
+        # Behind a text, since SentencePiece puts a space in front of what is encoded alone.
+        encoded = [encoder.following("\n", text) for text in (letter, f" {letter}")]
         forms.append(sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != unknown}))
         if not forms[-1]:
             raise ValueError(

@@ -52,9 +52,11 @@ def _prepare(run: RunContext) -> None:
     config, root = run.config, run.folder.root
     student, teacher = run.student(0), run.teacher
     check_models(config, student, teacher)
+    read = read_split(config)
+    for rows in read:
+        check_prompts(rows, student, teacher)
     train, heldout = (
-        fitting(rows, config, student, teacher, run.training.max_length)
-        for rows in read_split(config)
+        fitting(rows, config, student, teacher, run.training.max_length) for rows in read
     )
     if not train:
         raise ValueError("prompts: every one of them is too long")
@@ -63,7 +65,7 @@ def _prepare(run: RunContext) -> None:
         write_rows(root / "heldout" / "prompts.parquet", heldout)
     manifest = {
         "format": FORMAT,
-        "created": _now(),
+        "created": run.started.isoformat(timespec="seconds"),
         "config": run.settings.flat(),
         "seeds": {
             "run": config.seed,
@@ -102,6 +104,21 @@ def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) ->
             )
     if config.asks:
         multiple_choice.letter_token_ids(teacher.tokenizer, config.letters)
+
+
+def check_prompts(rows: Sequence[Row], student: Checkpoint, teacher: Checkpoint) -> None:
+    """Raise ValueError for a prompt of which a chat template leaves out the text of a message.
+
+    A template may leave out a message, such as the system's, without a word: the model would answer
+    and score another conversation than the one in the file.
+    """
+    same = teacher.same_tokenizer(student)
+    for row in rows:
+        try:
+            for checkpoint in (student,) if same else (student, teacher):
+                checkpoint.chat.check(row["prompt"])
+        except ValueError as error:
+            raise ValueError(f"{row['place']}: {error}") from None
 
 
 def fitting(

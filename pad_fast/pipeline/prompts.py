@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pad_fast.conversation import with_input
 from pad_fast.pipeline.files import Row
 
 logger = logging.getLogger("pad_fast")
 
-ALIASES = ("prompt", "instruction", "question")
+ALIASES = ("prompt", "instruction", "question", "turns")
+INPUTS = ("input", "context")  # what an instruction is about, in Alpaca's and Dolly's files
+READ = ("prompt_id", "answer", "skill")
+# Columns that hold what a prompt may need, and columns with answers and remarks, which it does not.
+CONTENT = (
+    *(*INPUTS, "system", "system_prompt", "history", "conversations", "messages", "text", "query"),
+    *("document", "documents", "passage", "article", "choices", "options", "tools", "images"),
+)
+NO_CONTENT = (
+    *("output", "outputs", "response", "responses", "completion", "completions", "generations"),
+    *("chosen", "rejected", "reference", "references", "target", "targets", "answers", "solution"),
+    *("correct_answers", "incorrect_answers", "generator", "source", "dataset", "category", "name"),
+    *("models", "model", "meta", "metadata", "id", "question_id", "motivation_app"),
+    *("level", "type", "subject", "difficulty", "explanation", "rationale", "language", "url"),
+    *("author", "date", "timestamp", "created_at"),
+)
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 MOST_HELD_OUT = 256
 Message = dict[str, str]
@@ -42,13 +59,16 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
 
     Notes:
         The prompt is read from the column ``prompt``, ``instruction`` or ``question``. It is a
-        string, which becomes one user message, or a list of chat messages.
+        string, which becomes one user message, or a list of chat messages. An instruction is joined
+        with ``input`` or ``context`` by a blank line, and with the input of each of ``instances``.
+        Of ``turns``, which MT-Bench has, the first is the prompt. A warning names other columns
+        that look like a part of the prompt.
     """
     rows: dict[str, Row] = {}  # hash of the prompt -> row
     ids: set[str] = set()
+    unread: Counter[str] = Counter()
     repeated = 0
-    for place, raw in _raw_rows(source, split, subset):
-        row = _checked(raw, place)
+    for place, row in _checked_rows(_raw_rows(source, split, subset), unread):
         digest = prompt_digest(row["prompt"])
         if digest in rows:
             repeated += 1
@@ -60,6 +80,12 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
         rows[digest] = row
     if not rows:
         raise ValueError(f"{source}: holds no prompts")
+    if unread:
+        logger.warning(
+            "%s: not read into the prompts: %s",
+            source,
+            ", ".join(f"{name} (of {count} rows)" for name, count in unread.items()),
+        )
     if repeated:
         logger.warning(
             "%s: %d rows repeat the prompt of an earlier row and are ignored", source, repeated
@@ -185,20 +211,83 @@ def _numbered(source: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
     return ((f"{source}: row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _checked(raw: Any, place: str) -> Row:
-    if not isinstance(raw, dict):
-        raise ValueError(f"{place}: must be an object with a prompt, got {type(raw).__name__}")
-    column = next((name for name in ALIASES if raw.get(name) is not None), None)
-    if column is None:
+def _checked_rows(
+    raw_rows: Iterable[tuple[str, Any]], unread: Counter[str]
+) -> Iterator[tuple[str, Row]]:
+    """Each prompt with its place; the columns that no prompt is read from are counted."""
+    for place, raw in raw_rows:
+        if not isinstance(raw, dict):
+            raise ValueError(f"{place}: must be an object with a prompt, got {type(raw).__name__}")
+        column = next((name for name in ALIASES if raw.get(name) is not None), None)
+        if column is None:
+            raise ValueError(
+                f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only "
+                f"{', '.join(map(str, raw)) or 'none'}"
+            )
+        texts = {name: None if raw.get(name) is None else str(raw[name]) for name in READ}
+        prompts, read = _prompts(raw, column, place)
+        unread.update(_unread(raw, {column, *read}))
+        for number, prompt in enumerate(prompts):
+            named = f"{texts['prompt_id']}-{number}" if texts["prompt_id"] and number else None
+            row = {**texts, "prompt": _messages(prompt, f"{place}: {column}")}
+            yield place, {**row, "prompt_id": named or texts["prompt_id"]}
+
+
+def _prompts(raw: Row, column: str, place: str) -> tuple[list[Any], set[str]]:
+    """The prompts of a row, and the columns next to ``column`` that they are read from."""
+    prompt = raw[column]
+    if column == "turns":
+        return [_first_turn(prompt, place)], set()
+    if column != "instruction" or not isinstance(prompt, str):
+        return [prompt], set()
+    name = next((name for name in INPUTS if _filled(raw.get(name))), None)
+    if name is not None:
+        if not isinstance(raw[name], str):
+            raise ValueError(f"{place}: {name} must be a string, got {raw[name]!r:.80}")
+        return [with_input(prompt, raw[name])], {name}
+    instances = raw.get("instances")
+    if not _filled(instances):
+        return [prompt], set()
+    if not isinstance(instances, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("input") or "", str) for each in instances
+    ):
         raise ValueError(
-            f"{place}: no column {', '.join(ALIASES[:-1])} or {ALIASES[-1]}, only "
-            f"{', '.join(map(str, raw)) or 'none'}"
+            f"{place}: instances must be a list of objects with an input, got {instances!r:.80}"
         )
-    texts = {
-        name: None if raw.get(name) is None else str(raw[name])
-        for name in ("prompt_id", "answer", "skill")
-    }
-    return {**texts, "prompt": _messages(raw[column], f"{place}: {column}")}
+    # Instances without an input are more answers to the same prompt.
+    joined = dict.fromkeys(with_input(prompt, each.get("input")) for each in instances)
+    return list(joined), {"instances"}
+
+
+def _first_turn(turns: Any, place: str) -> Any:
+    """The first of several turns; each is a text or, as in Arena-Hard, an object with a content."""
+    first = turns[0] if isinstance(turns, list) and turns else None
+    first = first.get("content") if isinstance(first, dict) else first
+    if not isinstance(first, str):
+        raise ValueError(
+            f"{place}: turns must be a list that begins with a text, got {turns!r:.80}"
+        )
+    return first
+
+
+def _unread(raw: Row, read: set[str]) -> Iterator[str]:
+    """The columns that look like a part of the prompt and are not read."""
+    if "turns" in read and len(raw["turns"]) > 1:
+        yield "turns after the first"
+    for name, value in raw.items():
+        if name in read or name in NO_CONTENT or name in READ:
+            continue
+        words = isinstance(value, str) and len(value.split()) > 1
+        texts = isinstance(value, list) and any(isinstance(each, (str, dict)) for each in value)
+        if _filled(value) and (name in CONTENT or name in ALIASES or words or texts):
+            yield str(name)
+
+
+def _filled(value: Any) -> bool:
+    """Whether a cell holds something; NaN, which tables have in empty cells, is nothing."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is not None and value == value and value != [] and value != {}
 
 
 def _messages(prompt: Any, place: str) -> list[Message]:

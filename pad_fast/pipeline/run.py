@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import random
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,13 +23,15 @@ from pad_fast.pipeline.seeds import derive_seed
 class RunContext:
     """The context of a run, which every phase is given.
 
-    Round 0 is the base student. Round r starts from the student of round r - 1.
+    Round 0 is the base student. Round r starts from the student of round r - 1. A chat template
+    that writes the date writes that of the run's start, also where the run is resumed later.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.config = settings, settings.run
         self.folder = RunFolder(Path(str(settings.run.output_dir)))
         self.training = settings.pad_config(self.folder.root)
+        self.started = self.folder.started() or datetime.datetime.now(datetime.timezone.utc)
         self.metrics = Metrics(self.folder.root / "metrics.jsonl")
         self.teacher = self._checkpoint(
             "teacher", str(self.config.teacher), self.config.teacher_revision
@@ -52,7 +55,13 @@ class RunContext:
         kwargs = self.config.chat_template_kwargs
         assert not isinstance(kwargs, str)
         return Checkpoint(
-            role, path, revision, self.config.dtype, self.config.attn_implementation, kwargs
+            role,
+            path,
+            revision,
+            self.config.dtype,
+            self.config.attn_implementation,
+            kwargs,
+            now=self.started,
         )
 
     def sampler(self, num_generations: int, *, rewards: bool = False) -> Sampler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -109,6 +110,11 @@ class RunFolder:
     def manifest(self) -> Row:
         """The content of run.json."""
         return json.loads(self.manifest_path.read_text(encoding="utf-8"))
+
+    def started(self) -> datetime.datetime | None:
+        """When the run was started, None if it was not."""
+        created = self.manifest().get("created") if self.manifest_path.exists() else None
+        return None if created is None else datetime.datetime.fromisoformat(created)
 
     def begun(self) -> set[str]:
         """The names of the phases that have kept something, in any round."""

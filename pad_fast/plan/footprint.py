@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 from pad_fast.device import planning_for
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.models.attention_inputs import AttentionInputs
+from pad_fast.models.company import sides_of
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import known_problem
 from pad_fast.models.output_head import trust_head
@@ -151,7 +152,7 @@ def training_step(
         attach_rewards_forward(model.train(), memory_budget=options.memory_budget)
         count = sum(weight.numel() for weight in model.parameters())
         optimizer_state = torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
-        slices = split(shape.groups(prompts), options.max_tokens, reading.layout)
+        slices = split(shape.groups(prompts), options.max_tokens, reading.layout, sides_of(model))
         for weight in model.parameters() if options.accumulating or len(slices) > 1 else ():
             weight.grad = torch.empty_like(weight)
 
@@ -186,7 +187,8 @@ def scoring_batch(
         model = fake_model(config, dtype, reading.attention).eval()
         meter.restart()
         flops = 0
-        for part, times in _distinct(split(shape.groups(prompts), max_tokens, reading.layout)):
+        slices = split(shape.groups(prompts), max_tokens, reading.layout, sides_of(model))
+        for part, times in _distinct(slices):
             before = meter.flops
             packed_rewards(model, _packed(part, meter, reading), prompts * shape.responses)
             flops += times * (meter.flops - before)

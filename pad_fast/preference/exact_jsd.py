@@ -98,7 +98,8 @@ def exact_jsd(student: Tensor, teacher: Tensor, options: RankingOptions) -> Resu
     def split(x: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """The two terms of log P(tau), (orders, 1, A, B) and (1, orders, A, B), and their steps."""
         (a, a_steps), (b, b_steps) = _descend(x, top, 1), _descend(x, bottom, sets)
-        return take_rows(a, by_set)[:, None], b.view(1, -1, sets, x.shape[1]), a_steps, b_steps
+        b = b.view(1, len(b) // sets, sets, x.shape[1])
+        return take_rows(a, by_set)[:, None], b, a_steps, b_steps
 
     def core(s: Tensor, t: Tensor) -> Result:
         a_s, b_s, a_steps, b_steps = split(s)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from pad_fast import device
 from pad_fast.linear_logprob.memory_budget import SHARE, MemoryBudget
 from pad_fast.models.causal_lm import causal_lm
+from pad_fast.models.company import sides_of
 from pad_fast.models.layout_trial import choose_layout, takes_one_row
 from pad_fast.training.collator import PADCollator, live_group
 from pad_fast.training.config import PADConfig
@@ -43,6 +44,7 @@ def choose_slices(
     lm = causal_lm(model)
     if collator.layout is None:
         collator.layout = _tried_layout(lm, args, accelerator, rows)
+    collator.sides = sides_of(lm)
     bucketed = device.compiles_attention(args.device)
     collator.options = {"one_row": takes_one_row(lm), "bucketed": bucketed}
     if collator.max_tokens is None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pad_fast.models.company import ONE_SIDE, Sides
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.packing import pack, split
 from pad_fast.training.rows import LARGEST_REWARD
@@ -42,6 +43,7 @@ class PADCollator:
     def __init__(self, layout: str | None = None, max_tokens: int | None = None) -> None:
         self.layout, self.max_tokens = layout, max_tokens
         self.options: dict[str, bool] = {}  # for pack(); PADTrainer knows its model and device
+        self.sides: Sides = ONE_SIDE  # lengths that the model may not read in one call
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         width = max(len(row["completion_ids"]) for row in rows)
@@ -49,7 +51,7 @@ class PADCollator:
         layout = self.layout or "padded"
         slices = [
             pack(part, layout, **self.options)._asdict()
-            for part in split(groups, self.max_tokens, layout)
+            for part in split(groups, self.max_tokens, layout, self.sides)
         ]
         return {
             **_tables(rows, width),

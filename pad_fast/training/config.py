@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
@@ -26,6 +27,33 @@ LEAST = {
     "max_completion_length": 1,
     "max_tokens_per_step": 1,
     "dataset_num_proc": 1,
+}
+
+# Arguments of Trainer that cannot act here: the only value of each that is taken, and why.
+_NO_PREDICTIONS = "an evaluation keeps no predictions, and there is no compute_metrics"
+_NO_LABELS = "the loss is one of rankings, and has no labels"
+WITHOUT_EFFECT: dict[str, tuple[Any, str]] = {
+    "label_smoothing_factor": (0.0, _NO_LABELS),
+    "label_names": (None, _NO_LABELS),
+    "include_for_metrics": ([], _NO_PREDICTIONS),
+    "batch_eval_metrics": (False, _NO_PREDICTIONS),
+    "eval_do_concat_batches": (True, _NO_PREDICTIONS),
+    "eval_use_gather_object": (False, _NO_PREDICTIONS),
+    "eval_accumulation_steps": (None, _NO_PREDICTIONS),
+    "average_tokens_across_devices": (
+        True,
+        "the loss is the mean over the prompts of all devices, and counts no tokens",
+    ),
+    "include_num_input_tokens_seen": (
+        "no",
+        "a batch is a list of packed rows; perf/tokens_per_second is logged",
+    ),
+    "use_cache": (False, "no forward of the trainer keeps a cache"),
+    "length_column_name": ("length", "prepared rows have their length in the column length"),
+    "neftune_noise_alpha": (
+        None,
+        "the size of its noise depends on the length of a row, and a row holds several responses",
+    ),
 }
 
 
@@ -222,6 +250,7 @@ class PADConfig(TrainingArguments):
         self._check_options()
         self._check_loss()
         super().__post_init__()
+        self._check_effects()
 
     def _check_options(self) -> None:
         for name, choices in CHOICES.items():
@@ -241,6 +270,13 @@ class PADConfig(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {value}")
+
+    def _check_effects(self) -> None:
+        """Refuse what Trainer would take and PADTrainer would ignore."""
+        for name, (usual, why) in WITHOUT_EFFECT.items():
+            value = getattr(self, name, usual)  # a release may lack an argument
+            if value != usual:
+                raise ValueError(f"{name} must be {usual!r}, since {why}; got {value!r}")
 
     def _check_loss(self) -> None:
         if self.loss not in LOSSES:

@@ -85,7 +85,11 @@ def prompt_metrics(
     return torch.stack(columns, 1).masked_fill((live < 2)[:, None], torch.nan)
 
 
-def summarize(table: Tensor) -> dict[str, float]:
+# Each metric's value, after the number of prompts that it is taken over.
+Summary = dict[str, tuple[int, float]]
+
+
+def summarize(table: Tensor) -> Summary:
     """Each metric of a table (P, len(NAMES)) over its prompts, without those that no prompt has.
 
     It is the mean, but the least of the shortest and the greatest of the longest lengths.
@@ -95,5 +99,20 @@ def summarize(table: Tensor) -> dict[str, float]:
         values = column[~column.isnan()]
         if len(values):
             over_prompts = {SHORTEST: torch.min, LONGEST: torch.max}.get(name, torch.mean)
-            found[name] = over_prompts(values).item()
+            found[name] = len(values), over_prompts(values).item()
+    return found
+
+
+def pooled(first: Summary, second: Summary) -> Summary:
+    """The summary of the prompts of both, which have none in common.
+
+    Example:
+        >>> pooled({"loss": (1, 4.0)}, {"loss": (3, 8.0)})
+        {'loss': (4, 7.0)}
+    """
+    found = {**first, **second}
+    for name in first.keys() & second.keys():
+        (n, a), (m, b) = first[name], second[name]
+        extreme = {SHORTEST: min, LONGEST: max}.get(name)
+        found[name] = n + m, extreme(a, b) if extreme else (n * a + m * b) / (n + m)
     return found

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, Features, IterableDataset, Value
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+
+from pad_fast.conversation import with_input
+from pad_fast.conversation.chat import Chat
 
 logger = logging.getLogger("pad_fast")
 
@@ -36,24 +39,6 @@ FEATURES = Features(
 )
 COUNTS = ("num_live", "num_cut")  # columns that are counted, and then dropped
 LARGEST_REWARD = float(np.finfo(np.float32).max)
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, conversational: bool) -> int | None:
-    """The token that a response ends with.
-
-    In a conversation it is the special token that the chat template puts after an assistant's text:
-    Gemma's <end_of_turn> is not its EOS. Elsewhere, and without such a token, it is the EOS.
-    """
-    if conversational and tokenizer.chat_template is not None:
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "response"}]
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        ending = tokenizer(
-            text[text.rindex("response") + len("response") :], add_special_tokens=False
-        )["input_ids"]
-        added = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
-        if ending and ending[0] in added:
-            return ending[0]
-    return tokenizer.eos_token_id
 
 
 @dataclass
@@ -82,8 +67,9 @@ class RowReader:
         ([[3], [5]], [0.5, 1.0], [True, False])
 
     Notes:
-        Token ids are taken as they are. Texts get the end of turn, unless their finish reason is
-        "length".
+        Token ids are taken as they are. A text is encoded as it follows its prompt, and gets the
+        end of turn that it does not end with, unless its finish reason is "length". A prompt that
+        is a text gets the tokenizer's BOS where it does not begin with it, and never an EOS.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -92,6 +78,9 @@ class RowReader:
     max_completion_length: int | None = None
     mask_truncated: bool = False
     template_options: dict = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:  # what datasets hashes, and sends to its processes
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def __call__(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
         try:
@@ -136,12 +125,11 @@ class RowReader:
     def _prompt_ids(self, row: dict[str, Any]) -> list[int]:
         ids = row.get("prompt_ids")
         if ids is None:
-            prompt, tokenizer = _column(row, "prompt", "prompt_ids"), self._need_tokenizer("prompt")
+            prompt, chat = _column(row, "prompt", "prompt_ids"), self._chat_for("prompt")
             if isinstance(prompt, str):
-                ids = tokenizer(prompt)["input_ids"]
+                ids = chat.encoder.prompt(prompt)
             else:
-                text = self._templated(tokenizer, prompt)  # begins with the BOS
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+                ids = chat.prompt_ids(_messages(chat, prompt))
         ids = self._check_ids("prompt_ids", ids)
         if len(ids) == 0:
             raise ValueError(
@@ -154,28 +142,6 @@ class RowReader:
             )
         return ids
 
-    def _templated(self, tokenizer: PreTrainedTokenizerBase, prompt: Any) -> str:
-        messages = _list("prompt", prompt, "a text or a list of messages")
-        if not messages or not all(
-            isinstance(message, Mapping) and isinstance(message.get("role"), str)
-            for message in messages
-        ):
-            raise ValueError(
-                "prompt must be a text or a list of messages with a role and a content, "
-                f"got {prompt!r:.80}"
-            )
-        try:
-            return str(
-                tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, **self.template_options
-                )
-            )
-        except (TemplateError, TypeError) as error:
-            raise ValueError(
-                "prompt must be one that the chat template takes, "
-                f"which says {str(error)!r}, got {prompt!r:.80}"
-            ) from None
-
     def _completion_ids(self, row: dict[str, Any], reasons: list[str]) -> list[list[int]]:
         if row.get("completion_ids") is not None:
             return [
@@ -183,27 +149,38 @@ class RowReader:
                 for ids in _list("completion_ids", row["completion_ids"])
             ]
         texts = _list("completions", _column(row, "completions", "completion_ids"))
-        tokenizer = self._need_tokenizer("completions")
-        end = end_of_turn_id(tokenizer, not isinstance(row.get("prompt", ""), str))
+        chat, prompt = self._chat_for("completions"), row.get("prompt", "")
+        end = chat.tokenizer.eos_token_id if isinstance(prompt, str) else chat.end_of_turn_id
         if end is None:
             raise ValueError(
                 "completions need a tokenizer with an EOS token, got one without; "
                 "or give completion_ids"
             )
+        if row.get("prompt_ids") is not None:
+            prompt = str(chat.tokenizer.decode(_list("prompt_ids", row["prompt_ids"])))
         found = []
-        for i, text in enumerate(texts):
-            ids = tokenizer(_text(text), add_special_tokens=False)["input_ids"]
-            ended = not (i < len(reasons) and reasons[i] == "length")
-            found.append([*ids, end] if ended else ids)
+        for i, completion in enumerate(texts):
+            text, own_end = _without_end(_text(completion), chat.tokenizer, end)
+            if isinstance(prompt, str):
+                ids = chat.encoder.following(prompt, text)
+            else:
+                ids = chat.response_ids(prompt, text)
+            cut = i < len(reasons) and reasons[i] == "length"
+            last = end if own_end is None and not cut else own_end
+            found.append(ids if last is None else [*ids, last])
         return found
 
-    def _need_tokenizer(self, column: str) -> PreTrainedTokenizerBase:
+    def _chat_for(self, column: str) -> Chat:
         if self.tokenizer is None:
             raise ValueError(
                 f"{column} is text, which needs a processing_class (a tokenizer), got none; "
                 "or give token ids"
             )
-        return self.tokenizer
+        return self._chat
+
+    @cached_property
+    def _chat(self) -> Chat:
+        return Chat(self.tokenizer, self.template_options)
 
     def _check_ids(self, name: str, ids: Any) -> list[int]:
         ids = _list(
@@ -236,7 +213,33 @@ def _canonical(row: Mapping[str, Any]) -> dict[str, Any]:
         for other in others:
             if found.get(name) is None and found.get(other) is not None:
                 found[name] = found[other]
+                if other == "instruction" and isinstance(found[name], str):
+                    found[name] = with_input(found[name], found.get("input"))
     return found
+
+
+def _messages(chat: Chat, prompt: Any) -> list[Mapping[str, Any]]:
+    """The messages of a prompt, which the chat template takes and leaves nothing out of."""
+    messages = _list("prompt", prompt, "a text or a list of messages")
+    if not messages or not all(
+        isinstance(message, Mapping) and isinstance(message.get("role"), str)
+        for message in messages
+    ):
+        raise ValueError(
+            "prompt must be a text or a list of messages with a role and a content, "
+            f"got {prompt!r:.80}"
+        )
+    chat.check(messages)
+    return messages
+
+
+def _without_end(text: str, tokenizer: Any, end: int) -> tuple[str, int | None]:
+    """A response without the end token that it spells at its end, and the id of that token."""
+    for token in (end, tokenizer.eos_token_id):
+        spelled = None if token is None else tokenizer.convert_ids_to_tokens(token)
+        if spelled and text.rstrip().endswith(spelled):
+            return text.rstrip().removesuffix(spelled), token
+    return text, None
 
 
 def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> Any:

@@ -21,21 +21,29 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
 )
 from transformers.training_args import OptimizerNames
 
+from pad_fast import device
 from pad_fast.models.causal_lm import causal_lm, model_window, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
-from pad_fast.training.metrics import SATURATED, prompt_metrics, summarize
+from pad_fast.training.metrics import (
+    NAMES,
+    SATURATED,
+    Summary,
+    pooled,
+    prompt_metrics,
+    summarize,
+)
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.model_card import card_body, rewrite_card
 from pad_fast.training.objective import live_prompts, preference_loss, saturation
+from pad_fast.training.resumed_log import ResumableLog
 from pad_fast.training.rows import RowReader, is_prepared, prepare_dataset
 
 logger = logging.getLogger("pad_fast")
@@ -48,7 +56,7 @@ SATURATION_HINT = (
 )
 
 
-class PADTrainer(Trainer):
+class PADTrainer(ResumableLog):
     """Trains a student to rank given responses as a teacher does (PAD, arXiv 2502.14272).
 
     A dataset has a row for each prompt, see :class:`pad_fast.training.rows.RowReader`.
@@ -175,8 +183,8 @@ class PADTrainer(Trainer):
             OptimizerNames.ADALOMO,
         ):
             raise ValueError(
-                "a batch in slices (max_tokens_per_step) has several backwards a step, "
-                "which DeepSpeed and LOMO do not take"
+                "a batch in slices (for max_tokens_per_step, or for lengths that the model cannot "
+                "read together) has several backwards a step, which DeepSpeed and LOMO do not take"
             )
         model.train()
         getattr(self.optimizer, "train", lambda: None)()  # schedule-free optimizers
@@ -200,12 +208,14 @@ class PADTrainer(Trainer):
             rewards_of, range(count), loss_of, backward=self.accelerator.backward, context=context
         )
         self._record(kept[0], rewards.view(shape), inputs)
-        return loss
+        if (steps := self.args.torch_empty_cache_steps) and self.state.global_step % steps == 0:
+            device.release_cached_memory()
+        return self._count_loss(loss)
 
     def _most_slices(self, count: int) -> int:
         """The largest number of slices on a rank: under FSDP each forward waits for the others."""
-        limited = getattr(self.data_collator, "max_tokens", None)
-        if self.accelerator.num_processes == 1 or not limited:
+        limits = (getattr(self.data_collator, name, None) for name in ("max_tokens", "sides"))
+        if self.accelerator.num_processes == 1 or not any(limits):
             return count
         counts = self.accelerator.gather(torch.tensor([count], device=self.args.device))
         return int(counts.max())
@@ -215,9 +225,24 @@ class PADTrainer(Trainer):
 
     # The loss.
 
+    def _leave_out_repeats(self, batches: list[dict[str, Any]]) -> None:
+        """Mask the rows with which accelerate fills the last batch of an epoch up on several ranks.
+
+        They are rows from the epoch's start, and stand behind all others in the order of the ranks.
+        """
+        last = self.accelerator.gradient_state.end_of_dataloader
+        ranks = self.accelerator.num_processes
+        if ranks == 1 or not batches or not last or self.args.dataloader_drop_last:
+            return
+        mask = batches[-1]["mask"]
+        rows: Any = self.train_dataset
+        if left := len(rows) % (ranks * len(mask)):
+            mask[max(0, left - self.accelerator.process_index * len(mask)) :] = False
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """The live prompts of the global batch, where Trainer would count tokens."""
         self._batch_number = 0
+        self._leave_out_repeats(batch_samples)
         count = sum(
             (live_prompts(batch["mask"]) for batch in batch_samples),
             torch.zeros((), dtype=torch.long),
@@ -258,7 +283,12 @@ class PADTrainer(Trainer):
     def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Losses (P,), 0 for a prompt without a ranking, and the student's rewards (P, N)."""
         shape = inputs["teacher_rewards"].shape
-        found = [model(**part, num_responses=shape.numel()) for part in inputs["slices"]]
+        slices = inputs["slices"]
+        count = len(slices) if model.training else self._most_slices(len(slices))
+        found = [
+            model(**slices[min(k, len(slices) - 1)], num_responses=shape.numel())
+            for k in range(count)
+        ][: len(slices)]
         rewards = (found[0] if len(found) == 1 else torch.stack(found).sum(0)).view(shape)
         return self._preference_losses(rewards, inputs, model.training), rewards
 
@@ -293,7 +323,8 @@ class PADTrainer(Trainer):
 
     def _start_window(self) -> None:
         self._tables: list[Tensor] = []
-        self._num_tokens = 0
+        self._summary_before: Summary = {}  # what a resume found of this window
+        self._tokens_before = self._num_tokens = 0
         self._window_start = time.perf_counter()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -302,25 +333,47 @@ class PADTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer's own lines have a loss, and every rank writes them at the same step.
-        if "loss" in logs and self._tables:
+        if "loss" in logs and (self._tables or self._summary_before):
             logs.update(self._window_metrics())
         super().log(logs, start_time)
 
-    def _window_metrics(self) -> dict[str, float]:
-        """The metrics since the last line of the log, over all ranks."""
+    def _window_summary(self) -> tuple[Summary, int]:
+        """The metrics since the last line of the log, over all ranks, and their tokens."""
+        nothing = torch.zeros(0, len(NAMES), device=self.args.device)
         table = self.accelerator.pad_across_processes(
-            torch.cat(self._tables), dim=0, pad_index=torch.nan
+            torch.cat([nothing, *self._tables]), dim=0, pad_index=torch.nan
         )
-        found = summarize(self.accelerator.gather(table))
-        found.pop("loss", None)  # Trainer logs it
         counts = torch.tensor([self._num_tokens], device=self.args.device)
-        tokens = self.accelerator.gather(counts).sum().item()
+        tokens = int(self.accelerator.gather(counts).sum())
+        summary = summarize(self.accelerator.gather(table))
+        return pooled(self._summary_before, summary), self._tokens_before + tokens
+
+    def _window_metrics(self) -> dict[str, float]:
+        """The metrics for a line of the log, after which the next window begins."""
+        summary, tokens = self._window_summary()
+        found = {name: value for name, (_, value) in summary.items()}
+        found.pop("loss", None)  # Trainer logs it
         found["perf/tokens_per_second"] = tokens / (time.perf_counter() - self._window_start)
         if found.get(SATURATED, 0.0) > 0.5 and not self._saturation_warned:
             self._saturation_warned = True
             logger.warning(SATURATION_HINT, 100 * found[SATURATED], 100 * SATURATION_SHARE)
         self._start_window()
         return found
+
+    def _kept_log(self) -> dict[str, Any]:
+        summary, tokens = self._window_summary()
+        seconds = time.perf_counter() - self._window_start
+        window = {"metrics": summary, "tokens": tokens, "seconds": seconds}
+        return {**super()._kept_log(), "window": window}
+
+    def _restore_log(self, kept: dict[str, Any]) -> None:
+        super()._restore_log(kept)
+        window = kept["window"]
+        self._summary_before = {
+            name: (count, value) for name, (count, value) in window["metrics"].items()
+        }
+        self._tokens_before = window["tokens"]
+        self._window_start = time.perf_counter() - window["seconds"]
 
     def prediction_step(
         self,
@@ -345,7 +398,7 @@ class PADTrainer(Trainer):
         # Trainer's loss is a mean over batches, in which the prompts of a short last batch count
         # more.
         found = summarize(torch.cat(self._eval_tables))
-        own = {f"{prefix}_{name}": value for name, value in found.items()}
+        own = {f"{prefix}_{name}": value for name, (_, value) in found.items()}
         return output._replace(metrics={**(output.metrics or {}), **own})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -425,6 +478,17 @@ def _check_args(args: PADConfig) -> None:
             "PADTrainer does not run under torch.nn.DataParallel, "
             f"got {args.n_gpu} GPUs in one process; start it with accelerate launch or torchrun, "
             "or set CUDA_VISIBLE_DEVICES to one of them"
+        )
+    loader: Any = args.accelerator_config
+    if args.world_size > 1 and loader.even_batches is False:
+        raise ValueError(
+            "accelerator_config must have even_batches: true on several ranks, which would wait "
+            "for one another without end; the rows that fill a batch up do not count"
+        )
+    if args.world_size > 1 and loader.dispatch_batches:
+        raise ValueError(
+            "accelerator_config must not have dispatch_batches: true, since the packed rows of a "
+            "batch cannot be cut for several ranks; split_batches: true can"
         )
 
 

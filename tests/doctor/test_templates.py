@@ -56,14 +56,19 @@ def test_template_at_whose_border_tokens_merge():
         role = "student"
         ids = {"a": 0, "\n": 1, "\n\n": 2}  # noqa: RUF012
 
-        def rendered(self, messages, *, tokenize, return_dict=False, add_generation_prompt=False):
-            text = "".join(
+        def rendered(self, messages, *, add_generation_prompt=False):
+            return "".join(
                 message["content"] + "\n" * (message["role"] == "user") for message in messages
             )
-            return {"input_ids": [0, 2, 0] if text == "a\n\na" else [0, 1]} if tokenize else text
 
-        def prompt_ids(self, messages):
-            return self.rendered(messages, tokenize=True)["input_ids"]
+        def conversation_ids(self, messages):
+            return [0, 2, 0] if self.rendered(messages) == "a\n\na" else [0, 1]
+
+        prompt_ids = conversation_ids
+
+        @property
+        def chat(self):
+            return self
 
     row = {"prompt": [{"role": "user", "content": "a"}], "completions": ["\na"]}
     check_verdict(checks.template(Student(), [row]), "look", "generation prompt")

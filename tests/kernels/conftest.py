@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.interpreter import mend
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
+if os.environ.get("TRITON_INTERPRET") == "1":
+    mend()
 
 # Folders whose tests run kernels: on a GPU, or under the interpreter where there is none.
 RUN_KERNELS = ("logprob", "linear_logprob", "preference")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import pytest
 import worlds
 from commands import failing
 from worlds import changed_config
 
 from pad_fast import cli
+from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.run_folder import RunFolder
 
 
@@ -37,6 +41,49 @@ def test_bad_models(world, tmp_path, capsys):
     assert "line 1: the student's chat template refuses the conversation: no such role" in failing(
         capsys, "run", config, "--student", picky
     )
+    (picky / "chat_template.jinja").write_text("{{ 1/0 }}")
+    said = failing(capsys, "run", config, "--teacher", picky)
+    assert "the teacher's chat template refuses the conversation: division by zero" in said
+    assert str(picky) in said
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_templates_that_lose_a_message(world, tmp_path, capsys, command, role):
+    model = tmp_path / role
+    shutil.copytree(world / role, model)
+    (model / "chat_template.jinja").write_text(
+        worlds.TEMPLATE.replace(
+            "{{ message['content'] }}", "{{ message['content'] if message['role'] != 'system' }}"
+        )
+    )
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2=?"}]
+    rows = [{"prompt": "1+1=?"}, {"prompt": turns}, {"prompt": "3"}, {"prompt": "4"}]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = changed_config(world, tmp_path, prompts=str(prompts), heldout_size=1, heldout=None)
+    said = failing(capsys, command, config, f"--{role}", model)
+    assert (
+        f"prompts.jsonl: line 2: the {role}'s chat template leaves out text of message 1 of 2"
+        in said
+    )
+    assert "the system's 'Be brief.'" in said
+    assert f"({model})" in said
+
+
+def test_the_date_in_a_template_is_that_of_the_start(world, tmp_path):
+    shutil.copytree(world / "student", tmp_path / "own")
+    (tmp_path / "own" / "chat_template.jinja").write_text(
+        "{{ strftime_now('%Y %S') }}" + worlds.TEMPLATE
+    )
+    config = changed_config(world, tmp_path, student="./own")
+    assert cli.main(["sample", str(config)]) == 0
+    manifest = tmp_path / "run" / "run.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "created": "2001-02-03T04:05:06+00:00"}))
+    run = RunContext(parse_settings("sample", [str(config)]))
+    assert run.student(0).chat.rendered([{"role": "user", "content": "1"}]) == "2001 06<|user|>1"
+    assert run.teacher.now == run.student(0).now
 
 
 def test_changed_models_and_prompts_are_noticed(world, tmp_path, capsys):

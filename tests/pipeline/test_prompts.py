@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_prompts_of_a_local_dataset(tmp_path):
     ("rows", "message"),
     [
         (['{"prompt": "a"}', '{"prompt": '], r"line 2 is not JSON"),
-        ([{"text": "a"}], r"line 1: no column prompt, instruction or question, only text"),
+        ([{"text": "a"}], r"line 1: no column prompt, instruction, question or turns, only text"),
         ([{"prompt": "a"}, {"prompt": 3}], r"line 2: prompt must be a string or a list"),
         ([{"prompt": "  "}], r"line 1: prompt: the prompt is empty"),
         ([["a"]], r"line 1: must be an object"),
@@ -85,6 +86,11 @@ def test_prompts_of_a_local_dataset(tmp_path):
             [{"prompt": "a", "prompt_id": "i"}, {"prompt": "b", "prompt_id": "i"}],
             r"line 2: prompt_id 'i' is taken",
         ),
+        ([{"instruction": "a", "input": ["b"]}], r"line 1: input must be a string, got \['b'\]"),
+        ([{"instruction": "a", "instances": ["b"]}], "line 1: instances must be a list of objects"),
+        ([{"turns": []}], "line 1: turns must be a list that begins with a text"),
+        ([{"turns": [3]}], "line 1: turns must be a list that begins with a text"),
+        ([{"turns": [" "]}], "line 1: turns: the prompt is empty"),
         ([], "is empty"),
         ([""], "holds no prompts"),
     ],
@@ -92,6 +98,92 @@ def test_prompts_of_a_local_dataset(tmp_path):
 def test_bad_prompts_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         prompts.read_prompts(lines(tmp_path / "p.jsonl", *rows))
+
+
+def contents(source: str) -> list[str]:
+    return [row["prompt"][-1]["content"] for row in prompts.read_prompts(source)]
+
+
+def test_an_instruction_is_joined_with_its_input(tmp_path, caplog):
+    alpaca = [
+        {"instruction": "Translate to German.", "input": "The boat is late."},
+        {"instruction": "Translate to German.", "input": "The tea is cold.", "output": "Der Tee"},
+        {"instruction": "Name a colour.", "input": ""},
+        {"instruction": "Name a colour.", "input": None, "context": "  "},
+        {"instruction": "Who was late?", "context": "The boat was.", "response": "The boat."},
+    ]
+    wanted = [
+        "Translate to German.\n\nThe boat is late.",
+        "Translate to German.\n\nThe tea is cold.",
+        "Name a colour.",
+        "Who was late?\n\nThe boat was.",
+    ]
+    assert contents(lines(tmp_path / "p.jsonl", *alpaca)) == wanted
+    assert "1 rows repeat" in caplog.text
+    assert "not read" not in caplog.text
+    table = "instruction,input\nTranslate.,A boat\nTranslate.,A tea\nName it.,\n"
+    (tmp_path / "p.csv").write_text(table)
+    found = contents(str(tmp_path / "p.csv"))
+    assert found == ["Translate.\n\nA boat", "Translate.\n\nA tea", "Name it."]
+
+
+def test_an_instruction_is_joined_with_each_of_its_instances(tmp_path, caplog):
+    seed = {
+        "id": "t0",
+        "prompt_id": "t0",
+        "instruction": "Sort these words.",
+        "instances": [
+            {"input": "pear, apple, fig", "output": "apple, fig, pear"},
+            {"input": "b a", "output": "a b"},
+        ],
+        "is_classification": False,
+    }
+    other = {**seed, "prompt_id": "t1", "instruction": "Say hello."}
+    other["instances"] = [{"input": "", "output": "hello"}, {"output": "hello!"}]
+    none = {**other, "prompt_id": "t2", "instruction": "Say hi.", "instances": []}
+    source = lines(tmp_path / "p.jsonl", seed, other, none)
+    assert contents(source) == [
+        "Sort these words.\n\npear, apple, fig",
+        "Sort these words.\n\nb a",
+        "Say hello.",
+        "Say hi.",
+    ]
+    ids = [row["prompt_id"] for row in prompts.read_prompts(source)]
+    assert ids == ["t0", "t0-1", "t1", "t2"]
+    assert not caplog.records
+
+
+def test_the_first_of_several_turns_is_the_prompt(tmp_path, caplog):
+    bench = {"question_id": 1, "category": "writing", "turns": ["Two lines about rain.", "Snow."]}
+    arena = {"turns": [{"content": "One line about fog."}]}
+    source = lines(tmp_path / "p.jsonl", bench, arena)
+    assert contents(source) == ["Two lines about rain.", "One line about fog."]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{source}: not read into the prompts: turns after the first (of 1 rows)"
+    )
+
+
+def test_columns_that_look_like_content_are_named(tmp_path, caplog):
+    rows = [
+        {"question": "What is late?", "system_prompt": "Be brief.", "history": [["a", "b"]]},
+        {"question": "And what is cold?", "system_prompt": "Be brief.", "input": "tea"},
+        {"prompt": "a", "instruction": "b", "premise": "Some words", "tag": "one", "score": 0.5},
+        {
+            "prompt": "c",
+            "response": "Some words",
+            "id": "x y",
+            "system_prompt": " ",
+            "input": math.nan,
+        },
+    ]
+    source = lines(tmp_path / "p.jsonl", *rows)
+    assert len(prompts.read_prompts(source)) == 4
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{source}: not read into the prompts: system_prompt (of 2 rows), history (of 1 rows), "
+        "input (of 1 rows), instruction (of 1 rows), premise (of 1 rows)"
+    )
 
 
 def test_prompts_of_other_files(tmp_path):
@@ -121,7 +213,7 @@ def test_prompts_of_other_files(tmp_path):
         (
             "odd.csv",
             b"text\na\n",
-            r"odd.csv: row 1: no column prompt, instruction or question, only text",
+            r"odd.csv: row 1: no column prompt, instruction, question or turns, only text",
         ),
         (
             "notes.txt",

@@ -9,6 +9,8 @@ import worlds
 from transformers import AutoModelForCausalLM
 from worlds import run_config
 
+from pad_fast.conversation.encoding import TextEncoder
+from pad_fast.models.company import ONE_SIDE, Sides
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import read_rows
 from pad_fast.pipeline.sample import generate
@@ -22,11 +24,24 @@ def test_responses_end_at_the_first_of_several_ends():
     tokenizer = worlds.character_tokenizer()
     a, b = tokenizer.encode("ab")
     cut = generate._responses(
-        [[a, b, 1, 0, 0], [a, a, a, a, b], [a, b, 3, b, 1]], [1, 3], tokenizer
+        [[a, b, 1, 0, 0], [a, a, a, a, b], [a, b, 3, b, 1]], [1, 3], TextEncoder(tokenizer)
     )
     assert cut["completion_ids"] == [[a, b, 1], [a, a, a, a, b], [a, b, 3]]
     assert cut["finish_reasons"] == ["stop", "length", "stop"]
     assert cut["completions"] == ["ab", "aaaab", "ab"]
+
+
+def test_prompts_on_both_sides_of_a_switch_are_sampled_apart(tmp_path):
+    """LongRoPE picks its factors by the longest sequence of a batch; here beyond 20 tokens."""
+    sampler = Sampler(run_config(tmp_path, sample_batch_tokens=10_000), 2)
+    lengths = [4, 30, 14, 15, 17, 15, 21, 5]  # and up to 6 new tokens
+    [together] = generate._batches(lengths, sampler, ONE_SIDE)
+    assert sorted(together) == list(range(8))
+    apart = list(generate._batches(lengths, sampler, Sides(switches=(20,))))
+    assert apart == [[1, 6], [4], [3, 5], [2, 7, 0]]
+    few = Sampler(run_config(tmp_path, sample_batch_tokens=80), 2)
+    found = list(generate._batches(lengths, few, ONE_SIDE))
+    assert found == [[1], [6], [4], [3], [5], [2, 7], [0]]
 
 
 def test_sampling_metrics_by_hand():

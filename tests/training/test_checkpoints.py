@@ -1,5 +1,6 @@
 """Checkpoints are ordinary, resuming changes nothing, and the model card describes the training."""
 
+import json
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from students import (
     trained,
 )
 
+from pad_fast.training.resumed_log import KEY, ResumableLog
 from pad_fast.training.trainer import PADTrainer
 
 pytestmark = RENAMED
@@ -44,6 +46,7 @@ def test_resuming_changes_no_bit(options, tmp_path):
         "num_train_epochs": 3,
         "save_strategy": "steps",
         "save_steps": 2,
+        "logging_steps": 3,  # a checkpoint cuts the line of step 6 in two
         **options,
     }
 
@@ -51,11 +54,50 @@ def test_resuming_changes_no_bit(options, tmp_path):
         return PADTrainer(make_model(attention_dropout=0.1), make_args(folder, **options), rows)
 
     whole = make(tmp_path / "whole")
-    whole.train()
+    wanted = whole.train()
     assert whole.state.global_step == 9
-    halved = make(tmp_path / "whole")
-    halved.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
-    assert_same(parameters(halved.model), parameters(whole.model), rtol=0, atol=0)
+    for step in (4, 6, 8):  # one of them resumes what was resumed
+        resumed = make(tmp_path / "whole")
+        found = resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert_same(parameters(resumed.model), parameters(whole.model), rtol=0, atol=0)
+        assert found.training_loss == pytest.approx(wanted.training_loss, rel=1e-12)
+        for line, same in zip(resumed.state.log_history, whole.state.log_history, strict=True):
+            assert known(line) == pytest.approx(known(same), rel=1e-12)
+
+
+def known(line):
+    """What a line of the log says about the training, and not about the machine."""
+    of_the_machine = ("perf/", "train_runtime", "train_samples", "train_steps", "total_flos")
+    return {name: value for name, value in line.items() if not name.startswith(of_the_machine)}
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_any_trainer_keeps_its_log(forgets, tmp_path):
+    """A checkpoint of an earlier release holds no sums, and its lines are Trainer's."""
+
+    class Log(ResumableLog):
+        def compute_loss(self, model, inputs, **_):
+            return model(inputs["input_ids"], labels=inputs["input_ids"]).loss
+
+    rows = [{"input_ids": torch.tensor([3, n, 5])} for n in range(1, 13)]
+    options = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 3}
+    args = make_args(tmp_path, per_device_train_batch_size=2, **options)
+    whole = Log(make_model(), args, train_dataset=rows)
+    wanted = whole.train().training_loss
+    path = tmp_path / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    assert state["stateful_callbacks"].keys() >= {KEY}
+    if forgets:
+        del state["stateful_callbacks"][KEY]
+        path.write_text(json.dumps(state))
+    resumed = Log(make_model(), args, train_dataset=rows)
+    found = resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4")).training_loss
+    same = [
+        known(a) == pytest.approx(known(b), rel=1e-6)
+        for a, b in zip(resumed.state.log_history, whole.state.log_history, strict=True)
+    ]
+    assert same == ([True, False, False] if forgets else [True] * 3)
+    assert (found == pytest.approx(wanted, rel=1e-6)) is not forgets
 
 
 def test_checkpoints_are_ordinary(tokenizer, tmp_path):

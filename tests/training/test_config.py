@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 import pad_fast
 from pad_fast.preference.loss_kinds import LOSSES
-from pad_fast.training.config import PADConfig
+from pad_fast.training.config import WITHOUT_EFFECT, PADConfig
 
 pytestmark = RENAMED
 
@@ -105,3 +105,28 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
 def test_config_refuses(option, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         make_args(tmp_path, **option)
+
+
+OTHER_VALUES = {
+    "label_smoothing_factor": 0.1,
+    "label_names": ["labels"],
+    "include_for_metrics": ["loss"],
+    "batch_eval_metrics": True,
+    "eval_do_concat_batches": False,
+    "eval_use_gather_object": True,
+    "eval_accumulation_steps": 2,
+    "average_tokens_across_devices": False,
+    "include_num_input_tokens_seen": "all",
+    "use_cache": True,
+    "length_column_name": "n",
+    "neftune_noise_alpha": 5.0,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_arguments_of_trainer_that_cannot_act_are_refused(name, tmp_path):
+    usual = WITHOUT_EFFECT[name][0]
+    assert getattr(make_args(tmp_path), name) == usual
+    assert getattr(make_args(tmp_path, **{name: usual}), name) == usual
+    with pytest.raises(ValueError, match=f"{name} must be .* since .*; got"):
+        make_args(tmp_path, **{name: OTHER_VALUES[name]})

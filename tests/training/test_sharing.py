@@ -191,3 +191,51 @@ def test_sharing_with_adapters(tmp_path):
         trainer.train()
         found.append(parameters(trainer.model))
     assert_same(found[0], found[1], rtol=1e-3, atol=2e-5)
+
+
+def long_rope(switch=12):
+    """A student whose positions are encoded otherwise in calls of more than 12 tokens."""
+    torch.manual_seed(0)
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0, 8.0, 16.0, 30.0],
+        "original_max_position_embeddings": switch,
+    }
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24}
+    config = transformers.Phi3Config(
+        **sizes,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        original_max_position_embeddings=switch,
+        initializer_range=0.3,
+        pad_token_id=0,
+        rope_parameters=rope,
+    )
+    return transformers.Phi3ForCausalLM(config)
+
+
+def test_long_rope_does_not_look_at_the_rest_of_a_batch(tmp_path):
+    rows, found = make_rows(6, seed=5), {}
+    for share in (True, False):
+        args = make_args(tmp_path, share_prefix=share, per_device_train_batch_size=3, **PLAIN)
+        trainer = PADTrainer(long_rope(), args, rows, rows)
+        assert trainer.data_collator.layout == ("shared" if share else "packed")
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        assert len(batch["slices"]) == 2
+        with torch.no_grad():
+            _, rewards = trainer._losses(trainer.model.eval(), batch)
+        for p, row in enumerate(trainer.train_dataset):
+            for i in batch["mask"][p].nonzero()[:, 0].tolist():
+                prompt, response = row["prompt_ids"], row["completion_ids"][i]
+                with torch.no_grad():
+                    logits = trainer.model(torch.tensor([prompt + response[:-1]])).logits[0]
+                logps = logits[len(prompt) - 1 :].log_softmax(-1)
+                wanted = logps[torch.arange(len(response)), torch.tensor(response)].mean()
+                torch.testing.assert_close(rewards[p, i], wanted, rtol=1e-5, atol=1e-5)
+        trainer.train()
+        found[share] = parameters(trainer.model)
+    assert_same(found[True], found[False], rtol=1e-3, atol=1e-5)

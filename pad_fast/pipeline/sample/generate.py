@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pad_fast.conversation.encoding import TextEncoder
+from pad_fast.models.causal_lm import causal_lm
+from pad_fast.models.company import Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.files import Row
@@ -72,7 +75,7 @@ def generate(
         sampler: how it samples.
         progress: called with the number of new responses, batch by batch.
     """
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    model, tokenizer, encoder = checkpoint.model, checkpoint.tokenizer, checkpoint.chat.encoder
     eos = checkpoint.eos_token_ids
     # A checkpoint's own generation config would fill in what ours leaves open, such as a repetition
     # penalty.
@@ -80,11 +83,12 @@ def generate(
         eos, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
     )
     sampled: list[Row] = [{} for _ in rows]
-    for batch in _batches([len(row["prompt_ids"]) for row in rows], sampler):
+    lengths = [len(row["prompt_ids"]) for row in rows]
+    for batch in _batches(lengths, sampler, sides_of(causal_lm(model))):
         prompts = [rows[index]["prompt_ids"] for index in batch]
         groups = _generated_ids(model, prompts, sampler.per_prompt)
         for index, group in zip(batch, groups, strict=True):
-            sampled[index] = {**rows[index], **_responses(group, eos, tokenizer)}
+            sampled[index] = {**rows[index], **_responses(group, eos, encoder)}
         progress(len(batch) * sampler.per_prompt)
     if sampler.scores is not None:
         rewards = sampler.scores.rewards(
@@ -97,18 +101,30 @@ def generate(
     return sampled
 
 
-def _batches(lengths: Sequence[int], sampler: Sampler) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], sampler: Sampler, sides: Sides) -> Iterator[list[int]]:
     """Indices of prompts of similar length, the longest first, in batches.
 
-    A batch has at most ``sample_batch_tokens`` tokens with all its responses, or one prompt.
+    A batch has at most ``sample_batch_tokens`` tokens with all its responses, or one prompt. All
+    its prompts and responses are on one side of what the model tells apart; prompts whose responses
+    may cross over have one length, so that they do it in the same step.
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        tokens = (lengths[order[start]] + sampler.config.max_new_tokens) * sampler.per_prompt
-        size = max(1, sampler.config.sample_batch_tokens // tokens)
-        yield order[start : start + size]
-        start += size
+    longest = sampler.config.max_new_tokens
+
+    def side(length: int) -> Any:
+        stays = sides(length) == sides(length + longest)
+        return sides(length) if stays else length
+
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch:
+            tokens = (lengths[batch[0]] + longest) * sampler.per_prompt
+            full = len(batch) >= sampler.config.sample_batch_tokens // tokens
+            if full or side(lengths[batch[0]]) != side(lengths[index]):
+                yield batch
+                batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 class _FiniteLogits(LogitsProcessor):
@@ -141,20 +157,20 @@ def _generated_ids(
     return output[:, width:].view(len(prompts), per_prompt, -1).tolist()
 
 
-def _responses(group: Sequence[Sequence[int]], eos_token_ids: Sequence[int], tokenizer: Any) -> Row:
+def _responses(
+    group: Sequence[Sequence[int]], eos_token_ids: Sequence[int], encoder: TextEncoder
+) -> Row:
     """The columns of one prompt's responses, each up to and including its first end token.
 
     The finish reason is ``stop`` for a response that ended and ``length`` for one that was cut.
+    The text is without the end token and otherwise all that was sampled, control tokens included.
     """
-    completion_ids, finish_reasons = [], []
+    completion_ids, finish_reasons, texts = [], [], []
     for tokens in group:
         end = next((place for place, token in enumerate(tokens) if token in eos_token_ids), None)
         completion_ids.append(list(tokens) if end is None else list(tokens[: end + 1]))
         finish_reasons.append("length" if end is None else "stop")
-    texts = [
-        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for ids in completion_ids
-    ]
+        texts.append(encoder.text(tokens[:end]))
     return {
         "completions": texts,
         "completion_ids": completion_ids,

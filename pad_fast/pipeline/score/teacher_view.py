@@ -43,8 +43,9 @@ def teacher_view(teacher: Checkpoint, row: Row, *, reuse_ids: bool) -> TeacherVi
         teacher: the teacher.
         row: a row as sampling writes it.
         reuse_ids: take the sampled ids as they are, because both models have the same tokenizer
-            and chat template. Otherwise the text is tokenized again, and the teacher's end of turn
-            is added to the responses that the student ended.
+            and chat template. Otherwise the text is tokenized again, as it follows the prompt in
+            the teacher's chat template, and the teacher's end of turn is added to the responses
+            that the student ended.
     """
     prompt = row["prompt_ids"] if reuse_ids else teacher.prompt_ids(row["prompt"])
     responses = []
@@ -52,7 +53,7 @@ def teacher_view(teacher: Checkpoint, row: Row, *, reuse_ids: bool) -> TeacherVi
         row["completions"], row["completion_ids"], row["finish_reasons"], strict=True
     ):
         if not reuse_ids:
-            ids = teacher.tokenizer.encode(text, add_special_tokens=False)
+            ids = teacher.chat.response_ids(row["prompt"], text)
             ids += [teacher.end_of_turn_id] if reason == "stop" else []
         fits = teacher.window is None or len(prompt) + len(ids) <= teacher.window
         responses.append(ids if fits else [])

@@ -7,7 +7,7 @@ same optimizer, for as many steps of as many prompts as all rounds together.
 from __future__ import annotations
 
 from datasets import Dataset
-from transformers import DataCollatorForSeq2Seq, Trainer
+from transformers import DataCollatorForSeq2Seq
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.files import Row, read_rows
@@ -15,6 +15,7 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.train_round import fit, trainable
+from pad_fast.training.resumed_log import ResumableLog
 
 
 def answer_rows(run: RunContext) -> list[Row]:
@@ -48,7 +49,7 @@ def train_seqkd(run: RunContext) -> None:
     args = run.settings.pad_config(
         folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
     )
-    trainer = Trainer(
+    trainer = ResumableLog(
         model=trainable(run, student),
         args=args,
         train_dataset=Dataset.from_list(examples),
@@ -61,7 +62,7 @@ def train_seqkd(run: RunContext) -> None:
 def example(student: Checkpoint, row: Row) -> Row:
     """The student's token ids of a prompt and the teacher's answer; the answer alone has labels."""
     prompt = student.prompt_ids(row["prompt"])
-    answer = student.tokenizer.encode(row["completions"][0], add_special_tokens=False)
+    answer = student.chat.response_ids(row["prompt"], row["completions"][0])
     answer += [student.end_of_turn_id] if row["finish_reasons"][0] == "stop" else []
     if student.window is not None:
         answer = answer[: student.window - len(prompt)]

@@ -4,24 +4,21 @@ The library's matrix product runs as it is. The tests are about the kernels arou
 GPU where there is one, and elsewhere under Triton's interpreter.
 """
 
-import os
-
 import pytest
 import torch
 
 from pad_fast import functional, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 PLAIN: dict = {}
 CAPPED = {"temperature": 0.7, "softcap": 30.0, "logit_scale": 1.3}
 OPTIONS = pytest.mark.parametrize("options", [PLAIN, CAPPED], ids=["plain", "capped"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-# Tolerances of gradients. The interpreter stores bfloat16 by truncation.
+# Tolerances of gradients, which are rounded twice: the logits' gradient, and its product.
 ROUNDING = {
     torch.float32: 1e-5,
-    torch.bfloat16: 1.6e-2,
-    torch.float16: 2e-3,
+    torch.bfloat16: 8e-3,
+    torch.float16: 1e-3,
 }
 # Bytes for two chunks of 4 rows of 300 logits, and for 4 of 9 rows of float32 logp_grad.
 SOME = 15000

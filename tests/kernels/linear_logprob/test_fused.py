@@ -6,15 +6,12 @@ from pad_fast.kernels.linear_logprob import launch, tuning
 
 from pad_fast import reference
 from pad_fast.logprob.softmax import TokenOptions
-from tests.kernels.linear_logprob.cases import INTERPRETED, OPTIONS, draw, ours
+from tests.kernels.linear_logprob.cases import DTYPES, OPTIONS, draw, ours
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 
 
-# The interpreter has no bfloat16 product: it multiplies the bits as integers.
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])], ids=str
-)
+@DTYPES
 @OPTIONS
 @pytest.mark.parametrize(
     ("vocabulary", "width"), [(300, 24), (1, 16), (31, 40), (256, 64), (257, 33)]

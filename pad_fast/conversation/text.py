@@ -27,3 +27,19 @@ def conversation_text(messages: str | Sequence[Mapping[str, Any]]) -> str:
     if len(messages) == 1:
         return str(messages[0]["content"])
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def with_input(instruction: str, given: Any) -> str:
+    r"""An instruction with the input that it is about, as Alpaca keeps the two apart.
+
+    Args:
+        instruction: what is to be done.
+        given: what it is to be done to; None or blank if the instruction says all.
+
+    Example:
+        >>> with_input("Translate to German.", "The boat is late.")
+        'Translate to German.\n\nThe boat is late.'
+        >>> with_input("Name a colour.", "")
+        'Name a colour.'
+    """
+    return f"{instruction}\n\n{given}" if isinstance(given, str) and given.strip() else instruction

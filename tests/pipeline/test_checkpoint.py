@@ -1,0 +1,80 @@
+"""Whether two models read the same conversation as the same token ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import worlds
+from made_tokenizers import chat_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+
+WITH_BOS = "{{ bos_token }}" + worlds.TEMPLATE
+
+
+def pair(
+    folder: Path, change: Callable[[Path], None], template: str = WITH_BOS
+) -> tuple[Checkpoint, Checkpoint]:
+    """Two models with one tokenizer, of which the second's files are changed."""
+    checkpoints = []
+    for role in ("student", "teacher"):
+        tokenizer = chat_tokenizer("byte-level", template)
+        tokenizer.pad_token = "<|system|>"
+        worlds.save_model(folder / role, seed=0, tokenizer=tokenizer)
+        checkpoints.append(Checkpoint(role, str(folder / role)))
+    change(folder / "teacher")
+    return checkpoints[0], checkpoints[1]
+
+
+def edit(name: str, **changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, **changes}))
+
+    return change
+
+
+TRUNCATION = {"max_length": 5, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+
+
+@pytest.mark.parametrize("encoded_first", [False, True])
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda folder: None, True),
+        (edit("tokenizer.json", truncation=TRUNCATION), True),
+        (edit("tokenizer.json", post_processor=None), True),
+        (edit("tokenizer_config.json", pad_token="<|user|>"), True),  # no template writes it
+        (edit("tokenizer_config.json", bos_token="<|user|>"), False),
+        (edit("tokenizer_config.json", eos_token="<|user|>"), False),
+        (edit("generation_config.json", eos_token_id=[2, 3]), False),
+        (edit("tokenizer.json", normalizer={"type": "Lowercase"}), False),
+        (lambda folder: (folder / "chat_template.jinja").write_text(worlds.TEMPLATE), False),
+    ],
+)
+def test_same_tokenizer(tmp_path, change, same, encoded_first):
+    student, teacher = pair(tmp_path, change)
+    if encoded_first:  # which takes truncation from the tokenizer
+        for checkpoint in (student, teacher):
+            checkpoint.prompt_ids([{"role": "user", "content": "Hello"}])
+    assert teacher.same_tokenizer(student) is same
+    assert student.same_tokenizer(teacher) is same
+
+
+def test_a_token_that_the_template_does_not_write_may_differ(tmp_path):
+    change = edit("tokenizer_config.json", bos_token="<|user|>")
+    student, teacher = pair(tmp_path, change, worlds.TEMPLATE)
+    assert teacher.same_tokenizer(student)
+
+
+def test_prompts_are_not_truncated(tmp_path):
+    student, teacher = pair(tmp_path, edit("tokenizer.json", truncation=TRUNCATION))
+    messages = [{"role": "user", "content": "Hello there, two and two is four"}]
+    for said in (messages, [{"role": "user", "content": "Hello there, two <|user|> is four"}]):
+        assert teacher.prompt_ids(said) == student.prompt_ids(said)
+        assert len(teacher.prompt_ids(said)) > 5
+    assert isinstance(teacher.tokenizer, PreTrainedTokenizerFast)
