@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pad_fast.evaluation.choice import ChoiceEffect
+
 PROMPTS, RESPONSES, ROUNDS, STEPS = 40, 4, 3, 20
 SKILLS = ("addition", "sorting", "word problems")
 NASTY = "<script>alert('x')</script> & \"quotes\" 日本語 $\\alpha$"
@@ -124,7 +126,8 @@ def metric_rows(rounds: int, rng: np.random.Generator) -> Iterator[dict[str, Any
             lengths = {"completions/mean_length": 6.0 + shard}
             yield {"round": number, "step": shard, "phase": "sample", **lengths}
         bias = {"calibration/position_bias": -0.03}
-        yield {"round": number, "step": 0, "phase": "score", **bias}
+        effect = ChoiceEffect(12.0, 1.64, 0.09, 1.6, 0.4, 0.02).metrics()
+        yield {"round": number, "step": 0, "phase": "score", **bias, **effect}
         yield from (train_row(number, step, rng) for step in range(1, STEPS + 1))
 
 

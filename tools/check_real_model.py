@@ -88,7 +88,7 @@ def run_pipeline(
         "temperature": 0.7,
         "max_new_tokens": options.tokens,
         "mcq_style": "pairwise",
-        "mcq_both_orders": "true",
+        "mcq_every_place": "true",
         "mcq_renormalize": "true",
         "mcq_template": json.dumps(TEMPLATE),
         "disable_tqdm": "true",

@@ -7,10 +7,11 @@ limits of its verdicts. They are our own choice: what is common in a healthy run
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pad_fast.evaluation.choice import ChoiceEffect
 from pad_fast.evaluation.evaluated_model import RewardPair, mean
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
@@ -25,6 +26,8 @@ Verdict = Literal["ok", "look", "problem"]
 # If beta * (best reward - worst reward) is below this, the best response is preferred to the worst
 # with a probability of at most 52.5%.
 FLAT = 0.1
+
+NOT_FINITE = "a model gives numbers that are not finite: set dtype: float32, and check its weights"
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,20 @@ class Finding:
     advice: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # No comparison with NaN is true, so that no limit would ever be reached.
+        if any(isinstance(value, float) and not math.isfinite(value) for value in self._values()):
+            object.__setattr__(self, "verdict", "problem")
+            object.__setattr__(self, "advice", self.advice or NOT_FINITE)
+
+    def _values(self) -> Iterator[Any]:
+        for value in self.numbers.values():
+            yield from value if isinstance(value, list | tuple) else (value,)
+
 
 def grade(value: float, look: float, problem: float) -> Verdict:
-    """The verdict on a value; each limit belongs to the worse verdict."""
-    return "problem" if value >= problem else "look" if value >= look else "ok"
+    """The verdict on a value; each limit belongs to the worse verdict, and NaN to the worst."""
+    return "problem" if not value < problem else "look" if value >= look else "ok"
 
 
 def template(checkpoint: Checkpoint, rows: Sequence[Row]) -> Finding:
@@ -216,8 +229,8 @@ def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
     )
     unit = "nats per token" if training.normalize == "mean" else "nats"
     advice = (
-        f"raise teacher_beta (now {beta:g}), temperature or num_generations; or change mcq_weight, "
-        "since one of the teacher's two rewards may be the flat one"
+        f"raise teacher_beta (now {beta:g}), temperature or num_generations; if the responses' "
+        "log-probabilities are the flat ones, set mcq_preset: paper and change mcq_weight"
     )
     found = f"in {flat:.0%} of the groups rewards hardly differ; median spread {median:.3g} {unit}"
     return _graded(
@@ -249,7 +262,7 @@ def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
     text += f"; {share:.0%} of the prompts near the upper bound of the JSD, ln 2"
     advice = (
         f"lower teacher_beta (now {_teacher_beta(training):g}), set divergence: kl, or raise "
-        "mcq_floor"
+        "mcq_floor if mcq_formula is paper"
     )
     return _graded("first loss", share, 0.5, 0.95, text, advice, numbers)
 
@@ -320,10 +333,11 @@ def agreement(rows: Sequence[Row]) -> Finding:
 
 
 def position(metrics: Row, config: RunConfig) -> Finding:
-    """How much the teacher prefers the first of k letters: its mean probability minus 1/k.
+    """How much the teacher prefers one of k places: its mean probability minus 1/k.
 
-    The verdict is "look" from 0.1 and "problem" from 0.25. If questions are asked in one order
-    only, nothing cancels the preference, and the verdict is "problem" from 0.1.
+    It is the first place of a pair, and of a list the one where this is farthest from 0. The
+    verdict is "look" from 0.1 and "problem" from 0.25. If responses do not stand in every place,
+    nothing cancels the preference, and the verdict is "problem" from 0.1.
     """
     if not config.asks:
         return Finding("position bias", "ok", "no multiple choice is asked")
@@ -335,16 +349,17 @@ def position(metrics: Row, config: RunConfig) -> Finding:
         return Finding("position bias", "problem", "no question could be asked", advice)
     bias = metrics["mcq/position_bias"]
     advice = f"lower mcq_weight (now {config.mcq_weight}), or reword mcq_template"
-    if not config.mcq_both_orders:
-        advice = f"set mcq_both_orders: true, so that it cancels; {advice}"
+    if not config.mcq_every_place:
+        advice = f"set mcq_every_place: true, so that it cancels; {advice}"
     direction = "more" if bias >= 0 else "less"
-    found = f"the first letter's probability is {abs(bias):.2f} {direction} than its share"
-    numbers = {"mean": bias, "both_orders": bool(config.mcq_both_orders)}
+    place = "the first place" if config.letters == 2 else "one of the places"
+    found = f"{place} has a probability {abs(bias):.2f} {direction} than its share"
+    numbers = {"mean": bias, "every_place": bool(config.mcq_every_place)}
     return _graded(
         "position bias",
         abs(bias),
         0.1,
-        0.25 if config.mcq_both_orders else 0.1,
+        0.25 if config.mcq_every_place else 0.1,
         found,
         advice,
         numbers,
@@ -367,8 +382,30 @@ def letters(metrics: Row, config: RunConfig) -> Finding:
         f"the offered letters hold {mass:.0%} of the answer's probability",
         {"letter_mass": mass},
     )
-    verdict: Verdict = "problem" if mass < 0.05 else "look" if mass < 0.5 else "ok"
+    verdict: Verdict = "ok" if mass >= 0.5 else "look" if mass >= 0.05 else "problem"
     return Finding("letters", verdict, found, "" if verdict == "ok" else advice, numbers)
+
+
+def choices(metrics: Row, config: RunConfig) -> Finding:
+    """What multiple choice adds to the log-probabilities, and what it costs.
+
+    The verdict is "look" if it does not discriminate, with a spread of the log selection
+    probabilities below 0.25 nats, or if it changes the order of fewer than 5% of the pairs.
+    """
+    effect = ChoiceEffect.logged(metrics)
+    if effect is None:
+        return Finding("multiple choice", "ok", "none is asked")
+    verdict: Verdict = "ok" if effect.pays else "look"
+    advice = "set mcq_style: none, which saves the questions, or reword mcq_template"
+    if effect.discriminates:
+        advice += f"; or raise mcq_weight (now {config.mcq_weight:g})"
+    return Finding(
+        "multiple choice",
+        verdict,
+        effect.sentence().removeprefix("multiple choice "),
+        "" if effect.pays else advice,
+        vars(effect),
+    )
 
 
 def _graded(

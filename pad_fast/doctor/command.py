@@ -101,6 +101,7 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
             checks.agreement(rows),
             checks.position(metrics, config),
             checks.letters(metrics, config),
+            checks.choices(metrics, config),
         ]
 
 

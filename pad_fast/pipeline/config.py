@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.evaluation.answers import RULES, check_rule
 from pad_fast.models.layout import check_share_prefix
+from pad_fast.pipeline.calibration import FORMULAS, PRESETS, preset_defaults
 from pad_fast.pipeline.cells import json_value
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
     LETTERS,
-    PRESETS,
     STYLES,
     choice_question,
+    questions,
 )
 from pad_fast.preference.loss_kinds import LOSSES
 
@@ -133,7 +134,8 @@ class RunConfig:
     )
     mcq_preset: str = option(
         "debiased",
-        "Defaults of the other mcq options; released: those of the authors' code.",
+        "Defaults of the other mcq options. debiased: the scale of the rewards does not depend on "
+        "mcq_weight; paper: the paper's formula; released: the authors' code.",
         PRESETS,
     )
     mcq_style: str = option(
@@ -145,30 +147,42 @@ class RunConfig:
     )
     mcq_opponents: int | None = option(
         None,
-        "Pairwise questions: number of other responses that each is compared with, even. Default: "
-        "all, or 8 if n is above 8.",
+        "Number of other responses that each is compared with, even. Default: all; if n is above "
+        "8, 8 in pairwise questions and 7 in listwise ones.",
+    )
+    mcq_formula: str | None = option(
+        None,
+        "How the teacher's reward r and its log selection probability l are mixed with the weight "
+        "w = mcq_weight. "
+        + "; ".join(f"{name}: {formula.help}" for name, formula in FORMULAS.items())
+        + f". Default: {preset_defaults('mcq_formula')}.",
+        FORMULAS,
     )
     mcq_weight: float | None = option(
         None,
-        "Weight of the log selection probability in the teacher's reward. Default: 0.5 "
-        "(debiased), 1 (released).",
+        "Weight of the log selection probability in the teacher's reward, from 0 to 1; 0 asks "
+        f"nothing. Default: {preset_defaults('mcq_weight')}.",
     )
     mcq_floor: float | None = option(
         None,
-        "Smallest selection probability that enters a reward. Default: 1e-4 (debiased), 1e-8 "
-        "(released).",
+        "Smallest selection probability that enters a reward. Default: "
+        f"{preset_defaults('mcq_floor')}.",
     )
-    mcq_both_orders: bool | None = option(
+    mcq_every_place: bool | None = option(
         None,
-        "Ask each question in both orders and average. Default: true (debiased), false (released).",
+        "Ask so that every response stands in every place equally often, a pair in both orders and "
+        "a list in all rotations, and average: a teacher's fondness for a place then cancels. "
+        f"Default: {preset_defaults('mcq_every_place')}.",
     )
     mcq_renormalize: bool | None = option(
         None,
-        "Divide by the probability of all offered letters. Default: true (debiased), false "
-        "(released).",
+        "Divide by the probability of all offered letters. Default: "
+        f"{preset_defaults('mcq_renormalize')}.",
     )
     mcq_template: str = option(
-        DEFAULT_TEMPLATE, "Text of a question, with the fields {query} and {options}."
+        DEFAULT_TEMPLATE,
+        'Text of a question, with the fields {query}, {options} and, if wanted, {letters} ("A or '
+        'B").',
     )
     heldout_num_generations: int | None = option(
         None, "Responses to each held-out prompt. Default: num_generations."
@@ -197,15 +211,12 @@ class RunConfig:
             self.chat_template_kwargs = _json_object(
                 "chat_template_kwargs", self.chat_template_kwargs
             )
-        for name in ("mcq_preset", "mcq_style"):
-            choices = self.__dataclass_fields__[name].metadata["choices"]
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name}: must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
+        self._check_choice("mcq_preset")
         for name, value in PRESETS[self.mcq_preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        for name in ("mcq_style", "mcq_formula"):
+            self._check_choice(name)
         if self.heldout_num_generations is None:
             self.heldout_num_generations = self.num_generations
         for name in ("student", "teacher", "prompts", "output_dir"):
@@ -223,13 +234,23 @@ class RunConfig:
 
     @property
     def letters(self) -> int:
-        """The number of letters in the longest question."""
-        return STYLES[self.mcq_style].letters(self.most_generations)
+        """The number of letters in the longest question; 0 if none is asked."""
+        asked = questions(
+            self.most_generations, self.mcq_style, bool(self.mcq_every_place), self.mcq_opponents
+        )
+        return max(map(len, asked), default=0)
 
     @property
     def most_generations(self) -> int:
         """The largest number of responses to one prompt, in training or evaluation."""
         return max(self.num_generations, self.heldout_num_generations or 0)
+
+    def _check_choice(self, name: str) -> None:
+        choices = self.__dataclass_fields__[name].metadata["choices"]
+        if getattr(self, name) not in choices:
+            raise ValueError(
+                f"{name}: must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+            )
 
     def _check_numbers(self) -> None:
         rules: dict[str, tuple[str, Any]] = {
@@ -260,7 +281,7 @@ class RunConfig:
         if self.letters > len(LETTERS):
             raise ValueError(
                 f"mcq_style: a {self.mcq_style} question shows at most {len(LETTERS)} responses, "
-                f"got {self.most_generations} generations"
+                f"got one of {self.letters}; set mcq_every_place: true or a smaller mcq_opponents"
             )
 
 

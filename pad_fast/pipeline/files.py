@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -76,11 +77,30 @@ def table(rows: Sequence[Row]) -> pa.Table:
     """An Arrow table of ``rows``, which all have the keys of the first.
 
     The columns in :data:`COLUMNS` get the types that stand there.
+
+    Raises:
+        ValueError: a number in one of these columns is NaN or infinite.
     """
+    for name in rows[0].keys() & COLUMNS.keys():
+        for place, row in enumerate(rows):
+            if not _is_finite(row[name]):
+                named = row.get("prompt_id", place)
+                raise ValueError(
+                    f"{name}: must be finite to be kept, got {row[name]} in row {named}"
+                )
     columns = {
         name: pa.array([row[name] for row in rows], type=COLUMNS.get(name)) for name in rows[0]
     }
     return pa.table(columns)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no float in ``value``, or in the list that it is, is NaN or infinite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, list) or all(
+        math.isfinite(item) for item in value if isinstance(item, float)
+    )
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

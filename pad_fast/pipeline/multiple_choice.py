@@ -1,8 +1,9 @@
-"""Multiple-choice questions to the teacher, and the rewards that their answers calibrate.
+"""Multiple-choice questions to the teacher.
 
 The teacher reads a query with lettered responses and is asked for the letter of the best one. The
 probability that it selects a response is read from its next-token distribution, so no text is
-generated (PAD, arXiv 2502.14272). :data:`STYLES` lists the questions that can be asked.
+generated (PAD, arXiv 2502.14272). :data:`STYLES` lists the questions that can be asked; what their
+answers do to the rewards is in :mod:`pad_fast.pipeline.calibration`.
 """
 
 from __future__ import annotations
@@ -16,34 +17,22 @@ from typing import Any
 
 from pad_fast.conversation.encoding import TextEncoder
 
-DEFAULT_TEMPLATE = "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter."
+# The wording in tools/choose_question.py that a small model answers with a letter most often, and
+# with the least fondness for A; tools/choose_question.jsonl has the numbers.
+DEFAULT_TEMPLATE = (
+    "Choose the best answer to the request.\n\nRequest: {query}\n\n{options}\n\n"
+    "Which answer is best, {letters}?\n\nAnswer:"
+)
 LETTERS = string.ascii_uppercase
-ALL_PAIRS_UP_TO = 8  # responses; all pairs of 64 would be 4,032 questions for each prompt
+ALL_UP_TO = 8  # responses; all pairs of 64 would be 4,032 questions for each prompt
 OPPONENTS = 8  # that each response is compared with where not all pairs are asked
-
-# The authors' released code asks each pair in one order only, always letters the response of the
-# lower index A, and does not renormalise. Asking in both orders cancels a preference for letter A.
-PRESETS: dict[str, dict[str, Any]] = {
-    "debiased": {
-        "mcq_weight": 0.5,
-        "mcq_floor": 1e-4,
-        "mcq_both_orders": True,
-        "mcq_renormalize": True,
-    },
-    "released": {
-        "mcq_weight": 1.0,
-        "mcq_floor": 1e-8,
-        "mcq_both_orders": False,
-        "mcq_renormalize": False,
-    },
-}
 
 Question = tuple[int, ...]  # the responses that a question shows, in the order of their letters
 
 
 def _pairs(n: int, opponents: int | None) -> list[Question]:
     """All pairs of ``n`` responses, or as many as give each response ``opponents`` others."""
-    if n <= (ALL_PAIRS_UP_TO if opponents is None else opponents + 1):
+    if n <= (ALL_UP_TO if opponents is None else opponents + 1):
         return list(itertools.combinations(range(n), 2))
     # Each response meets its neighbours on a circle. Responses are exchangeable draws, so it means
     # nothing which of them are neighbours.
@@ -53,51 +42,78 @@ def _pairs(n: int, opponents: int | None) -> list[Question]:
     ]
 
 
+def _rotations(shown: Question) -> list[Question]:
+    """A question in as many orders as it shows responses, each of them once in every place."""
+    return [shown[start:] + shown[:start] for start in range(len(shown))]
+
+
+def _lists(n: int, opponents: int | None) -> list[Question]:
+    """``n`` lists in which every response stands in every place once.
+
+    A list shows all responses, or of many the next ones on a circle.
+    """
+    size = min(n, ALL_UP_TO if opponents is None else opponents + 1)
+    return [tuple((first + place) % n for place in range(size)) for first in range(n)]
+
+
 @dataclass(frozen=True)
 class Style:
     """One way to ask.
 
     Args:
         help: what the questions show, in a few words.
-        letters: the number of letters that a question about ``n`` responses offers; 0 if none is
-            asked.
         questions: ``(n, opponents)`` to the questions about ``n >= 2`` responses, in one order.
+        balanced: the same, so that every response stands in every place equally often. None asks
+            each question in all of its rotations.
     """
 
     help: str
-    letters: Callable[[int], int]
     questions: Callable[[int, int | None], list[Question]]
+    balanced: Callable[[int, int | None], list[Question]] | None = None
 
 
 STYLES = {
-    "pairwise": Style("two responses", lambda n: 2, _pairs),
-    "listwise": Style("all responses", lambda n: n, lambda n, opponents: [tuple(range(n))]),
-    "none": Style("ask nothing", lambda n: 0, lambda n, opponents: []),
+    "pairwise": Style("two responses", _pairs),
+    "listwise": Style("all responses", lambda n, opponents: [tuple(range(n))], _lists),
+    "none": Style("ask nothing", lambda n, opponents: []),
 }
 
 
 def questions(
-    n: int, style: str, both_orders: bool, opponents: int | None = None
+    n: int, style: str, every_place: bool, opponents: int | None = None
 ) -> list[Question]:
     """The questions about ``n`` responses, each as the responses that it shows in letter order.
 
     Args:
         n: number of responses; about fewer than two nothing is asked.
         style: a key of :data:`STYLES`.
-        both_orders: ask each question a second time, reversed, directly after the first.
-        opponents: pairwise only, the even number of others that each response is compared with.
-            None compares all pairs of up to 8 responses, and with 8 others above that.
+        every_place: ask so that every response stands in every place equally often: a pair in both
+            orders, a list in all rotations. Whatever fondness a teacher has for places, A or the
+            last one, then adds the same to each response.
+        opponents: the even number of others that each response is compared with. None compares
+            all of up to 8 responses. Above that, pairwise questions compare with 8 others, and
+            listwise ones in every place show 8 responses each.
 
     Example:
-        >>> questions(3, "pairwise", both_orders=False)
+        >>> questions(3, "pairwise", every_place=False)
         [(0, 1), (0, 2), (1, 2)]
-        >>> questions(3, "listwise", both_orders=True)
-        [(0, 1, 2), (2, 1, 0)]
+        >>> questions(3, "listwise", every_place=True)
+        [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
+        >>> questions(2, "pairwise", every_place=True)
+        [(0, 1), (1, 0)]
+
+    Notes:
+        An order and its reverse would do for pairs alone: of three responses or more, those in the
+        middle would never come first.
     """
-    asked = STYLES[style].questions(n, opponents) if n >= 2 else []
-    return [
-        order for shown in asked for order in ((shown, shown[::-1]) if both_orders else (shown,))
-    ]
+    if n < 2:
+        return []
+    chosen = STYLES[style]
+    if not every_place:
+        return chosen.questions(n, opponents)
+    if chosen.balanced is not None:
+        return chosen.balanced(n, opponents)
+    return [order for shown in chosen.questions(n, opponents) for order in _rotations(shown)]
 
 
 def choice_question(query: str, candidates: Sequence[str], template: str = DEFAULT_TEMPLATE) -> str:
@@ -106,8 +122,8 @@ def choice_question(query: str, candidates: Sequence[str], template: str = DEFAU
     Args:
         query: what the candidates answer.
         candidates: 2 to 26 responses; they get the letters A, B, ... in this order.
-        template: holds the fields ``{query}`` and ``{options}``; the options are a line
-            ``A. text`` for each candidate.
+        template: holds the fields ``{query}`` and ``{options}``, and may hold ``{letters}``. The
+            options are a line ``A. text`` for each candidate; the letters read "A, B or C".
 
     Raises:
         ValueError: the number of candidates, or the template's fields, are others.
@@ -121,15 +137,17 @@ def choice_question(query: str, candidates: Sequence[str], template: str = DEFAU
             f"candidates: must be between 2 and {len(LETTERS)} responses, got {len(candidates)}"
         )
     fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    if fields != {"query", "options"}:
+    if fields - {"letters"} != {"query", "options"}:
         raise ValueError(
-            "template: must hold the fields {query} and {options} and no others, "
+            "template: must hold the fields {query} and {options}, and no others but {letters}, "
             f"got {sorted(fields)}"
         )
     options = "\n".join(
         f"{letter}. {text}" for letter, text in zip(LETTERS, candidates, strict=False)
     )
-    return template.format(query=query, options=options)
+    shown = LETTERS[: len(candidates)]
+    letters = f"{', '.join(shown[:-1])} or {shown[-1]}"
+    return template.format(query=query, options=options, letters=letters)
 
 
 def letter_token_ids(tokenizer: Any, count: int) -> list[list[int]]:
@@ -194,14 +212,6 @@ def choice_probs(
             totals[response] += probability
             counts[response] += 1
     return [total / count for total, count in zip(totals, counts, strict=True)]
-
-
-def calibrated_reward(reward: float, probability: float, weight: float, floor: float) -> float:
-    """``(1 - weight) * reward + weight * log max(probability, floor)``.
-
-    The reward is in nats per token, and so is the result.
-    """
-    return (1.0 - weight) * reward + weight * math.log(max(probability, floor))
 
 
 def _logsumexp(values: Sequence[float]) -> float:

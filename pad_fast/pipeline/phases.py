@@ -83,9 +83,10 @@ SCORE = Phase(
             "mcq_preset",
             "mcq_style",
             "mcq_opponents",
+            "mcq_formula",
             "mcq_weight",
             "mcq_floor",
-            "mcq_both_orders",
+            "mcq_every_place",
             "mcq_renormalize",
             "mcq_template",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +45,15 @@ class Metrics:
         self._known = {self._key(record) for record in self.records}
 
     def add(self, round: int, step: int, phase: str, values: Row) -> None:
-        """Append a line, unless there is one about the same values of the same step."""
-        record = {"round": round, "step": step, "phase": phase, **values}
+        """Append a line, unless there is one about the same values of the same step.
+
+        A number that is not finite becomes null, since JSON has no other word for it.
+        """
+        known = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        record = {"round": round, "step": step, "phase": phase, **known}
         if self._key(record) in self._known:
             return
         self._known.add(self._key(record))
@@ -68,7 +76,8 @@ class Metrics:
         for record in self.records:
             if (record["round"], record["phase"]) == (round, phase):
                 for name in record.keys() - {"round", "step", "phase"}:
-                    found.setdefault(name, []).append(record[name])
+                    if record[name] is not None:
+                        found.setdefault(name, []).append(record[name])
         return {name: sum(values) / len(values) for name, values in sorted(found.items())}
 
     @staticmethod

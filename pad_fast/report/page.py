@@ -34,8 +34,9 @@ SHOWN_SETTINGS = (
     "divergence",
     "beta",
     "teacher_beta",
-    "mcq_weight",
     "mcq_style",
+    "mcq_formula",
+    "mcq_weight",
     "normalize",
     "learning_rate",
     "baseline",
@@ -61,6 +62,7 @@ def write(run_dir: Path) -> Path:
         settings=tables.flat(settings),
         phases=tables.phases(run),
         details=tables.details(run),
+        choice=tables.choice(run),
         loss=loss,
         **_facts(run, loss),
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from pad_fast.evaluation import subjects
 from pad_fast.evaluation.agreement import TIE
+from pad_fast.evaluation.choice import ChoiceEffect
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS, Metric, is_measured
 from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
@@ -159,6 +160,16 @@ def group_table(group: FixedGroup) -> dict[str, Any]:
         "greedy": {subjects.title(name): text for name, text in group.greedy.items()},
         "has_after": group.after is not None,
     }
+
+
+def choice(run: RunRecords) -> ChoiceEffect | None:
+    """What multiple choice did to the rewards, as means over all shards that were scored."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in run.metrics:
+        for key, value in row.items() if row["phase"] == "score" else ():
+            if key.startswith("mcq/") and is_measured(value):
+                found[key].append(value)
+    return ChoiceEffect.logged({key: float(np.mean(values)) for key, values in found.items()})
 
 
 def phases(run: RunRecords) -> dict[str, Any]:

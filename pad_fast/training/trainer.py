@@ -51,7 +51,7 @@ logger = logging.getLogger("pad_fast")
 SATURATION_HINT = (
     "%.0f%% of the prompts have a loss above %.0f%% of its largest value, where its gradient is "
     "negligible: the teacher's and the student's preferences hardly overlap. A smaller "
-    'teacher_beta, divergence="kl", or (if rewards are calibrated by multiple choice) a larger '
+    'teacher_beta, divergence="kl", or (if mcq_formula is paper) a larger '
     "floor helps."
 )
 

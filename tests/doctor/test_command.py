@@ -42,7 +42,7 @@ def test_a_healthy_world_is_ok(tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["verdict"] in ("ok", "look")
     verdicts = {finding["check"]: finding["verdict"] for finding in said["findings"]}
-    assert len(verdicts) == 12
+    assert len(verdicts) == 13
     assert {
         verdicts[name]
         for name in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 from findings import check_verdict, doctor_config
@@ -59,3 +60,36 @@ def test_opposite_rankings_and_lone_responses(world, tmp_path):
 @pytest.mark.parametrize(("value", "verdict"), [(0.0, "ok"), (0.1, "look"), (0.5, "problem")])
 def test_limits_belong_to_the_worse_verdict(value, verdict):
     assert checks.grade(value, 0.1, 0.5) == verdict
+
+
+def test_numbers_that_are_not_finite_are_a_problem():
+    assert checks.grade(math.nan, 0.1, 0.5) == "problem"
+    for numbers in ({"tau": math.nan}, {"taus": [0.5, math.inf]}):
+        check_verdict(checks.Finding("any", "ok", "found", numbers=numbers), "problem", "float32")
+
+
+def effect(**changes: float) -> dict[str, float]:
+    numbers = {
+        "questions": 12.0,
+        "reward_spread": 1.64,
+        "choice_spread": 1.2,
+        "calibrated_spread": 1.5,
+        "kendall_tau": 0.4,
+        "reordered": 0.2,
+    }
+    return {f"mcq/{name}": value for name, value in (numbers | changes).items()}
+
+
+def test_multiple_choice_that_adds_nothing(world, tmp_path):
+    settings, _ = parse_with("doctor", [str(doctor_config(world, tmp_path))], DoctorOptions)
+    check_verdict(checks.choices(effect(), settings.run), "ok")
+    check_verdict(checks.choices({}, settings.run), "ok")
+    flat = checks.choices(effect(choice_spread=0.09, reordered=0.018), settings.run)
+    check_verdict(flat, "look", "mcq_style: none", "mcq_template")
+    assert (
+        "does not discriminate here: it costs 12 questions a prompt and changes the order of 2%"
+        in (flat.found)
+    )
+    agreeing = checks.choices(effect(reordered=0.01), settings.run)
+    check_verdict(agreeing, "look", "mcq_style: none", "mcq_weight")
+    assert agreeing.found.startswith("changes little here")

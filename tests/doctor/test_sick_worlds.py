@@ -106,13 +106,13 @@ def test_teacher_that_likes_a_letter(world, tmp_path, monkeypatch, both, first, 
         return [torch.tensor([first, 1 - first]).mul(0.9).log().tolist() for _ in prompts]
 
     monkeypatch.setattr(model_scores, "next_token_logprobs", stub)
-    found = findings(doctor_config(world, tmp_path, mcq_both_orders=both))
+    found = findings(doctor_config(world, tmp_path, mcq_every_place=both))
     check_verdict(
         found["position bias"],
         verdict,
         *(() if verdict == "ok" else ("mcq_weight", "mcq_template")),
     )
-    assert ("mcq_both_orders" in found["position bias"].advice) == (not both)
+    assert ("mcq_every_place" in found["position bias"].advice) == (not both)
     assert found["position bias"].numbers["mean"] == pytest.approx(first - 0.5, abs=1e-6)
     check_verdict(found["letters"], "ok")
 

@@ -27,13 +27,13 @@ def test_flags_override_the_yaml(world, tmp_path):
         teacher_beta=None,
     )
     settings = parse_settings(
-        "run", [str(config), "--beta=5", "--num-generations", "6", "--mcq_both_orders", "false"]
+        "run", [str(config), "--beta=5", "--num-generations", "6", "--mcq_every_place", "false"]
     )
     assert settings.training["beta"] == 5.0
     assert (
         settings.run.num_generations,
         settings.run.mcq_weight,
-        settings.run.mcq_both_orders,
+        settings.run.mcq_every_place,
     ) == (6, 0.25, False)
     assert settings.run.chat_template_kwargs == {"a": 1}
     assert settings.run.output_dir == str(tmp_path / "run")
@@ -70,7 +70,10 @@ def test_flags_alone_are_enough(world, tmp_path):
         (["--mcq_style", "pairs"], "argument --mcq_style"),
         (["--beta", "-1"], "beta must be a positive finite number, got -1.0"),
         (["--loss", "dpo"], "loss must be one of ppd, vpd, got 'dpo'"),
-        (["--mcq_style", "listwise", "--num_generations", "27"], "at most 26 responses, got 27"),
+        (
+            ["--mcq_style=listwise", "--mcq_every_place=false", "--num_generations=27"],
+            "at most 26 responses, got one of 27",
+        ),
         (["--mcq_floor", "0"], "mcq_floor: must be above 0 and below 1, got 0.0"),
         (["--mcq_template", "{query}"], "template: must hold the fields"),
         (["--chat_template_kwargs", "[1]"], "chat_template_kwargs: must be a JSON object"),

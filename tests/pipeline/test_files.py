@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
-from pad_fast.pipeline.files import read_rows, replacing
+from pad_fast.pipeline.files import read_rows, replacing, write_rows
 from pad_fast.pipeline.run_folder import Metrics
+from pad_fast.pipeline.score.cache import ScoreCache
 
 
 def test_nothing_half_written_carries_a_name(tmp_path):
@@ -45,3 +47,32 @@ def test_metrics_lines_are_written_once_and_repaired(tmp_path):
         5.0,
     ]
     assert again.means(1, "train") == {"loss": 2.0, "runtime": 1.0}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("column", ["teacher_rewards", "student_rewards", "ppd_loss"])
+def test_numbers_that_are_not_finite_are_not_kept(tmp_path, bad, column):
+    row = {"prompt_id": "p7", column: bad if column == "ppd_loss" else [0.5, None, bad]}
+    with pytest.raises(ValueError, match=rf"{column}: must be finite to be kept, got .* in row p7"):
+        write_rows(tmp_path / "part-00000.parquet", [row])
+    cache = ScoreCache(tmp_path / "cache")
+    with pytest.raises(ValueError, match="must be finite to be kept"):
+        cache.add(b"key", [0.0, bad])
+    cache.save()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_kept_one_asks_again(tmp_path):
+    cache = ScoreCache(tmp_path)
+    cache.known = cache._new = {b"good": [-1.0], b"bad": [math.nan]}
+    cache.save()
+    assert ScoreCache(tmp_path).known == {b"good": [-1.0]}
+
+
+def test_metrics_hold_null_for_what_is_not_finite(tmp_path):
+    metrics = Metrics(tmp_path / "m.jsonl")
+    metrics.add(1, 1, "train", {"loss": 2.0, "grad_norm": math.nan})
+    metrics.add(1, 2, "train", {"loss": math.inf, "grad_norm": 1.0})
+    assert [json.loads(line) for line in metrics.path.read_text().splitlines()] == metrics.records
+    assert "NaN" not in metrics.path.read_text()
+    assert metrics.means(1, "train") == {"grad_norm": 1.0, "loss": 2.0}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from worlds import changed_config, run_config
 
 from pad_fast import cli
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.sample.generate import Sampler, generate
 from pad_fast.pipeline.score import model_scores
 from pad_fast.pipeline.score.model_scores import ModelScores
 
@@ -56,3 +58,45 @@ def test_impl_reaches_everything_that_scores(world, tmp_path, monkeypatch):
     models = {str(world / "student"), str(world / "teacher"), str(run / "round-01" / "student")}
     assert asked == {path: {"torch"} for path in models}
     assert json.loads((run / "run.json").read_text())["implementations"] == ["torch"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"), [("float16", "bfloat16 or float32"), ("float32", "check its weights")]
+)
+def test_scores_that_are_not_finite_name_model_and_dtype(world, tmp_path, dtype, remedy):
+    """Weights that float16 cannot hold, or that a training left as NaN."""
+    broken, found = Checkpoint("teacher", str(world / "teacher"), dtype=dtype), []
+    broken.model.lm_head.weight.data[9] = torch.nan
+    scores = ModelScores(run_config(world), "mean", "torch")
+    for ask in (
+        lambda: scores.rewards(broken.model, [[7, 8]], [[[9], [10, 11]]]),
+        lambda: scores.logps(broken.model, [[7, 8]], [[[9], [10, 11]]]),
+        lambda: scores.next_tokens(broken.model, [[7, 8]], [9, 10]),
+        lambda: generate(
+            broken, [{"prompt_ids": [7, 8]}], Sampler(run_config(world), 2), found.append
+        ),
+        lambda: generate(
+            broken, [{"prompt_ids": [7, 8]}], Sampler(run_config(world), 0), found.append
+        ),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"the model .*teacher in {dtype} gives .*not finite"
+        ) as error:
+            ask()
+        assert remedy in str(error.value)
+    assert not found
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_run_with_a_broken_model_stops_and_keeps_no_number(world, tmp_path, capsys, role):
+    checkpoint = Checkpoint(role, str(world / role))
+    checkpoint.model.model.norm.weight.data[0] = torch.nan
+    checkpoint.model.save_pretrained(tmp_path / role)
+    checkpoint.tokenizer.save_pretrained(tmp_path / role)
+    config = changed_config(world, tmp_path, **{role: str(tmp_path / role)})
+    for command in ("run", "doctor"):
+        assert cli.main([command, str(config)]) == 2
+        assert f"{role} in float32 gives" in capsys.readouterr().err
+    kept = {path.parent.name for path in (tmp_path / "run").rglob("part-*.parquet")}
+    assert kept <= {"samples"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import random
+from pathlib import Path
 
 import pytest
 import worlds
@@ -17,25 +20,29 @@ from pad_fast.pipeline.score.asked_questions import configured_questions
 
 def test_question_wording():
     assert multiple_choice.choice_question("2+2?", ["4", "{options} 5"]) == (
-        "2+2?\n\nA. 4\nB. {options} 5\n\nWhich answer is best? Reply with its letter."
+        "Choose the best answer to the request.\n\nRequest: 2+2?\n\nA. 4\nB. {options} 5\n\n"
+        "Which answer is best, A or B?\n\nAnswer:"
     )
     with pytest.raises(ValueError, match="between 2 and 26"):
         multiple_choice.choice_question("x", ["a"] * 27)
     with pytest.raises(ValueError, match="template"):
         multiple_choice.choice_question("x", ["a", "b"], "{query}")
+    assert multiple_choice.choice_question("x", "abc", "{query} {options} {letters}?") == (
+        "x A. a\nB. b\nC. c A, B or C?"
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_small_groups_ask_every_pair_in_both_orders(n):
-    asked = multiple_choice.questions(n, "pairwise", both_orders=True)
+    asked = multiple_choice.questions(n, "pairwise", every_place=True)
     assert sorted(asked) == sorted(itertools.permutations(range(n), 2))
-    released = multiple_choice.questions(n, "pairwise", both_orders=False)
+    released = multiple_choice.questions(n, "pairwise", every_place=False)
     assert sorted(released) == sorted(itertools.combinations(range(n), 2))
 
 
 @pytest.mark.parametrize("n", [9, 10, 17, 64])
 def test_large_groups_ask_a_balanced_part(n):
-    asked = multiple_choice.questions(n, "pairwise", both_orders=False)
+    asked = multiple_choice.questions(n, "pairwise", every_place=False)
     assert len(asked) == len(set(asked)) == 4 * n
     counts = [sum(i in pair for pair in asked) for i in range(n)]
     assert counts == [8] * n
@@ -46,23 +53,59 @@ def test_large_groups_ask_a_balanced_part(n):
     ("n", "opponents"), [(4, 2), (5, 2), (8, 2), (8, 6), (9, 4), (3, 2), (4, 6)]
 )
 def test_opponents_choose_a_balanced_part(n, opponents):
-    asked = multiple_choice.questions(n, "pairwise", both_orders=False, opponents=opponents)
+    asked = multiple_choice.questions(n, "pairwise", every_place=False, opponents=opponents)
     assert len(asked) == len(set(asked))
     assert [sum(i in pair for pair in asked) for i in range(n)] == [min(opponents, n - 1)] * n
 
 
 def test_listwise_questions_and_too_few_responses():
-    assert multiple_choice.questions(4, "listwise", both_orders=True) == [
+    assert multiple_choice.questions(4, "listwise", every_place=True) == [
         (0, 1, 2, 3),
-        (3, 2, 1, 0),
+        (1, 2, 3, 0),
+        (2, 3, 0, 1),
+        (3, 0, 1, 2),
     ]
-    assert multiple_choice.questions(1, "pairwise", both_orders=True) == []
+    assert multiple_choice.questions(12, "listwise", every_place=False) == [tuple(range(12))]
+    for style in multiple_choice.STYLES:
+        assert multiple_choice.questions(1, style, every_place=True) == []
+
+
+@pytest.mark.parametrize("style", ["pairwise", "listwise"])
+@pytest.mark.parametrize("opponents", [None, 2, 6])
+def test_a_fondness_for_places_gives_every_response_the_same(style, opponents):
+    """Whatever a teacher that does not read likes: A, the last, the middle, at random."""
+    rng = random.Random(0)
+    for n in (*range(2, 28), 40, 64):
+        asked = multiple_choice.questions(n, style, every_place=True, opponents=opponents)
+        size = max(map(len, asked))
+        always_first = [0.0, *[-math.inf] * (size - 1)]
+        for fondness in (always_first, [rng.gauss(0, 3) for _ in range(size)]):
+            probs = [
+                multiple_choice.letter_probs(fondness[: len(shown)], [[0]] * len(shown), True)[0]
+                for shown in asked
+            ]
+            chosen = multiple_choice.choice_probs(n, asked, probs)
+            assert max(chosen) - min(chosen) < 1e-12, (n, fondness)
+            assert chosen[0] == pytest.approx(1 / size)
+
+
+@pytest.mark.parametrize("style", ["pairwise", "listwise"])
+def test_every_response_stands_in_every_place_equally_often(style):
+    for n, opponents in itertools.product((*range(2, 28), 64), (None, 2, 4, 24)):
+        asked = multiple_choice.questions(n, style, every_place=True, opponents=opponents)
+        assert all(len(set(shown)) == len(shown) for shown in asked)
+        assert len(asked) == len(set(asked))
+        for place in range(max(map(len, asked))):
+            counts = [sum(shown[place] == i for shown in asked) for i in range(n)]
+            assert len(set(counts)) == 1, (n, opponents, place)
+    many = multiple_choice.questions(64, "listwise", every_place=True)
+    assert (len(many), {len(shown) for shown in many}) == (64, {8})
 
 
 def test_fondness_for_a_letter_cancels():
     """With P(A) = sigmoid(difference + 3), equal qualities still tie over both orders."""
     quality = [0.0, 0.0, 1.0]
-    asked = multiple_choice.questions(3, "pairwise", both_orders=True)
+    asked = multiple_choice.questions(3, "pairwise", every_place=True)
     forms = [[0], [1]]
     logits = [(quality[a] + 3.0, quality[b]) for a, b in asked]
     probs = [multiple_choice.letter_probs(pair, forms, renormalize=True)[0] for pair in logits]
@@ -70,7 +113,7 @@ def test_fondness_for_a_letter_cancels():
     assert chosen[0] == pytest.approx(chosen[1])
     assert chosen[2] > chosen[0]
     assert sum(chosen) == pytest.approx(1.5)  # each of the three pairs adds one
-    one_order = multiple_choice.questions(3, "pairwise", both_orders=False)
+    one_order = multiple_choice.questions(3, "pairwise", every_place=False)
     biased = multiple_choice.choice_probs(
         3, one_order, [p for p, shown in zip(probs, asked, strict=True) if shown in one_order]
     )
@@ -87,29 +130,13 @@ def test_letter_probs_sum_over_forms_and_survive_underflow():
     assert tiny == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
 
 
-def test_calibrated_reward_and_presets():
-    assert multiple_choice.calibrated_reward(-2.0, 0.5, 0.25, 1e-4) == pytest.approx(
-        0.75 * -2 + 0.25 * math.log(0.5)
-    )
-    assert multiple_choice.calibrated_reward(-2.0, 0.0, 1.0, 1e-8) == pytest.approx(math.log(1e-8))
-
-    def config_of(**changes) -> RunConfig:
-        return RunConfig(student="s", teacher="t", prompts="x", output_dir="y", **changes)
-
-    released = config_of(mcq_preset="released")
-    assert (
-        released.mcq_weight,
-        released.mcq_floor,
-        released.mcq_both_orders,
-        released.mcq_renormalize,
-    ) == (1.0, 1e-8, False, False)
-    ours = config_of(mcq_weight=0.25)
-    assert (ours.mcq_weight, ours.mcq_floor, ours.mcq_both_orders, ours.mcq_renormalize) == (
-        0.25,
-        1e-4,
-        True,
-        True,
-    )
+def test_the_default_question_is_the_best_of_the_record():
+    """The record of tools/choose_question.py on a real model: over 100 pairs for each wording."""
+    record = Path(__file__).parents[2] / "tools" / "choose_question.jsonl"
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    assert min(row["own_pairs"] + row["planted_pairs"] for row in rows) >= 100
+    best = max(rows, key=lambda row: row["letter_mass"] - abs(row["position_bias"]))
+    assert best["template"] == multiple_choice.DEFAULT_TEMPLATE
 
 
 def test_letters_need_tokens_of_their_own():
@@ -124,7 +151,7 @@ def test_letters_need_tokens_of_their_own():
 
 def test_a_style_is_an_entry_of_the_table(monkeypatch, tmp_path):
     """A new style can be chosen and asked without a change elsewhere."""
-    first_two = Style("the first two responses", lambda n: 2, lambda n, opponents: [(0, 1)])
+    first_two = Style("the first two responses", lambda n, opponents: [(0, 1)])
     monkeypatch.setitem(multiple_choice.STYLES, "first_two", first_two)
     words = ["--student", "s", "--teacher", "t", "--prompts", "p", "--output_dir", str(tmp_path)]
     config = parse_settings("run", [*words, "--mcq_style", "first_two"]).run

@@ -62,7 +62,7 @@ def three(world):
 
 def test_scores_are_the_teachers_own(world, tmp_path, three):
     teacher = Checkpoint("teacher", str(world / "teacher"))
-    (row,) = score(world, tmp_path, [three], mcq_weight=0.25, mcq_floor=1e-3)
+    (row,) = score(world, tmp_path, [three], mcq_preset="paper", mcq_weight=0.25, mcq_floor=1e-3)
     letters = torch.tensor(teacher.tokenizer.encode("AB"))
     for i, ids in enumerate(three["completion_ids"]):
         logp = response_logp(teacher.model, three["prompt_ids"], ids)

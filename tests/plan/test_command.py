@@ -202,7 +202,7 @@ def test_times_scale(world, tmp_path, monkeypatch):
     assert double.train().seconds == pytest.approx(2 * slow.train().seconds)
     assert (slow.steps, double.steps) == (2, 1)
     assert slow.choose().seconds == pytest.approx(
-        2 * estimator(path, "--mcq_both_orders", "false").choose().seconds
+        2 * estimator(path, "--mcq_every_place", "false").choose().seconds
     )
     wordy = config_of(
         world, tmp_path, max_new_tokens=64, mcq_template="{query} {options}" + 200 * " x"

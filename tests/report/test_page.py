@@ -23,6 +23,8 @@ def test_a_finished_run_has_every_part(finished: Path) -> None:
         "Training",
         "word problems",
         "calibration/position_bias",
+        "Multiple choice does not discriminate here: it costs 12 questions a prompt",
+        "changes the order of 2% of pairs",
         "abc123",
     ):
         assert words in page

@@ -58,7 +58,7 @@ def test_teacher_chooses_better_than_chance(tools: Any) -> None:
     model, tokenizer = load("teacher")
     tasks = tools.tasks.draw_distinct(0, "heldout", 120)
     asked = [
-        choice_question(t.prompt, pair)
+        choice_question(t.prompt, pair, tools.tasks.WORDING)
         for t in tasks
         for pair in ((t.response, t.slips[0]), (t.slips[0], t.response))
     ]

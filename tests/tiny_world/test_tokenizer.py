@@ -6,9 +6,15 @@ import random
 import string
 from typing import Any
 
-from embedded_world import SPLITS, prompts, rows, tokenizer_of
+import yaml
+from embedded_world import SPLITS, WORLD, prompts, rows, tokenizer_of
 
 from pad_fast.pipeline.multiple_choice import choice_question, letter_token_ids
+
+
+def test_the_demo_asks_as_the_teacher_was_taught(tools: Any) -> None:
+    settings = yaml.safe_load((WORLD / "tiny.yaml").read_text())
+    assert settings["mcq_template"] == tools.tasks.WORDING
 
 
 def test_tokenizer_gives_every_text_back(tools: Any) -> None:
@@ -19,7 +25,10 @@ def test_tokenizer_gives_every_text_back(tools: Any) -> None:
         row["answer"] for split in SPLITS for row in rows(split)
     ]
     texts += [text for task in tasks for text in (task.response, *task.slips)]
-    texts += [choice_question(task.prompt, [task.response, *task.slips]) for task in tasks]
+    texts += [
+        choice_question(task.prompt, [task.response, *task.slips], tools.tasks.WORDING)
+        for task in tasks
+    ]
     texts += [
         "",
         string.digits + string.ascii_letters + string.punctuation + " \n",

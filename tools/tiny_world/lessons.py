@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pad_fast.pipeline.multiple_choice import choice_question
 from tiny_world import measure
-from tiny_world.tasks import LETTERS, SKILLS, Task, draw, draw_distinct
+from tiny_world.tasks import LETTERS, SKILLS, WORDING, Task, draw, draw_distinct
 from tiny_world.train import IGNORED, Row
 
 CHOICE_FROM = 300  # steps of plain questions that come first: choosing builds on answering
@@ -70,7 +70,9 @@ def choice_row(tokenizer: PreTrainedTokenizerFast, rng: random.Random, task: Tas
     candidates = [wrong_answer(rng, task) for _ in range(n)]
     right = rng.randrange(n)
     candidates[right] = task.response
-    row = answer_rows(tokenizer, [(choice_question(task.prompt, candidates), "ABCD"[right])])[0]
+    row = answer_rows(
+        tokenizer, [(choice_question(task.prompt, candidates, WORDING), "ABCD"[right])]
+    )[0]
     doubts = [IGNORED] * len(row.ids)
     truth, *options = tokenizer(
         [f" {text}" for text in (task.response, *candidates)], add_special_tokens=False

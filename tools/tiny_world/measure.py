@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from pad_fast.evaluation.answers import exact_match
 from pad_fast.models.scoring import next_token_logprobs, score_responses
 from pad_fast.pipeline.multiple_choice import choice_question
-from tiny_world.tasks import SKILLS, Task
+from tiny_world.tasks import SKILLS, WORDING, Task
 
 MAX_NEW_TOKENS = 32
 SAMPLES = 4
@@ -128,7 +128,7 @@ def choices(
     among A and B, less the half that an unbiased reader would give.
     """
     questions = [
-        choice_question(task.prompt, order)
+        choice_question(task.prompt, order, WORDING)
         for task, right, wrong in pairs
         for order in ((right, wrong), (wrong, right))
     ]

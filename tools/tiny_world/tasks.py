@@ -21,6 +21,8 @@ from pad_fast.evaluation.answers import final_answer
 NAMES = ("Ann", "Ben", "Eva", "Leo", "Mia", "Sam", "Tom", "Zoe")
 ITEMS = ("apples", "books", "cards", "coins", "eggs", "pens")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# The multiple-choice question that the teacher learns; pad_fast/tiny_world/tiny.yaml asks it.
+WORDING = "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter."
 # Large unit, small unit, small units in a large one, largest count that is asked for. A product has
 # at most five digits.
 UNITS = (

@@ -5,12 +5,13 @@ Token ids are kept exactly as they were sampled, including the token that ends a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.models.causal_lm import causal_lm
@@ -18,7 +19,7 @@ from pad_fast.models.company import Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.files import Row
-from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.score.model_scores import ModelScores, not_finite
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,22 @@ def _batches(lengths: Sequence[int], sampler: Sampler, sides: Sides) -> Iterator
         yield batch
 
 
+class _FiniteLogits(LogitsProcessor):
+    """Raises ValueError where a model predicts NaN or infinity.
+
+    Sampling would fail without naming the model, and a greedy response would be made up. Logits of
+    -inf are a model's way to exclude a token.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not (scores < math.inf).all():
+            raise not_finite(self.model, "logits")
+        return scores
+
+
 @torch.inference_mode()
 def _generated_ids(
     model: Any, prompts: Sequence[Sequence[int]], per_prompt: int
@@ -135,7 +152,8 @@ def _generated_ids(
     pad = model.generation_config.pad_token_id
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    output = model.generate(**inputs, logits_processor=LogitsProcessorList([_FiniteLogits(model)]))
     return output[:, width:].view(len(prompts), per_prompt, -1).tolist()
 
 

@@ -29,7 +29,7 @@ def configured_questions(config: RunConfig, n: int) -> list[Question]:
     """The questions about ``n`` responses that a run asks."""
     if not config.asks:
         return []
-    return questions(n, config.mcq_style, bool(config.mcq_both_orders), config.mcq_opponents)
+    return questions(n, config.mcq_style, bool(config.mcq_every_place), config.mcq_opponents)
 
 
 def make_quiz(teacher: Checkpoint, config: RunConfig, row: Row, view: TeacherView) -> Quiz:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 from pad_fast.pipeline.files import read_rows, shard_index, shard_path, shard_paths, write_rows
@@ -23,7 +24,9 @@ class ScoreCache:
         parts = shard_paths(folder)
         self._next = shard_index(parts[-1]) + 1 if parts else 0  # one before it may be gone
         for part in parts:
-            self.known.update((row["key"], row["values"]) for row in read_rows(part))
+            for row in read_rows(part):
+                if all(map(math.isfinite, row["values"])):  # else asked again
+                    self.known[row["key"]] = row["values"]
 
     @staticmethod
     def key(*parts: object) -> bytes:
@@ -31,7 +34,13 @@ class ScoreCache:
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def add(self, key: bytes, values: list[float]) -> None:
-        """Add numbers, which :meth:`save` writes."""
+        """Add numbers, which :meth:`save` writes.
+
+        Raises:
+            ValueError: one of them is not finite.
+        """
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"values must be finite to be kept, got {values}")
         self.known[key] = self._new[key] = values
 
     def save(self) -> None:

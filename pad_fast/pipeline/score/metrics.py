@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pad_fast.evaluation.evaluated_model import mean
 from pad_fast.pipeline.files import Row
 
 
@@ -23,18 +24,30 @@ def reward_metrics(rows: Sequence[Row]) -> Row:
 
 
 def choice_metrics(answers: Sequence[tuple[list[float], float]]) -> Row:
-    """How much the teacher prefers the first letter, and how often it answers with a letter.
+    """How much the teacher prefers a place, and how often it answers with a letter.
 
     Args:
         answers: of each question, the renormalized probabilities of its letters and their sum
             before that.
+
+    Returns:
+        ``mcq/position_bias``, the mean probability of a place minus its share 1/k, for the place
+        where that is farthest from 0: the first of pairs, and of lists often the last.
+        ``mcq/letter_mass``, the mean sum.
     """
     if not answers:
         return {}
-    # Responses are exchangeable draws. Without a preference for a letter, the first of k letters
+    # Responses are exchangeable draws. Without a preference for a place, each of k letters
     # therefore has a mean probability of 1/k.
-    bias = sum(probs[0] - 1 / len(probs) for probs, _ in answers)
+    longest = max(len(probs) for probs, _ in answers)
+    excess = [
+        mean(probs[place] - 1 / len(probs) for probs, _ in answers if place < len(probs)) or 0.0
+        for place in range(longest)
+    ]
+    bias = excess[0]
+    for other in excess[1:]:  # the second of a pair mirrors the first, but for rounding
+        bias = other if abs(other) > abs(bias) + 1e-9 else bias
     return {
-        "mcq/position_bias": bias / len(answers),
+        "mcq/position_bias": bias,
         "mcq/letter_mass": sum(mass for _, mass in answers) / len(answers),
     }

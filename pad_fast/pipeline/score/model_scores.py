@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
 
 from pad_fast.dispatch import resolve_impl
 from pad_fast.models.causal_lm import causal_lm, input_embedding
@@ -12,6 +15,14 @@ from pad_fast.models.scoring import next_token_logprobs, score_responses
 from pad_fast.pipeline.config import RunConfig
 
 logger = logging.getLogger("pad_fast")
+
+# What mends numbers that are not finite, by the weights' data type.
+REMEDIES = {
+    torch.float16: "float16 holds nothing above 65,504: set dtype: bfloat16 or float32",
+    torch.bfloat16: "set dtype: float32; if that does not help, check its weights",
+    torch.float32: "check its weights, which a training that diverged leaves like that, or set "
+    "attn_implementation: eager",
+}
 
 Ids = Sequence[int]
 Progress = Callable[[int], object]
@@ -65,7 +76,7 @@ class ModelScores:
         progress: Progress | None = None,
     ) -> list[list[float]]:
         """Log-probability, in nats, of each of ``token_ids`` as the next token of each prompt."""
-        return next_token_logprobs(
+        found = next_token_logprobs(
             model,
             prompts,
             token_ids,
@@ -73,6 +84,8 @@ class ModelScores:
             progress=progress,
             impl=self._implementation(model),
         )
+        check_finite(model, "question", "token", found)
+        return found
 
     def _scored(
         self,
@@ -82,7 +95,7 @@ class ModelScores:
         normalize: str,
         progress: Progress | None,
     ) -> list[list[float]]:
-        return score_responses(
+        found = score_responses(
             model,
             prompts,
             responses,
@@ -93,6 +106,8 @@ class ModelScores:
             progress=progress,
             impl=self._implementation(model),
         )
+        check_finite(model, "prompt", "response", found)
+        return found
 
     def _implementation(self, model: Any) -> str:
         """The implementation that scores under ``model``, logged and recorded at its first use."""
@@ -103,3 +118,33 @@ class ModelScores:
             if self.record is not None:
                 self.record(found)
         return found
+
+
+def check_finite(model: Any, row: str, column: str, found: Sequence[Sequence[float]]) -> None:
+    """Raise the error of :func:`not_finite` unless all log-probabilities are finite.
+
+    Args:
+        model: the transformers model that they are from.
+        row, column: what a list and a number in it are about, in a word each.
+        found: the log-probabilities.
+    """
+    wrong = [
+        (p, i, value)
+        for p, group in enumerate(found)
+        for i, value in enumerate(group)
+        if not math.isfinite(value)
+    ]
+    if wrong:
+        (p, i, value), total = wrong[0], sum(map(len, found))
+        where = f"log-probabilities ({value} for {row} {p}, {column} {i}; {len(wrong)} of {total})"
+        raise not_finite(model, where)
+
+
+def not_finite(model: Any, what: str) -> ValueError:
+    """The error about numbers of a model that are not finite: it names what may help."""
+    lm = causal_lm(model)
+    remedy = REMEDIES.get(lm.dtype, REMEDIES[torch.float32])
+    return ValueError(
+        f"the model {lm.config.name_or_path} in {str(lm.dtype).removeprefix('torch.')} gives "
+        f"{what} that are not finite, and nothing of them is kept; {remedy}"
+    )

@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from pad_fast.evaluation.choice import ChoiceEffect, choice_effect
 from pad_fast.pipeline import multiple_choice
+from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.files import Row, read_rows, shard_index, shard_paths, write_rows
@@ -135,6 +137,8 @@ class Scorer:
             )
             answers = [answer for quiz in quizzes for answer in self._letters(quiz, True)]
             metrics |= choice_metrics(answers)
+            if effect := self._effect(scored, views, quizzes):
+                metrics |= effect.metrics()
         return scored, metrics
 
     def _logp_key(self, view: TeacherView, index: int) -> bytes:
@@ -188,30 +192,52 @@ class Scorer:
 
     def _scored(self, row: Row, view: TeacherView, quiz: Quiz) -> Row:
         """The row with the teacher's columns; responses that it cannot read have None there."""
-        nothing: list[float | None] = [None] * len(view.responses)
-        logps, rewards, choices = list(nothing), list(nothing), list(nothing)
-        readable, selected = view.readable, None
+        logps, rewards = self._logps(view), self._uncalibrated(view)
+        choices = None
         if quiz.asked:
             letters = [probs for probs, _ in self._letters(quiz, bool(self.config.mcq_renormalize))]
-            selected = multiple_choice.choice_probs(len(readable), quiz.asked, letters)
-        for position, index in enumerate(readable):
-            (logp,) = self.cache.known[self._logp_key(view, index)]
-            mean = self.scores.normalize == "mean"
-            reward = logp / len(view.responses[index]) if mean else logp
-            logps[index] = logp
-            if selected is not None:
-                choices[index] = selected[position]
-                reward = multiple_choice.calibrated_reward(
-                    reward,
-                    selected[position],
-                    self.config.mcq_weight or 0.0,
-                    self.config.mcq_floor or 0.0,
-                )
-            rewards[index] = reward
+            choices = multiple_choice.choice_probs(len(view.readable), quiz.asked, letters)
+            rewards = calibrated_rewards(
+                rewards,
+                choices,
+                self.config.mcq_floor or 0.0,
+                self.config.mcq_weight or 0.0,
+                str(self.config.mcq_formula),
+            )
         return {
             **row,
-            "teacher_logps": logps,
+            "teacher_logps": view.for_all(logps),
             "teacher_num_tokens": [len(ids) for ids in view.responses],
-            "teacher_choice_probs": None if selected is None else choices,
-            "teacher_rewards": rewards,
+            "teacher_choice_probs": None if choices is None else view.for_all(choices),
+            "teacher_rewards": view.for_all(rewards),
         }
+
+    def _logps(self, view: TeacherView) -> list[float]:
+        """The log-probabilities of the responses that the teacher can read."""
+        return [self.cache.known[self._logp_key(view, index)][0] for index in view.readable]
+
+    def _uncalibrated(self, view: TeacherView) -> list[float]:
+        """Their rewards, without multiple choice."""
+        logps = self._logps(view)
+        if self.scores.normalize != "mean":
+            return logps
+        return [
+            logp / len(view.responses[index])
+            for logp, index in zip(logps, view.readable, strict=True)
+        ]
+
+    def _effect(
+        self, rows: Sequence[Row], views: Sequence[TeacherView], quizzes: Sequence[Quiz]
+    ) -> ChoiceEffect | None:
+        """What multiple choice did to the rewards of scored rows that it asked about."""
+        asked = [place for place, quiz in enumerate(quizzes) if quiz.asked]
+        floor, choices = self.config.mcq_floor or 0.0, []
+        for place in asked:
+            known = [p for p in rows[place]["teacher_choice_probs"] if p is not None]
+            choices.append(views[place].for_all(log_choices(known, floor)))
+        return choice_effect(
+            [len(quizzes[place].asked) for place in asked],
+            [views[place].for_all(self._uncalibrated(views[place])) for place in asked],
+            choices,
+            [rows[place]["teacher_rewards"] for place in asked],
+        )

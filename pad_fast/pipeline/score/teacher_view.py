@@ -5,6 +5,7 @@ Text is what student and teacher share: their tokenizers and chat templates may 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pad_fast.pipeline.checkpoint import Checkpoint
@@ -26,6 +27,13 @@ class TeacherView:
     def readable(self) -> list[int]:
         """The indices of the responses that the teacher can read."""
         return [index for index, ids in enumerate(self.responses) if ids]
+
+    def for_all(self, values: Sequence[float]) -> list[float | None]:
+        """Values of the readable responses as values of all, with None for the others."""
+        found: list[float | None] = [None] * len(self.responses)
+        for index, value in zip(self.readable, values, strict=True):
+            found[index] = value
+        return found
 
 
 def teacher_view(teacher: Checkpoint, row: Row, *, reuse_ids: bool) -> TeacherView:
