@@ -28,9 +28,9 @@ from benchmarks.cases import (
     Case,
     Inputs,
 )
+from benchmarks.float64_truth import MOST_ENUMERATED, enumerate_rankings, is_defined
 from benchmarks.listwise import jobs as listwise_jobs
 from benchmarks.listwise import library_loss
-from benchmarks.truth import MOST_ENUMERATED, enumerate_rankings, is_defined
 from pad_fast import device as devices
 
 Call = Callable[[], Tensor]
@@ -207,7 +207,7 @@ def _naive(case: Case, inputs: Inputs) -> Call:
 
 def _naive_listwise(case: Case, inputs: Inputs) -> Call:
     if not is_defined(case.job):
-        raise Unsupported("benchmarks/truth.py has no definition of this loss")
+        raise Unsupported("benchmarks/float64_truth.py has no definition of this loss")
     if case.job != "vpd" and case["N"] > MOST_ENUMERATED:
         count = f"{math.factorial(case['N']):,}"
         raise Unsupported(f"enumerates rankings up to {MOST_ENUMERATED}!, here {count}")

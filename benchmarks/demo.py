@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
-from pad_fast.evaluation import subjects
+from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import METRICS, Metric
 
 EMBEDDED = Path(__file__).parents[1] / "pad_fast" / "tiny_world" / "student"
@@ -58,10 +58,10 @@ def stages(record: dict) -> dict[str, dict]:
     """The evaluations that are compared, by their label, in the order of the table."""
     found = record["evaluations"]
     return {
-        subjects.label(subjects.TEACHER): found[subjects.TEACHER],
-        subjects.BEFORE: found[subjects.BASE],
-        subjects.AFTER: found[max(filter(subjects.is_student, found))],
-        subjects.label(subjects.SEQKD): found[subjects.SEQKD],
+        model_names.label(model_names.TEACHER): found[model_names.TEACHER],
+        model_names.BEFORE: found[model_names.BASE],
+        model_names.AFTER: found[max(filter(model_names.is_student, found))],
+        model_names.label(model_names.SEQKD): found[model_names.SEQKD],
     }
 
 
@@ -82,7 +82,7 @@ def rises(records: list[dict]) -> str:
     for metric in _metrics(records):
         if metric.better > 0:
             before, after = (
-                _values(records, stage, metric) for stage in (subjects.BEFORE, subjects.AFTER)
+                _values(records, stage, metric) for stage in (model_names.BEFORE, model_names.AFTER)
             )
             rose = sum(
                 was is not None and now is not None and now > was

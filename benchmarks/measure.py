@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks import machine, memory
 from benchmarks.cases import LISTWISE, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE, Contestant, Participant, Unsupported, per_response
+from benchmarks.float64_truth import Truth, truth_of
 from benchmarks.memory import Step
 from benchmarks.records import Record
-from benchmarks.truth import Truth, truth_of
 from pad_fast.device import is_gpu
 
 ENOUGH_SECONDS = 1.0  # a contestant whose repetitions add up to this is not timed again

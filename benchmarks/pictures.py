@@ -17,7 +17,7 @@ from benchmarks.contestants import NAIVE, OURS, OURS_BUDGET_0
 from benchmarks.demo import stages
 from benchmarks.records import Cases, Record, is_listwise, last_run, load, newest, ran
 from benchmarks.suites import SUITES
-from pad_fast.evaluation import subjects
+from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import METRICS
 
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
@@ -291,11 +291,11 @@ def draw_demo(records: list[Record]) -> plt.Figure:
     A dashed line is the teacher, where the metric applies to it.
     """
     figure, axes = plt.subplots(1, len(DEMO_METRICS), figsize=(11, 3.2), layout="constrained")
-    teacher = stages(records[0])[subjects.label(subjects.TEACHER)]
+    teacher = stages(records[0])[model_names.label(model_names.TEACHER)]
     for axis, key in zip(axes, DEMO_METRICS, strict=True):
         for record in records:
             found = stages(record)
-            values = [found[stage][key] for stage in (subjects.BEFORE, subjects.AFTER)]
+            values = [found[stage][key] for stage in (model_names.BEFORE, model_names.AFTER)]
             axis.plot(("before", "after"), values, "-o", color=COLOURS[OURS], alpha=0.6)
         if teacher[key] is not None:
             _level(axis, teacher[key], "teacher")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import records
+from benchmarks.float64_truth import enumerate_rankings
 from benchmarks.listwise import BETA
 from benchmarks.machine import describe
-from benchmarks.truth import enumerate_rankings
 from pad_fast.device import synchronize
 
 SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.dispatch import resolve_impl
 from pad_fast.linear_logprob import inputs as linear_inputs
 from pad_fast.linear_logprob.inputs import LinearInputs
@@ -169,7 +169,7 @@ def response_rewards(
         unrounded. On a GPU an id of R or more makes every reward NaN.
     """
     responses = Responses.checked(labels, response_ids, num_responses, ignore_index, normalize)
-    validation.check_tensor("logits", logits)
+    argument_checks.check_tensor("logits", logits)
     impl = resolve_impl(impl, logits)
     logps = token_logprobs(
         logits, responses.labels, ignore_index=ignore_index, impl=impl, **token_options
@@ -212,7 +212,7 @@ def linear_response_rewards(
         tensor([-1.3863, -1.3863])
     """
     responses = Responses.checked(labels, response_ids, num_responses, ignore_index, normalize)
-    validation.check_tensor("hidden", hidden)
+    argument_checks.check_tensor("hidden", hidden)
     impl = resolve_impl(impl, hidden)
     logps = linear_token_logprobs(
         hidden, weight, responses.labels, ignore_index=ignore_index, impl=impl, **token_options

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.device import can_read_values, no_autocast
 from pad_fast.linear_logprob import inputs as linear_inputs
 from pad_fast.linear_logprob import memory_budget as budgets
@@ -141,9 +141,9 @@ def by_chunks(problem: Problem, rows: PromptRows) -> tuple[Tensor, Tensor]:
     """The loss and the rewards (P, N), whole prompts one chunk after another."""
     inputs, responses = problem.inputs, problem.preferences.responses
     head = inputs.head
-    validation.check_label_values(inputs.labels, len(head.weight), head.options.ignore_index)
+    argument_checks.check_label_values(inputs.labels, len(head.weight), head.options.ignore_index)
     if responses.ids is not None:
-        validation.check_response_values(responses.ids, responses.count)
+        argument_checks.check_response_values(responses.ids, responses.count)
     total, rewards = _ByChunks.apply(inputs.hidden, head.weight, head.bias, problem, rows)
     return problem.preferences.reduce(total), rewards
 

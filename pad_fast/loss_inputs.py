@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.logprob.responses import Responses
 from pad_fast.logprob.softmax import TokenOptions
 from pad_fast.losses import LossOptions, check_loss, preference_loss
@@ -137,14 +137,14 @@ class Preferences:
 def _check_prompts(
     labels: Tensor, teacher_rewards: Tensor, response_ids: Tensor | None, mask: Tensor | None
 ) -> None:
-    shape = validation.shape(teacher_rewards)
+    shape = argument_checks.shape(teacher_rewards)
     if teacher_rewards.ndim != 2:
         raise ValueError(f"teacher_rewards must be (P, N), got {shape}")
     if response_ids is None and len(labels) != teacher_rewards.numel():
         raise ValueError(
             f"labels must have P * N = {teacher_rewards.numel()} rows for teacher_rewards {shape}, "
-            f"unless response_ids are given; got {validation.shape(labels)}"
+            f"unless response_ids are given; got {argument_checks.shape(labels)}"
         )
     if mask is not None and (mask.shape != teacher_rewards.shape or mask.dtype != torch.bool):
-        given = f"{mask.dtype} {validation.shape(mask)}"
+        given = f"{mask.dtype} {argument_checks.shape(mask)}"
         raise ValueError(f"mask must be bool of shape {shape}, got {given}")

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pad_fast import device, validation
+from pad_fast import argument_checks, device
 from pad_fast.dispatch import check_impl
 from pad_fast.preference import loss_kinds
 from pad_fast.preference import op as preference_op
@@ -265,9 +265,9 @@ def preference_loss(
 
 def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
     """Raise ValueError unless rewards are (P, N) with N >= 2, on one device, and so is the mask."""
-    validation.check_floating("student_rewards", student)
-    validation.check_floating("teacher_rewards", teacher)
-    shape = validation.shape(student)
+    argument_checks.check_floating("student_rewards", student)
+    argument_checks.check_floating("teacher_rewards", teacher)
+    shape = argument_checks.shape(student)
     if student.ndim != 2 or student.shape[1] < 2:
         rule = "must be (P, N) with at least N = 2 responses a prompt"
         raise ValueError(f"student_rewards {rule}, got {shape}")
@@ -278,7 +278,7 @@ def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None
             continue
         if tensor.shape != student.shape:
             rule = f"must have the shape of student_rewards, {shape}"
-            raise ValueError(f"{name} {rule}, got {validation.shape(tensor)}")
+            raise ValueError(f"{name} {rule}, got {argument_checks.shape(tensor)}")
         if tensor.device != student.device:
             rule = f"must be on the device of student_rewards, {student.device}"
             raise ValueError(f"{name} {rule}, got {tensor.device}")

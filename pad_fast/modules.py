@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.linear_loss import linear_preference_loss
 from pad_fast.logprob.inputs import LogitInputs, token_logprobs
@@ -112,7 +112,7 @@ class LinearPADLoss(PADLoss):
         self, loss: str = "ppd", *, memory_budget: MemoryBudget = "auto", **options: Any
     ) -> None:
         super().__init__(loss, **options)
-        validation.check_budget(memory_budget)
+        argument_checks.check_budget(memory_budget)
         self.options["memory_budget"] = memory_budget
 
     def forward(  # type: ignore[override]

@@ -36,7 +36,7 @@ LAYERS = (
     ("reference", "environment"),
     ("dispatch",),
     ("kernels",),
-    ("validation", "conversation"),
+    ("argument_checks", "conversation"),
     ("device",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -17,7 +17,7 @@ from commands import failing
 from worlds import changed_config, contents
 
 from pad_fast import cli
-from pad_fast.pipeline import files, rounds
+from pad_fast.pipeline import rounds, whole_files
 from pad_fast.pipeline.arguments import suggestion
 
 
@@ -45,14 +45,14 @@ def test_full_disk(world, tmp_path, capsys, monkeypatch):
     config = changed_config(world, tmp_path)
     assert cli.main(["sample", str(config)]) == 0
     kept = contents(tmp_path / "run")
-    own = files.pq.write_table
+    own = whole_files.pq.write_table
 
     def write(table, path):
         if "scores" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         own(table, path)
 
-    monkeypatch.setattr(files.pq, "write_table", write)
+    monkeypatch.setattr(whole_files.pq, "write_table", write)
     assert cli.main(["run", str(config)]) == 1
     error = capsys.readouterr().err
     assert "the disk is full" in error

@@ -6,7 +6,7 @@ import pytest
 import torch
 from prompt_batch import LENGTHS, D, N, P, T, V, states
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.linear_logprob import inputs as linear_inputs
 from pad_fast.linear_logprob import memory_budget
 from pad_fast.linear_logprob.prompt_chunks import PromptRows
@@ -183,7 +183,7 @@ def test_each_check_runs_once(
 
     names = ("linear", "token_options", "responses", "live_rows", "budget", "label_values")
     for name in names:
-        count(validation, f"check_{name}")
+        count(argument_checks, f"check_{name}")
     count(linear_inputs, "resolve_impl")
     hidden, weight, _, labels, teacher = states()
     budget = room_for_two if by_chunks else 0

@@ -16,8 +16,8 @@ from pad_fast.evaluation.evaluated_model import RewardPair, mean
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.losses import prompt_losses
-from pad_fast.pipeline.files import Row
 from pad_fast.pipeline.sample.metrics import sampling_metrics
+from pad_fast.pipeline.whole_files import Row
 from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import saturation
 

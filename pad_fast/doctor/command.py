@@ -20,11 +20,11 @@ from rich.table import Table
 from pad_fast.doctor import checks
 from pad_fast.doctor.checks import Finding, Verdict
 from pad_fast.pipeline.config import Settings, option
-from pad_fast.pipeline.files import Row, read_rows
 from pad_fast.pipeline.open_run import check_models, check_prompts, fitting, read_split
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
+from pad_fast.pipeline.whole_files import Row, read_rows
 
 COLORS: dict[Verdict, str] = {"ok": "green", "look": "yellow", "problem": "bold red"}
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.device import autocast_dtype, can_read_values
 from pad_fast.dispatch import resolve_impl
 from pad_fast.linear_logprob import memory_budget as budgets
@@ -43,9 +43,9 @@ class LinearInputs:
     ) -> LinearInputs:
         """The arguments of a user's call; raises ValueError for what does not fit."""
         hidden, weight, bias = _cast(hidden, weight, bias)
-        _, width = validation.check_linear(hidden, weight, bias, labels)
-        validation.check_live_rows(live_rows, labels)
-        validation.check_budget(memory_budget)
+        _, width = argument_checks.check_linear(hidden, weight, bias, labels)
+        argument_checks.check_live_rows(live_rows, labels)
+        argument_checks.check_budget(memory_budget)
         head = Head(weight, bias, options)
         impl = resolve_impl(impl, hidden)
         rows = (hidden.reshape(-1, width), head, labels.reshape(-1))

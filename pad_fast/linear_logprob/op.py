@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.device import no_autocast
 from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import torch_impl, triton_impl
@@ -73,9 +73,9 @@ def linear_token_logprobs(
 
     ``fused`` writes no logits to memory, and is for what will not be differentiated.
     """
-    validation.check_label_values(labels, weight.shape[0], ignore_index)
+    argument_checks.check_label_values(labels, weight.shape[0], ignore_index)
     if count is None:
-        validation.check_live_values(rows, labels, ignore_index)
+        argument_checks.check_live_values(rows, labels, ignore_index)
     index = _counted(rows, count)
     logps, peak, total, logp_grad, dhidden = _outputs(
         hidden, weight, labels, rows, saved_rows, unscaled

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.dispatch import resolve_impl
 from pad_fast.logprob import op
 from pad_fast.logprob.softmax import TokenOptions
@@ -32,9 +32,9 @@ class LogitInputs:
         inplace_backward: bool = False,
     ) -> LogitInputs:
         """The arguments of a user's call; raises ValueError for what does not fit."""
-        validation.check_logits(logits, labels)
+        argument_checks.check_logits(logits, labels)
         if inplace_backward:
-            validation.check_inplace(logits)
+            argument_checks.check_inplace(logits)
         return cls(logits, labels, options, inplace_backward, resolve_impl(impl, logits))
 
 

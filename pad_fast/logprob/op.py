@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from pad_fast.argument_checks import check_label_values, check_no_overlap
 from pad_fast.device import no_autocast
 from pad_fast.logprob import torch_impl
 from pad_fast.logprob.softmax import TokenOptions, accumulator
-from pad_fast.validation import check_label_values, check_no_overlap
 
 
 @custom_op("pad_fast::token_logprobs", mutates_args=())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from pad_fast.argument_checks import check_response_values
 from pad_fast.device import has_float64
-from pad_fast.validation import check_response_values
 
 # Log-probabilities are rounded to multiples of this step before they are added in float64. Every
 # sum below 2^53 steps (8.4e6 nats) is then exact, so that neither the order of the tokens nor the

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pad_fast import validation
+from pad_fast import argument_checks
 from pad_fast.logprob import response_op
 
 NORMALIZATIONS = ("mean", "sum")
@@ -39,7 +39,7 @@ class Responses:
         if normalize not in NORMALIZATIONS:
             choices = ", ".join(NORMALIZATIONS)
             raise ValueError(f"normalize must be one of {choices}, got {normalize!r}")
-        validation.check_responses(labels, response_ids, num_responses)
+        argument_checks.check_responses(labels, response_ids, num_responses)
         if response_ids is None:
             return cls(labels, None, labels.shape[0], ignore_index, normalize == "mean")
         if num_responses is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pad_fast import validation
+from pad_fast import argument_checks
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TokenOptions:
         cls, temperature: float, softcap: float | None, logit_scale: float, ignore_index: int
     ) -> TokenOptions:
         """The options as a user writes them. Raises ValueError for one that makes no sense."""
-        validation.check_token_options(temperature, softcap, logit_scale, ignore_index)
+        argument_checks.check_token_options(temperature, softcap, logit_scale, ignore_index)
         return cls(float(temperature), float(softcap or 0.0), float(logit_scale), int(ignore_index))
 
     @property

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from pad_fast.device import autocast_dtype, compiles_attention
 from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, evaluating, input_embedding, vocabulary_size
-from pad_fast.models.company import place_problem, sides_of
 from pad_fast.models.layout import PAD_ID, PromptGroup, check_share_prefix
+from pad_fast.models.neighbour_effects import place_problem, sides_of
 from pad_fast.models.output_head import head_problem
 from pad_fast.models.packing import PackedRows, pack, split
 from pad_fast.models.rewards import RewardOptions, packed_rewards

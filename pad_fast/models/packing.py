@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pad_fast.models.company import ONE_SIDE, Sides
 from pad_fast.models.layout import (
     BLOCK,
     LAYOUTS,
@@ -19,6 +18,7 @@ from pad_fast.models.layout import (
     Segment,
     TokenIds,
 )
+from pad_fast.models.neighbour_effects import ONE_SIDE, Sides
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 

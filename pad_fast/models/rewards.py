@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pad_fast.argument_checks import check_budget
 from pad_fast.device import autocast_dtype
 from pad_fast.functional import (
     NORMALIZATIONS,
@@ -24,7 +25,6 @@ from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, decode
 from pad_fast.models.output_head import OutputHead, call_head, head_problem, output_head
 from pad_fast.models.packing import PackedRows
-from pad_fast.validation import check_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,9 +16,9 @@ from pad_fast.models.causal_lm import (
     model_window,
     vocabulary_size,
 )
-from pad_fast.models.company import Sides, sides_of
 from pad_fast.models.layout import PromptGroup, TokenIds
 from pad_fast.models.layout_trial import choose_layout, pack_for
+from pad_fast.models.neighbour_effects import Sides, sides_of
 from pad_fast.models.output_head import output_head
 from pad_fast.models.packing import PackedRows, pack_rows, split
 from pad_fast.models.prefix_attention import installed

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 
 from pad_fast.pipeline.cells import times
 from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
-from pad_fast.pipeline.files import read_json
+from pad_fast.pipeline.whole_files import read_json
 from pad_fast.training.config import PADConfig
 
 Options = TypeVar("Options")

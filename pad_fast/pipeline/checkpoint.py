@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
-from pad_fast.pipeline.files import Row, ends_hash
 from pad_fast.pipeline.prompts import Message
+from pad_fast.pipeline.whole_files import Row, ends_hash
 
 # Conversations of all roles and with both ends, whose renderings are compared.
 PROBES = (("user",), ("system", "user"), ("user", "assistant"), ("user", "assistant", "user"))

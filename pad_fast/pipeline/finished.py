@@ -9,10 +9,10 @@ from pathlib import Path
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate import heldout
 from pad_fast.pipeline.evaluate.heldout import Subject
-from pad_fast.pipeline.files import Row
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import shards
+from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
 

@@ -20,7 +20,6 @@ from pad_fast.environment import DECISIVE, variables, versions
 from pad_fast.pipeline import multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
-from pad_fast.pipeline.files import Row, write_json, write_rows
 from pad_fast.pipeline.phases import PREPARE, changed_settings
 from pad_fast.pipeline.restore import (
     PROMPTS,
@@ -31,6 +30,7 @@ from pad_fast.pipeline.restore import (
 )
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.whole_files import Row, write_json, write_rows
 
 logger = logging.getLogger("pad_fast")
 

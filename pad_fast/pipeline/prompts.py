@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pad_fast.conversation import with_input
 from pad_fast.evaluation.answers import number as number_in
 from pad_fast.pipeline.cells import cell_text, json_value, times
-from pad_fast.pipeline.files import Row
+from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
 

@@ -12,11 +12,18 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from pad_fast.pipeline.files import Row, read_json, read_rows, shard_index, shard_paths, write_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.score.metrics import reward_metrics
 from pad_fast.pipeline.score.scorer import TEACHER_COLUMNS
+from pad_fast.pipeline.whole_files import (
+    Row,
+    read_json,
+    read_rows,
+    shard_index,
+    shard_paths,
+    write_rows,
+)
 
 logger = logging.getLogger("pad_fast")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
-from pad_fast.pipeline.files import Row, read_rows
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
 from pad_fast.pipeline.sample.generate import Sampler
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.seeds import derive_seed
+from pad_fast.pipeline.whole_files import Row, read_rows
 
 
 class RunContext:

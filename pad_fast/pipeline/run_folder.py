@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pad_fast.pipeline.files import Row, ends_hash, read_json, replacing, write_json
 from pad_fast.pipeline.phases import PHASES, PREPARE
+from pad_fast.pipeline.whole_files import Row, ends_hash, read_json, replacing, write_json
 
 # What shows that lines were added to metrics.jsonl.
 MEASURED = (

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 from pad_fast.device import planning_for
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.models.attention_inputs import AttentionInputs
-from pad_fast.models.company import sides_of
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import known_problem
+from pad_fast.models.neighbour_effects import sides_of
 from pad_fast.models.output_head import trust_head
 from pad_fast.models.packing import PackedRows, pack, split
 from pad_fast.models.prefix_attention import REPLACED

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pad_fast.evaluation import subjects
+from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import is_measured
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.report import pictures, tables
@@ -111,7 +111,7 @@ def _facts(run: RunRecords, loss: LossSettings) -> dict[str, Any]:
         "rounds_planned": planned if isinstance(planned, int) else None,
         "saturated": saturated_shares(loss, run.groups),
         "saturation_share": SATURATION_SHARE,
-        "has_baseline": any(row["name"] == subjects.SEQKD for row in run.baselines),
+        "has_baseline": any(row["name"] == model_names.SEQKD for row in run.baselines),
         "num_groups": len(run.groups),
         "by_loss": bool(len(prompt_losses(run.groups)[0])),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pad_fast.evaluation import subjects
+from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS, is_measured
 from pad_fast.report import plots, tables
@@ -156,7 +156,7 @@ def _levels(run: RunRecords, key: str) -> dict[str, tuple[float, str]]:
         return {}
     levels = {"teacher": (run.teacher or {}, plots.TEACHER)}
     for row in run.baselines[:1]:
-        name = f"{subjects.title(row['name'])}, {METRICS[key].curve_label}"
+        name = f"{model_names.title(row['name'])}, {METRICS[key].curve_label}"
         levels[name] = (row, plots.BASELINE)
     return {
         name: (row[key], color)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pad_fast.conversation import conversation_text
-from pad_fast.evaluation import subjects
+from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
 
 Floats = NDArray[np.float64]
@@ -84,9 +84,9 @@ def read_run(run_dir: Path) -> RunRecords:
         )
     manifest = _read_json(run_dir / "run.json")
     evaluations = [_read_json(path) for path in (run_dir / "evaluation").glob("*.json")]
-    evaluations.sort(key=lambda row: subjects.position(row["name"]))
-    students = [row for row in evaluations if subjects.is_student(row["name"])]
-    teacher = [row for row in evaluations if row["name"] == subjects.TEACHER]
+    evaluations.sort(key=lambda row: model_names.position(row["name"]))
+    students = [row for row in evaluations if model_names.is_student(row["name"])]
+    teacher = [row for row in evaluations if row["name"] == model_names.TEACHER]
     return RunRecords(
         name=run_dir.resolve().name,
         manifest=manifest,
@@ -138,7 +138,7 @@ def _read_groups(run_dir: Path, students: list[str]) -> list[FixedGroup]:
     measured: dict[str, dict[str, Row]] = defaultdict(dict)  # prompt_id -> name -> row
     files = {path.stem: path for path in (run_dir / "evaluation").glob("*.parquet")}
     columns = ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")
-    for name in sorted(files, key=subjects.position):
+    for name in sorted(files, key=model_names.position):
         for row in _read_rows(files[name], columns):
             measured[row["prompt_id"]][name] = row
     base = students[0] if students else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pad_fast.evaluation import subjects
+from pad_fast.evaluation import model_names
 from pad_fast.evaluation.agreement import TIE
 from pad_fast.evaluation.choice import ChoiceEffect
 from pad_fast.evaluation.evaluated_model import Row
@@ -83,7 +83,7 @@ def before_after(run: RunRecords) -> dict[str, Any]:
             )
             for metric in columns
         ]
-        body.append({"label": subjects.title(row["name"]), "cells": cells})
+        body.append({"label": model_names.title(row["name"]), "cells": cells})
     return {"columns": columns, "rows": body}
 
 
@@ -101,7 +101,7 @@ def skills(run: RunRecords) -> dict[str, Any]:
         ]
         count = max(scores.get("count") or 0 for scores in found)
         body.append({"skill": skill, "count": count, "cells": cells})
-    return {"columns": [subjects.title(row["name"]) for row in rows], "rows": body}
+    return {"columns": [model_names.title(row["name"]) for row in rows], "rows": body}
 
 
 def _skill_cell(scores: Row, base: Row) -> tuple[str, str, str, str]:
@@ -114,7 +114,7 @@ def _skill_cell(scores: Row, base: Row) -> tuple[str, str, str, str]:
 
 def _is_compared(row: Row) -> bool:
     """Whether the page shows a model's differences from the base student."""
-    return row["name"] not in (subjects.TEACHER, subjects.BASE)
+    return row["name"] not in (model_names.TEACHER, model_names.BASE)
 
 
 def order(group: FixedGroup) -> list[int]:
@@ -157,7 +157,7 @@ def group_table(group: FixedGroup) -> dict[str, Any]:
         "prompt": group.prompt,
         "answer": group.answer,
         "rows": rows,
-        "greedy": {subjects.title(name): text for name, text in group.greedy.items()},
+        "greedy": {model_names.title(name): text for name, text in group.greedy.items()},
         "has_after": group.after is not None,
     }
 

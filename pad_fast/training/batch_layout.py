@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from pad_fast import device
 from pad_fast.linear_logprob.memory_budget import SHARE, MemoryBudget
 from pad_fast.models.causal_lm import causal_lm
-from pad_fast.models.company import sides_of
 from pad_fast.models.layout_trial import choose_layout, takes_one_row
+from pad_fast.models.neighbour_effects import sides_of
 from pad_fast.training.collator import PADCollator, live_group
 from pad_fast.training.config import PADConfig
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pad_fast.models.company import ONE_SIDE, Sides
 from pad_fast.models.layout import PromptGroup
+from pad_fast.models.neighbour_effects import ONE_SIDE, Sides
 from pad_fast.models.packing import pack, split
-from pad_fast.training.rows import LARGEST_REWARD
+from pad_fast.training.dataset_rows import LARGEST_REWARD
 
 
 class PADCollator:

@@ -9,11 +9,11 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast import device
+from pad_fast.argument_checks import check_budget
 from pad_fast.dispatch import check_impl
 from pad_fast.losses import GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.preference.loss_kinds import LOSSES
-from pad_fast.validation import check_budget
 
 CHOICES = {
     "method": METHODS,

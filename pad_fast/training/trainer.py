@@ -32,6 +32,7 @@ from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
+from pad_fast.training.dataset_rows import RowReader, is_prepared, prepare_dataset
 from pad_fast.training.metrics import (
     NAMES,
     SATURATED,
@@ -44,7 +45,6 @@ from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.model_card import card_body, rewrite_card
 from pad_fast.training.objective import live_prompts, preference_loss, saturation
 from pad_fast.training.resumed_log import ResumableLog
-from pad_fast.training.rows import RowReader, is_prepared, prepare_dataset
 
 logger = logging.getLogger("pad_fast")
 
@@ -59,7 +59,7 @@ SATURATION_HINT = (
 class PADTrainer(ResumableLog):
     """Trains a student to rank given responses as a teacher does (PAD, arXiv 2502.14272).
 
-    A dataset has a row for each prompt, see :class:`pad_fast.training.rows.RowReader`.
+    A dataset has a row for each prompt, see :class:`pad_fast.training.dataset_rows.RowReader`.
 
     Args:
         model: a transformers causal language model, or its name or folder.

@@ -9,9 +9,9 @@ from measured import CPU, ROOFS, SMOKE, contestant, named
 from benchmarks import memory, tables
 from benchmarks.cases import IGNORE_INDEX, Case, Inputs, make_inputs
 from benchmarks.contestants import NAIVE
+from benchmarks.float64_truth import truth_of
 from benchmarks.measure import floor_seconds, run_case
 from benchmarks.suites import CONTESTANTS
-from benchmarks.truth import truth_of
 
 
 def test_wrong_numbers_show_in_the_error():

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.memory import allocated_peak
-from pad_fast import linear_preference_loss, linear_token_logprobs, validation
+from pad_fast import argument_checks, linear_preference_loss, linear_token_logprobs
 from pad_fast.device import planning_for
 from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import head as linear_head
@@ -146,7 +146,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "multiplies_into_float32", lambda tensor: True)
     for module, names in (
         (launch, ("rows", "tile")),
-        (validation, ("check_label_values", "check_live_values")),
+        (argument_checks, ("check_label_values", "check_live_values")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, lambda *_: None)

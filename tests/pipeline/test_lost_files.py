@@ -11,9 +11,9 @@ from commands import failing
 from worlds import changed_config, contents
 
 from pad_fast import cli
-from pad_fast.pipeline.files import write_rows
 from pad_fast.pipeline.run_folder import Metrics
 from pad_fast.pipeline.score.cache import ScoreCache
+from pad_fast.pipeline.whole_files import write_rows
 
 # A file of each kind that a finished run can make again.
 MADE_AGAIN = [

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pad_fast.pipeline import prompts
-from pad_fast.pipeline.files import write_rows
+from pad_fast.pipeline.whole_files import write_rows
 
 
 def lines(path: Path, *rows: object) -> str:

@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from worlds import run_config
 
 from pad_fast.conversation.encoding import TextEncoder
-from pad_fast.models.company import ONE_SIDE, Sides, sides_of
+from pad_fast.models.neighbour_effects import ONE_SIDE, Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.files import read_rows
 from pad_fast.pipeline.sample import generate
 from pad_fast.pipeline.sample.generate import Sampler
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.whole_files import read_rows
 
 
 def test_responses_end_at_the_first_of_several_ends():

@@ -9,7 +9,7 @@ from datasets import Dataset
 from students import GOOD, RENAMED
 
 from pad_fast.training.collator import PADCollator
-from pad_fast.training.rows import RowReader, prepare_dataset
+from pad_fast.training.dataset_rows import RowReader, prepare_dataset
 
 pytestmark = RENAMED
 

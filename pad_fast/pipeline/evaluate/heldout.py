@@ -16,20 +16,20 @@ from tqdm.auto import tqdm
 
 from pad_fast.evaluation import reported_metrics
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
-from pad_fast.evaluation.subjects import BASE, TEACHER
+from pad_fast.evaluation.model_names import BASE, TEACHER
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
-from pad_fast.pipeline.files import Row, read_rows, write_json, write_rows
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.whole_files import Row, read_rows, write_json, write_rows
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate; see :mod:`pad_fast.evaluation.subjects` for its name."""
+    """A model to evaluate; see :mod:`pad_fast.evaluation.model_names` for its name."""
 
     name: str
     round: int

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pad_fast.evaluation import subjects
+from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import METRICS
 
 
@@ -35,9 +35,9 @@ def print_table(root: Path, console: Console | None = None) -> None:
     ]
     for metric in columns:
         table.add_column(metric.terminal_heading, justify="right")
-    for row in sorted(rows, key=lambda row: subjects.position(row["name"])):
+    for row in sorted(rows, key=lambda row: model_names.position(row["name"])):
         cells = [metric.text(row.get(metric.key)) for metric in columns]
-        table.add_row(subjects.label(row["name"]), *cells)
+        table.add_row(model_names.label(row["name"]), *cells)
     console = console or Console()
     console.print(table)
     console.print(

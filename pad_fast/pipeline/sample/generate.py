@@ -15,11 +15,11 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.models.causal_lm import causal_lm
-from pad_fast.models.company import Sides, sides_of
+from pad_fast.models.neighbour_effects import Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.files import Row
 from pad_fast.pipeline.score.model_scores import ModelScores, not_finite
+from pad_fast.pipeline.whole_files import Row
 
 
 @dataclass(frozen=True)

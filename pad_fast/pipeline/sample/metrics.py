@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pad_fast.pipeline.files import Row
+from pad_fast.pipeline.whole_files import Row
 
 
 def sampling_metrics(rows: Sequence[Row]) -> Row:

@@ -9,10 +9,10 @@ import torch
 from tqdm.auto import tqdm
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.files import Row, shard_path, write_rows
 from pad_fast.pipeline.sample.generate import Sampler, generate
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.seeds import derive_seed
+from pad_fast.pipeline.whole_files import Row, shard_path, write_rows
 
 OnShard = Callable[[int, Row], None]
 

@@ -7,7 +7,13 @@ import json
 import math
 from pathlib import Path
 
-from pad_fast.pipeline.files import read_rows, shard_index, shard_path, shard_paths, write_rows
+from pad_fast.pipeline.whole_files import (
+    read_rows,
+    shard_index,
+    shard_path,
+    shard_paths,
+    write_rows,
+)
 
 
 class ScoreCache:

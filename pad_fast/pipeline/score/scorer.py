@@ -15,12 +15,12 @@ from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.files import Row, read_rows, shard_index, shard_paths, write_rows
 from pad_fast.pipeline.score.asked_questions import Quiz, configured_questions, make_quiz
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
+from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, shard_paths, write_rows
 
 logger = logging.getLogger("pad_fast")
 

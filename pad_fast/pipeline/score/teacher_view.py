@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.files import Row
+from pad_fast.pipeline.whole_files import Row
 
 
 @dataclass(frozen=True)

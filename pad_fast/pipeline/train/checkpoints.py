@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from pad_fast.pipeline.files import read_json
+from pad_fast.pipeline.whole_files import read_json
 
 logger = logging.getLogger("pad_fast")
 

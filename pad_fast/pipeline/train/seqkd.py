@@ -12,12 +12,12 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.files import Row, read_json, read_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.checkpoints import STATE
 from pad_fast.pipeline.train.train_round import fit, trainable
+from pad_fast.pipeline.whole_files import Row, read_json, read_rows
 from pad_fast.training.resumed_log import ResumableLog
 
 

@@ -14,10 +14,10 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.files import replacing, shard_paths
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.checkpoints import STATE, last_checkpoint
+from pad_fast.pipeline.whole_files import replacing, shard_paths
 from pad_fast.training.trainer import PADTrainer
 
 SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")

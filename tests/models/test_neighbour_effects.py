@@ -9,9 +9,9 @@ from groups import SMALL, VOCABULARY, make_groups, make_model
 
 from pad_fast.models import scoring
 from pad_fast.models.causal_lm import model_window
-from pad_fast.models.company import Sides, sides_of
 from pad_fast.models.layout import LAYOUTS
 from pad_fast.models.layout_trial import choose_layout
+from pad_fast.models.neighbour_effects import Sides, sides_of
 from pad_fast.models.packing import split
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.training.collator import PADCollator
