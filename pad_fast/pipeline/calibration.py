@@ -84,7 +84,7 @@ def scale_free_mixture(
         all equal leave r as it is, unless the weight is 1.
 
     Example:
-        >>> scale_free_mixture([-1.0, -3.0], [-0.25, -0.75], 0.5)  # they agree
+        >>> scale_free_mixture([-1.0, -3.0], [-2.0, -4.0], 0.5)  # they agree
         [-1.0, -3.0]
         >>> scale_free_mixture([-1.0, -3.0], [-0.5, -0.5], 0.9)  # the choices say nothing
         [-1.0, -3.0]
@@ -119,7 +119,8 @@ FORMULAS = {
     "scale_free": Formula(
         "(1 - s) r + s l', with l' = l moved and stretched to the mean and the spread (best minus "
         "worst) of r within the prompt, and s = w spread(l) / ((1 - w) spread(r) + w spread(l)): "
-        "the order is the paper's, the scale that of r",
+        "the order is the paper's; the spread is that of r where both agree on the best and the "
+        "worst, at every w, and less where they disagree",
         scale_free_mixture,
     ),
     "paper": Formula("(1 - w) r + w l", paper_mixture),

@@ -134,8 +134,9 @@ class RunConfig:
     )
     mcq_preset: str = option(
         "debiased",
-        "Defaults of the other mcq options. debiased: the scale of the rewards does not depend on "
-        "mcq_weight; paper: the paper's formula; released: the authors' code.",
+        "Defaults of the other mcq options. debiased: rewards keep the scale of the "
+        "log-probabilities at every mcq_weight; paper: the paper's formula; released: the authors' "
+        "code.",
         PRESETS,
     )
     mcq_style: str = option(
