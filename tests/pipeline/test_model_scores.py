@@ -100,3 +100,17 @@ def test_a_run_with_a_broken_model_stops_and_keeps_no_number(world, tmp_path, ca
         assert f"{role} in float32 gives" in capsys.readouterr().err
     kept = {path.parent.name for path in (tmp_path / "run").rglob("part-*.parquet")}
     assert kept <= {"samples"}
+
+
+def test_a_token_that_a_model_excludes_is_no_error(world):
+    """Logits of -inf exclude a token, as for the padding of a vocabulary."""
+    model = Checkpoint("student", str(world / "student"))
+
+    def exclude(module, inputs, output):
+        output.logits[..., 0] = -torch.inf
+        return output
+
+    handle = model.model.register_forward_hook(exclude)
+    rows = generate(model, [{"prompt_ids": [7, 8]}], Sampler(run_config(world), 4), lambda n: None)
+    handle.remove()
+    assert len(rows[0]["completion_ids"]) == 4
