@@ -17,8 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pad_fast.doctor import checks
-from pad_fast.doctor.checks import Finding, Verdict
+from pad_fast.doctor import response_checks, reward_checks, template_checks
+from pad_fast.doctor.findings import Finding, Verdict
 from pad_fast.pipeline.config import Settings, option
 from pad_fast.pipeline.open_run import check_models, check_prompts, fitting, read_split
 from pad_fast.pipeline.run import RunContext
@@ -89,19 +89,19 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
         rows, metrics = _scored(run, _drawn(run, num_prompts))
         student, teacher, training = run.student(0), run.teacher, run.training
         return [
-            checks.template(student, rows),
-            checks.template(teacher, rows),
-            checks.ending(student, rows, config),
-            checks.clipped(rows, config),
-            checks.repeated(rows, config),
-            checks.masked(rows),
-            checks.flat_groups(rows, training),
-            checks.saturated(rows, training),
-            checks.length(rows, config, training),
-            checks.agreement(rows),
-            checks.position(metrics, config),
-            checks.letters(metrics, config),
-            checks.choices(metrics, config),
+            template_checks.template(student, rows),
+            template_checks.template(teacher, rows),
+            response_checks.ending(student, rows, config),
+            response_checks.clipped(rows, config),
+            response_checks.repeated(rows, config),
+            reward_checks.masked(rows),
+            reward_checks.flat_groups(rows, training),
+            reward_checks.saturated(rows, training),
+            response_checks.length(rows, config, training),
+            reward_checks.agreement(rows),
+            reward_checks.position(metrics, config),
+            reward_checks.letters(metrics, config),
+            reward_checks.choices(metrics, config),
         ]
 
 

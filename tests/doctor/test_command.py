@@ -10,7 +10,7 @@ from findings import doctor_config, findings
 from worlds import contents
 
 from pad_fast import cli
-from pad_fast.doctor import checks
+from pad_fast.doctor import reward_checks
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -25,7 +25,7 @@ def test_a_run_behaves_as_if_there_had_been_no_doctor(world, tmp_path, capsys, s
 
 
 def test_a_healthy_world_is_ok(tmp_path, capsys):
-    tiny = Path(checks.__file__).parents[1] / "tiny_world" / "tiny.yaml"
+    tiny = Path(reward_checks.__file__).parents[1] / "tiny_world" / "tiny.yaml"
     arguments = [
         "doctor",
         str(tiny),

@@ -8,7 +8,7 @@ import math
 import pytest
 from findings import check_verdict, doctor_config
 
-from pad_fast.doctor import checks
+from pad_fast.doctor import findings, response_checks, reward_checks
 from pad_fast.doctor.command import DoctorOptions
 from pad_fast.pipeline.arguments import parse_with
 
@@ -27,28 +27,32 @@ def test_saturated_loss(world, tmp_path, beta, verdict):
     training = settings.pad_config(tmp_path / "x")
     opposite = rows([[0.0, 1.0, 2.0]] * 3, [[2.0, 1.0, 0.0]] * 3)
     check_verdict(
-        checks.saturated(opposite, training),
+        reward_checks.saturated(opposite, training),
         verdict,
         *(() if verdict == "ok" else ("teacher_beta", "divergence: kl", "mcq_floor")),
     )
     unending = dataclasses.replace(settings, training=settings.training | {"divergence": "kl"})
-    check_verdict(checks.saturated(opposite, unending.pad_config(tmp_path / "x")), "ok")
+    check_verdict(reward_checks.saturated(opposite, unending.pad_config(tmp_path / "x")), "ok")
 
 
 def test_opposite_rankings_and_lone_responses(world, tmp_path):
     check_verdict(
-        checks.agreement(rows([[0.0, 1.0, 2.0]] * 4, [[2.0, 1.0, 0.0]] * 4)), "look", "normalize"
+        reward_checks.agreement(rows([[0.0, 1.0, 2.0]] * 4, [[2.0, 1.0, 0.0]] * 4)),
+        "look",
+        "normalize",
     )
     two_groups = rows([[0.0, 1.0, 2.0]] * 2, [[0.0, 2.0, 1.0], [2.0, 1.0, 0.0]])
-    check_verdict(checks.agreement(two_groups), "ok")  # they prove nothing
+    check_verdict(reward_checks.agreement(two_groups), "ok")  # they prove nothing
     settings, _ = parse_with("doctor", [str(doctor_config(world, tmp_path))], DoctorOptions)
     check_verdict(
-        checks.flat_groups(rows([[0.0, 1.0]], [[None, 1.0]]), settings.pad_config(tmp_path / "x")),
+        reward_checks.flat_groups(
+            rows([[0.0, 1.0]], [[None, 1.0]]), settings.pad_config(tmp_path / "x")
+        ),
         "problem",
         "max_new_tokens",
     )
     check_verdict(
-        checks.length(
+        response_checks.length(
             [{"completion_ids": [[1], [1, 2]], "teacher_rewards": [1.0, 1.0]}],
             settings.run,
             settings.pad_config(tmp_path / "x"),
@@ -59,13 +63,13 @@ def test_opposite_rankings_and_lone_responses(world, tmp_path):
 
 @pytest.mark.parametrize(("value", "verdict"), [(0.0, "ok"), (0.1, "look"), (0.5, "problem")])
 def test_limits_belong_to_the_worse_verdict(value, verdict):
-    assert checks.grade(value, 0.1, 0.5) == verdict
+    assert findings.grade(value, 0.1, 0.5) == verdict
 
 
 def test_numbers_that_are_not_finite_are_a_problem():
-    assert checks.grade(math.nan, 0.1, 0.5) == "problem"
+    assert findings.grade(math.nan, 0.1, 0.5) == "problem"
     for numbers in ({"tau": math.nan}, {"taus": [0.5, math.inf]}):
-        check_verdict(checks.Finding("any", "ok", "found", numbers=numbers), "problem", "float32")
+        check_verdict(findings.Finding("any", "ok", "found", numbers=numbers), "problem", "float32")
 
 
 def effect(**changes: float) -> dict[str, float]:
@@ -82,14 +86,14 @@ def effect(**changes: float) -> dict[str, float]:
 
 def test_multiple_choice_that_adds_nothing(world, tmp_path):
     settings, _ = parse_with("doctor", [str(doctor_config(world, tmp_path))], DoctorOptions)
-    check_verdict(checks.choices(effect(), settings.run), "ok")
-    check_verdict(checks.choices({}, settings.run), "ok")
-    flat = checks.choices(effect(choice_spread=0.09, reordered=0.018), settings.run)
+    check_verdict(reward_checks.choices(effect(), settings.run), "ok")
+    check_verdict(reward_checks.choices({}, settings.run), "ok")
+    flat = reward_checks.choices(effect(choice_spread=0.09, reordered=0.018), settings.run)
     check_verdict(flat, "look", "mcq_style: none", "mcq_template")
     assert (
         "does not discriminate here: it costs 12 questions a prompt and changes the order of 2%"
         in (flat.found)
     )
-    agreeing = checks.choices(effect(reordered=0.01), settings.run)
+    agreeing = reward_checks.choices(effect(reordered=0.01), settings.run)
     check_verdict(agreeing, "look", "mcq_style: none", "mcq_weight")
     assert agreeing.found.startswith("changes little here")
