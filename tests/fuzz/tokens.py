@@ -149,8 +149,9 @@ def check_leaf_gradient(
     if copies > 1:  # added in the dtype of the logits
         rounding = unit_roundoff(case.leaf.dtype) * summed(copies)
         want, error, size = (t.sum(0, keepdim=True) for t in (want, error, want.abs()))
-        # Copies beyond the range are infinite, and two of them of unlike signs add up to NaN.
-        error = error.masked_fill(size > torch.finfo(case.leaf.dtype).max, torch.inf)
+        # Copies that may be beyond the range are infinite, and two of unlike signs add up to NaN.
+        beyond = size + error > torch.finfo(case.leaf.dtype).max
+        error = error.masked_fill(beyond, torch.inf)
         check("gradient of expanded logits", case.leaf.grad, want, error + rounding * size)
         return
     # A permutation, or a part of the base: spread as autograd spreads ones.
