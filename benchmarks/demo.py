@@ -89,7 +89,7 @@ def rises(records: list[dict]) -> str:
                 for was, now in zip(before, after, strict=True)
             )
             counts.append(f"{metric.text_heading} in {rose}")
-    return ", ".join(counts)
+    return "; ".join(counts)
 
 
 def _metrics(records: list[dict]) -> list[Metric]:
