@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import os
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -34,6 +35,12 @@ GATHER = (
 def shape(tensor: Tensor) -> tuple[int, ...]:
     """The shape as a plain tuple, as messages show it."""
     return tuple(tensor.shape)
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """The value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_tensor(name: str, tensor: object) -> None:

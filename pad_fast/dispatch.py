@@ -11,6 +11,7 @@ import os
 
 from torch import Tensor
 
+from pad_fast.argument_checks import check_choice
 from pad_fast.device import runs_kernels
 
 IMPLS = ("auto", "torch", "triton")
@@ -21,8 +22,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 def check_impl(impl: str) -> None:
     """Raise ValueError unless ``impl`` names an implementation."""
-    if impl not in IMPLS:
-        raise ValueError(f"impl must be one of {', '.join(IMPLS)}, got {impl!r}")
+    check_choice("impl", impl, IMPLS)
 
 
 def resolve_impl(
@@ -51,8 +51,7 @@ def resolve_impl(
     """
     check_impl(impl)
     asked = impl if impl != "auto" else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
-    if asked not in IMPLS:
-        raise ValueError(f"{ENVIRONMENT_VARIABLE} must be one of {', '.join(IMPLS)}, got {asked!r}")
+    check_choice(ENVIRONMENT_VARIABLE, asked, IMPLS)
     if asked == "auto":
         return "triton" if has_kernel and runs_kernels(tensor) and HAS_TRITON else "torch"
     if asked == "triton":

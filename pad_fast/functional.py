@@ -19,7 +19,6 @@ from pad_fast.linear_logprob.inputs import LinearInputs
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.logprob import inputs as logit_inputs
 from pad_fast.logprob.inputs import LogitInputs
-from pad_fast.logprob.responses import NORMALIZATIONS as NORMALIZATIONS
 from pad_fast.logprob.responses import Responses
 from pad_fast.logprob.softmax import TokenOptions
 

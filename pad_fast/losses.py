@@ -61,9 +61,9 @@ class LossOptions:
     check_finite: bool | None = None  # None: where that does not wait for a device
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, METHODS)
-        _check_choice("group_reduction", self.group_reduction, GROUP_REDUCTIONS)
-        _check_choice("reduction", self.reduction, REDUCTIONS)
+        argument_checks.check_choice("method", self.method, METHODS)
+        argument_checks.check_choice("group_reduction", self.group_reduction, GROUP_REDUCTIONS)
+        argument_checks.check_choice("reduction", self.reduction, REDUCTIONS)
         for name, value in (("beta", self.beta), ("teacher_beta", self.teacher_scale)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive finite number, got {value}")
@@ -206,8 +206,7 @@ def vanilla_preference_loss(
 
 def check_loss(loss: str, options: dict[str, Any]) -> None:
     """Raise ValueError for a loss that does not exist, or for an option that it does not have."""
-    if loss not in loss_kinds.LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(loss_kinds.LOSSES)}, got {loss!r}")
+    argument_checks.check_choice("loss", loss, loss_kinds.LOSSES)
     known = loss_kinds.LOSSES[loss].options
     for name in options:
         if name not in known:
@@ -282,11 +281,6 @@ def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None
         if tensor.device != student.device:
             rule = f"must be on the device of student_rewards, {student.device}"
             raise ValueError(f"{name} {rule}, got {tensor.device}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _groups(

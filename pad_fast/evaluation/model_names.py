@@ -9,6 +9,11 @@ BEFORE, AFTER = "student before", "student after"  # where only the base and the
 _PREFIX = "student-"
 
 
+def student(round: int) -> str:
+    """The name of the student after a round."""
+    return f"{_PREFIX}{round:02d}"
+
+
 def is_student(name: str) -> bool:
     """Whether the model is the base student or the student after a round."""
     return name.startswith(_PREFIX)

@@ -36,9 +36,7 @@ class Responses:
         Packed rows without ``num_responses`` are searched for the largest id, which waits for the
         device.
         """
-        if normalize not in NORMALIZATIONS:
-            choices = ", ".join(NORMALIZATIONS)
-            raise ValueError(f"normalize must be one of {choices}, got {normalize!r}")
+        argument_checks.check_choice("normalize", normalize, NORMALIZATIONS)
         argument_checks.check_responses(labels, response_ids, num_responses)
         if response_ids is None:
             return cls(labels, None, labels.shape[0], ignore_index, normalize == "mean")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pad_fast.argument_checks import check_choice
 from pad_fast.models.layout import (
     BLOCK,
     LAYOUTS,
@@ -67,8 +68,7 @@ def pack(
     Raises:
         ValueError: an unknown layout.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    check_choice("layout", layout, LAYOUTS)
     if layout == "shared":
         return _pack_shared(groups, bucketed)
     pairs = [(group.prompt, response) for group in groups for response in group.responses]

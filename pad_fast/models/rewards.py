@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pad_fast.argument_checks import check_budget
+from pad_fast.argument_checks import check_budget, check_choice
 from pad_fast.device import autocast_dtype
 from pad_fast.functional import (
-    NORMALIZATIONS,
     linear_response_rewards,
     linear_token_logprobs,
     response_rewards,
     token_logprobs,
 )
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.logprob.responses import NORMALIZATIONS
 from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, decode
 from pad_fast.models.output_head import OutputHead, call_head, head_problem, output_head
@@ -50,10 +50,7 @@ class RewardOptions:
     impl: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.normalize not in NORMALIZATIONS:
-            raise ValueError(
-                f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {self.normalize!r}"
-            )
+        check_choice("normalize", self.normalize, NORMALIZATIONS)
         check_budget(self.memory_budget)
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pad_fast.evaluation import model_names
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate import heldout
 from pad_fast.pipeline.evaluate.heldout import Subject
@@ -70,14 +71,14 @@ def _shards(run: RunContext, rows: Sequence[Row], folder: Path) -> list[Path]:
 
 def subjects(run: RunContext, round: int) -> list[Subject]:
     """The models that are evaluated with a round."""
-    found = [Subject(f"student-{round:02d}", round, run.student(round))]
+    found = [Subject(model_names.student(round), round, run.student(round))]
     if round == 1:
-        found.insert(0, Subject(heldout.BASE, 0, run.student(0)))
+        found.insert(0, Subject(model_names.BASE, 0, run.student(0)))
         if run.has_answers:
-            found.insert(0, Subject("teacher", 0, run.teacher))
+            found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     if with_baseline(run, round):
         baseline = Checkpoint("student", str(seqkd_student(run)), dtype=run.config.dtype)
-        found.append(Subject("seqkd", round, baseline))
+        found.append(Subject(model_names.SEQKD, round, baseline))
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from pad_fast.evaluation import model_names
 from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.evaluate import heldout
 from pad_fast.pipeline.evaluate.summary import print_table
@@ -97,13 +98,13 @@ def train(run: RunContext, round: int) -> None:
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
     if not run.folder.student(round).exists():
         train_round(run, round)
-    _record(run, run.folder.student(round), f"student-{round:02d}", round)
+    _record(run, run.folder.student(round), model_names.student(round), round)
     drop_checkpoints(run.folder.round(round) / "trainer")
     if with_baseline(run, round):
         sample_answers(run)
         if not seqkd_student(run).exists():
             train_seqkd(run)
-        _record(run, seqkd_student(run), "seqkd", round)
+        _record(run, seqkd_student(run), model_names.SEQKD, round)
         drop_checkpoints(run.folder.seqkd / "trainer")
 
 

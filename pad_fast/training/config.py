@@ -9,8 +9,9 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast import device
-from pad_fast.argument_checks import check_budget
+from pad_fast.argument_checks import check_budget, check_choice
 from pad_fast.dispatch import check_impl
+from pad_fast.logprob.responses import NORMALIZATIONS
 from pad_fast.losses import GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.preference.loss_kinds import LOSSES
@@ -18,7 +19,7 @@ from pad_fast.preference.loss_kinds import LOSSES
 CHOICES = {
     "method": METHODS,
     "group_reduction": GROUP_REDUCTIONS,
-    "normalize": ("mean", "sum"),
+    "normalize": NORMALIZATIONS,
 }
 LEAST = {
     "num_samples": MIN_SAMPLES,
@@ -254,9 +255,7 @@ class PADConfig(TrainingArguments):
 
     def _check_options(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                rule = f"must be one of {', '.join(choices)}"
-                raise ValueError(f"{name} {rule}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), choices)
         check_impl(self.impl)
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         budget = str(self.memory_budget)
@@ -279,8 +278,7 @@ class PADConfig(TrainingArguments):
                 raise ValueError(f"{name} must be {usual!r}, since {why}; got {value!r}")
 
     def _check_loss(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        check_choice("loss", self.loss, LOSSES)
         loss = LOSSES[self.loss]
         foreign = {name for other in LOSSES.values() for name in other.own_options}
         # seed is an argument of every training, whatever the loss does with it
