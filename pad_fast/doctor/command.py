@@ -20,7 +20,7 @@ from rich.table import Table
 from pad_fast.doctor import response_checks, reward_checks, template_checks
 from pad_fast.doctor.findings import Finding, Verdict
 from pad_fast.pipeline.config import Settings, option
-from pad_fast.pipeline.open_run import check_models, check_prompts, fitting, read_split
+from pad_fast.pipeline.preflight import check_models, check_prompts, fitting, read_split
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.pipeline.config import Settings, option
-from pad_fast.pipeline.open_run import check_models, fitting, read_split
+from pad_fast.pipeline.preflight import check_models, fitting, read_split
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype

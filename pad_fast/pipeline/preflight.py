@@ -1,0 +1,106 @@
+"""What is checked before a run loads weights or samples: its models, settings and prompts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from pad_fast.pipeline import multiple_choice, prompts
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.whole_files import Row
+
+logger = logging.getLogger("pad_fast")
+
+UNLIMITED = 1 << 62
+
+
+def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
+    """The training prompts and the held-out prompts."""
+    train = prompts.read_prompts(str(config.prompts), config.prompts_split, config.prompts_subset)
+    if config.heldout is None:
+        return prompts.split_heldout(train, config.heldout_size)
+    heldout = prompts.read_prompts(config.heldout, config.heldout_split, config.prompts_subset)[
+        : config.heldout_size
+    ]
+    return prompts.without(train, heldout), heldout
+
+
+def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> None:
+    """Raise ValueError for what would otherwise fail only after hours of sampling."""
+    for checkpoint in (student, teacher):
+        _ = checkpoint.tokenizer, checkpoint.eos_token_ids
+        if checkpoint.window is not None and checkpoint.window <= config.max_new_tokens:
+            raise ValueError(
+                f"max_new_tokens: must leave room for a prompt in the {checkpoint.role}'s window "
+                f"of {checkpoint.window} tokens, got {config.max_new_tokens}"
+            )
+    if config.asks:
+        multiple_choice.letter_token_ids(teacher.tokenizer, config.letters)
+
+
+def check_prompts(rows: Sequence[Row], student: Checkpoint, teacher: Checkpoint) -> None:
+    """Raise ValueError for a prompt of which a chat template leaves out the text of a message.
+
+    A template may leave out a message, such as the system's, without a word: the model would answer
+    and score another conversation than the one in the file.
+    """
+    same = teacher.same_tokenizer(student)
+    for row in rows:
+        try:
+            for checkpoint in (student,) if same else (student, teacher):
+                checkpoint.chat.check(row["prompt"])
+        except ValueError as error:
+            raise ValueError(f"{row['place']}: {error}") from None
+
+
+def fitting(
+    rows: Sequence[Row],
+    config: RunConfig,
+    student: Checkpoint,
+    teacher: Checkpoint,
+    max_length: int | None,
+) -> list[Row]:
+    """The rows whose prompt and longest response fit both models, with ``prompt_ids`` added.
+
+    Args:
+        rows: prompts, as :func:`pad_fast.pipeline.prompts.read_prompts` returns them.
+        config: the run's settings.
+        student: the base student.
+        teacher: the teacher.
+        max_length: of the training, in tokens. It cuts responses, but a prompt must leave room for
+            one token.
+
+    Raises:
+        ValueError: a prompt is too long and long_prompts is "error", or a chat template refuses it.
+    """
+    room = {
+        which.role: (which.window or UNLIMITED) - config.max_new_tokens
+        for which in (student, teacher)
+    }
+    room["student"] = min(
+        room["student"], config.max_prompt_length or UNLIMITED, (max_length or UNLIMITED) - 1
+    )
+    same, kept = teacher.same_tokenizer(student), []
+    for row in rows:
+        place = row.pop("place")
+        try:
+            ids = {"student": student.prompt_ids(row["prompt"])}
+            ids["teacher"] = ids["student"] if same else teacher.prompt_ids(row["prompt"])
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        long = next((role for role in ids if len(ids[role]) > room[role]), None)
+        if long is None:
+            kept.append({**row, "prompt_ids": ids["student"]})
+        elif config.long_prompts == "error":
+            raise ValueError(
+                f"{place}: the prompt has {len(ids[long])} tokens for the {long}, where at most "
+                f"{room[long]} are allowed (its window minus max_new_tokens, max_prompt_length, "
+                "or less than max_length); shorten it or set long_prompts to drop: "
+                f"{row['prompt'][-1]['content']!r:.60}"
+            )
+    if len(kept) < len(rows):
+        logger.warning(
+            "%d of %d prompts are too long and are dropped", len(rows) - len(kept), len(rows)
+        )
+    return kept
