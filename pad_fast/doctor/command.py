@@ -120,10 +120,10 @@ def _drawn(run: RunContext, count: int) -> list[Row]:
 
 def _scored(run: RunContext, rows: Sequence[Row]) -> tuple[list[Row], Row]:
     """The rows with responses and both models' rewards, and the metrics of scoring."""
-    root, count, student, metrics = run.folder.root, run.config.num_generations, run.student(0), {}
+    root, count, metrics = run.folder.root, run.config.num_generations, {}
     seed, sampler = round_seed(run.config.seed, 0, "doctor"), run.sampler(count, rewards=True)
-    sample_shards(student, rows, root / "samples", sampler, seed=seed, title="doctor · sample")
-    student.free()
+    with run.engine(run.student(0)) as student:
+        sample_shards(student, rows, root / "samples", sampler, seed=seed, title="doctor · sample")
     with run.scorer() as scorer:
         scorer.score_shards(
             root / "samples",

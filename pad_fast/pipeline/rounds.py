@@ -46,17 +46,16 @@ def sample(run: RunContext, round: int) -> None:
     restore_samples(folder.parent / "scores", folder)
     if not unfinished(rows, folder, run.config.shard_size):
         return
-    student = run.student(round - 1)
-    sample_shards(
-        student,
-        rows,
-        folder,
-        run.sampler(run.config.num_generations, rewards=True),
-        seed=round_seed(run.config.seed, round, "sample"),
-        title=_title(run, round, "sample"),
-        on_shard=partial(_add_metrics, run, round, "sample"),
-    )
-    student.free()
+    with run.engine(run.student(round - 1)) as student:
+        sample_shards(
+            student,
+            rows,
+            folder,
+            run.sampler(run.config.num_generations, rewards=True),
+            seed=round_seed(run.config.seed, round, "sample"),
+            title=_title(run, round, "sample"),
+            on_shard=partial(_add_metrics, run, round, "sample"),
+        )
     _print_means(run, round, "sample")
 
 

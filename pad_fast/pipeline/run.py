@@ -12,7 +12,9 @@ from pathlib import Path
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
+from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
@@ -69,16 +71,23 @@ class RunContext:
 
         With ``rewards`` the model's own rewards of its responses are stored with them.
         """
-        return Sampler(self.config, num_generations, self.scores if rewards else None)
+        return Sampler(self.config, num_generations, rewards)
+
+    @contextlib.contextmanager
+    def engine(self, checkpoint: Checkpoint) -> Iterator[Engine]:
+        """What runs a model inside the block; its memory is released afterwards."""
+        engine = TransformersEngine(checkpoint, self.scores)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
     @contextlib.contextmanager
     def scorer(self) -> Iterator[Scorer]:
         """The scoring teacher, whose memory is released afterwards."""
         cache = ScoreCache(self.folder.root / "teacher_cache")
-        try:
-            yield Scorer(self.teacher, self.student(0), self.config, self.scores, cache)
-        finally:
-            self.teacher.free()
+        with self.engine(self.teacher) as engine:
+            yield Scorer(self.teacher, self.student(0), self.config, engine, cache)
 
     @cached_property
     def train_rows(self) -> list[Row]:

@@ -37,6 +37,8 @@ COLUMNS = {
     "teacher_choice_probs": pa.list_(pa.float64()),
     "teacher_rewards": pa.list_(pa.float64()),
     "student_rewards": pa.list_(pa.float64()),
+    "sampled_by": pa.string(),
+    "scored_by": pa.string(),
     "greedy_text": pa.string(),
     "ppd_loss": pa.float64(),
 }

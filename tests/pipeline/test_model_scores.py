@@ -11,6 +11,7 @@ from worlds import changed_config, run_config
 from pad_fast import cli
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.generate import Sampler, generate
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score import model_scores
 from pad_fast.pipeline.score.model_scores import ModelScores
 
@@ -67,17 +68,14 @@ def test_scores_that_are_not_finite_name_model_and_dtype(world, tmp_path, dtype,
     """Weights that float16 cannot hold, or that a training left as NaN."""
     broken, found = Checkpoint("teacher", str(world / "teacher"), dtype=dtype), []
     broken.model.lm_head.weight.data[9] = torch.nan
-    scores = ModelScores(run_config(world), "mean", "torch")
+    scores, rows = ModelScores(run_config(world), "mean", "torch"), [{"prompt_ids": [7, 8]}]
+    engine = TransformersEngine(broken, scores)
     for ask in (
         lambda: scores.rewards(broken.model, [[7, 8]], [[[9], [10, 11]]]),
         lambda: scores.logps(broken.model, [[7, 8]], [[[9], [10, 11]]]),
         lambda: scores.next_tokens(broken.model, [[7, 8]], [9, 10]),
-        lambda: generate(
-            broken, [{"prompt_ids": [7, 8]}], Sampler(run_config(world), 2), found.append
-        ),
-        lambda: generate(
-            broken, [{"prompt_ids": [7, 8]}], Sampler(run_config(world), 0), found.append
-        ),
+        lambda: generate(engine, rows, Sampler(run_config(world), 2), 0, found.append),
+        lambda: generate(engine, rows, Sampler(run_config(world), 0), 0, found.append),
     ):
         with pytest.raises(
             ValueError, match=rf"the model .*teacher in {dtype} gives .*not finite"
@@ -111,6 +109,8 @@ def test_a_token_that_a_model_excludes_is_no_error(world):
         return output
 
     handle = model.model.register_forward_hook(exclude)
-    rows = generate(model, [{"prompt_ids": [7, 8]}], Sampler(run_config(world), 4), lambda n: None)
+    engine = TransformersEngine(model, ModelScores(run_config(world), "mean", "torch"))
+    prompt, sampler = {"prompt_ids": [7, 8]}, Sampler(run_config(world), 4)
+    rows = generate(engine, [prompt], sampler, 0, lambda count: None)
     handle.remove()
     assert len(rows[0]["completion_ids"]) == 4

@@ -13,10 +13,15 @@ from worlds import run_config
 from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.models.neighbour_effects import ONE_SIDE, Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.sample import generate
-from pad_fast.pipeline.sample.generate import Sampler
+from pad_fast.pipeline.sample import transformers_engine
+from pad_fast.pipeline.sample.generate import Sampler, columns
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import sample_shards
+from pad_fast.pipeline.sample.transformers_engine import (
+    TransformersEngine,
+    batches,
+    generated_ids,
+)
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.whole_files import read_rows
 
@@ -24,28 +29,26 @@ from pad_fast.pipeline.whole_files import read_rows
 def test_responses_end_at_the_first_of_several_ends():
     tokenizer = worlds.character_tokenizer()
     a, b = tokenizer.encode("ab")
-    cut = generate._responses(
-        [[a, b, 1, 0, 0], [a, a, a, a, b], [a, b, 3, b, 1]], [1, 3], TextEncoder(tokenizer)
-    )
+    sampled = [[a, b, 1, 0, 0], [a, a, a, a, b], [a, b, 3, b, 1]]
+    group = [transformers_engine.until_end(tokens, [1, 3]) for tokens in sampled]
+    cut = columns(group, [1, 3], TextEncoder(tokenizer))
     assert cut["completion_ids"] == [[a, b, 1], [a, a, a, a, b], [a, b, 3]]
     assert cut["finish_reasons"] == ["stop", "length", "stop"]
     assert cut["completions"] == ["ab", "aaaab", "ab"]
 
 
-def test_prompts_on_both_sides_of_a_switch_are_sampled_apart(tmp_path):
+def test_prompts_on_both_sides_of_a_switch_are_sampled_apart():
     """LongRoPE picks its factors by the longest sequence of a batch; here beyond 20 tokens."""
-    sampler = Sampler(run_config(tmp_path, sample_batch_tokens=10_000), 2)
     lengths = [4, 30, 14, 15, 17, 15, 21, 5]  # and up to 6 new tokens
-    [together] = generate._batches(lengths, sampler, ONE_SIDE)
+    [together] = batches(lengths, 2, 6, 10_000, ONE_SIDE)
     assert sorted(together) == list(range(8))
-    apart = list(generate._batches(lengths, sampler, Sides(switches=(20,))))
+    apart = list(batches(lengths, 2, 6, 10_000, Sides(switches=(20,))))
     assert apart == [[1, 6], [4], [3, 5], [2, 7, 0]]
-    few = Sampler(run_config(tmp_path, sample_batch_tokens=80), 2)
-    found = list(generate._batches(lengths, few, ONE_SIDE))
+    found = list(batches(lengths, 2, 6, 80, ONE_SIDE))
     assert found == [[1], [6], [4], [3], [5], [2, 7], [0]]
 
 
-def test_long_rope_samples_what_each_prompt_gets_alone(tmp_path):
+def test_long_rope_samples_what_each_prompt_gets_alone():
     model = long_rope(12).eval()
     model.generation_config = GenerationConfig(
         max_new_tokens=6, eos_token_id=[1], pad_token_id=0, do_sample=False
@@ -53,11 +56,10 @@ def test_long_rope_samples_what_each_prompt_gets_alone(tmp_path):
     g = torch.Generator().manual_seed(1)
     lengths = (4, 20, 8, 11, 8, 25, 5)
     prompts = [torch.randint(3, 40, (length,), generator=g).tolist() for length in lengths]
-    alone = [generate._generated_ids(model, [prompt], 1)[0] for prompt in prompts]
-    assert generate._generated_ids(model, prompts, 1) != alone
-    sampler = Sampler(run_config(tmp_path), 0)
-    for batch in generate._batches(lengths, sampler, sides_of(model)):
-        found = generate._generated_ids(model, [prompts[i] for i in batch], 1)
+    alone = [generated_ids(model, [prompt], 1)[0] for prompt in prompts]
+    assert generated_ids(model, prompts, 1) != alone
+    for batch in batches(lengths, 1, 6, 65536, sides_of(model)):
+        found = generated_ids(model, [prompts[i] for i in batch], 1)
         for i, [ids] in zip(batch, found, strict=True):
             assert until_end(ids) == until_end(alone[i][0])
 
@@ -92,8 +94,8 @@ def test_sampled_distribution_is_the_models(world, tmp_path):
     rows = [
         {"prompt_id": "p", "prompt_ids": student.prompt_ids([{"role": "user", "content": "1+1=?"}])}
     ]
-    sampler = Sampler(config, 4000)
-    sample_shards(student, rows, tmp_path, sampler, seed=3, title="")
+    engine = TransformersEngine(student, ModelScores(config, "mean"))
+    sample_shards(engine, rows, tmp_path, Sampler(config, 4000), seed=3, title="")
     drawn = torch.tensor([ids[0] for ids in read_rows(tmp_path)[0]["completion_ids"]])
     logits = AutoModelForCausalLM.from_pretrained(world / "student")(
         torch.tensor([rows[0]["prompt_ids"]])
@@ -108,11 +110,12 @@ def test_shards_do_not_depend_on_which_were_there(finished, tmp_path):
     student = Checkpoint("student", str(finished / "student"))
     rows = read_rows(finished / "run" / "prompts.parquet")[:6]
     config = run_config(finished)
-    sampler = Sampler(config, 3, ModelScores(config, "mean"))
-    sample_shards(student, rows, tmp_path / "a", sampler, seed=3, title="")
+    engine = TransformersEngine(student, ModelScores(config, "mean"))
+    sampler = Sampler(config, 3, rewards=True)
+    sample_shards(engine, rows, tmp_path / "a", sampler, seed=3, title="")
     (tmp_path / "b").mkdir()
     shutil.copy(tmp_path / "a" / "part-00001.parquet", tmp_path / "b")
-    sample_shards(student, rows, tmp_path / "b", sampler, seed=3, title="")
+    sample_shards(engine, rows, tmp_path / "b", sampler, seed=3, title="")
     assert read_rows(tmp_path / "a") == read_rows(tmp_path / "b")
-    sample_shards(student, rows, tmp_path / "c", sampler, seed=4, title="")
+    sample_shards(engine, rows, tmp_path / "c", sampler, seed=4, title="")
     assert read_rows(tmp_path / "c") != read_rows(tmp_path / "a")

@@ -16,6 +16,7 @@ from worlds import response_logp, run_config
 
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score import model_scores
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
@@ -43,7 +44,8 @@ def score(
         Checkpoint("teacher", str(teacher or world / "teacher")),
         Checkpoint("student", str(world / "student")),
     )
-    scorer = Scorer(*checkpoints, config, ModelScores(config, "mean"), ScoreCache(folder / "cache"))
+    engine = TransformersEngine(checkpoints[0], ModelScores(config, "mean"))
+    scorer = Scorer(*checkpoints, config, engine, ScoreCache(folder / "cache"))
     scorer.score_shards(
         folder / "samples", folder / "scores", len(rows[0]["completions"]), title=""
     )

@@ -13,6 +13,7 @@ from worlds import response_logp, run_config
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.generate import Sampler, generate
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.asked_questions import make_quiz
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
@@ -68,8 +69,8 @@ def test_the_teacher_reads_the_rendered_conversation(teacher):
 def test_its_scores_are_those_of_the_rendered_conversation(teacher, world, tmp_path):
     config = run_config(world, mcq_style="none")
     student = Checkpoint("student", str(world / "student"))
-    scores = ModelScores(config, "mean")
-    scorer = Scorer(teacher, student, config, scores, ScoreCache(tmp_path / "cache"))
+    engine = TransformersEngine(teacher, ModelScores(config, "mean"))
+    scorer = Scorer(teacher, student, config, engine, ScoreCache(tmp_path / "cache"))
     write_rows(tmp_path / "samples" / "part-00000.parquet", [row(["A", "B"], ["stop", "stop"])])
     scorer.score_shards(tmp_path / "samples", tmp_path / "scores", 2, title="")
     (found,) = read_rows(tmp_path / "scores")
@@ -101,9 +102,9 @@ def test_control_tokens_that_a_student_samples_are_in_its_text(teacher, tmp_path
     teacher.tokenizer.save_pretrained(tmp_path)
     student = Checkpoint("student", str(tmp_path))
     config = run_config(tmp_path, num_generations=64, max_new_tokens=12, temperature=1.0)
-    torch.manual_seed(0)
     prompt = {"prompt_id": "p", "prompt": PROMPT, "prompt_ids": student.prompt_ids(PROMPT)}
-    (found,) = generate(student, [prompt], Sampler(config, 64), lambda count: None)
+    engine = TransformersEngine(student, ModelScores(config, "mean"))
+    (found,) = generate(engine, [prompt], Sampler(config, 64), 0, lambda count: None)
     inner = set(student.tokenizer.all_special_ids) - {student.tokenizer.eos_token_id}
     seen = 0
     for text, ids in zip(found["completions"], found["completion_ids"], strict=True):

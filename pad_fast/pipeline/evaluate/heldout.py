@@ -21,6 +21,7 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
@@ -54,18 +55,18 @@ class Subject:
 
 def sample_groups(run: RunContext) -> None:
     """Sample the responses of the fixed groups from the base student."""
-    folder, student = run.folder.root / "heldout" / "samples", run.student(0)
+    folder = run.folder.root / "heldout" / "samples"
     count = run.config.heldout_num_generations or 0
     if unfinished(run.heldout_rows, folder, run.config.shard_size):
-        sample_shards(
-            student,
-            run.heldout_rows,
-            folder,
-            run.sampler(count, rewards=True),
-            seed=round_seed(run.config.seed, 0, "sample"),
-            title="held-out · sample",
-        )
-        student.free()
+        with run.engine(run.student(0)) as student:
+            sample_shards(
+                student,
+                run.heldout_rows,
+                folder,
+                run.sampler(count, rewards=True),
+                seed=round_seed(run.config.seed, 0, "sample"),
+                title="held-out · sample",
+            )
 
 
 def groups_folder(run: RunContext) -> Path:
@@ -113,32 +114,33 @@ def _samples_folder(run: RunContext, subject: Subject) -> Path:
 
 def _sample(run: RunContext, subject: Subject) -> None:
     """A model's greedy responses, its samples, and its rewards of the fixed groups."""
-    folder, model, rows = _samples_folder(run, subject), subject.checkpoint, run.heldout_rows
+    folder, rows = _samples_folder(run, subject), run.heldout_rows
     if subject.is_teacher:
-        rows = [{**row, "prompt_ids": model.prompt_ids(row["prompt"])} for row in rows]
+        ids = [subject.checkpoint.prompt_ids(row["prompt"]) for row in rows]
+        rows = [{**row, "prompt_ids": found} for row, found in zip(rows, ids, strict=True)]
     title = f"evaluate {subject.name}"
     seed = round_seed(run.config.seed, subject.round, title)
     greedy = run.sampler(0)
-    sample_shards(model, rows, folder / "greedy", greedy, seed=seed, title=f"{title}: greedy")
-    if not subject.is_base:
-        count = run.config.heldout_num_generations or 0
-        fresh = run.sampler(count, rewards=not subject.is_teacher)
-        restore_samples(folder / "scored", folder / "fresh")
-        sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
-    path = folder / "fixed.parquet"
-    if subject.has_scored_samples and not path.exists():
-        write_rows(path, _fixed_rewards(run, model, f"{title}: fixed groups"))
-    model.free()
+    with run.engine(subject.checkpoint) as model:
+        sample_shards(model, rows, folder / "greedy", greedy, seed=seed, title=f"{title}: greedy")
+        if not subject.is_base:
+            count = run.config.heldout_num_generations or 0
+            fresh = run.sampler(count, rewards=not subject.is_teacher)
+            restore_samples(folder / "scored", folder / "fresh")
+            sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
+        path = folder / "fixed.parquet"
+        if subject.has_scored_samples and not path.exists():
+            write_rows(path, _fixed_rewards(run, model, f"{title}: fixed groups"))
 
 
-def _fixed_rewards(run: RunContext, student: Checkpoint, title: str) -> list[Row]:
+def _fixed_rewards(run: RunContext, student: Engine, title: str) -> list[Row]:
     """The student's rewards of the fixed groups."""
     groups, config = read_rows(groups_folder(run)), run.config
     responses = [row["completion_ids"] for row in groups]
     count = sum(map(len, responses))
     with tqdm(total=count, desc=title, unit="response", disable=config.disable_tqdm) as bar:
         prompts = [row["prompt_ids"] for row in groups]
-        rewards = run.scores.rewards(student.model, prompts, responses, bar.update)
+        rewards = student.rewards(prompts, responses, bar.update)
     return [
         {"prompt_id": row["prompt_id"], "student_rewards": found}
         for row, found in zip(groups, rewards, strict=True)

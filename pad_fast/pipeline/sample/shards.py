@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 
-from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler, generate
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.seeds import derive_seed
@@ -31,7 +30,7 @@ def unfinished(rows: Sequence[Row], folder: Path, size: int) -> bool:
 
 
 def sample_shards(
-    checkpoint: Checkpoint,
+    engine: Engine,
     rows: Sequence[Row],
     folder: Path,
     sampler: Sampler,
@@ -46,7 +45,7 @@ def sample_shards(
     samples the same responses as one that was not.
 
     Args:
-        checkpoint: the model that responds.
+        engine: the model that responds.
         rows: prompts, with their ``prompt_ids``.
         folder: where the shards are.
         sampler: how the model samples.
@@ -64,8 +63,7 @@ def sample_shards(
         for index, path, part in todo:
             if path.exists():
                 continue
-            torch.manual_seed(derive_seed(seed, index))
-            sampled = generate(checkpoint, part, sampler, bar.update)
+            sampled = generate(engine, part, sampler, derive_seed(seed, index), bar.update)
             if on_shard is not None:
                 on_shard(index, sampling_metrics(sampled))
             write_rows(path, sampled)

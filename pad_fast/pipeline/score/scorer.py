@@ -15,17 +15,23 @@ from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.score.asked_questions import Quiz, configured_questions, make_quiz
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
-from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
 from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, shard_paths, write_rows
 
 logger = logging.getLogger("pad_fast")
 
 OnShard = Callable[[int, Row], None]
-TEACHER_COLUMNS = ("teacher_logps", "teacher_num_tokens", "teacher_choice_probs", "teacher_rewards")
+TEACHER_COLUMNS = (
+    "teacher_logps",
+    "teacher_num_tokens",
+    "teacher_choice_probs",
+    "teacher_rewards",
+    "scored_by",
+)
 
 
 class Scorer:
@@ -35,7 +41,7 @@ class Scorer:
         teacher: the teacher.
         student: the base student, whose token ids the rows hold.
         config: the run's settings.
-        scores: computes log-probabilities.
+        engine: the teacher as it is asked.
         cache: holds what the teacher was asked before.
     """
 
@@ -44,10 +50,10 @@ class Scorer:
         teacher: Checkpoint,
         student: Checkpoint,
         config: RunConfig,
-        scores: ModelScores,
+        engine: Engine,
         cache: ScoreCache,
     ) -> None:
-        self.teacher, self.config, self.scores, self.cache = teacher, config, scores, cache
+        self.teacher, self.config, self.engine, self.cache = teacher, config, engine, cache
         self.reuse_ids = teacher.same_tokenizer(student)
 
     def score_shards(
@@ -160,7 +166,7 @@ class Scorer:
         for key, (prompt, response) in missing.items():
             groups.setdefault(tuple(prompt), {})[key] = response
         responses = [list(group.values()) for group in groups.values()]
-        found = self.scores.logps(self.teacher.model, list(groups), responses, progress)
+        found = self.engine.logps(list(groups), responses, progress)
         for group, logps in zip(groups.values(), found, strict=True):
             for key, logp in zip(group, logps, strict=True):
                 self.cache.add(key, [logp])
@@ -173,7 +179,7 @@ class Scorer:
         if missing:
             tokens = [token for forms in self.letter_forms for token in forms]
             prompts = list(missing.values())
-            found = self.scores.next_tokens(self.teacher.model, prompts, tokens, progress)
+            found = self.engine.choices(prompts, tokens, progress)
             for key, logps in zip(missing, found, strict=True):
                 self.cache.add(key, logps)
             self.cache.save()
@@ -210,6 +216,7 @@ class Scorer:
             "teacher_num_tokens": [len(ids) for ids in view.responses],
             "teacher_choice_probs": None if choices is None else view.for_all(choices),
             "teacher_rewards": view.for_all(rewards),
+            "scored_by": self.engine.identity,
         }
 
     def _logps(self, view: TeacherView) -> list[float]:
@@ -219,7 +226,7 @@ class Scorer:
     def _uncalibrated(self, view: TeacherView) -> list[float]:
         """Their rewards, without multiple choice."""
         logps = self._logps(view)
-        if self.scores.normalize != "mean":
+        if self.engine.normalize != "mean":
             return logps
         return [
             logp / len(view.responses[index])

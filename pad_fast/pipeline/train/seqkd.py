@@ -37,8 +37,8 @@ def sample_answers(run: RunContext) -> None:
     if unfinished(rows, folder, run.config.shard_size):
         seed = round_seed(run.config.seed, 0, "seqkd")
         title = "SeqKD · teacher's answers"
-        sample_shards(run.teacher, rows, folder, run.sampler(0), seed=seed, title=title)
-        run.teacher.free()
+        with run.engine(run.teacher) as teacher:
+            sample_shards(teacher, rows, folder, run.sampler(0), seed=seed, title=title)
 
 
 def steps_of(student: Path) -> int:

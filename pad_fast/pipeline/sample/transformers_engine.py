@@ -1,0 +1,192 @@
+"""The engine within this process: transformers' ``generate``, and this package's scoring.
+
+Token ids are kept exactly as they were sampled, including the token that ends a response.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import transformers
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from pad_fast.models.causal_lm import causal_lm
+from pad_fast.models.neighbour_effects import Sides, sides_of
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.sample.engines import Engine, Ids, Progress, Sample, Sampling, unseen
+from pad_fast.pipeline.score.model_scores import ModelScores, not_finite
+
+
+class TransformersEngine(Engine):
+    """A checkpoint whose weights are loaded when they are first needed.
+
+    Args:
+        checkpoint: the model.
+        scores: computes log-probabilities as the run is configured. Its configuration also gives
+            ``sample_batch_tokens``, the most tokens of a batch of sampling.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, scores: ModelScores) -> None:
+        super().__init__(checkpoint, scores.normalize)
+        self.scores = scores
+
+    @property
+    def identity(self) -> str:
+        """The version of transformers, the weights' data type, and the attention if it was set."""
+        dtype = self.checkpoint.dtype
+        if dtype == "auto":
+            stored = self.checkpoint.config.get_text_config().dtype
+            dtype = str(stored or torch.get_default_dtype()).removeprefix("torch.")
+        attention = self.checkpoint.attn_implementation
+        return " ".join(filter(None, ("transformers", transformers.__version__, dtype, attention)))
+
+    def sample(
+        self,
+        prompts: Sequence[Ids],
+        n: int,
+        how: Sampling,
+        seed: int,
+        progress: Progress = unseen,
+    ) -> list[list[Sample]]:
+        """See :meth:`Engine.sample`. Prompts of similar length are sampled in a batch.
+
+        Raises:
+            ValueError: the model predicts numbers that are not finite.
+        """
+        model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
+        eos = self.checkpoint.eos_token_ids
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+        # A checkpoint's own generation config would fill in what ours leaves open, such as a
+        # repetition penalty.
+        model.generation_config = generation_config(how, n, eos, pad)
+        torch.manual_seed(seed)
+        found: list[list[Sample]] = [[] for _ in prompts]
+        lengths, budget = [len(prompt) for prompt in prompts], self.scores.config
+        most = budget.sample_batch_tokens
+        for batch in batches(lengths, n, how.max_new_tokens, most, sides_of(causal_lm(model))):
+            groups = generated_ids(model, [prompts[index] for index in batch], n)
+            for index, group in zip(batch, groups, strict=True):
+                found[index] = [until_end(tokens, eos) for tokens in group]
+            progress(len(batch) * n)
+        return found
+
+    def logps(
+        self,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+        progress: Progress = unseen,
+    ) -> list[list[float]]:
+        """See :meth:`Engine.logps`."""
+        return self.scores.logps(self.checkpoint.model, prompts, responses, progress)
+
+    def rewards(
+        self,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+        progress: Progress = unseen,
+    ) -> list[list[float]]:
+        """See :meth:`Engine.rewards`; the mean is taken on the device."""
+        return self.scores.rewards(self.checkpoint.model, prompts, responses, progress)
+
+    def choices(
+        self, prompts: Sequence[Ids], token_ids: Ids, progress: Progress = unseen
+    ) -> list[list[float]]:
+        """See :meth:`Engine.choices`."""
+        return self.scores.next_tokens(self.checkpoint.model, prompts, token_ids, progress)
+
+    def close(self) -> None:
+        """Release the weights' memory for the next model."""
+        self.checkpoint.free()
+
+
+def generation_config(
+    how: Sampling, n: int, eos_token_ids: list[int], pad_token_id: int
+) -> GenerationConfig:
+    """The settings of ``generate``, all of them."""
+    sampling: dict[str, Any] = {"do_sample": False}
+    if not how.greedy:
+        sampling = {
+            "do_sample": True,
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            "top_k": how.top_k,
+            "num_return_sequences": n,
+        }
+    return GenerationConfig(
+        max_new_tokens=how.max_new_tokens,
+        eos_token_id=eos_token_ids,
+        pad_token_id=pad_token_id,
+        **sampling,
+    )
+
+
+def batches(
+    lengths: Sequence[int], n: int, longest: int, most: int, sides: Sides
+) -> Iterator[list[int]]:
+    """Indices of prompts of similar length, the longest first, in batches.
+
+    All prompts and responses of a batch are on one side of what the model tells apart; prompts
+    whose responses may cross over have one length, so that they do it in the same step.
+
+    Args:
+        lengths: of the prompts, in tokens.
+        n: number of responses to each prompt.
+        longest: the most tokens of a response.
+        most: the most tokens of a batch with all its responses; one prompt may have more.
+        sides: what the model tells apart.
+    """
+
+    def side(length: int) -> Any:
+        stays = sides(length) == sides(length + longest)
+        return sides(length) if stays else length
+
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch:
+            tokens = (lengths[batch[0]] + longest) * n
+            full = len(batch) >= most // tokens
+            if full or side(lengths[batch[0]]) != side(lengths[index]):
+                yield batch
+                batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Raises ValueError where a model predicts NaN or infinity.
+
+    Sampling would fail without naming the model, and a greedy response would be made up. Logits of
+    -inf are a model's way to exclude a token.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not (scores < math.inf).all():
+            raise not_finite(self.model, "logits")
+        return scores
+
+
+@torch.inference_mode()
+def generated_ids(model: Any, prompts: Sequence[Ids], n: int) -> list[list[list[int]]]:
+    """The tokens after each prompt, with the padding that ``generate`` adds after the end."""
+    width = max(map(len, prompts))
+    pad = model.generation_config.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    output = model.generate(**inputs, logits_processor=LogitsProcessorList([_FiniteLogits(model)]))
+    return output[:, width:].view(len(prompts), n, -1).tolist()
+
+
+def until_end(tokens: Ids, eos_token_ids: Ids) -> Sample:
+    """The response up to and including its first end token."""
+    end = next((place for place, token in enumerate(tokens) if token in eos_token_ids), None)
+    if end is None:
+        return Sample(list(tokens), "length")
+    return Sample(list(tokens[: end + 1]), "stop")
