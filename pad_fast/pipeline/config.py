@@ -21,7 +21,9 @@ from pad_fast.pipeline.multiple_choice import (
     choice_question,
     questions,
 )
+from pad_fast.pipeline.number_rules import RULES as RULES_OF_NUMBERS
 from pad_fast.preference.loss_kinds import LOSSES
+from pad_fast.training.number_rules import problems
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
@@ -254,31 +256,10 @@ class RunConfig:
             )
 
     def _check_numbers(self) -> None:
-        rules: dict[str, tuple[str, Any]] = {
-            "num_generations": ("at least 2, a ranking needs two", lambda n: n >= 2),
-            "heldout_num_generations": ("at least 2, a ranking needs two", lambda n: n >= 2),
-            "temperature": ("above 0; greedy responses would all be the same", lambda t: t > 0),
-            "reward_temperature": ("above 0", lambda t: t > 0),
-            "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1),
-            "top_k": ("0 or more", lambda k: k >= 0),
-            "mcq_weight": ("between 0 and 1", lambda w: 0 <= w <= 1),
-            "mcq_floor": ("above 0 and below 1", lambda p: 0 < p < 1),
-            "mcq_opponents": (
-                "an even number, 2 or more",
-                lambda n: n is None or (n >= 2 and n % 2 == 0),
-            ),
-            "heldout_size": ("0 or more", lambda n: n is None or n >= 0),
-        }
-        counts = (
-            "rounds shard_size max_new_tokens prompts_per_round max_prompt_length "
-            "sample_batch_tokens score_batch_tokens"
-        )
-        rules.update(
-            {name: ("1 or more", lambda n: n is None or n >= 1) for name in counts.split()}
-        )
-        for name, (rule, holds) in rules.items():
-            if not holds(getattr(self, name)):
-                raise ValueError(f"{name}: must be {rule}, got {getattr(self, name)}")
+        for name, problem in problems(RULES_OF_NUMBERS, self):
+            raise ValueError(f"{name}: {problem}")
+        if (self.mcq_opponents or 0) % 2:
+            raise ValueError(f"mcq_opponents: must be an even number, got {self.mcq_opponents}")
         if self.letters > len(LETTERS):
             raise ValueError(
                 f"mcq_style: a {self.mcq_style} question shows at most {len(LETTERS)} responses, "

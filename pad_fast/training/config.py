@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import IntervalStrategy, SchedulerType, TrainingArguments
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast import device
 from pad_fast.argument_checks import check_budget, check_choice
 from pad_fast.dispatch import check_impl
 from pad_fast.logprob.responses import NORMALIZATIONS
-from pad_fast.losses import GROUP_REDUCTIONS, METHODS, MIN_SAMPLES
+from pad_fast.losses import GROUP_REDUCTIONS, METHODS
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.preference.loss_kinds import LOSSES
+from pad_fast.training.number_rules import RULES, problems
 
 CHOICES = {
     "method": METHODS,
     "group_reduction": GROUP_REDUCTIONS,
     "normalize": NORMALIZATIONS,
 }
-LEAST = {
-    "num_samples": MIN_SAMPLES,
-    "group_size": 2,
-    "max_length": 2,
-    "max_completion_length": 1,
-    "max_tokens_per_step": 1,
-    "dataset_num_proc": 1,
+# Trainer converts these itself, in messages that do not name the argument.
+ENUMERATIONS: dict[str, type[Enum]] = {
+    "eval_strategy": IntervalStrategy,
+    "logging_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+    "hub_strategy": HubStrategy,
+    "lr_scheduler_type": SchedulerType,
+    "optim": OptimizerNames,
 }
 
 # Arguments of Trainer that cannot act here: the only value of each that is taken, and why.
@@ -261,14 +266,12 @@ class PADConfig(TrainingArguments):
         budget = str(self.memory_budget)
         check_budget(int(budget) if budget.isdecimal() else self.memory_budget)
         self.memory_budget = budget
-        for name in ("beta", "teacher_beta", "temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive finite number, got {value}")
-        for name, limit in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < limit:
-                raise ValueError(f"{name} must be at least {limit}, got {value}")
+        for name, kind in ENUMERATIONS.items():
+            value = getattr(self, name, None)
+            if value is not None and not isinstance(value, kind):
+                check_choice(name, value, [str(member.value) for member in kind])
+        for name, problem in problems(RULES, self):
+            raise ValueError(f"{name} {problem}")
 
     def _check_effects(self) -> None:
         """Refuse what Trainer would take and PADTrainer would ignore."""

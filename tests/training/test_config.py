@@ -73,11 +73,22 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
         ({"loss": "dpo"}, "loss must be one of ppd, vpd, got 'dpo'"),
         ({"divergence": "js"}, "divergence must be one of jsd, kl, reverse_kl, got 'js'"),
         ({"impl": "cuda"}, "impl must be one of auto, torch, triton, got 'cuda'"),
-        ({"beta": 0.0}, "beta must be a positive finite number, got 0.0"),
-        ({"teacher_beta": float("nan")}, "teacher_beta must be a positive finite number, got nan"),
-        ({"group_size": 1}, "group_size must be at least 2, got 1"),
-        ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
-        ({"max_tokens_per_step": 0}, "max_tokens_per_step must be at least 1, got 0"),
+        ({"optim": "adam"}, "optim must be one of adamw_torch, .*, got 'adam'"),
+        ({"lr_scheduler_type": "flat"}, "lr_scheduler_type must be one of linear, .*, got 'flat'"),
+        ({"beta": 0.0}, "beta must be a number above 0 and at most 1,000,000, got 0.0"),
+        (
+            {"teacher_beta": float("nan")},
+            "teacher_beta must be a number above 0 and at most 1,000,000, got nan",
+        ),
+        ({"group_size": 1}, "group_size must be a whole number from 2 to 1,024 .*, got 1"),
+        (
+            {"max_completion_length": 0},
+            "max_completion_length must be a whole number from 1 to .*, got 0",
+        ),
+        (
+            {"max_tokens_per_step": 0},
+            "max_tokens_per_step must be a whole number from 1 to .*, got 0",
+        ),
         (
             {"memory_budget": "much"},
             "memory_budget must be \"auto\" or a number of bytes, an int of at least 0, got 'much'",
@@ -87,7 +98,7 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
             'memory_budget must be "auto" or a number of bytes, an int of at least 0, got -1',
         ),
         ({"share_prefix": "maybe"}, "share_prefix must be auto, true or false, got 'maybe'"),
-        ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
+        ({"num_samples": 3}, "num_samples must be a whole number from 4 to .*, got 3"),
         (
             {"method": "exact", "group_size": 11},
             "method='exact' takes at most 10 responses a group for divergence='jsd', got 11",

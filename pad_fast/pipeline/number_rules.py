@@ -1,0 +1,44 @@
+"""The range of every number among a run's own settings.
+
+What a rule is stands in :mod:`pad_fast.training.number_rules`.
+"""
+
+from __future__ import annotations
+
+from pad_fast.training.number_rules import (
+    MOST,
+    SEEDS,
+    TEMPERATURES,
+    TOKENS,
+    NumberRule,
+    real,
+    whole,
+)
+
+# As many as a ranking of all responses can have; the questions about them are listed.
+RESPONSES = whole(2, 1024, "a ranking needs two")
+
+RULES: dict[str, NumberRule] = {
+    "heldout_size": whole(0, MOST, "prompts"),
+    "rounds": whole(1, 10_000),
+    "prompts_per_round": whole(1, 100_000_000, "prompts"),
+    "shard_size": whole(1, MOST, "prompts"),
+    "seed": SEEDS,
+    "num_generations": RESPONSES,
+    "heldout_num_generations": RESPONSES,
+    "temperature": real(
+        TEMPERATURES.least,
+        TEMPERATURES.most,
+        "greedy responses, as at 0, would all be the same",
+    ),
+    "reward_temperature": TEMPERATURES,
+    "top_p": real(0, 1, "1 turns it off", above=True),
+    "top_k": whole(0, TOKENS.most, "0 turns it off"),
+    "max_new_tokens": TOKENS,
+    "max_prompt_length": TOKENS,
+    "sample_batch_tokens": TOKENS,
+    "score_batch_tokens": TOKENS,
+    "mcq_opponents": whole(2, 1024, "an even one"),
+    "mcq_weight": real(0, 1),
+    "mcq_floor": real(0, 1, above=True, below=True),
+}
