@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,9 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pad_fast.interrupts import Interrupts
 from pad_fast.pipeline.phases import PHASES
+from pad_fast.secret_values import HideSecrets, hide_secrets
+from pad_fast.terminal import command_line, use_stand_ins
 
-FAILED, BAD_INPUT, PROBLEM, INTERRUPTED = 1, 2, 3, 130
+FAILED, BAD_INPUT, PROBLEM = 1, 2, 3
+SIGNALLED = 128  # plus the signal's number, as a shell has it
+HIDE = HideSecrets()
 TINY_WORLD = Path(__file__).parent / "tiny_world" / "tiny.yaml"
 
 
@@ -122,7 +129,7 @@ options:
   --traceback    show where an error arose, instead of one line
 
 exit code: 0 success, 1 failure, 2 bad input, 3 if doctor found a problem or the plan does not fit,
-130 after Ctrl-C
+130 after Ctrl-C, 143 after SIGTERM
 """
 
 
@@ -136,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, which ``pad-fast --help`` explains.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    use_stand_ins()
+    logging.getLogger("pad_fast").addFilter(HIDE)
     show_traceback = words[:1] == ["--traceback"]
     words = words[show_traceback:]
     if not words or words[0] in ("-h", "--help"):
@@ -146,20 +155,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"pad-fast {version('pad-fast')}")
         return 0
+    interrupts = Interrupts()
     try:
-        return _run(words[0], words[1:])
-    except KeyboardInterrupt:
-        resume = f"pad-fast {' '.join(words)}"
-        print(
-            f"\npad-fast: stopped; finished work is kept. To resume: {resume}",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    except Exception as error:
+        with interrupts:
+            return _run(words[0], words[1:])
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupts.number is not None or isinstance(error, KeyboardInterrupt):
+            resume = command_line(["pad-fast", *words])
+            print(
+                f"\npad-fast: stopped; finished work is kept. To resume: {resume}",
+                file=sys.stderr,
+            )
+            return SIGNALLED + (interrupts.number or signal.SIGINT)
         if show_traceback:
-            traceback.print_exc()
+            print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
         message, code = _explain(error)
-        print(f"pad-fast: {message}", file=sys.stderr)
+        print(f"pad-fast: {hide_secrets(message)}", file=sys.stderr)
         return code
 
 
@@ -171,10 +182,12 @@ def _run(name: str, words: list[str]) -> int:
         raise ValueError(f"unknown command {name!r}{suggestion}; pad-fast --help lists them")
     command, given = COMMANDS[name], []
     if command.config:
+        import pyarrow
         from transformers.utils.logging import disable_progress_bar
 
         from pad_fast.pipeline.arguments import parse_settings, parse_with
 
+        pyarrow.enable_signal_handlers(False)  # its own lose a Ctrl-C
         disable_progress_bar()  # transformers shows one for each file of weights
         words = [*command.preset, *words]
         if command.options:

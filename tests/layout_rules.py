@@ -37,7 +37,8 @@ LAYERS = (
     ("dispatch",),
     ("kernels",),
     ("argument_checks", "conversation"),
-    ("device",),
+    ("terminal", "interrupts"),
+    ("device", "secret_values"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

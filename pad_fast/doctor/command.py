@@ -25,6 +25,7 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
 from pad_fast.pipeline.whole_files import Row, read_rows
+from pad_fast.terminal import console as plain_console
 
 COLORS: dict[Verdict, str] = {"ok": "green", "look": "yellow", "problem": "bold red"}
 
@@ -149,7 +150,7 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
             text,
             style=None if finding.verdict == "ok" else COLORS[finding.verdict],
         )
-    console = console or Console()
+    console = console or plain_console()
     console.print(table)
     counts = {
         verdict: sum(finding.verdict == verdict for finding in findings) for verdict in COLORS

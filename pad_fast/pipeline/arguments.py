@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
@@ -15,10 +17,13 @@ from transformers import HfArgumentParser
 from pad_fast.pipeline.cells import times
 from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
 from pad_fast.pipeline.whole_files import read_json
+from pad_fast.secret_values import remember_secrets
 from pad_fast.training.config import PADConfig
 
 Options = TypeVar("Options")
 PATHS = ("student", "teacher", "prompts", "heldout", "output_dir")
+FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # Trainer's, if they are no objects
+VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
 class Parser(HfArgumentParser):
@@ -72,6 +77,7 @@ def _parse(
             f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}"
         )
     values = read_config(Path(namespace.config)) if namespace.config else {}
+    remember_secrets([vars(namespace), values])
     for key in values:
         if key not in keys:
             raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), keys)}")
@@ -83,7 +89,10 @@ def _parse(
     defaults = vars(parser.parse_args([]))
     from_yaml = vars(parser.parse_args(words))
     parser.set_defaults(**from_yaml | {key: None for key, value in values.items() if value is None})
-    run, training, *own, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    parsed = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    for some in parsed:
+        expand_paths(some)
+    run, training, *own, _ = parsed
     return Settings(
         run, {name: value for name, value in vars(training).items() if value != defaults[name]}
     ), own
@@ -117,13 +126,48 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"config: {path}: {message}")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"config: {path} is not YAML: {_yaml_fault(error)}") from None
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} must hold keys and values, got {type(values).__name__}")
     for key in PATHS:
         if str(values.get(key)).startswith(("./", "../")):
             values[key] = str((path.parent / values[key]).resolve())
     return {"output_dir": f"runs/{path.stem}"} | values
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """What is wrong and in which line; not the line itself, which may hold a token."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"{problem or 'it cannot be read'} in line {mark.line + 1}, column {mark.column + 1}"
+
+
+def expand_paths(settings: Any) -> None:
+    """Replace ``~`` and variables of the environment in those settings that are paths.
+
+    What exists under the name as it stands is taken as it stands.
+
+    Raises:
+        ValueError: a variable is not set, or ``~`` stands for nobody.
+    """
+    for name in (*PATHS, *FILES):
+        text = getattr(settings, name, None)
+        if isinstance(text, str) and not os.path.exists(text):
+            setattr(settings, name, _expanded(name, text))
+
+
+def _expanded(name: str, text: str) -> str:
+    lacking = [found for found in VARIABLE.findall(text) if found.strip("{}") not in os.environ]
+    if lacking:
+        raise ValueError(
+            f"{name}: the environment has no variable {lacking[0].strip('{}')}, got {text!r}; set "
+            "it or write the path out"
+        )
+    path = os.path.expanduser(os.path.expandvars(text))
+    if path.startswith("~"):
+        raise ValueError(f"{name}: {path.split(os.sep)[0]} is no user's folder, got {text!r}")
+    return path
 
 
 def repeated_keys(node: yaml.Node | None) -> Iterator[str]:

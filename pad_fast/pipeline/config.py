@@ -22,7 +22,9 @@ from pad_fast.pipeline.multiple_choice import (
     questions,
 )
 from pad_fast.pipeline.number_rules import RULES as RULES_OF_NUMBERS
+from pad_fast.pipeline.output_dir import check_output_dir
 from pad_fast.preference.loss_kinds import LOSSES
+from pad_fast.secret_values import without_secrets
 from pad_fast.training.number_rules import problems
 
 if TYPE_CHECKING:
@@ -225,6 +227,7 @@ class RunConfig:
         for name in ("student", "teacher", "prompts", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: needed, and not given")
+        check_output_dir(Path(str(self.output_dir)))
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         self._check_numbers()
         check_rule(self.answer_rule)
@@ -280,11 +283,7 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
 def _kept(values: dict[str, Any]) -> dict[str, Any]:
     """Without secrets, and without what is asked for each time."""
     left_out = ("accept_environment",)
-    return {
-        name: value
-        for name, value in values.items()
-        if not name.endswith("_token") and name not in left_out
-    }
+    return {name: value for name, value in without_secrets(values).items() if name not in left_out}
 
 
 @dataclass(frozen=True)

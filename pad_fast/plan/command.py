@@ -25,6 +25,7 @@ from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype
 from pad_fast.plan.footprint import count_parameters
 from pad_fast.plan.machine import USABLE, Machine, parse_bytes, this_machine
+from pad_fast.terminal import console as plain_console
 
 GIB = 2**30
 
@@ -113,7 +114,7 @@ def plan(settings: Settings, options: PlanOptions) -> bool:
     Raises:
         ValueError: where the run itself would raise it.
     """
-    with Console(stderr=True).status("planning: each step is taken without weights"):
+    with plain_console(stderr=True).status("planning: each step is taken without weights"):
         forecast = make_forecast(settings, options)
     if options.json:
         print(json.dumps(as_json(forecast), indent=2))
@@ -263,30 +264,28 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
 
 def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
     """Print the tables, the advice, and how the numbers came about."""
-    console = console or Console()
+    console = console or plain_console()
     machine, (n, longest, typical) = forecast.machine, forecast.responses
     for role, text in forecast.models.items():
         found = forecast.lengths[role]
-        console.print(f"{role}  {text}", highlight=False)
+        console.print(f"{role}  {text}")
         sizes = (
             f"{found.mean} on average, 95% up to {found.quantile(0.95)}, longest {found.longest}"
         )
         count = len(found.tokens)
-        console.print(f"         prompts of {sizes} tokens ({count} measured)", highlight=False)
+        console.print(f"         prompts of {sizes} tokens ({count} measured)")
     console.print(
         f"machine  {machine.name}, {machine.memory / GIB:.1f} GiB; "
         f"of these {USABLE:.0%} are planned with"
     )
     console.print(
         f"each prompt has {n} responses of up to {longest} tokens, {typical} for the times\n",
-        highlight=False,
     )
     console.print(_table(machine, "a round", [*forecast.phases, _round_of_training(forecast)]))
     console.print(_table(machine, "a training step", forecast.training))
     console.print(
         f"a shared prompt would cost {forecast.saving:.2f} times fewer tokens: "
         f"n(P+R)/(P+nR) at the mean prompt\n{_verdict(forecast)}\n",
-        highlight=False,
     )
     console.print(
         "Peaks: the longest prompt with the longest responses, counted on a step without weights. "
@@ -294,7 +293,6 @@ def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
         f"sampled tokens at that of a copy ({machine.bandwidth / 1e9:.3g} GB/s), both measured on "
         "this machine unless given: a floor, which a real run does not reach.",
         style="dim",
-        highlight=False,
     )
 
 

@@ -13,6 +13,7 @@ from pad_fast.evaluation.choice import ChoiceEffect
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS, Metric, is_measured
 from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
+from pad_fast.secret_values import is_secret
 
 
 def number(value: float, digits: int) -> str:
@@ -205,7 +206,7 @@ def flat(tree: Row, prefix: str = "") -> dict[str, str]:
     for key, value in tree.items():
         if isinstance(value, dict):
             rows |= flat(value, f"{prefix}{key}.")
-        elif key.endswith("_token") and value is not None:
+        elif is_secret(key) and value is not None:
             rows[prefix + key] = "(not shown)"
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -18,6 +18,7 @@ from pad_fast.logprob.responses import NORMALIZATIONS
 from pad_fast.losses import GROUP_REDUCTIONS, METHODS
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.preference.loss_kinds import LOSSES
+from pad_fast.secret_values import is_secret, without_secrets
 from pad_fast.training.number_rules import RULES, problems
 
 CHOICES = {
@@ -257,6 +258,15 @@ class PADConfig(TrainingArguments):
         self._check_loss()
         super().__post_init__()
         self._check_effects()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle keeps: all but tokens, since training_args.bin is published."""
+        hidden = {name: None for name in vars(self) if is_secret(name)}
+        return {name: without_secrets(value) for name, value in vars(self).items()} | hidden
+
+    def to_dict(self) -> dict[str, Any]:
+        """Trainer's, which trackers show; a token within an option is left out too."""
+        return without_secrets(super().to_dict())
 
     def _check_options(self) -> None:
         for name, choices in CHOICES.items():

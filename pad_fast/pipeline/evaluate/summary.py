@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import METRICS
+from pad_fast.terminal import console as plain_console
 
 
 def print_table(root: Path, console: Console | None = None) -> None:
@@ -38,7 +39,7 @@ def print_table(root: Path, console: Console | None = None) -> None:
     for row in sorted(rows, key=lambda row: model_names.position(row["name"])):
         cells = [metric.text(row.get(metric.key)) for metric in columns]
         table.add_row(model_names.label(row["name"]), *cells)
-    console = console or Console()
+    console = console or plain_console()
     console.print(table)
     console.print(
         "tau and top-1 compare the student's ranking of responses with the teacher's, on fixed "
