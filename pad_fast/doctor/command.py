@@ -20,7 +20,14 @@ from rich.table import Table
 from pad_fast.doctor import response_checks, reward_checks, template_checks
 from pad_fast.doctor.findings import Finding, Verdict
 from pad_fast.pipeline.config import Settings, option
-from pad_fast.pipeline.preflight import check_models, check_prompts, fitting, read_split
+from pad_fast.pipeline.dry_build import check_training
+from pad_fast.pipeline.preflight import (
+    check_models,
+    check_prompts,
+    check_sources,
+    fitting,
+    read_split,
+)
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
@@ -109,6 +116,8 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
 def _drawn(run: RunContext, count: int) -> list[Row]:
     """The prompts to try, less those that a run would drop."""
     config, student = run.config, run.student(0)
+    check_sources(config)
+    check_training(run)
     check_models(config, student, run.teacher)
     train, heldout = read_split(config)
     check_prompts([*train, *heldout], student, run.teacher)

@@ -18,8 +18,16 @@ import torch
 from pad_fast.device import default_device
 from pad_fast.environment import DECISIVE, variables, versions
 from pad_fast.pipeline.config import RunConfig, Settings
+from pad_fast.pipeline.dry_build import check_training
+from pad_fast.pipeline.finished import is_finished
 from pad_fast.pipeline.phases import PREPARE, changed_settings
-from pad_fast.pipeline.preflight import check_models, check_prompts, fitting, read_split
+from pad_fast.pipeline.preflight import (
+    check_models,
+    check_prompts,
+    check_sources,
+    fitting,
+    read_split,
+)
 from pad_fast.pipeline.restore import (
     PROMPTS,
     lost_prompts,
@@ -37,8 +45,13 @@ FORMAT = 2  # version of a run folder's layout
 
 
 @contextlib.contextmanager
-def open_run(settings: Settings) -> Iterator[RunContext]:
+def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]:
     """Start or resume a run, and hold its folder's lock inside the block.
+
+    Args:
+        settings: of the run.
+        trains: whether a training follows, now or by a later command. What it needs is then built
+            once, without the models.
 
     Raises:
         ValueError: prompts, models and settings do not fit together, the run folder was started
@@ -53,7 +66,11 @@ def open_run(settings: Settings) -> Iterator[RunContext]:
         run.folder.check_manifest_is_not_lost()
         if run.folder.manifest_path.exists():
             _check_unchanged(run)
+            if trains and not is_finished(run, run.config.rounds):
+                check_training(run)
         else:
+            check_sources(run.config)
+            check_training(run)
             _prepare(run)
         yield run
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
-from pad_fast.pipeline import multiple_choice, prompts
+from pad_fast.pipeline import hub, multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.whole_files import Row
@@ -13,6 +14,30 @@ from pad_fast.pipeline.whole_files import Row
 logger = logging.getLogger("pad_fast")
 
 UNLIMITED = 1 << 62
+
+
+def check_sources(config: RunConfig) -> None:
+    """Raise ValueError for models and prompts that are neither here nor on the hub.
+
+    The hub is asked once about each, for a few seconds at most, before any of them is loaded.
+    """
+    named = {
+        "student": ("models", config.student, config.student_revision),
+        "teacher": ("models", config.teacher, config.teacher_revision),
+        "prompts": ("datasets", config.prompts, None),
+        "heldout": ("datasets", config.heldout, None),
+    }
+    for setting, (kind, source, revision) in named.items():
+        if source is None or Path(source).exists():
+            continue
+        if not hub.may_be_name(source) or Path(source).suffix in prompts.FILES:
+            raise ValueError(f"{setting}: no such file or folder, {source}")
+        if (problem := hub.problem(kind, source, revision)) is not None:
+            one = "a model" if kind == "models" else "a dataset"
+            raise ValueError(
+                f"{setting}: {source} is neither a file nor a folder here, nor {one} that the hub "
+                f"gives: {problem}"
+            )
 
 
 def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:

@@ -24,7 +24,7 @@ from pad_fast.pipeline.finished import (
     with_baseline,
 )
 from pad_fast.pipeline.open_run import open_run
-from pad_fast.pipeline.phases import PHASES
+from pad_fast.pipeline.phases import EVALUATE, PHASES
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
@@ -125,7 +125,7 @@ def phase_function(name: str) -> Callable[[RunContext, int], None]:
 
 def run_phase(settings: Settings, phase: str) -> None:
     """Do one phase of the first round that is not finished."""
-    with _opened(settings) as run:
+    with _opened(settings, trains=phase != EVALUATE.name) as run:
         rounds = range(1, run.config.rounds + 1)
         round = next((r for r in rounds if not is_finished(run, r)), None)
         if round is None:
@@ -160,7 +160,7 @@ def write_report(settings: Settings) -> Path:
     Returns:
         The report's path.
     """
-    with _opened(settings) as run:
+    with _opened(settings, trains=False) as run:
         report = _report(run)
         print(f"report   {report}")
         return report
@@ -175,9 +175,9 @@ def _report(run: RunContext) -> Path:
 
 
 @contextlib.contextmanager
-def _opened(settings: Settings) -> Iterator[RunContext]:
+def _opened(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]:
     """The run, after a look for files that were lost."""
-    with open_run(settings) as run:
+    with open_run(settings, trains=trains) as run:
         warn_of_lost_files(run)
         yield run
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.pipeline.config import Settings, option
-from pad_fast.pipeline.preflight import check_models, fitting, read_split
+from pad_fast.pipeline.preflight import check_models, check_sources, fitting, read_split
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype
@@ -178,6 +178,7 @@ def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
 def _lengths(run: RunContext, count: int) -> tuple[dict[str, Lengths], int]:
     """The lengths of ``count`` prompts for both models, and the number of prompts in a round."""
     config, student, teacher = run.config, run.student(0), run.teacher
+    check_sources(config)
     check_models(config, student, teacher)
     train, _ = read_split(config)
     drawn = random.Random(derive_seed(config.seed, "plan")).sample(train, min(count, len(train)))

@@ -49,7 +49,6 @@ class NumberRule:
             return False
         if value in self.others:
             return True
-        value = float(value)
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
         return low and high and (not self.whole or value == math.floor(value))

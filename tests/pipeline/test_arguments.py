@@ -84,7 +84,7 @@ def test_flags_alone_are_enough(world, tmp_path):
             ["--student", "nowhere/at-all"],
             "student: nowhere/at-all is neither a folder nor a model that the hub gives",
         ),
-        (["--prompts", "missing.jsonl"], "prompts: no such file, missing.jsonl"),
+        (["--prompts", "missing.jsonl"], "prompts: no such file or folder, missing.jsonl"),
         (
             ["--max_new_tokens", "256"],
             "max_new_tokens: must leave room for a prompt in the student's window of 256 tokens, "
@@ -150,7 +150,7 @@ def test_every_setting_is_read_by_something():
     unread = [
         field.name
         for field in dataclasses.fields(RunConfig)
-        if not re.search(rf"\b(config|run|self)\.{field.name}\b", source)
+        if not re.search(rf"\b(config|run|self|budget)\.{field.name}\b", source)
     ]
     assert unread == []
 

@@ -1,0 +1,123 @@
+"""What the training will need, built before anything is sampled: a dry run on a few weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, Trainer
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from pad_fast.pipeline import hub
+from pad_fast.pipeline.run import RunContext
+from pad_fast.training.config import PADConfig
+
+STEPS = 10  # of the learning rate's schedule
+# What makes get_optimizer_cls_and_kwargs build for the model that it was given.
+BUILT_FOR_A_MODEL = ("params", "model", "optimizer_dict")
+
+
+def check_training(run: RunContext) -> None:
+    """Build optimizer, schedule, trackers and Trainer as the training will, and throw them away.
+
+    Raises:
+        ValueError: one of them cannot be built, or nothing can be pushed to the hub although that
+            is wanted. The message names the setting.
+    """
+    _check_hub(run.training)
+    _check_trackers(run.training)
+    _check_compilation(run.training)
+    with tempfile.TemporaryDirectory() as folder:
+        args = run.settings.pad_config(Path(folder), report_to="none", push_to_hub=False)
+        with _naming("the training's settings", "Trainer cannot be built with them"):
+            trainer = Trainer(model=nn.Linear(2, 2), args=args)
+        _check_optimizer(run, trainer)
+        _check_recomputation(args)
+
+
+@contextlib.contextmanager
+def _naming(setting: str, problem: str) -> Iterator[None]:
+    """Raise ValueError about ``setting`` for whatever a library raises inside."""
+    try:
+        yield
+    except Exception as error:  # of any kind, by any library that a setting chooses
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{setting}: {problem}: {reason}") from error
+
+
+def _check_hub(args: PADConfig) -> None:
+    if not args.push_to_hub:
+        return
+    if args.hub_model_id is None:
+        raise ValueError(
+            "hub_model_id: needed with push_to_hub, since the trainer's folder in every run has "
+            "the same name"
+        )
+    if (problem := hub.push_problem(args.hub_token)) is not None:
+        raise ValueError(
+            f"push_to_hub: nothing can be pushed: {problem}; log in with `hf auth login` and a "
+            "token that may write, or set push_to_hub to false"
+        )
+
+
+def _check_trackers(args: PADConfig) -> None:
+    for name in args.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ValueError(f"report_to: must be none, all or some of {known}, got {name!r}")
+        with _naming("report_to", f"the tracker {name} cannot be used"):
+            INTEGRATION_TO_CALLBACK[name]()
+            if name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online":
+                import_module("wandb").login()  # asks at a terminal, and raises without one
+
+
+def _check_optimizer(run: RunContext, trainer: Trainer) -> None:
+    """Build the optimizer and its schedule on a few weights, and take all steps."""
+    args, optimizer = trainer.args, None
+    with _naming("optim", f"the optimizer {args.optim.value} cannot be built"):
+        names_of = _student_without_weights(run) if args.optim_target_modules else trainer.model
+        _, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, names_of)
+        if args.optim_target_modules is None and not kwargs.keys() & {*BUILT_FOR_A_MODEL}:
+            optimizer = trainer.create_optimizer()
+    # Another optimizer serves where the real one needs the student's weights.
+    optimizer = optimizer or torch.optim.SGD(trainer.model.parameters(), lr=args.learning_rate)
+    kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    given = args.lr_scheduler_kwargs or {}
+    with _naming("lr_scheduler_type", f"{kind} with {given} cannot be built"):
+        schedule: Any = trainer.create_scheduler(STEPS, optimizer)
+        for _ in range(STEPS):
+            optimizer.step()
+            schedule.step()
+
+
+def _student_without_weights(run: RunContext) -> nn.Module:
+    """The student's modules, in which an optimizer looks for its targets."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(run.student(0).config)
+
+
+def _check_compilation(args: PADConfig) -> None:
+    if args.torch_compile:
+        with _naming("torch_compile_backend or torch_compile_mode", "cannot be used"):
+            backend: Any = args.torch_compile_backend
+            torch.compile(nn.Linear(2, 2), backend=backend, mode=args.torch_compile_mode)
+
+
+def _check_recomputation(args: PADConfig) -> None:
+    """Recompute one layer with the arguments that the student's layers will get."""
+    names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+    name = next((name for name in names if getattr(args, name, None)), None)
+    if name is None:
+        return
+    options: Any = getattr(args, name)
+    with _naming(name, f"{options} cannot be used"):
+        row = torch.zeros(1, 2, requires_grad=True)
+        checkpoint(nn.Linear(2, 2), row, **{"use_reentrant": False, **options}).sum().backward()
