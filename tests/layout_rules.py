@@ -36,7 +36,7 @@ LAYERS = (
     ("reference", "environment"),
     ("dispatch",),
     ("kernels",),
-    ("argument_checks", "conversation"),
+    ("argument_checks", "conversation", "files"),
     ("terminal", "interrupts"),
     ("device", "secret_values"),
 )

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pad_fast.evaluation.choice import ChoiceEffect
+from pad_fast.files.own_files import write_table
 
 PROMPTS, RESPONSES, ROUNDS, STEPS = 40, 4, 3, 20
 SKILLS = ("addition", "sorting", "word problems")
@@ -22,8 +22,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    write_table(path, pa.Table.from_pylist(rows))
 
 
 def make_evaluation(

@@ -45,14 +45,14 @@ def test_full_disk(world, tmp_path, capsys, monkeypatch):
     config = changed_config(world, tmp_path)
     assert cli.main(["sample", str(config)]) == 0
     kept = contents(tmp_path / "run")
-    own = whole_files.pq.write_table
+    own = whole_files.write_table
 
-    def write(table, path):
+    def write(path, table):
         if "scores" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        own(table, path)
+        own(path, table)
 
-    monkeypatch.setattr(whole_files.pq, "write_table", write)
+    monkeypatch.setattr(whole_files, "write_table", write)
     assert cli.main(["run", str(config)]) == 1
     error = capsys.readouterr().err
     assert "the disk is full" in error

@@ -7,16 +7,15 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
-from pad_fast.pipeline.cells import times
+from pad_fast.files.yaml_files import read_yaml
 from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
-from pad_fast.pipeline.whole_files import read_json
+from pad_fast.pipeline.run_folder import RunFolder
 from pad_fast.secret_values import remember_secrets
 from pad_fast.training.config import PADConfig
 
@@ -117,30 +116,22 @@ def read_config(path: Path) -> dict[str, Any]:
                 f"config: {path} is a folder without a run.json: no run was started in it, or that "
                 "file was lost"
             )
-        return read_json(manifest)["config"] | {"output_dir": str(path)}
+        known = RunFolder(path).manifest().get("config")
+        if not isinstance(known, dict):
+            raise ValueError(f"config: {manifest} holds no config; give the YAML file of the run")
+        return known | {"output_dir": str(path)}
     if not path.is_file():
         raise ValueError(f"config: no such file, {path}")
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        for message in repeated_keys(root):
-            raise ValueError(f"config: {path}: {message}")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"config: {path} is not YAML: {_yaml_fault(error)}") from None
+        values = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"config: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} must hold keys and values, got {type(values).__name__}")
     for key in PATHS:
         if str(values.get(key)).startswith(("./", "../")):
             values[key] = str((path.parent / values[key]).resolve())
     return {"output_dir": f"runs/{path.stem}"} | values
-
-
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    """What is wrong and in which line; not the line itself, which may hold a token."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None:
-        return " ".join(str(error).split())
-    return f"{problem or 'it cannot be read'} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def expand_paths(settings: Any) -> None:
@@ -168,26 +159,6 @@ def _expanded(name: str, text: str) -> str:
     if path.startswith("~"):
         raise ValueError(f"{name}: {path.split(os.sep)[0]} is no user's folder, got {text!r}")
     return path
-
-
-def repeated_keys(node: yaml.Node | None) -> Iterator[str]:
-    """What is wrong with each key that stands more than once in a mapping of a YAML document.
-
-    A mapping may repeat keys of another that it merges with ``<<``, since that is what merging is
-    for.
-    """
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[str, list[str]] = {}
-        for key, value in node.value:
-            lines.setdefault(str(key.value), []).append(str(key.start_mark.line + 1))
-            yield from repeated_keys(value)
-        for name, found in lines.items():
-            if len(found) > 1:
-                places = f"{', '.join(found[:-1])} and {found[-1]}"
-                yield f"{name} stands {times(len(found))}, in lines {places}"
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from repeated_keys(item)
 
 
 def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:

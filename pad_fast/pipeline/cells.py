@@ -1,12 +1,9 @@
-"""Single values of prompt files and settings: cells as text, and names that may stand only once."""
+"""Single values of prompt files: cells as text."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
 
 
 def cell_text(value: object, place: str) -> str | None:
@@ -40,26 +37,3 @@ def cell_text(value: object, place: str) -> str | None:
         raise ValueError(f"{place} must be a finite number or blank, got {value}")
     text = format(Decimal(repr(value)) if isinstance(value, float) else value, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def json_value(text: str) -> Any:
-    """The value of a JSON text whose objects name each key once.
-
-    Raises:
-        ValueError: it is not JSON (a json.JSONDecodeError), or a key stands twice in an object.
-    """
-    return json.loads(text, object_pairs_hook=_unrepeated)
-
-
-def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated!r} stands {times(names.count(repeated))}")
-    return found
-
-
-def times(count: int) -> str:
-    """``twice``, ``3 times`` and so on."""
-    return "twice" if count == 2 else f"{count} times"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.evaluation.answers import RULES, check_rule
+from pad_fast.files.json_text import json_value
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.pipeline.calibration import FORMULAS, PRESETS, preset_defaults
-from pad_fast.pipeline.cells import json_value
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
     LETTERS,

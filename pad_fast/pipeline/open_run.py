@@ -20,6 +20,7 @@ from pad_fast.environment import DECISIVE, variables, versions
 from pad_fast.pipeline.config import RunConfig, Settings
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.finished import is_finished
+from pad_fast.pipeline.folder_lock import locked
 from pad_fast.pipeline.phases import PREPARE, changed_settings
 from pad_fast.pipeline.preflight import (
     check_models,
@@ -62,7 +63,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
         raise ValueError(
             f"a run uses one GPU, got {run.training.n_gpu}; set CUDA_VISIBLE_DEVICES to one of them"
         )
-    with run.folder.locked():
+    with locked(run.folder.root):
         run.folder.check_manifest_is_not_lost()
         if run.folder.manifest_path.exists():
             _check_unchanged(run)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
 import json
 import logging
@@ -12,12 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pad_fast.conversation import with_input
 from pad_fast.evaluation.answers import number as number_in
-from pad_fast.pipeline.cells import cell_text, json_value, times
+from pad_fast.files.user_files import csv_rows, json_rows, parquet_rows
+from pad_fast.pipeline.cells import cell_text
 from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
@@ -151,67 +147,8 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
     if path.suffix not in FILES:
         raise ValueError(f"prompts: a file must be one of {', '.join(FILES)}, got {source}")
     if path.suffix == ".parquet":
-        return _numbered(source, _parquet(path))
-    if path.suffix == ".csv":
-        return _csv(path)
-    if (
-        path.suffix == ".json"
-        and path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
-    ):
-        text = "".join(text for _, text in _lines(path))
-        return _numbered(source, _json(text, source))
-    return (
-        (f"{path}: line {number}", _json(text, f"{path}: line {number}"))
-        for number, text in _lines(path)
-        if text.strip()
-    )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The number and the text of each line."""
-    # bytes.splitlines knows line feeds and carriage returns, and no other separators.
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at "
-                f"{error.start + 1}"
-            ) from None
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Row]]:
-    reader = csv.DictReader([text for _, text in _lines(path)])
-    names, number = list(reader.fieldnames or ()), 0
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{path}: the column {name!r} stands {times(names.count(name))}")
-    try:
-        for number, row in enumerate(reader, 1):
-            if None in row:
-                raise ValueError(
-                    f"{path}: row {number} has more cells than the {len(names)} of the first line; "
-                    "a cell that holds a comma needs quotes around it"
-                )
-            yield f"{path}: row {number}", row
-    except csv.Error as error:
-        raise ValueError(f"{path}: row {number + 1} cannot be read: {error}") from None
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json_value(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error.msg} at column {error.colno}") from None
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-
-
-def _parquet(path: Path) -> list[Row]:
-    try:
-        return pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: is not a Parquet file: {error}") from None
+        return parquet_rows(path)
+    return csv_rows(path) if path.suffix == ".csv" else json_rows(path)
 
 
 def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:

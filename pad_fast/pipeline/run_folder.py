@@ -1,16 +1,16 @@
-"""The folder of a run: its paths, manifest and lock, and the metrics in it."""
+"""The folder of a run: its paths and manifest, and the metrics in it."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import math
 import os
-from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pad_fast.files.own_files import read_json_lines
 from pad_fast.pipeline.phases import PHASES, PREPARE
 from pad_fast.pipeline.whole_files import Row, ends_hash, read_json, replacing, write_json
 
@@ -32,17 +32,28 @@ class Metrics:
     """The lines of metrics.jsonl, one JSON object each.
 
     A line about the same values of the same step is written once, also where a killed phase is
-    done again.
+    done again. Nothing is read or written before it is used, since another process may hold the
+    folder's lock.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):  # the process was killed while writing it
-            os.truncate(path, sum(map(len, lines[:-1])))
-            lines.pop()
-        self.records: list[Row] = [json.loads(line) for line in lines]
-        self._known = {self._key(record) for record in self.records}
+
+    @cached_property
+    def records(self) -> list[Row]:
+        """The lines. The first use removes a last line that a kill left half written.
+
+        Raises:
+            ValueError: another line is damaged.
+        """
+        found, size = read_json_lines(self.path)
+        if self.path.exists() and size < self.path.stat().st_size:
+            os.truncate(self.path, size)
+        return found
+
+    @cached_property
+    def _known(self) -> set[tuple[Any, ...]]:
+        return {self._key(record) for record in self.records}
 
     def add(self, round: int, step: int, phase: str, values: Row) -> None:
         """Append a line, unless there is one about the same values of the same step.
@@ -86,7 +97,7 @@ class Metrics:
 
 
 class RunFolder:
-    """The paths of one run, its manifest and its lock."""
+    """The paths of one run and its manifest."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -110,8 +121,13 @@ class RunFolder:
         return self.root / "evaluation" / f"{name}.json"
 
     def manifest(self) -> Row:
-        """The content of run.json."""
-        return read_json(self.manifest_path)
+        """The content of run.json.
+
+        Raises:
+            ValueError: it is damaged, which nothing can mend.
+        """
+        remedy = "put back a copy of it, or give another output_dir"
+        return read_json(self.manifest_path, remedy)
 
     def has_metrics(self) -> bool:
         """Whether something shows that lines were added to metrics.jsonl."""
@@ -195,28 +211,6 @@ class RunFolder:
         if manifest["phases"].get(phase) != "finished":
             manifest["phases"][phase] = "finished"
             write_json(self.manifest_path, manifest)
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder's lock inside the block. It ends with the process, however that ends.
-
-        Raises:
-            ValueError: another process holds it.
-        """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no fcntl
-            yield
-            return
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"output_dir: another pad-fast works in {self.root} at the moment"
-                ) from None
-            yield
 
 
 def _student_record(folder: Path) -> Row:

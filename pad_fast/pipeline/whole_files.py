@@ -1,27 +1,39 @@
-"""Files that are complete or absent, and rows as Parquet shards.
+"""Rows as Parquet shards, and the names by which the pipeline reads and writes files.
 
-A file or folder is written under a temporary name, flushed to the disk and renamed. Whatever has
-its final name is therefore complete, and the presence of a file is the only record of progress: a
-killed run resumes from its files alone.
+Whatever has its final name is complete, and the presence of a file is the only record of progress:
+a killed run resumes from its files alone. Each file carries a checksum, which is checked when it is
+read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from pad_fast.files.checksums import ends_hash
+from pad_fast.files.own_files import read_json, read_table, write_json, write_table
+from pad_fast.files.writing import replacing
+
+__all__ = [
+    "COLUMNS",
+    "Row",
+    "ends_hash",
+    "read_json",
+    "read_rows",
+    "replacing",
+    "shard_index",
+    "shard_path",
+    "shard_paths",
+    "table",
+    "write_json",
+    "write_rows",
+]
 
 Row = dict[str, Any]
-HASHED_BYTES = 1 << 20  # at each end of a file
 
 # Fixed types, since Arrow would infer other ones from a shard whose values are all null.
 COLUMNS = {
@@ -42,37 +54,6 @@ COLUMNS = {
     "greedy_text": pa.string(),
     "ppd_loss": pa.float64(),
 }
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder, which replaces ``path`` on success.
-
-    If the block raises, what was written is removed and ``path`` stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    _remove(temporary)
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")) if temporary.is_dir() else ():
-            _flush(file)
-        _flush(temporary)
-        if path.is_dir():
-            _remove(path)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
 
 
 def table(rows: Sequence[Row]) -> pa.Table:
@@ -106,54 +87,18 @@ def _is_finite(value: Any) -> bool:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``rows`` as one Parquet file."""
-    with replacing(path) as temporary:
-        pq.write_table(table(rows), temporary)
+    """Write ``rows`` as one Parquet file with its checksum."""
+    write_table(path, table(rows))
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a Parquet file, or of all shards in a folder in their order.
 
     Raises:
-        ValueError: a file is not Parquet.
+        ValueError: a file is damaged.
     """
     files = shard_paths(path) if path.is_dir() else [path]
-    return [row for file in files for row in _read_table(file).to_pylist()]
-
-
-def _read_table(file: Path) -> pa.Table:
-    try:
-        return pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} is damaged; remove it, and it is made again ({error})") from None
-
-
-def read_json(path: Path) -> Row:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object")
-    return value
-
-
-def ends_hash(files: Iterable[Path]) -> str:
-    """A hash over the names, sizes and both ends of files, which may be many gigabytes."""
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(HASHED_BYTES))
-            stream.seek(max(0, size - HASHED_BYTES))
-            digest.update(stream.read())
-    return digest.hexdigest()
+    return [row for file in files for row in read_table(file).to_pylist()]
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -169,18 +114,3 @@ def shard_paths(folder: Path) -> list[Path]:
 def shard_index(path: Path) -> int:
     """The index of the shard in a file that :func:`shard_path` names."""
     return int(path.stem.removeprefix("part-"))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """The page: chooses the prompts that are shown, fills the template and writes the files."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import is_measured
+from pad_fast.files.writing import replacing
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.report import pictures, tables
 from pad_fast.report.loss import (
@@ -118,10 +118,5 @@ def _facts(run: RunRecords, loss: LossSettings) -> dict[str, Any]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it appears complete or not."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

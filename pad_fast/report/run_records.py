@@ -1,6 +1,5 @@
 """What the report reads from a run folder. Parts that are not there (yet) are empty."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pad_fast.conversation import conversation_text
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
+from pad_fast.files.own_files import read_json, read_json_lines, read_table
 
 Floats = NDArray[np.float64]
 
@@ -82,8 +81,8 @@ def read_run(run_dir: Path) -> RunRecords:
             "run_dir must be a run folder (with run.json, metrics.jsonl or evaluation/), "
             f"given {str(run_dir)!r}"
         )
-    manifest = _read_json(run_dir / "run.json")
-    evaluations = [_read_json(path) for path in (run_dir / "evaluation").glob("*.json")]
+    manifest = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
+    evaluations = [read_json(path) for path in (run_dir / "evaluation").glob("*.json")]
     evaluations.sort(key=lambda row: model_names.position(row["name"]))
     students = [row for row in evaluations if model_names.is_student(row["name"])]
     teacher = [row for row in evaluations if row["name"] == model_names.TEACHER]
@@ -100,10 +99,6 @@ def read_run(run_dir: Path) -> RunRecords:
     )
 
 
-def _read_json(path: Path) -> Row:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -113,24 +108,12 @@ def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:
 
 
 def _read_metrics(path: Path) -> list[Row]:
-    """The last complete line of each step.
-
-    A run that was killed logs some steps again when it goes on, and may have left a broken line.
-    """
+    """The last line of each step: a run that was killed logs some again when it goes on."""
     rows: dict[tuple[str, int, int, str], Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for row in read_json_lines(path)[0]:
         key = (row["phase"], row.get("round") or 0, row.get("step") or 0, row.get("name") or "")
         rows[key] = rows.get(key, {}) | row
     return [rows[key] for key in sorted(rows)]
-
-
-def _read_rows(path: Path, columns: tuple[str, ...]) -> list[Row]:
-    with pq.ParquetFile(path) as file:
-        return file.read([name for name in columns if name in file.schema_arrow.names]).to_pylist()
 
 
 def _read_groups(run_dir: Path, students: list[str]) -> list[FixedGroup]:
@@ -139,14 +122,14 @@ def _read_groups(run_dir: Path, students: list[str]) -> list[FixedGroup]:
     files = {path.stem: path for path in (run_dir / "evaluation").glob("*.parquet")}
     columns = ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")
     for name in sorted(files, key=model_names.position):
-        for row in _read_rows(files[name], columns):
+        for row in read_table(files[name], columns).to_pylist():
             measured[row["prompt_id"]][name] = row
     base = students[0] if students else ""
     last = students[-1] if len(students) > 1 else ""
     return [
         _group(row, measured[row["prompt_id"]], base, last)
         for path in shards
-        for row in _read_rows(path, GROUP_COLUMNS)
+        for row in read_table(path, GROUP_COLUMNS).to_pylist()
     ]
 
 
@@ -183,7 +166,7 @@ def _read_lengths(run_dir: Path) -> dict[int, NDArray[np.int64]]:
     lengths: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for path in sorted(run_dir.glob("round-*/samples/part-*.parquet")):
         # A row for each prompt: a list of responses, each a list of token ids.
-        ids = pq.read_table(path, columns=["completion_ids"])["completion_ids"]
+        ids = read_table(path, ["completion_ids"])["completion_ids"]
         number = int(path.parts[-3].removeprefix("round-"))
         counts = pc.list_value_length(pc.list_flatten(ids)).to_numpy()
         lengths[number].append(counts.astype(np.int64))

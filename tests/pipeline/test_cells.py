@@ -110,11 +110,12 @@ def test_other_separators_are_no_line_ends(tmp_path):
     [
         ("p.csv", "prompt,answer\na,1\nb,1,234\n", "row 2 has more cells than the 2 of the first"),
         ("p.csv", "prompt,answer,answer\na,1,2\n", "the column 'answer' stands twice"),
-        ("p.csv", f"prompt\na\n{'x' * 140_000}\n", "row 2 cannot be read: field larger"),
+        ("p.csv", 'prompt,answer\na,1\n"b,2\nc,3\n',
+         "row 2, which begins in line 3, cannot be read: unexpected end of data"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b", "answer": 1, "answer": 2}\n',
          "line 2: the key 'answer' stands twice"),
         ("p.json", '[{"prompt": "a", "prompt": "b", "prompt": "c"}]',
-         "p.json: the key 'prompt' stands 3 times"),
+         "p.json: row 1, line 1: the key 'prompt' stands 3 times"),
     ],
 )  # fmt: skip
 def test_what_stands_twice_or_nowhere_is_refused(tmp_path, name, text, message):

@@ -12,6 +12,7 @@ from worlds import changed_config
 
 from pad_fast import cli
 from pad_fast.environment import variables
+from pad_fast.files.own_files import read_json, write_json
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.training.config import PADConfig
 
@@ -22,12 +23,12 @@ def config(world, tmp_path) -> Path:
 
 
 def manifest(config: Path) -> dict[str, Any]:
-    return json.loads((config.parent / "run" / "run.json").read_text())
+    return read_json(config.parent / "run" / "run.json")
 
 
 def rewrite(config: Path, **changes: Any) -> None:
     path = config.parent / "run" / "run.json"
-    path.write_text(json.dumps({**manifest(config), **changes}))
+    write_json(path, {**manifest(config), **changes})
 
 
 def begin_training(config: Path) -> None:

@@ -12,9 +12,9 @@ from commands import failing
 from worlds import changed_config
 
 from pad_fast import cli
+from pad_fast.files.own_files import read_json, write_json
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.run_folder import RunFolder
 
 
 def test_bad_models(world, tmp_path, capsys):
@@ -79,8 +79,7 @@ def test_the_date_in_a_template_is_that_of_the_start(world, tmp_path):
     config = changed_config(world, tmp_path, student="./own")
     assert cli.main(["sample", str(config)]) == 0
     manifest = tmp_path / "run" / "run.json"
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "created": "2001-02-03T04:05:06+00:00"}))
+    write_json(manifest, {**read_json(manifest), "created": "2001-02-03T04:05:06+00:00"})
     run = RunContext(parse_settings("sample", [str(config)]))
     assert run.student(0).chat.rendered([{"role": "user", "content": "1"}]) == "2001 06<|user|>1"
     assert run.teacher.now == run.student(0).now
@@ -97,9 +96,3 @@ def test_changed_models_and_prompts_are_noticed(world, tmp_path, capsys):
     shutil.copy(world / "train.jsonl", tmp_path / "own.jsonl")
     worlds.save_model(tmp_path / "own", seed=9)
     assert "is not the model" in failing(capsys, "score", config)
-
-
-def test_one_process_at_a_time(world, tmp_path, capsys):
-    config = changed_config(world, tmp_path)
-    with RunFolder(tmp_path / "run").locked():
-        assert "another pad-fast works" in failing(capsys, "sample", config)

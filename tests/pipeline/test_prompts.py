@@ -209,7 +209,7 @@ def test_prompts_of_other_files(tmp_path):
             r"latin.jsonl: line 2 is not UTF-8: byte 0xfc at 14",
         ),
         ("latin.csv", b"prompt\nm\xfcde\n", r"latin.csv: line 2 is not UTF-8"),
-        ("bad.json", b'[{"prompt": "a"},]', r"bad.json is not JSON"),
+        ("bad.json", b'[{"prompt": "a"},]', r"bad.json: row 2, line 1 is not JSON"),
         (
             "odd.csv",
             b"text\na\n",

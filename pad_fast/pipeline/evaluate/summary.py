@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich import box
@@ -11,15 +10,13 @@ from rich.table import Table
 
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import METRICS
+from pad_fast.files.own_files import read_json
 from pad_fast.terminal import console as plain_console
 
 
 def print_table(root: Path, console: Console | None = None) -> None:
     """Print the evaluations of a run folder, a line for each model; nothing if there are none."""
-    rows = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in (root / "evaluation").glob("*.json")
-    ]
+    rows = [read_json(path) for path in (root / "evaluation").glob("*.json")]
     if not rows:
         return
     table = Table(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from pad_fast.files.own_files import read_table
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
@@ -101,9 +101,7 @@ class MetricsLines(TrainerCallback):
 def pad_dataset(path: Path) -> Dataset:
     """The columns of scored shards that PADTrainer reads."""
     columns = ["prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards"]
-    return Dataset(
-        pa.concat_tables(pq.read_table(shard, columns=columns) for shard in shard_paths(path))
-    )
+    return Dataset(pa.concat_tables(read_table(shard, columns) for shard in shard_paths(path)))
 
 
 def drop_checkpoints(folder: Path) -> None:

@@ -1,0 +1,108 @@
+"""Reading what a run wrote. Damage is an error that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pad_fast.files.checksums import JSON_KEY, is_whole, json_digest, parquet_bytes, with_checksum
+from pad_fast.files.json_text import json_value
+from pad_fast.files.writing import replacing
+
+
+def set_aside(path: Path) -> str:
+    """What to do about a damaged file or folder that the command makes again when it is gone."""
+    move = shlex.join(["mv", str(path), f"{path}.damaged"])
+    return f"set it aside with `{move}`, and the same command makes it again"
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file with its checksum."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(parquet_bytes(table))
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in a Parquet file that :func:`write_table` wrote.
+
+    Args:
+        path: the file.
+        columns: the names of those to read, as far as they are there; by default all.
+
+    Raises:
+        ValueError: the file is not as it was written.
+    """
+    content = path.read_bytes()
+    try:
+        if not is_whole(content):
+            raise ValueError("its checksum is not that of its content")
+        names = pq.read_schema(pa.BufferReader(content)).names
+        chosen = None if columns is None else [name for name in columns if name in names]
+        return pq.read_table(pa.BufferReader(content), columns=chosen)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}); {set_aside(path)}") from None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object as indented JSON with its checksum."""
+    text = json.dumps(with_checksum(value), indent=2, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+    """The object in a JSON file, without its checksum.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged one; by default to set it aside.
+
+    Raises:
+        ValueError: it holds something else, or its checksum is not that of its content.
+    """
+    remedy = remedy or set_aside(path)
+    try:
+        value = json_value(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object; {remedy}")
+    known = value.pop(JSON_KEY, None)
+    if known is not None and known != json_digest(value):
+        raise ValueError(
+            f"{path} is damaged: it is not as it was written; {remedy} (if you changed it on "
+            f'purpose, remove its line "{JSON_KEY}")'
+        )
+    return value
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects in a file of JSON lines, and the number of bytes that they take.
+
+    A last line without its end, which a kill leaves, is not read. A file that is missing has none.
+
+    Raises:
+        ValueError: another line is no JSON object; the message has its number.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json_value(line.decode())
+            if not isinstance(value, dict):
+                raise ValueError("it holds no JSON object")
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: line {number} is damaged: {error}; {set_aside(path)}"
+            ) from None
+        found.append(value)
+    return found, sum(map(len, lines))
