@@ -9,9 +9,9 @@ from pathlib import Path
 from worlds import changed_config
 
 from pad_fast.doctor.command import DoctorOptions, examine
-from pad_fast.doctor.findings import Finding
 from pad_fast.pipeline.arguments import parse_with
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.findings.finding import Finding
 from pad_fast.training.config import PADConfig
 
 PROMPTS = 8

@@ -14,7 +14,7 @@ import worlds
 
 from pad_fast import terminal
 from pad_fast.doctor.command import print_findings
-from pad_fast.doctor.findings import Finding
+from pad_fast.pipeline.findings.finding import Finding
 
 ROOT = Path(__file__).parents[1]
 ASCII = {

@@ -17,10 +17,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pad_fast.doctor import response_checks, reward_checks, template_checks
-from pad_fast.doctor.findings import Finding, Verdict
 from pad_fast.pipeline.config import Settings, option
 from pad_fast.pipeline.dry_build import check_training
+from pad_fast.pipeline.findings.finding import Finding, Verdict
+from pad_fast.pipeline.findings.first_shard import of_samples, of_scores
 from pad_fast.pipeline.preflight import (
     check_models,
     check_prompts,
@@ -94,27 +94,13 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
         # With a single shard, the metrics of the shard are those of all prompts.
         config = dataclasses.replace(settings.run, output_dir=folder, shard_size=num_prompts)
         run = RunContext(Settings(config, settings.training))
-        rows, metrics = _scored(run, _drawn(run, num_prompts))
-        student, teacher, training = run.student(0), run.teacher, run.training
-        return [
-            template_checks.template(student, rows),
-            template_checks.template(teacher, rows),
-            response_checks.ending(student, rows, config),
-            response_checks.clipped(rows, config),
-            response_checks.repeated(rows, config),
-            reward_checks.masked(rows),
-            reward_checks.flat_groups(rows, training),
-            reward_checks.saturated(rows, training),
-            response_checks.length(rows, config, training),
-            reward_checks.agreement(rows),
-            reward_checks.position(metrics, config),
-            reward_checks.letters(metrics, config),
-            reward_checks.choices(metrics, config),
-        ]
+        drawn, heldout = _drawn(run, num_prompts)
+        rows, metrics = _scored(run, drawn)
+        return [*of_samples(run, rows, heldout), *of_scores(run, rows, metrics)]
 
 
-def _drawn(run: RunContext, count: int) -> list[Row]:
-    """The prompts to try, less those that a run would drop."""
+def _drawn(run: RunContext, count: int) -> tuple[list[Row], int]:
+    """The prompts to try, less those that a run would drop, and the number of held-out prompts."""
     config, student = run.config, run.student(0)
     check_sources(config)
     check_training(run)
@@ -125,7 +111,7 @@ def _drawn(run: RunContext, count: int) -> list[Row]:
     rows = fitting(drawn, config, student, run.teacher, run.training.max_length)
     if not rows:
         raise ValueError(f"prompts: all {len(drawn)} that were drawn are too long")
-    return rows
+    return rows, len(heldout)
 
 
 def _scored(run: RunContext, rows: Sequence[Row]) -> tuple[list[Row], Row]:
@@ -140,7 +126,7 @@ def _scored(run: RunContext, rows: Sequence[Row]) -> tuple[list[Row], Row]:
             root / "scores",
             count,
             title="doctor · teacher",
-            on_shard=lambda _, values: metrics.update(values),
+            on_shard=lambda _, __, values: metrics.update(values),
         )
     return read_rows(root / "scores"), metrics
 

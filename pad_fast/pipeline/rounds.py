@@ -7,7 +7,7 @@ The functions :func:`sample`, :func:`score`, :func:`train` and :func:`evaluate` 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pad_fast.evaluation import model_names
 from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.evaluate import heldout
 from pad_fast.pipeline.evaluate.summary import print_table
+from pad_fast.pipeline.findings.first_shard import of_samples, of_scores, warn
 from pad_fast.pipeline.finished import (
     is_finished,
     is_trained,
@@ -24,13 +25,14 @@ from pad_fast.pipeline.finished import (
     with_baseline,
 )
 from pad_fast.pipeline.open_run import open_run
-from pad_fast.pipeline.phases import EVALUATE, PHASES
+from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import drop_checkpoints, train_round
+from pad_fast.pipeline.whole_files import Row
 
 
 def sample(run: RunContext, round: int) -> None:
@@ -54,7 +56,7 @@ def sample(run: RunContext, round: int) -> None:
             run.sampler(run.config.num_generations, rewards=True),
             seed=round_seed(run.config.seed, round, "sample"),
             title=_title(run, round, "sample"),
-            on_shard=partial(_add_metrics, run, round, "sample"),
+            on_shard=partial(_look_at_shard, run, round, "sample"),
         )
     _print_means(run, round, "sample")
 
@@ -79,14 +81,14 @@ def score(run: RunContext, round: int) -> None:
                 groups,
                 run.config.heldout_num_generations or 0,
                 title="held-out · teacher",
-                on_shard=partial(_add_metrics, run, 0, "score"),
+                on_shard=partial(_look_at_shard, run, 0, "score"),
             )
         scorer.score_shards(
             folder / "samples",
             folder / "scores",
             run.config.num_generations,
             title=_title(run, round, "teacher"),
-            on_shard=partial(_add_metrics, run, round, "score"),
+            on_shard=partial(_look_at_shard, run, round, "score"),
         )
     _print_means(run, round, "score")
 
@@ -198,7 +200,15 @@ def _print_means(run: RunContext, round: int, phase: str) -> None:
     print(f"{_title(run, round, phase)}: {values}")
 
 
-def _add_metrics(
-    run: RunContext, round: int, phase: str, shard: int, values: dict[str, object]
+def _look_at_shard(
+    run: RunContext, round: int, phase: str, shard: int, rows: Sequence[Row], values: Row
 ) -> None:
+    """Add a shard's metrics, and warn of what the first one shows."""
     run.metrics.add(round, shard, phase, values)
+    if (round, shard) == (1, 0):
+        found = (
+            of_samples(run, rows, len(run.heldout_rows))
+            if phase == SAMPLE.name
+            else of_scores(run, rows, values)
+        )
+        warn(found, _title(run, round, phase))

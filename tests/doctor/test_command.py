@@ -10,7 +10,6 @@ from findings import doctor_config, findings
 from worlds import contents
 
 from pad_fast import cli
-from pad_fast.doctor import reward_checks
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -25,7 +24,7 @@ def test_a_run_behaves_as_if_there_had_been_no_doctor(world, tmp_path, capsys, s
 
 
 def test_a_healthy_world_is_ok(tmp_path, capsys):
-    tiny = Path(reward_checks.__file__).parents[1] / "tiny_world" / "tiny.yaml"
+    tiny = Path(cli.__file__).parent / "tiny_world" / "tiny.yaml"
     arguments = [
         "doctor",
         str(tiny),
@@ -42,7 +41,7 @@ def test_a_healthy_world_is_ok(tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["verdict"] in ("ok", "look")
     verdicts = {finding["check"]: finding["verdict"] for finding in said["findings"]}
-    assert len(verdicts) == 13
+    assert len(verdicts) == 14
     assert {
         verdicts[name]
         for name in (

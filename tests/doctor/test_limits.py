@@ -8,9 +8,10 @@ import math
 import pytest
 from findings import check_verdict, doctor_config
 
-from pad_fast.doctor import findings, response_checks, reward_checks
 from pad_fast.doctor.command import DoctorOptions
 from pad_fast.pipeline.arguments import parse_with
+from pad_fast.pipeline.findings import finding as findings
+from pad_fast.pipeline.findings import responses, rewards
 
 
 def rows(student: list[list[float]], teacher: list[list[float | None]]) -> list[dict]:
@@ -27,32 +28,30 @@ def test_saturated_loss(world, tmp_path, beta, verdict):
     training = settings.pad_config(tmp_path / "x")
     opposite = rows([[0.0, 1.0, 2.0]] * 3, [[2.0, 1.0, 0.0]] * 3)
     check_verdict(
-        reward_checks.saturated(opposite, training),
+        rewards.saturated(opposite, training),
         verdict,
         *(() if verdict == "ok" else ("teacher_beta", "divergence: kl", "mcq_floor")),
     )
     unending = dataclasses.replace(settings, training=settings.training | {"divergence": "kl"})
-    check_verdict(reward_checks.saturated(opposite, unending.pad_config(tmp_path / "x")), "ok")
+    check_verdict(rewards.saturated(opposite, unending.pad_config(tmp_path / "x")), "ok")
 
 
 def test_opposite_rankings_and_lone_responses(world, tmp_path):
     check_verdict(
-        reward_checks.agreement(rows([[0.0, 1.0, 2.0]] * 4, [[2.0, 1.0, 0.0]] * 4)),
+        rewards.agreement(rows([[0.0, 1.0, 2.0]] * 4, [[2.0, 1.0, 0.0]] * 4)),
         "look",
         "normalize",
     )
     two_groups = rows([[0.0, 1.0, 2.0]] * 2, [[0.0, 2.0, 1.0], [2.0, 1.0, 0.0]])
-    check_verdict(reward_checks.agreement(two_groups), "ok")  # they prove nothing
+    check_verdict(rewards.agreement(two_groups), "ok")  # they prove nothing
     settings, _ = parse_with("doctor", [str(doctor_config(world, tmp_path))], DoctorOptions)
     check_verdict(
-        reward_checks.flat_groups(
-            rows([[0.0, 1.0]], [[None, 1.0]]), settings.pad_config(tmp_path / "x")
-        ),
+        rewards.flat_groups(rows([[0.0, 1.0]], [[None, 1.0]]), settings.pad_config(tmp_path / "x")),
         "problem",
         "max_new_tokens",
     )
     check_verdict(
-        response_checks.length(
+        responses.length(
             [{"completion_ids": [[1], [1, 2]], "teacher_rewards": [1.0, 1.0]}],
             settings.run,
             settings.pad_config(tmp_path / "x"),
@@ -86,14 +85,14 @@ def effect(**changes: float) -> dict[str, float]:
 
 def test_multiple_choice_that_adds_nothing(world, tmp_path):
     settings, _ = parse_with("doctor", [str(doctor_config(world, tmp_path))], DoctorOptions)
-    check_verdict(reward_checks.choices(effect(), settings.run), "ok")
-    check_verdict(reward_checks.choices({}, settings.run), "ok")
-    flat = reward_checks.choices(effect(choice_spread=0.09, reordered=0.018), settings.run)
+    check_verdict(rewards.choices(effect(), settings.run), "ok")
+    check_verdict(rewards.choices({}, settings.run), "ok")
+    flat = rewards.choices(effect(choice_spread=0.09, reordered=0.018), settings.run)
     check_verdict(flat, "look", "mcq_style: none", "mcq_template")
     assert (
         "does not discriminate here: it costs 12 questions a prompt and changes the order of 2%"
         in (flat.found)
     )
-    agreeing = reward_checks.choices(effect(reordered=0.01), settings.run)
+    agreeing = rewards.choices(effect(reordered=0.01), settings.run)
     check_verdict(agreeing, "look", "mcq_style: none", "mcq_weight")
     assert agreeing.found.startswith("changes little here")

@@ -10,7 +10,7 @@ import worlds
 from findings import check_verdict, doctor_config, findings
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from pad_fast.doctor import reward_checks
+from pad_fast.pipeline.findings import rewards
 from pad_fast.pipeline.score import model_scores
 
 
@@ -140,5 +140,5 @@ def test_teacher_whose_window_is_too_short(world, tmp_path):
     check_verdict(found["unscored"], "ok")
     # A teacher whose tokenizer needs more tokens than the student's cannot read every response.
     masked = [{"teacher_rewards": [None, -1.0, -1.2, -1.3]}, {"teacher_rewards": [-1.0] * 4}]
-    check_verdict(reward_checks.masked(masked), "look", "max_new_tokens")
-    check_verdict(reward_checks.masked([{"teacher_rewards": [None, None, -1.0, -1.0]}]), "problem")
+    check_verdict(rewards.masked(masked), "look", "max_new_tokens")
+    check_verdict(rewards.masked([{"teacher_rewards": [None, None, -1.0, -1.0]}]), "problem")

@@ -8,8 +8,8 @@ import worlds
 from findings import PROMPTS, check_verdict, doctor_config, findings
 from transformers import AutoModelForCausalLM
 
-from pad_fast.doctor import template_checks
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.findings import templates
 
 
 def with_template(world: Path, folder: Path, template: str) -> Path:
@@ -46,7 +46,7 @@ def test_template_that_refuses_an_answer(world, tmp_path):
     )
     student = Checkpoint("student", str(with_template(world, tmp_path / "student", refusing)))
     rows = [{"prompt": [{"role": "user", "content": "1+1=?"}], "completions": ["2"]}]
-    check_verdict(template_checks.template(student, rows), "problem", "chat_template.jinja")
+    check_verdict(templates.template(student, rows), "problem", "chat_template.jinja")
 
 
 def test_template_at_whose_border_tokens_merge():
@@ -71,5 +71,5 @@ def test_template_at_whose_border_tokens_merge():
             return self
 
     row = {"prompt": [{"role": "user", "content": "a"}], "completions": ["\na"]}
-    check_verdict(template_checks.template(Student(), [row]), "look", "generation prompt")
-    check_verdict(template_checks.template(Student(), [{**row, "completions": ["a"]}]), "ok")
+    check_verdict(templates.template(Student(), [row]), "look", "generation prompt")
+    check_verdict(templates.template(Student(), [{**row, "completions": ["a"]}]), "ok")

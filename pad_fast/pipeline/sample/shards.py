@@ -13,7 +13,7 @@ from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.whole_files import Row, shard_path, write_rows
 
-OnShard = Callable[[int, Row], None]
+OnShard = Callable[[int, Sequence[Row], Row], None]
 
 
 def shards(rows: Sequence[Row], folder: Path, size: int) -> list[tuple[int, Path, Sequence[Row]]]:
@@ -51,7 +51,7 @@ def sample_shards(
         sampler: how the model samples.
         seed: of all shards.
         title: of the progress bar.
-        on_shard: called with the index and the metrics of each shard before it is written.
+        on_shard: called with index, rows and metrics of each shard before it is written.
     """
     config = sampler.config
     todo = shards(rows, folder, config.shard_size)
@@ -65,5 +65,5 @@ def sample_shards(
                 continue
             sampled = generate(engine, part, sampler, derive_seed(seed, index), bar.update)
             if on_shard is not None:
-                on_shard(index, sampling_metrics(sampled))
+                on_shard(index, sampled, sampling_metrics(sampled))
             write_rows(path, sampled)

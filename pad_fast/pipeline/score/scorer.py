@@ -24,7 +24,7 @@ from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, shard_pat
 
 logger = logging.getLogger("pad_fast")
 
-OnShard = Callable[[int, Row], None]
+OnShard = Callable[[int, Sequence[Row], Row], None]
 TEACHER_COLUMNS = (
     "teacher_logps",
     "teacher_num_tokens",
@@ -74,7 +74,7 @@ class Scorer:
             folder: where the scored shards are.
             num_generations: number of responses in a row.
             title: of the two progress bars.
-            on_shard: called with the index and the metrics of each shard before it is written.
+            on_shard: called with index, rows and metrics of each shard before it is written.
         """
         todo = [
             (source, folder / source.name)
@@ -99,7 +99,7 @@ class Scorer:
                 scored, metrics = self._scored_shard(read_rows(source), per_row, bar.update)
                 unasked += metrics.get("mcq/too_long", 0)
                 if on_shard is not None:
-                    on_shard(shard_index(source), metrics)
+                    on_shard(shard_index(source), scored, metrics)
                 write_rows(target, scored)
         if unasked:
             logger.warning(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pad_fast.doctor.findings import Finding, Verdict, share_text
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.findings.finding import Finding, Verdict, share_text
 from pad_fast.pipeline.whole_files import Row
 
 

@@ -1,0 +1,59 @@
+"""The findings of a run's first shard, of which it warns once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from pad_fast.pipeline.findings import responses, rewards, templates
+from pad_fast.pipeline.findings.finding import Finding
+from pad_fast.pipeline.findings.heldout import heldout
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.whole_files import Row
+
+logger = logging.getLogger("pad_fast")
+
+
+def of_samples(run: RunContext, rows: Sequence[Row], heldout_prompts: int) -> list[Finding]:
+    """The findings of sampled rows.
+
+    Args:
+        run: the run.
+        rows: prompts of the first round with responses of the base student.
+        heldout_prompts: the number of held-out prompts.
+    """
+    student, config = run.student(0), run.config
+    return [
+        templates.template(student, rows),
+        responses.ending(student, rows, config),
+        responses.clipped(rows, config),
+        responses.repeated(rows, config),
+        heldout(heldout_prompts),
+    ]
+
+
+def of_scores(run: RunContext, rows: Sequence[Row], metrics: Row) -> list[Finding]:
+    """The findings of rows that the teacher has scored, and of the metrics of scoring them."""
+    config, training = run.config, run.training
+    return [
+        templates.template(run.teacher, rows),
+        rewards.masked(rows),
+        rewards.flat_groups(rows, training),
+        rewards.saturated(rows, training),
+        responses.length(rows, config, training),
+        rewards.agreement(rows),
+        rewards.position(metrics, config),
+        rewards.letters(metrics, config),
+        rewards.choices(metrics, config),
+    ]
+
+
+def warn(findings: Iterable[Finding], title: str) -> None:
+    """Log what is not ok, each in the doctor's words, in one warning."""
+    lines = [
+        f"  {found.check} ({found.verdict}): {found.found} → {found.advice}"
+        for found in findings
+        if found.verdict != "ok"
+    ]
+    if lines:
+        logger.warning("%s: of its first shard,\n%s", title, "\n".join(lines))

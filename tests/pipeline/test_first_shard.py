@@ -1,0 +1,82 @@
+"""A run warns once, on its first shard, in the words of the doctor."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from findings import check_verdict
+from worlds import changed_config, write_prompts
+
+from pad_fast import cli
+from pad_fast.doctor.command import examine
+from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.findings.heldout import heldout
+
+
+def warnings(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "first shard" in record.msg]
+
+
+@pytest.fixture
+def sick(world, tmp_path):
+    """Every response is cut, half of them are equal, and one prompt is held out."""
+    write_prompts(tmp_path / "one.jsonl", 1, start=50)
+    return changed_config(
+        world,
+        tmp_path,
+        max_new_tokens=1,
+        temperature=0.05,
+        heldout=str(tmp_path / "one.jsonl"),
+        shard_size=8,
+    )
+
+
+def test_what_the_doctor_knows_is_said_once(sick, caplog, no_report, capsys):
+    caplog.set_level(logging.WARNING)
+    assert cli.main(["sample", str(sick)]) == 0
+    (said,) = warnings(caplog)
+    assert said.startswith("round 1/1 · sample: ")
+    for words in (
+        "clipped (problem): 100% of the responses were cut at 1 tokens → raise max_new_tokens",
+        "repeated (",
+        "end of response (problem): none of 24 responses ended by itself → ",
+        "held-out (problem): 1 held-out prompt: ",
+    ):
+        assert f"\n  {words}" in said
+    caplog.clear()
+    assert cli.main(["run", str(sick)]) == 0
+    (said,) = warnings(caplog)  # of the scores; that of the samples is not repeated
+    assert said.startswith("round 1/1 · score: ")
+    assert "\n  letters (problem): the offered letters hold " in said
+    assert "reword mcq_template" in said
+    caplog.clear()
+    assert cli.main(["run", str(sick)]) == 0
+    assert not warnings(caplog)
+
+
+def test_the_words_are_the_doctors(sick, caplog, capsys):
+    """On the same prompts: those that both look at, for the checks that depend on no seed."""
+    caplog.set_level(logging.WARNING)
+    assert cli.main(["sample", str(sick)]) == 0
+    (said,) = warnings(caplog)
+    found = {one.check: one for one in examine(parse_settings("doctor", [str(sick)]), 8)}
+    for check in ("clipped", "end of response", "held-out"):
+        one = found[check]
+        assert f"\n  {check} ({one.verdict}): {one.found} → {one.advice}" in f"{said}\n"
+
+
+def test_later_shards_and_rounds_are_silent(world, tmp_path, caplog, no_report, capsys):
+    caplog.set_level(logging.WARNING)
+    config = changed_config(world, tmp_path, max_new_tokens=1, shard_size=2, rounds=2)
+    assert cli.main(["run", str(config)]) == 0
+    assert [text.split(":")[0] for text in warnings(caplog)] == [
+        "round 1/2 · sample",
+        "round 1/2 · score",
+    ]
+
+
+def test_numbers_of_heldout_prompts():
+    for count, verdict in ((0, "ok"), (1, "problem"), (2, "look"), (29, "look"), (30, "ok")):
+        check_verdict(heldout(count), verdict, *(["heldout_size"] if verdict != "ok" else []))
+    assert "up to 9%" in heldout(30).found
