@@ -37,6 +37,8 @@ class Checkpoint:
         attn_implementation: attention by its name in transformers.
         template_kwargs: arguments of the chat template.
         now: the time that the chat template is given; by default that of the call.
+        most_tokens: the longest sequence that whatever runs the model takes, if that is less than
+            the model's own window.
 
     Raises:
         ValueError: configuration, weights, tokenizer or chat template cannot be loaded.
@@ -49,6 +51,7 @@ class Checkpoint:
     attn_implementation: str | None = None
     template_kwargs: dict[str, Any] | None = None
     now: datetime.datetime | None = None
+    most_tokens: int | None = None
 
     @cached_property
     def config(self) -> Any:
@@ -111,8 +114,9 @@ class Checkpoint:
 
     @property
     def window(self) -> int | None:
-        """The longest sequence that the model was made for, in tokens; None if unknown."""
-        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        """The longest sequence that the model can be given, in tokens; None if unknown."""
+        own = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return min(filter(None, (own, self.most_tokens)), default=None)
 
     @cached_property
     def eos_token_ids(self) -> list[int]:

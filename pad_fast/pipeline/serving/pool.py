@@ -1,0 +1,275 @@
+"""Many requests to several servers at a time, of which each is answered once.
+
+Every URL has as many slots as it may have requests at a time. A URL that does not answer is left
+alone, its requests go to the others, and its slots come back when it answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_never,
+    wait_random_exponential,
+)
+
+from pad_fast.pipeline.serving.dialects import Garbled, Request, ServerError
+
+logger = logging.getLogger("pad_fast")
+
+KEY = "PAD_FAST_SERVER_KEY"  # the environment's variable with the servers' bearer token
+AGAIN = {408, 409, 425, 429, 500}  # an answer of the server, which the same request may not get
+DOWN = {502, 503, 504}  # a proxy's or a starting server's: nothing is answered there now
+CONNECT = 10.0  # seconds for a connection, and for the question whether a server is there
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How patiently servers are asked.
+
+    Args:
+        concurrency: requests to each URL at a time.
+        timeout: seconds that one request may take.
+        patience: seconds for which all URLs may be out of reach at a time.
+        attempts: how often one request is sent before it is given up.
+        pause: seconds before the second attempt, which double from then on.
+    """
+
+    concurrency: int = 64
+    timeout: float = 600.0
+    patience: float = 900.0
+    attempts: int = 8
+    pause: float = 1.0
+
+
+class _Again(Exception):
+    """An attempt that failed in a way that may not repeat itself."""
+
+
+class Pool:
+    """The servers of one model.
+
+    Args:
+        urls: of the servers, without ``/v1``.
+        limits: concurrency, time-outs, patience.
+        restart: called before a URL that does not answer is asked again; it may start the server
+            anew, or raise :class:`ServerError` if that is hopeless.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        limits: Limits,
+        restart: Callable[[str], object] = lambda url: None,
+    ) -> None:
+        self.urls, self.limits, self.restart = tuple(urls), limits, restart
+        self.canary: Request | None = None  # its read raises if a server came back as another
+        self.down: dict[str, str] = {}  # URLs that do not answer, and why
+
+    def run(
+        self, requests: Sequence[Request], progress: Callable[[int], object] = lambda count: None
+    ) -> list[Any]:
+        """The answers to ``requests``, in their order.
+
+        Raises:
+            ServerError: all URLs stay out of reach, a server refuses a request, or one request
+                fails again and again.
+        """
+        return asyncio.run(_Call(self).run(requests, progress)) if requests else []
+
+    def ask(self, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of one server at a path, or of ``body`` sent there; None without such a path.
+
+        Raises:
+            ServerError: the server does not answer, or wants a key.
+        """
+        method, headers = "GET" if body is None else "POST", _headers()
+        try:
+            found = httpx.request(method, url + path, json=body, headers=headers, timeout=CONNECT)
+            if found.status_code in (401, 403):
+                raise ServerError(f"{url} wants a key; set {KEY} in the environment")
+            if found.status_code in (404, 405, 501):
+                return None
+            found.raise_for_status()
+            return found.json()
+        except ServerError:
+            raise
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise ServerError(f"{url} does not answer: {_told(error)}") from None
+
+
+class _Call:
+    """One call of :meth:`Pool.run`, with what lives as long as its event loop."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.limits = pool, pool.limits
+        self.free: asyncio.Queue[str] = asyncio.Queue()
+        self.parked: dict[str, int] = dict.fromkeys(pool.urls, 0)
+        self.revivals: dict[str, asyncio.Task] = {}
+        self.hopeless: ServerError | None = None
+        self.silent_since = time.monotonic()
+
+    async def run(
+        self, requests: Sequence[Request], progress: Callable[[int], object]
+    ) -> list[Any]:
+        """See :meth:`Pool.run`."""
+        for _ in range(self.limits.concurrency):
+            for url in self.pool.urls:
+                self.free.put_nowait(url)
+        timeout = httpx.Timeout(self.limits.timeout, connect=CONNECT, pool=None)
+        most = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(headers=_headers(), timeout=timeout, limits=most) as client:
+            self.client = client
+            for url in list(self.pool.down):
+                self._revive(url)
+            tasks = [asyncio.ensure_future(self._answer(one, progress)) for one in requests]
+            try:
+                return list(await asyncio.gather(*tasks))
+            finally:
+                rest = [*tasks, *self.revivals.values()]
+                for task in rest:
+                    task.cancel()
+                await asyncio.gather(*rest, return_exceptions=True)
+
+    async def _answer(self, request: Request, progress: Callable[[int], object]) -> Any:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_Again),
+            wait=wait_random_exponential(multiplier=self.limits.pause, max=30),
+            stop=stop_after_attempt(self.limits.attempts),
+            reraise=True,
+        )
+        try:
+            found = await retrying(self._attempt, request)
+        except _Again as error:
+            raise ServerError(
+                f"a request failed {self.limits.attempts} times, the last time at {error}; what "
+                "was finished is kept, so mend the server and start the run again"
+            ) from None
+        progress(request.count)
+        return found
+
+    async def _attempt(self, request: Request) -> Any:
+        """One attempt, at whichever URL has a free slot first."""
+        url = await self._slot()
+        try:
+            found = await self._post(url, request)
+            self.silent_since = time.monotonic()
+            return found
+        finally:
+            self.free.put_nowait(url)
+
+    async def _slot(self) -> str:
+        while True:
+            url = await self.free.get()
+            if self.hopeless is not None:
+                self.free.put_nowait(url)
+                raise self.hopeless
+            if url not in self.pool.down:
+                return url
+            self.parked[url] += 1
+
+    async def _post(self, url: str, request: Request) -> Any:
+        try:
+            found = await self.client.post(url + request.path, json=request.body)
+        except httpx.TransportError as error:
+            self._leave(url, _told(error))
+            raise _Again(f"{url}: {_told(error)}") from None
+        if found.status_code in AGAIN | DOWN:
+            if found.status_code in DOWN:
+                self._leave(url, f"status {found.status_code}")
+            raise _Again(f"{url}: status {found.status_code}, {found.text[:200]!r}")
+        if found.status_code != 200:
+            raise ServerError(
+                f"{url}{request.path} refuses a request with status {found.status_code}: "
+                f"{found.text[:400]}"
+            )
+        try:
+            return request.read(found.json())
+        except (Garbled, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            if isinstance(error, ServerError):
+                raise ServerError(f"{url}: {error}") from None
+            raise _Again(
+                f"{url}: an answer that makes no sense ({_told(error)}), {found.text[:200]!r}"
+            ) from None
+
+    def _leave(self, url: str, why: str) -> None:
+        """Take a URL out until it answers again."""
+        if url in self.pool.down:
+            return
+        self.pool.down[url] = why
+        left = len(self.pool.urls) - len(self.pool.down)
+        logger.warning(
+            "%s does not answer (%s); %s",
+            url,
+            why,
+            f"its requests go to the other {left}"
+            if left
+            else f"the run waits for up to {self.limits.patience:.0f} seconds",
+        )
+        self._revive(url)
+
+    def _revive(self, url: str) -> None:
+        self.revivals[url] = asyncio.ensure_future(self._wait_for(url))
+
+    async def _wait_for(self, url: str) -> None:
+        """Ask a URL again and again, and give its slots back when it answers."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_Again),
+            wait=wait_random_exponential(multiplier=self.limits.pause, max=15),
+            stop=stop_never,
+        )
+        try:
+            await retrying(self._probe, url)
+        except ServerError as error:
+            self.hopeless = error
+        else:
+            logger.warning("%s answers again", url)
+            del self.pool.down[url]
+            self.silent_since = time.monotonic()
+        # Whoever waits for a slot takes one of these, and finds that the call is hopeless if so.
+        for _ in range(max(1, self.parked[url]) if self.hopeless else self.parked[url]):
+            self.free.put_nowait(url)
+        self.parked[url] = 0
+
+    async def _probe(self, url: str) -> None:
+        silent = time.monotonic() - self.silent_since
+        if len(self.pool.down) == len(self.pool.urls) and silent > self.limits.patience:
+            told = "; ".join(f"{url}: {why}" for url, why in self.pool.down.items())
+            raise ServerError(
+                f"no server has answered for {silent:.0f} seconds ({told}); what was finished is "
+                "kept, so start the servers and then the run again, or raise server_patience"
+            )
+        self.pool.restart(url)
+        try:
+            found = await self.client.get(url + "/v1/models", timeout=CONNECT)
+            if found.status_code == 200 and self.pool.canary is not None:
+                canary = self.pool.canary
+                found = await self.client.post(url + canary.path, json=canary.body)
+                if found.status_code == 200:
+                    canary.read(found.json())
+        except (httpx.TransportError, Garbled, KeyError, TypeError, ValueError) as error:
+            self.pool.down[url] = _told(error)
+            raise _Again(_told(error)) from None
+        if found.status_code != 200:
+            raise _Again(f"status {found.status_code}")
+
+
+def _headers() -> dict[str, str]:
+    """The header with the key; without one the servers are asked without."""
+    key = os.environ.get(KEY)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _told(error: Exception) -> str:
+    """An error with its kind, in a line; many of httpx's have no text."""
+    return " ".join(f"{type(error).__name__} {error}".split())
