@@ -1,7 +1,7 @@
 """What vLLM and SGLang are sent over HTTP, and how their answers are read.
 
-Token ids go in and come out, so that no text is tokenized twice. A dialect makes requests; a request
-reads its own answer and raises :class:`Garbled` for one that makes no sense.
+Token ids go in and come out, so that no text is tokenized twice. A dialect makes requests; a
+request reads its own answer and raises :class:`Garbled` for one that makes no sense.
 
 Sources: vLLM's entrypoints/openai/completion/protocol.py (0.32), SGLang's managers/io_struct.py and
 docs/basic_usage/sampling_params. SGLang is asked through its own ``/generate``: its OpenAI endpoint
@@ -94,8 +94,9 @@ class Dialect(ABC):
             raise ServerError(f"a log-probability of {value:.4g}, above 0; it takes {self.raw}")
         if value <= EXCLUDED:
             raise ServerError(
-                "a log-probability of minus infinity, and nothing of it is kept: the model excludes "
-                "a token that it was asked about; check that it serves the checkpoint's weights"
+                "a log-probability of minus infinity, and nothing of it is kept: the model "
+                "excludes a token that it was asked about; check that the server serves the "
+                "checkpoint's weights"
             )
         return float(value)
 

@@ -149,7 +149,7 @@ class _Call:
             reraise=True,
         )
         try:
-            found = await retrying(self._attempt, request)
+            found: Any = await retrying(self._attempt, request)
         except _Again as error:
             raise ServerError(
                 f"a request failed {self.limits.attempts} times, the last time at {error}; what "
