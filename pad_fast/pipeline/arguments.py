@@ -20,7 +20,7 @@ from pad_fast.secret_values import remember_secrets
 from pad_fast.training.config import PADConfig
 
 Options = TypeVar("Options")
-PATHS = ("student", "teacher", "prompts", "heldout", "output_dir")
+PATHS = ("student", "teacher", "prompts", "heldout", "output_dir", "score_cache")
 FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # Trainer's, if they are no objects
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 

@@ -199,6 +199,11 @@ class RunConfig:
         + ".",
         RULES,
     )
+    score_cache: str | None = option(
+        None,
+        "Folder of the teacher's scores that many runs share, also at the same time: what another "
+        "run asked of the same weights is not asked again. Default: the run's own folder.",
+    )
     disable_tqdm: bool = option(False, "Show no progress bars.")
     accept_environment: bool = option(
         False,

@@ -37,6 +37,7 @@ from pad_fast.pipeline.restore import (
     rows_digest,
 )
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.whole_files import Row, write_json, write_rows
 
@@ -63,6 +64,8 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
         raise ValueError(
             f"a run uses one GPU, got {run.training.n_gpu}; set CUDA_VISIBLE_DEVICES to one of them"
         )
+    if run.config.score_cache is not None:
+        check_writable(Path(run.config.score_cache))
     with locked(run.folder.root):
         run.folder.check_manifest_is_not_lost()
         if run.folder.manifest_path.exists():

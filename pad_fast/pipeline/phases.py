@@ -124,6 +124,7 @@ FREE = frozenset(
         "save_steps",
         "save_strategy",
         "save_total_limit",
+        "score_cache",
         "score_batch_tokens",
         "max_tokens_per_step",
         "memory_budget",

@@ -19,6 +19,7 @@ from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.seeds import derive_seed
+from pad_fast.pipeline.weights import weights_digest
 from pad_fast.pipeline.whole_files import Row, read_rows
 
 
@@ -85,9 +86,19 @@ class RunContext:
     @contextlib.contextmanager
     def scorer(self) -> Iterator[Scorer]:
         """The scoring teacher, whose memory is released afterwards."""
-        cache = ScoreCache(self.folder.root / "teacher_cache")
-        with self.engine(self.teacher) as engine:
+        with self.engine(self.teacher) as engine, contextlib.closing(self._cache(engine)) as cache:
             yield Scorer(self.teacher, self.student(0), self.config, engine, cache)
+
+    def _cache(self, engine: Engine) -> ScoreCache:
+        """The cache of the teacher's numbers, the run's own or the one that runs share."""
+        shared = self.config.score_cache
+        if shared is None:  # the run folder is bound to one teacher
+            return ScoreCache(self.folder.root / "teacher_cache", engine.identity)
+        return ScoreCache(Path(shared), f"{engine.identity} {self._teacher_weights}")
+
+    @cached_property
+    def _teacher_weights(self) -> str:
+        return weights_digest(self.teacher.path, self.teacher.config)
 
     @cached_property
     def train_rows(self) -> list[Row]:

@@ -24,7 +24,7 @@ PLACES = [
     "after:heldout/samples/part-00000",
     "before:round-01/samples/part-00001",
     "after:round-01/samples/part-00002",
-    "after:teacher_cache/part-00001",  # some log-probabilities are kept, but no shard
+    "after:teacher_cache/part-",  # some log-probabilities are kept, but no shard
     "before:heldout/groups/part-00001",
     "after:round-01/scores/part-00001",
     "to:trainer/checkpoint-1/trainer_state.json",  # a checkpoint without its state is incomplete

@@ -57,16 +57,8 @@ def test_numbers_that_are_not_finite_are_not_kept(tmp_path, bad, column):
         write_rows(tmp_path / "part-00000.parquet", [row])
     cache = ScoreCache(tmp_path / "cache")
     with pytest.raises(ValueError, match="must be finite to be kept"):
-        cache.add(b"key", [0.0, bad])
-    cache.save()
+        cache.add({b"key": [0.0, bad]})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_cache_that_kept_one_asks_again(tmp_path):
-    cache = ScoreCache(tmp_path)
-    cache.known = cache._new = {b"good": [-1.0], b"bad": [math.nan]}
-    cache.save()
-    assert ScoreCache(tmp_path).known == {b"good": [-1.0]}
 
 
 def test_metrics_hold_null_for_what_is_not_finite(tmp_path):

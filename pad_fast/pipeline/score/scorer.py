@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.sample.engines import Engine
+from pad_fast.pipeline.sample.engines import Engine, Progress
 from pad_fast.pipeline.score.asked_questions import Quiz, configured_questions, make_quiz
+from pad_fast.pipeline.score.asked_teacher import AskedTeacher
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
 from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
@@ -32,6 +34,25 @@ TEACHER_COLUMNS = (
     "teacher_rewards",
     "scored_by",
 )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row with what the teacher answered about it.
+
+    Args:
+        row: as sampling writes it.
+        view: as the teacher reads it.
+        logps: log-probabilities of the readable responses, in nats.
+        quiz: the questions about them.
+        answers: to each question, the log-probabilities of all letters' tokens.
+    """
+
+    row: Row
+    view: TeacherView
+    logps: list[float]
+    quiz: Quiz
+    answers: list[list[float]]
 
 
 class Scorer:
@@ -53,7 +74,8 @@ class Scorer:
         engine: Engine,
         cache: ScoreCache,
     ) -> None:
-        self.teacher, self.config, self.engine, self.cache = teacher, config, engine, cache
+        self.teacher, self.config, self.engine = teacher, config, engine
+        self.teacher_numbers = AskedTeacher(engine, cache, config.reward_temperature)
         self.reuse_ids = teacher.same_tokenizer(student)
 
     def score_shards(
@@ -87,7 +109,8 @@ class Scorer:
             total=rows * num_generations, desc=f"{title}: score", unit="response", disable=quiet
         ) as bar:
             for source, _ in todo:
-                self._ask_logps([self.view(row) for row in read_rows(source)], bar.update)
+                views = [self.view(row) for row in read_rows(source)]
+                self.teacher_numbers.logps(views, bar.update)
         per_row, unasked = len(configured_questions(self.config, num_generations)), 0
         with tqdm(
             total=rows * per_row,
@@ -121,88 +144,56 @@ class Scorer:
         return multiple_choice.letter_token_ids(self.teacher.tokenizer, self.config.letters)
 
     def _scored_shard(
-        self, rows: Sequence[Row], per_row: int, progress: Callable[[int], object]
+        self, rows: Sequence[Row], per_row: int, progress: Progress
     ) -> tuple[list[Row], Row]:
         """The rows of one shard with the teacher's columns, and their metrics."""
+        asked = self._asked(rows, per_row, progress)
+        scored = [self._scored(one) for one in asked]
+        metrics = reward_metrics(scored)
+        if self.config.asks:
+            metrics["mcq/too_long"] = sum(
+                not one.quiz.asked and len(one.view.readable) > 1 for one in asked
+            )
+            metrics |= choice_metrics([letters for one in asked for letters in self._letters(one)])
+            if effect := self._effect(scored, asked):
+                metrics |= effect.metrics()
+        return scored, metrics
+
+    def _asked(self, rows: Sequence[Row], per_row: int, progress: Progress) -> list[Asked]:
+        """Each row with the teacher's answers about it."""
         views = [self.view(row) for row in rows]
+        logps = self.teacher_numbers.logps(views)
         quizzes = [
             make_quiz(self.teacher, self.config, row, view)
             for row, view in zip(rows, views, strict=True)
         ]
-        asked_now = self._ask_choices(quizzes, progress)
+        asked_now = 0
+
+        def count(questions: int) -> None:
+            nonlocal asked_now
+            asked_now += questions
+            progress(questions)
+
+        tokens = [token for forms in self.letter_forms for token in forms]
+        answers = self.teacher_numbers.choices([quiz.prompts for quiz in quizzes], tokens, count)
         progress(len(rows) * per_row - asked_now)  # the rest is known, or cannot be asked
-        scored = [
-            self._scored(row, view, quiz)
-            for row, view, quiz in zip(rows, views, quizzes, strict=True)
-        ]
-        metrics = reward_metrics(scored)
-        if self.config.asks:
-            metrics["mcq/too_long"] = sum(
-                not quiz.asked and len(view.readable) > 1
-                for quiz, view in zip(quizzes, views, strict=True)
-            )
-            answers = [answer for quiz in quizzes for answer in self._letters(quiz, True)]
-            metrics |= choice_metrics(answers)
-            if effect := self._effect(scored, views, quizzes):
-                metrics |= effect.metrics()
-        return scored, metrics
+        return list(map(Asked, rows, views, logps, quizzes, answers))
 
-    def _logp_key(self, view: TeacherView, index: int) -> bytes:
-        return self.cache.key("logp", view.prompt, view.responses[index])
-
-    def _ask_logps(self, views: Sequence[TeacherView], progress: Callable[[int], object]) -> None:
-        """Compute the log-probabilities of the responses that the cache does not hold."""
-        wanted = {
-            self._logp_key(view, index): (view.prompt, view.responses[index])
-            for view in views
-            for index in view.readable
-        }
-        missing = {key: pair for key, pair in wanted.items() if key not in self.cache.known}
-        progress(sum(len(view.responses) for view in views) - len(missing))
-        if not missing:
-            return
-        # A prompt's missing responses are asked together, so that they can share the prompt.
-        groups: dict[tuple[int, ...], dict[bytes, list[int]]] = {}
-        for key, (prompt, response) in missing.items():
-            groups.setdefault(tuple(prompt), {})[key] = response
-        responses = [list(group.values()) for group in groups.values()]
-        found = self.engine.logps(list(groups), responses, progress)
-        for group, logps in zip(groups.values(), found, strict=True):
-            for key, logp in zip(group, logps, strict=True):
-                self.cache.add(key, [logp])
-        self.cache.save()
-
-    def _ask_choices(self, quizzes: Sequence[Quiz], progress: Callable[[int], object]) -> int:
-        """Ask the questions whose answers the cache does not hold; returns their number."""
-        wanted = {self.cache.key("choice", ids): ids for quiz in quizzes for ids in quiz.prompts}
-        missing = {key: ids for key, ids in wanted.items() if key not in self.cache.known}
-        if missing:
-            tokens = [token for forms in self.letter_forms for token in forms]
-            prompts = list(missing.values())
-            found = self.engine.choices(prompts, tokens, progress)
-            for key, logps in zip(missing, found, strict=True):
-                self.cache.add(key, logps)
-            self.cache.save()
-        return len(missing)
-
-    def _letters(self, quiz: Quiz, renormalize: bool) -> list[tuple[list[float], float]]:
+    def _letters(self, asked: Asked, renormalize: bool = True) -> list[tuple[list[float], float]]:
         """Of every question the probabilities of its letters, and their sum before any division."""
         return [
-            multiple_choice.letter_probs(
-                self.cache.known[self.cache.key("choice", ids)],
-                self.letter_forms[: len(shown)],
-                renormalize,
-            )
-            for shown, ids in zip(quiz.asked, quiz.prompts, strict=True)
+            multiple_choice.letter_probs(answer, self.letter_forms[: len(shown)], renormalize)
+            for shown, answer in zip(asked.quiz.asked, asked.answers, strict=True)
         ]
 
-    def _scored(self, row: Row, view: TeacherView, quiz: Quiz) -> Row:
+    def _scored(self, asked: Asked) -> Row:
         """The row with the teacher's columns; responses that it cannot read have None there."""
-        logps, rewards = self._logps(view), self._uncalibrated(view)
+        view, rewards = asked.view, self._uncalibrated(asked)
         choices = None
-        if quiz.asked:
-            letters = [probs for probs, _ in self._letters(quiz, bool(self.config.mcq_renormalize))]
-            choices = multiple_choice.choice_probs(len(view.readable), quiz.asked, letters)
+        if asked.quiz.asked:
+            renormalize = bool(self.config.mcq_renormalize)
+            letters = [probs for probs, _ in self._letters(asked, renormalize)]
+            choices = multiple_choice.choice_probs(len(view.readable), asked.quiz.asked, letters)
             rewards = calibrated_rewards(
                 rewards,
                 choices,
@@ -211,40 +202,34 @@ class Scorer:
                 str(self.config.mcq_formula),
             )
         return {
-            **row,
-            "teacher_logps": view.for_all(logps),
+            **asked.row,
+            "teacher_logps": view.for_all(asked.logps),
             "teacher_num_tokens": [len(ids) for ids in view.responses],
             "teacher_choice_probs": None if choices is None else view.for_all(choices),
             "teacher_rewards": view.for_all(rewards),
             "scored_by": self.engine.identity,
         }
 
-    def _logps(self, view: TeacherView) -> list[float]:
-        """The log-probabilities of the responses that the teacher can read."""
-        return [self.cache.known[self._logp_key(view, index)][0] for index in view.readable]
-
-    def _uncalibrated(self, view: TeacherView) -> list[float]:
-        """Their rewards, without multiple choice."""
-        logps = self._logps(view)
+    def _uncalibrated(self, asked: Asked) -> list[float]:
+        """The rewards of the readable responses, without multiple choice."""
         if self.engine.normalize != "mean":
-            return logps
+            return asked.logps
+        view = asked.view
         return [
             logp / len(view.responses[index])
-            for logp, index in zip(logps, view.readable, strict=True)
+            for logp, index in zip(asked.logps, view.readable, strict=True)
         ]
 
-    def _effect(
-        self, rows: Sequence[Row], views: Sequence[TeacherView], quizzes: Sequence[Quiz]
-    ) -> ChoiceEffect | None:
+    def _effect(self, rows: Sequence[Row], asked: Sequence[Asked]) -> ChoiceEffect | None:
         """What multiple choice did to the rewards of scored rows that it asked about."""
-        asked = [place for place, quiz in enumerate(quizzes) if quiz.asked]
+        both = [(row, one) for row, one in zip(rows, asked, strict=True) if one.quiz.asked]
         floor, choices = self.config.mcq_floor or 0.0, []
-        for place in asked:
-            known = [p for p in rows[place]["teacher_choice_probs"] if p is not None]
-            choices.append(views[place].for_all(log_choices(known, floor)))
+        for row, one in both:
+            known = [p for p in row["teacher_choice_probs"] if p is not None]
+            choices.append(one.view.for_all(log_choices(known, floor)))
         return choice_effect(
-            [len(quizzes[place].asked) for place in asked],
-            [views[place].for_all(self._uncalibrated(views[place])) for place in asked],
+            [len(one.quiz.asked) for _, one in both],
+            [one.view.for_all(self._uncalibrated(one)) for _, one in both],
             choices,
-            [rows[place]["teacher_rewards"] for place in asked],
+            [row["teacher_rewards"] for row, _ in both],
         )
