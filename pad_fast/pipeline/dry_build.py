@@ -81,14 +81,16 @@ def _check_trackers(args: PADConfig) -> None:
 
 def _check_optimizer(run: RunContext, trainer: Trainer) -> None:
     """Build the optimizer and its schedule on a few weights, and take all steps."""
-    args, optimizer = trainer.args, None
-    with _naming("optim", f"the optimizer {args.optim.value} cannot be built"):
-        names_of = _student_without_weights(run) if args.optim_target_modules else trainer.model
+    args, few, optimizer = trainer.args, trainer.model, None
+    assert few is not None
+    name = getattr(args.optim, "value", args.optim)
+    with _naming("optim", f"the optimizer {name} cannot be built"):
+        names_of: Any = _student_without_weights(run) if args.optim_target_modules else few
         _, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, names_of)
         if args.optim_target_modules is None and not kwargs.keys() & {*BUILT_FOR_A_MODEL}:
             optimizer = trainer.create_optimizer()
     # Another optimizer serves where the real one needs the student's weights.
-    optimizer = optimizer or torch.optim.SGD(trainer.model.parameters(), lr=args.learning_rate)
+    optimizer = optimizer or torch.optim.SGD(few.parameters(), lr=args.learning_rate)
     kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     given = args.lr_scheduler_kwargs or {}
     with _naming("lr_scheduler_type", f"{kind} with {given} cannot be built"):
