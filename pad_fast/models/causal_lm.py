@@ -36,9 +36,21 @@ def causal_lm(model: Any) -> PreTrainedModel:
             return model
 
 
+def embedding_module(model: PreTrainedModel) -> nn.Module:
+    """The embedding itself, without an adapter of PEFT around it."""
+    found: Any = model.get_input_embeddings()
+    while True:
+        if hasattr(found, "base_layer"):
+            found = found.base_layer
+        elif hasattr(found, "original_module"):
+            found = found.original_module
+        else:
+            return found
+
+
 def input_embedding(model: PreTrainedModel) -> Tensor:
     """The embedding table (V, D). Token ids have to be on its device."""
-    weight = model.get_input_embeddings().weight
+    weight = embedding_module(model).weight
     assert isinstance(weight, Tensor)
     return weight
 
@@ -48,7 +60,7 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 
     The modules' own attributes are read, since sharded weights have other shapes.
     """
-    embedding: Any = model.get_input_embeddings()
+    embedding: Any = embedding_module(model)
     head: Any = model.get_output_embeddings()
     return min(int(embedding.num_embeddings), int(head.out_features))
 
@@ -61,9 +73,19 @@ def model_window(model: nn.Module) -> int | None:
 def decoder(model: PreTrainedModel) -> nn.Module:
     """The part of the model that makes its last hidden states."""
     found: Any = model.get_decoder()
-    inner = getattr(model, "model", None)
-    # Llama4ForCausalLM, which calls its decoder otherwise than its base_model_prefix, finds itself.
-    return inner if found is model and isinstance(inner, nn.Module) else found
+    # That of Llama4ForCausalLM is itself, and that of a wrapper around it is it. The decoder is
+    # the part which holds the embedding and no head.
+    while _predicts(found):
+        embedding = model.get_input_embeddings()
+        inner = (part for part in found.children() if embedding in part.modules())
+        if (found := next(inner, None)) is None:
+            raise AttributeError(f"{type(model).__name__} holds no decoder apart from its head")
+    return found
+
+
+def _predicts(module: nn.Module) -> bool:
+    head = getattr(module, "get_output_embeddings", None)
+    return head is not None and head() is not None
 
 
 def decode(model: PreTrainedModel, input_ids: Tensor, **options: Any) -> Tensor:

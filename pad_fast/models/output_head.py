@@ -179,6 +179,13 @@ def _disagreement(model: PreTrainedModel) -> str | None:
         return None
     difference, size = (own - ours).abs().amax().item(), own.abs().amax().item()
     eps = max(torch.finfo(dtype).eps for dtype in (output_head(model).weight.dtype, own.dtype))
+    moved = (own[0, :-1] - own[1, :-1]).abs().amax().item()
+    if moved > max(1e-4, 16 * eps) * size:
+        raise ValueError(
+            "model must be a causal language model, whose tokens do not see later ones, got "
+            f"{type(model).__name__}: another last token moves the logits before it by {moved:.3g} "
+            f"of {size:.3g}"
+        )
     if difference <= 16 * eps * size:
         return None
     return f"hidden states times its head miss its logits by {difference:.3g} of {size:.3g}"
@@ -186,13 +193,16 @@ def _disagreement(model: PreTrainedModel) -> str | None:
 
 @torch.no_grad()
 def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """The logits of a few tokens by the model and by :class:`OutputHead`, in float32.
+    """The logits (2, 4, V) of a few tokens by the model and by :class:`OutputHead`, in float32.
+
+    The last of the four tokens differs between the two rows.
 
     The hidden states are scaled up before the head: at a random initialisation logits are so small
     that a softcap, or any other curve, would not show.
     """
     head = output_head(model)
-    ids = torch.arange(4, device=input_embedding(model).device)[None] % vocabulary_size(model)
+    device, vocabulary = input_embedding(model).device, vocabulary_size(model)
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=device) % vocabulary
     with evaluating(model):
         hidden = decode(model, ids).to(head.weight)
         gain = 40.0 / (hidden @ head.weight.T).abs().amax().clamp(min=1e-6).item()

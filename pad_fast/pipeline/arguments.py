@@ -20,6 +20,10 @@ from pad_fast.secret_values import remember_secrets
 from pad_fast.training.config import PADConfig
 
 Options = TypeVar("Options")
+REFUSED = {
+    "trust_remote_code": "a run executes no code that a model or dataset brings along, so this "
+    "cannot be set; take a model of an architecture that transformers has",
+}
 PATHS = ("student", "teacher", "prompts", "heldout", "output_dir", "score_cache")
 FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # Trainer's, if they are no objects
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
@@ -72,12 +76,14 @@ def _parse(
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         flag = unknown[0].split("=")[0]
+        _refuse(flag.lstrip("-").replace("-", "_"))
         raise ValueError(
             f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}"
         )
     values = read_config(Path(namespace.config)) if namespace.config else {}
     remember_secrets([vars(namespace), values])
     for key in values:
+        _refuse(str(key))
         if key not in keys:
             raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), keys)}")
     # The values of the YAML pass through the parser too, so that they are converted and checked in
@@ -95,6 +101,12 @@ def _parse(
     return Settings(
         run, {name: value for name, value in vars(training).items() if value != defaults[name]}
     ), own
+
+
+def _refuse(name: str) -> None:
+    """Raise ValueError for a setting that other programs have, and a run does not for a reason."""
+    if name in REFUSED:
+        raise ValueError(f"{name}: {REFUSED[name]}")
 
 
 def _names(kinds: Iterable[Any]) -> list[str]:

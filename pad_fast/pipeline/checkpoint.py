@@ -6,19 +6,27 @@ import datetime
 import gc
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 
 from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
+from pad_fast.models.auto import model_class
 from pad_fast.pipeline.prompts import Message
 from pad_fast.pipeline.whole_files import Row, ends_hash
 
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # whose question would wait for an answer
 # Conversations of all roles and with both ends, whose renderings are compared.
 PROBES = (("user",), ("system", "user"), ("user", "assistant"), ("user", "assistant", "user"))
 # What tokenizer.json says of texts that are padded, cut or given ends, and of decoding.
@@ -69,11 +77,23 @@ class Checkpoint:
                     "nor .bin"
                 )
         try:
-            return AutoConfig.from_pretrained(self.path, revision=self.revision)
+            found, _ = PreTrainedConfig.get_config_dict(self.path, revision=self.revision)
         except OSError as error:
             raise ValueError(
                 f"{self.role}: {self.path} is neither a folder nor a model that the hub gives: "
                 f"{_first_line(error)}"
+            ) from None
+        if "auto_map" in found and found.get("model_type") not in CONFIG_MAPPING:
+            raise ValueError(
+                f"{self.role}: {self.path} brings code of its own ({_code(found)} in the auto_map "
+                "of config.json), and a run executes no code of a model (trust_remote_code is "
+                "off); take a model of an architecture that transformers has"
+            )
+        try:
+            return AutoConfig.from_pretrained(self.path, revision=self.revision, **NO_CODE)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{self.role}: the config.json of {self.path} cannot be read: {_first_line(error)}"
             ) from None
 
     @cached_property
@@ -81,7 +101,7 @@ class Checkpoint:
         """The tokenizer, which has a chat template."""
         _ = self.config  # if the path is wrong, that error is more helpful than the tokenizer's
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, **NO_CODE)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self.role}: {self.path} has no tokenizer that can be loaded: "
@@ -94,6 +114,48 @@ class Checkpoint:
             )
         return tokenizer
 
+    @property
+    def model_class(self) -> Any:
+        """The class of transformers that loads the model."""
+        try:
+            return model_class(self.config)
+        except ValueError as error:
+            raise ValueError(f"{self.role}: {self.path} {error}") from None
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of token ids that the model can read and predict."""
+        return int(self.config.get_text_config().vocab_size)
+
+    @cached_property
+    def known_ids(self) -> dict[int, str]:
+        """The tokens of the tokenizer by their ids."""
+        return {index: token for token, index in self.tokenizer.get_vocab().items()}
+
+    def ids_without_token(self) -> list[int]:
+        """The ids that the model can predict and the tokenizer has no token for.
+
+        Embeddings are often padded to a round number of rows.
+        """
+        return sorted(set(range(self.vocabulary)) - self.known_ids.keys())
+
+    def check_ids(self, ids: Iterable[int], what: str) -> None:
+        """Raise ValueError for ids beyond the embedding, which the model could not read.
+
+        Args:
+            ids: token ids.
+            what: where they are from, for the message.
+        """
+        largest = max(ids, default=0)
+        if largest >= self.vocabulary:
+            raise ValueError(
+                f"{self.role}: {what} has the token {self.known_ids.get(largest, largest)!r} with "
+                f"the id {largest}, and the embedding of {self.path} has {self.vocabulary} rows "
+                f"(vocab_size) for {max(self.known_ids, default=0) + 1} ids of the tokenizer; call "
+                "model.resize_token_embeddings(len(tokenizer)) and save both, or take the "
+                "tokenizer that belongs to the model"
+            )
+
     @cached_property
     def model(self) -> Any:
         """The model on the default device, in evaluation mode."""
@@ -101,8 +163,8 @@ class Checkpoint:
         attention = (
             {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
         )
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            self.path, revision=self.revision, dtype=self.dtype, **attention
+        model: Any = self.model_class.from_pretrained(
+            self.path, revision=self.revision, dtype=self.dtype, **attention, **NO_CODE
         )
         return model.to(default_device()).eval()
 
@@ -202,6 +264,11 @@ class Checkpoint:
         files = (path for path in folder.iterdir() if path.is_file())
         shown = sorted(path for path in files if not path.name.startswith("."))
         return {"path": self.path, "sha256": ends_hash(shown)}
+
+
+def _code(config: dict[str, Any]) -> str:
+    """The first class that a config names of a model's own code."""
+    return str(next(iter(config["auto_map"].values()), "nothing"))
 
 
 def _first_line(error: Exception) -> str:

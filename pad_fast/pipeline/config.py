@@ -37,6 +37,10 @@ MANAGED = frozenset({"do_train", "do_eval", "do_predict", "resume_from_checkpoin
 FIXED = {
     "eval_strategy": ("no", "a run evaluates every round itself"),
     "save_only_model": (False, "checkpoints only serve to resume, which takes the optimizer too"),
+    "model_init_kwargs": (
+        None,
+        "a run loads its models itself, as dtype, train_dtype and attn_implementation say",
+    ),
     "ignore_data_skip": (False, "a training that is resumed would read other rows"),
 }
 NO_SETTINGS = MANAGED | {"local_rank"}

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, Trainer
+from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from pad_fast.models.auto import build_model
 from pad_fast.pipeline import hub
 from pad_fast.pipeline.run import RunContext
 from pad_fast.training.config import PADConfig
@@ -100,10 +101,10 @@ def _check_optimizer(run: RunContext, trainer: Trainer) -> None:
             schedule.step()
 
 
-def _student_without_weights(run: RunContext) -> nn.Module:
+def _student_without_weights(run: RunContext) -> Any:
     """The student's modules, in which an optimizer looks for its targets."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(run.student(0).config)
+        return build_model(run.student(0).config)
 
 
 def _check_compilation(args: PADConfig) -> None:

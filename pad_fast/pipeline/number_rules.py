@@ -16,7 +16,7 @@ from pad_fast.training.number_rules import (
 )
 
 # As many as a ranking of all responses can have; the questions about them are listed.
-RESPONSES = whole(2, 1024, "a ranking needs two")
+RESPONSES = whole(2, 65_536, "a ranking needs two")
 
 RULES: dict[str, NumberRule] = {
     "heldout_size": whole(0, MOST, "prompts"),
@@ -38,7 +38,7 @@ RULES: dict[str, NumberRule] = {
     "max_prompt_length": TOKENS,
     "sample_batch_tokens": TOKENS,
     "score_batch_tokens": TOKENS,
-    "mcq_opponents": whole(2, 1024, "an even one"),
+    "mcq_opponents": whole(2, 65_536, "an even one"),
     "mcq_weight": real(0, 1),
     "mcq_floor": real(0, 1, above=True, below=True),
 }

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pad_fast.conversation.encoding import control_tokens
 from pad_fast.pipeline import hub, multiple_choice, prompts
-from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.checkpoint import PROBES, Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.whole_files import Row
 
@@ -54,7 +55,8 @@ def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
 def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> None:
     """Raise ValueError for what would otherwise fail only after hours of sampling."""
     for checkpoint in (student, teacher):
-        _ = checkpoint.tokenizer, checkpoint.eos_token_ids
+        _ = checkpoint.model_class, checkpoint.tokenizer, checkpoint.eos_token_ids
+        check_tokens(checkpoint)
         if checkpoint.window is not None and checkpoint.window <= config.max_new_tokens:
             raise ValueError(
                 f"max_new_tokens: must leave room for a prompt in the {checkpoint.role}'s window "
@@ -62,6 +64,22 @@ def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) ->
             )
     if config.asks:
         multiple_choice.letter_token_ids(teacher.tokenizer, config.letters)
+
+
+def check_tokens(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for tokens of a tokenizer that the model's embedding has no row for.
+
+    What a text can hold counts, and so do padding, ends and what the chat template writes. Other
+    control tokens, such as those of images, are never used.
+    """
+    tokenizer, control = checkpoint.tokenizer, control_tokens(checkpoint.tokenizer)
+    if tokenizer.pad_token_id is not None:
+        checkpoint.check_ids([tokenizer.pad_token_id], "the padding")
+    checkpoint.check_ids(checkpoint.eos_token_ids, "the end of a text")
+    for text in checkpoint.chat.probes(PROBES):
+        checkpoint.check_ids(checkpoint.chat.encoder.ids(text or ""), "the chat template")
+    in_texts = (index for index, token in checkpoint.known_ids.items() if token not in control)
+    checkpoint.check_ids(in_texts, "the tokenizer")
 
 
 def check_prompts(rows: Sequence[Row], student: Checkpoint, teacher: Checkpoint) -> None:
@@ -112,6 +130,8 @@ def fitting(
         try:
             ids = {"student": student.prompt_ids(row["prompt"])}
             ids["teacher"] = ids["student"] if same else teacher.prompt_ids(row["prompt"])
+            for checkpoint in (student, teacher):
+                checkpoint.check_ids(ids[checkpoint.role], "the prompt")
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
         long = next((role for role in ids if len(ids[role]) > room[role]), None)

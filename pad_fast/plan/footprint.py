@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
+from transformers import DynamicCache, masking_utils
 
 from pad_fast.device import planning_for
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.models.attention_inputs import AttentionInputs
+from pad_fast.models.auto import build_model
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import known_problem
 from pad_fast.models.neighbour_effects import sides_of
@@ -63,7 +64,7 @@ def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None 
         # Every fused attention saves the same tensors, and some need a GPU.
         attn_implementation = "sdpa"
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+    model = build_model(config, dtype=dtype, **options)
     trust_head(model)
     return model
 
@@ -71,9 +72,7 @@ def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None 
 def count_parameters(config: Any) -> int:
     """The number of weights of a causal language model; tied weights count once."""
     with torch.device("meta"):
-        return sum(
-            weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters()
-        )
+        return sum(weight.numel() for weight in build_model(config).parameters())
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ RULES: dict[str, NumberRule] = {
     "teacher_beta": real(0, 1_000_000, above=True),
     "temperature": TEMPERATURES,
     "num_samples": whole(MIN_SAMPLES, 1_000_000, "rankings"),
-    "group_size": whole(2, 1024, "a ranking needs two"),
+    "group_size": whole(2, 65_536, "a ranking needs two"),
     "max_length": whole(2, TOKENS.most, "tokens"),
     "max_completion_length": TOKENS,
     "max_tokens_per_step": TOKENS,

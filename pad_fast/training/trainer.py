@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoModelForCausalLM,
+    AutoConfig,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,6 +26,7 @@ from transformers import (
 from transformers.training_args import OptimizerNames
 
 from pad_fast import device
+from pad_fast.models.auto import model_class
 from pad_fast.models.causal_lm import causal_lm, model_window, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
@@ -110,7 +111,7 @@ class PADTrainer(ResumableLog):
         if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
         student = _student(model, args, peft_config)
-        use_cache = student.config.use_cache
+        use_cache = vars(student.config).get("use_cache")
         self._read: Any = partial(
             _prepared, reader=_reader(student, args, processing_class), args=args
         )
@@ -134,7 +135,7 @@ class PADTrainer(ResumableLog):
                 "PADTrainer cannot split sequences over devices (context or sequence parallelism)"
             )
         # Trainer's False would go into the checkpoints; our forwards ask for no cache anyway.
-        student.config.use_cache = use_cache
+        _restore_use_cache(student.config, use_cache)
         self._choose_slices(student)
         self.model_accepts_loss_kwargs = True  # read by releases without loss_is_scaled_for_ga
         self._loss_of = preference_loss(args)
@@ -437,6 +438,23 @@ class PADTrainer(ResumableLog):
         ]
 
 
+def _loaded(name: str, options: dict[str, Any]) -> Any:
+    """A model by its name or folder; ``options`` are those of from_pretrained."""
+    of_config = ("revision", "subfolder", "trust_remote_code", "cache_dir", "token")
+    config = options.pop("config", None) or AutoConfig.from_pretrained(
+        name, **{key: options[key] for key in of_config if key in options}
+    )
+    return model_class(config).from_pretrained(name, config=config, **options)
+
+
+def _restore_use_cache(config: Any, before: bool | None) -> None:
+    """Undo Trainer's change to a configuration; one that wraps another has no such field."""
+    if before is None:
+        vars(config).pop("use_cache", None)
+    else:
+        config.use_cache = before
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Set every dropout probability to 0, also those that attention holds as numbers."""
     for module in model.modules():
@@ -450,9 +468,7 @@ def disable_dropout(model: nn.Module) -> None:
 def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
     """The model as it is trained: loaded, with its adapter, and with a forward for rewards."""
     if isinstance(model, str):
-        model = AutoModelForCausalLM.from_pretrained(
-            model, **{"dtype": torch.float32, **_as_dict(args.model_init_kwargs)}
-        )
+        model = _loaded(model, {"dtype": torch.float32, **_as_dict(args.model_init_kwargs)})
     if peft_config is not None:
         try:
             from peft import get_peft_model

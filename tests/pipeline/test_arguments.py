@@ -64,7 +64,7 @@ def test_flags_alone_are_enough(world, tmp_path):
         ),
         (
             ["--num_generations", "1"],
-            "num_generations: must be a whole number from 2 to 1,024 (a ranking needs two), got 1",
+            "num_generations: must be a whole number from 2 to 65,536 (a ranking needs two), got 1",
         ),
         (["--rounds", "many"], "invalid int value: 'many'"),
         (["--mcq_style", "pairs"], "argument --mcq_style"),

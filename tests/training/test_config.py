@@ -80,7 +80,7 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
             {"teacher_beta": float("nan")},
             "teacher_beta must be a number above 0 and at most 1,000,000, got nan",
         ),
-        ({"group_size": 1}, "group_size must be a whole number from 2 to 1,024 .*, got 1"),
+        ({"group_size": 1}, "group_size must be a whole number from 2 to 65,536 .*, got 1"),
         (
             {"max_completion_length": 0},
             "max_completion_length must be a whole number from 1 to .*, got 0",

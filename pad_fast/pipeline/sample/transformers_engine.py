@@ -62,6 +62,7 @@ class TransformersEngine(Engine):
         # A checkpoint's own generation config would fill in what ours leaves open, such as a
         # repetition penalty.
         model.generation_config = generation_config(how, n, eos, pad)
+        model.generation_config.suppress_tokens = self.checkpoint.ids_without_token() or None
         torch.manual_seed(seed)
         found: list[list[Sample]] = [[] for _ in prompts]
         lengths, budget = [len(prompt) for prompt in prompts], self.scores.config

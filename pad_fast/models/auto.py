@@ -1,0 +1,48 @@
+"""Which class of transformers a configuration is loaded by, and what it says about the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
+
+
+def model_class(config: Any) -> Any:
+    """The class that loads a language model of this configuration.
+
+    A model that also reads images, such as Qwen3-VL, is one too; it is only given text.
+
+    Raises:
+        ValueError: the configuration is not that of a causal language model.
+    """
+    name = type(config).__name__
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"must be a causal language model, got an encoder-decoder, {name}")
+    if getattr(config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
+        raise ValueError(f"must be a causal language model, got bidirectional attention, {name}")
+    for mapping, auto in (
+        (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
+        (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText),
+    ):
+        if type(config) in mapping:
+            return auto
+    # The text part of some models, such as Mllama, is saved with a configuration that no mapping
+    # has; it names its class.
+    for architecture in config.architectures or ():
+        found = getattr(transformers, architecture, None)
+        if found is not None and "CausalLM" in architecture:
+            return found
+    raise ValueError(f"must be a causal language model, got {name}")
+
+
+def build_model(config: Any, **options: Any) -> Any:
+    """A model of this configuration with random weights; ``options`` are those of from_config."""
+    found = model_class(config)
+    make = found.from_config if hasattr(found, "from_config") else found._from_config
+    return make(config, **options)
