@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ from pad_fast.pipeline.multiple_choice import (
     questions,
 )
 from pad_fast.pipeline.number_rules import RULES as RULES_OF_NUMBERS
+from pad_fast.pipeline.option import option
 from pad_fast.pipeline.output_dir import check_output_dir
 from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.secret_values import without_secrets
@@ -44,14 +44,6 @@ FIXED = {
     "ignore_data_skip": (False, "a training that is resumed would read other rows"),
 }
 NO_SETTINGS = MANAGED | {"local_rank"}
-
-
-def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
-    """A dataclass field with the help text and the choices of its command line flag."""
-    metadata: dict[str, Any] = {"help": help}
-    if choices is not None:
-        metadata["choices"] = choices
-    return field(default=default, metadata=metadata)
 
 
 @dataclass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pad_fast.files.user_files import json_rows
 
 Row = dict[str, Any]
 
@@ -72,41 +74,17 @@ def read_rows(path: Path) -> list[tuple[str, Row]]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        return list(_array_rows(path, text))
-    return list(_line_rows(path, text.split("\n")))
+    found = []
+    for place, value in json_rows(path):
+        if not isinstance(value, dict):
+            raise ValueError(f"{place}: must be a JSON object, got {type(value).__name__}")
+        found.append((place, value))
+    return found
 
 
 def is_array(path: Path) -> bool:
     """Whether a file holds one JSON array, and not JSON lines."""
     return path.read_text(encoding="utf-8-sig").lstrip().startswith("[")
-
-
-def _array_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from None
-    for number, value in enumerate(values, 1):
-        yield _row(f"{path}, item {number}", value)
-
-
-def _line_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: is not JSON ({error})") from None
-        yield _row(f"{path}:{number}", value)
-
-
-def _row(place: str, value: Any) -> tuple[str, Row]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{place}: must be a JSON object, got {type(value).__name__}")
-    return place, value
 
 
 def text_of(place: str, row: Row, *names: str) -> str:

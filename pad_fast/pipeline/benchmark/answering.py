@@ -52,7 +52,8 @@ class Answering:
 
         Returns:
             A row for each question: ``number``, ``responses`` and ``finish_reasons`` by turn,
-            ``response_tokens``, and ``time`` in seconds since 1970.
+            ``response_tokens``, ``seconds`` (its part of the shard's) and ``time``, in seconds
+            since 1970.
         """
         parts = shards(_rows(questions), self.folder, self.shard_size)
         done = sum(
@@ -89,6 +90,7 @@ class Answering:
     def _answer_shard(
         self, questions: Sequence[Question], shard: int, progress: Callable[[int], object]
     ) -> list[Row]:
+        start = time.perf_counter()
         found: list[Row] = [
             {"responses": [], "finish_reasons": [], "response_tokens": [], "time": 0.0}
             for _ in questions
@@ -96,6 +98,8 @@ class Answering:
         for turn in range(max(len(question.turns) for question in questions)):
             waiting = [i for i, question in enumerate(questions) if turn < len(question.turns)]
             self._answer_turn(questions, found, waiting, (shard, turn), progress)
+        for row in found:
+            row["seconds"] = (time.perf_counter() - start) / len(found)
         return found
 
     def _answer_turn(

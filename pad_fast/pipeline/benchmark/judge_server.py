@@ -98,6 +98,8 @@ class ServerJudge(Judge):
                 f"judge_server: {url} does not answer ({type(error).__name__}: {error}); verdicts "
                 "of finished shards are kept: start the server and give the command again"
             ) from None
+        except ValueError as error:
+            raise ValueError(f"judge_server: {url} answers with no JSON ({error})") from None
         return _verdict(url, response)
 
 

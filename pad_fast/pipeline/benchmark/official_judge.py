@@ -148,8 +148,9 @@ def _arena_hard(judge: OfficialJudge, model: str, answers: Path) -> tuple[list[s
 def _mt_bench(judge: OfficialJudge, model: str, answers: Path) -> tuple[list[str], Files]:
     """FastChat, which knows judges by OpenAI's names alone and reads the URL from a variable."""
     lines = [
-        '# Needs: a clone of https://github.com/lm-sys/FastChat and pip install "fschat[llm_judge]"',
-        '# with "openai<1". Usage: judge.sh PATH/TO/FastChat',
+        "# Needs: a clone of https://github.com/lm-sys/FastChat, and in its environment",
+        '#   pip install -e ".[llm_judge]" "openai<1"',
+        "# Usage: judge.sh PATH/TO/FastChat",
         "# FastChat accepts OpenAI's names only: serve your judge under the name gpt-4, as by",
         f"#   vllm serve {judge.name} --served-model-name gpt-4",
         "# The scores are then your judge's, and not GPT-4's.",
@@ -157,8 +158,9 @@ def _mt_bench(judge: OfficialJudge, model: str, answers: Path) -> tuple[list[str
         'cp "$here/data/mt_bench/model_answer/"*.jsonl data/mt_bench/model_answer/',
         f"export OPENAI_API_BASE={shlex.quote(judge.url)}",
         f'export OPENAI_API_KEY="${{{judge.key}:-EMPTY}}"',
-        f"python gen_judgment.py --model-list {shlex.quote(model)} --judge-model gpt-4 --parallel 8",
-        f"python show_result.py --model-list {shlex.quote(model)}",
+        f"model={shlex.quote(model)}",
+        'python gen_judgment.py --model-list "$model" --judge-model gpt-4 --parallel 8',
+        'python show_result.py --model-list "$model"',
     ]
     return lines, {"judge.yaml": {"url": judge.url, "model": judge.name, "served_as": "gpt-4"}}
 

@@ -152,7 +152,7 @@ def test_wrong_types_are_named_with_their_place(tmp_path, name, form, change, me
 
     faults = check_answers(spoiled(path, changed), questions).faults
     assert any(message in fault for fault in faults), faults
-    place = "item 2" if path.suffix == ".json" else ":2: "
+    place = "row 2" if path.suffix == ".json" else ": line 2: "
     assert any(place in fault for fault in faults)
 
 
@@ -182,8 +182,8 @@ def test_lines_in_place_of_an_array(tmp_path):
     ("text", "message"),
     [
         ("", "holds no answers"),
-        ('{"uid": 1', ":1: is not JSON"),
-        ('{"uid": "a"}\n[1]\n', ":2: must be a JSON object, got list"),
+        ('{"uid": 1', "line 1 is not JSON"),
+        ('{"uid": "a"}\n[1]\n', "line 2: must be a JSON object, got list"),
         ('{"prompt": "a"}\n', "is no answer file"),
         ("[1, 2", "is not JSON"),
     ],

@@ -1,0 +1,62 @@
+"""What a benchmark will cost, in a line before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from pad_fast.evaluation.benchmarks.records import Question
+from pad_fast.pipeline.benchmark.answering import Answering
+from pad_fast.pipeline.benchmark.asking import Asking
+from pad_fast.pipeline.sample.engines import Sampling
+
+TRIED = 16  # tokens of the trial
+
+
+def tokens_line(
+    asking: Asking, questions: Sequence[Question], prompts: Sequence[Sequence[int]]
+) -> str:
+    """The numbers of questions, of turns and of tokens at most."""
+    turns = sum(len(question.turns) for question in questions)
+    read, most = sum(map(len, prompts)), turns * asking.longest
+    shown = f", {turns:,} turns" if turns != len(questions) else ""
+    return (
+        f"{asking.benchmark.name}: {len(questions):,} questions{shown}; {read:,} tokens of prompts "
+        f"in the first turns, at most {most:,} new tokens ({asking.longest:,} a turn)"
+    )
+
+
+def most_seconds(answering: Answering, questions: Sequence[Question]) -> float:
+    """The time of all turns if each answer takes all tokens that it may.
+
+    It is estimated from the first shard: the time of one token, and of 16 more.
+
+    Args:
+        answering: the model.
+        questions: those that are still to be answered, at least one.
+    """
+    batch = answering.prompts(questions[: answering.shard_size])
+    batch = [prompt for prompt in batch if answering.room(prompt) > TRIED]
+    if not batch:
+        return 0.0
+    engine, times = answering.engine, []
+    engine.sample(batch[:1], 1, Sampling(1, 0.0), seed=0)  # loads the weights
+    for tokens in (1, 1 + TRIED):
+        start = time.perf_counter()
+        engine.sample(batch, 1, Sampling(tokens, 0.0), seed=0)
+        times.append(time.perf_counter() - start)
+    a_token = max(0.0, times[1] - times[0]) / TRIED
+    turns = sum(len(question.turns) for question in questions)
+    return turns / len(batch) * (times[0] + a_token * (answering.asking.longest - 1))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that fits, such as 42 s, 12 min or 3.5 h.
+
+    Example:
+        >>> duration(42), duration(700), duration(12_600)
+        ('42 s', '12 min', '3.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
