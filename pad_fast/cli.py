@@ -39,6 +39,7 @@ class Command:
             the command's options and ``arguments``, as far as the command has them. If it returns
             a text, the text is printed; if it returns False, the exit code is 3.
         config: whether CONFIG.yaml and the flags of a run follow.
+        reads: what follows if the function is given the words as they are, and reads them itself.
         preset: words that are put in front of the user's.
         options: a dataclass whose fields are flags of this command alone, as "module:class".
         arguments: fixed arguments of the function.
@@ -48,6 +49,7 @@ class Command:
     help: str
     call: str
     config: bool = True
+    reads: str = ""
     preset: tuple[str, ...] = ()
     options: str = ""
     arguments: tuple[Any, ...] = ()
@@ -55,6 +57,8 @@ class Command:
     @property
     def usage(self) -> str:
         """The command with what has to follow it."""
+        if self.reads:
+            return f"{self.name} {self.reads}"
         return f"{self.name} CONFIG.yaml" if self.config and not self.preset else self.name
 
 
@@ -87,6 +91,14 @@ MAIN_COMMANDS = (
         "try a few prompts and report what would spoil the run; leaves the run folder alone",
         "pad_fast.doctor.command:doctor",
         options="pad_fast.doctor.command:DoctorOptions",
+    ),
+    Command(
+        "benchmark",
+        "answer gsm8k, alpaca_eval, arena_hard or mt_bench with any checkpoint; check answer "
+        "files, or judge two",
+        "pad_fast.benchmark.command:benchmark",
+        config=False,
+        reads="NAME",
     ),
     Command(
         "env",
@@ -180,15 +192,19 @@ def _run(name: str, words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         suggestion = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown command {name!r}{suggestion}; pad-fast --help lists them")
-    command, given = COMMANDS[name], []
-    if command.config:
+    command = COMMANDS[name]
+    given: list[Any] = []
+    if command.config or command.reads:
         import pyarrow
         from transformers.utils.logging import disable_progress_bar
 
-        from pad_fast.pipeline.arguments import parse_settings, parse_with
-
         pyarrow.enable_signal_handlers(False)  # its own lose a Ctrl-C
         disable_progress_bar()  # transformers shows one for each file of weights
+    if command.reads:
+        given = [words]
+    elif command.config:
+        from pad_fast.pipeline.arguments import parse_settings, parse_with
+
         words = [*command.preset, *words]
         if command.options:
             given = list(parse_with(name, words, _imported(command.options)))

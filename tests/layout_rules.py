@@ -22,7 +22,7 @@ PRODUCT = ("pad_fast", "kernels", "benchmarks", "tools", "examples")
 # A module imports from lower layers and from its own package only.
 LAYERS = (
     ("cli",),
-    ("plan", "doctor"),
+    ("plan", "doctor", "benchmark"),
     ("pipeline",),
     ("report",),
     ("training",),

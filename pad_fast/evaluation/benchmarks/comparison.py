@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 ALL = "all"
 RESAMPLES, SEED = 1000, 0
 _PERCENTILES = (2.5, 97.5)
+_RATES = ("win_rate", "preference", "length_controlled")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,12 @@ class Comparison:
     def row(self) -> dict[str, Any]:
         """The record as JSON holds it."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Comparison:
+        """The record of what :meth:`row` gave."""
+        rates = {name: Rate(**row[name]) for name in _RATES}
+        return cls(**{**row, **rates})
 
 
 def verdicts(probabilities: Floats, margin: float) -> Floats:

@@ -6,7 +6,7 @@ import datetime
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pad_fast.evaluation.benchmarks import gsm8k
@@ -54,7 +54,7 @@ class Task:
     harness: str
     form: str
     shard_size: int = 16
-    judge: OfficialJudge = OfficialJudge()
+    judge: OfficialJudge = field(default_factory=OfficialJudge)
     quiet: bool = False
 
     @property

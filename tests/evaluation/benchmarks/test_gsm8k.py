@@ -48,7 +48,9 @@ def test_a_response_ends_at_the_first_stop():
 def test_a_solution_without_its_number(tmp_path):
     rows = [*benchmark_files.QUESTION_ROWS["gsm8k"], {"question": "1+1?", "answer": "two"}]
     path = benchmark_files.write_lines(tmp_path / "q.jsonl", rows)
-    with pytest.raises(ValueError, match=r"q\.jsonl: line 5: answer must end with #### and a number"):
+    with pytest.raises(
+        ValueError, match=r"q\.jsonl: line 5: answer must end with #### and a number"
+    ):
         gsm8k.read_questions(path)
 
 

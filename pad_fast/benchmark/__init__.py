@@ -1,0 +1,1 @@
+"""The command ``pad-fast benchmark``: answers to the paper's benchmarks, a checker, a judge."""
