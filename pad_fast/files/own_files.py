@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,28 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ValueError: the file is not as it was written.
     """
     content = path.read_bytes()
-    try:
+    with _readable(path):
         if not is_whole(content):
             raise ValueError("its checksum is not that of its content")
         names = pq.read_schema(pa.BufferReader(content)).names
         chosen = None if columns is None else [name for name in columns if name in names]
         return pq.read_table(pa.BufferReader(content), columns=chosen)
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows of a Parquet file, of which the end alone is read."""
+    with path.open("rb") as stream, _readable(path):
+        return pq.read_metadata(stream).num_rows
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise ValueError, with what to do, where the content of a file is not Parquet."""
+    try:
+        yield
     except (pa.ArrowException, OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # the system's, which says nothing of it
+            raise
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is damaged ({reason}); {set_aside(path)}") from None
 

@@ -6,7 +6,7 @@ import datetime
 import gc
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from transformers import (
 
 from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
+from pad_fast.files.weights import check_model_folder
 from pad_fast.models.auto import model_class
 from pad_fast.pipeline.prompts import Message
 from pad_fast.pipeline.whole_files import Row, ends_hash
@@ -47,6 +48,7 @@ class Checkpoint:
         now: the time that the chat template is given; by default that of the call.
         most_tokens: the longest sequence that whatever runs the model takes, if that is less than
             the model's own window.
+        check: called before the weights are loaded, to compare them with those that were saved.
 
     Raises:
         ValueError: configuration, weights, tokenizer or chat template cannot be loaded.
@@ -60,6 +62,7 @@ class Checkpoint:
     template_kwargs: dict[str, Any] | None = None
     now: datetime.datetime | None = None
     most_tokens: int | None = None
+    check: Callable[[], None] | None = None
 
     @cached_property
     def config(self) -> Any:
@@ -76,6 +79,10 @@ class Checkpoint:
                     f"{self.role}: the folder {folder} holds no weights, neither .safetensors "
                     "nor .bin"
                 )
+            try:
+                check_model_folder(folder)
+            except ValueError as error:
+                raise ValueError(f"{self.role}: {error}") from None
         try:
             found, _ = PreTrainedConfig.get_config_dict(self.path, revision=self.revision)
         except OSError as error:
@@ -160,6 +167,8 @@ class Checkpoint:
     def model(self) -> Any:
         """The model on the default device, in evaluation mode."""
         _ = self.tokenizer  # a missing one has to fail before the weights are loaded
+        if self.check is not None:
+            self.check()
         attention = (
             {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
         )

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pad_fast.evaluation import model_names
-from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate import heldout
 from pad_fast.pipeline.evaluate.heldout import Subject
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
@@ -77,8 +76,7 @@ def subjects(run: RunContext, round: int) -> list[Subject]:
         if run.has_answers:
             found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     if with_baseline(run, round):
-        baseline = Checkpoint("student", str(seqkd_student(run)), dtype=run.config.dtype)
-        found.append(Subject(model_names.SEQKD, round, baseline))
+        found.append(Subject(model_names.SEQKD, round, run.trained(seqkd_student(run))))
     return found
 
 

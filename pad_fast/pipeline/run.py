@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import random
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from pad_fast.pipeline.checkpoint import Checkpoint
@@ -52,7 +53,12 @@ class RunContext:
             return self._checkpoint(
                 "student", str(self.config.student), self.config.student_revision
             )
-        return self._checkpoint("student", str(self.folder.student(round)), None)
+        return self.trained(self.folder.student(round))
+
+    def trained(self, folder: Path) -> Checkpoint:
+        """A student that the run trained, whose files are compared with what was saved."""
+        found = self._checkpoint("student", str(folder), None)
+        return dataclasses.replace(found, check=partial(self.folder.check_whole, folder))
 
     def _checkpoint(self, role: str, path: str, revision: str | None) -> Checkpoint:
         kwargs = self.config.chat_template_kwargs

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pad_fast.files.own_files import read_json_lines
+from pad_fast.files.checksums import file_digest
+from pad_fast.files.own_files import read_json_lines, set_aside
 from pad_fast.pipeline.phases import PHASES, PREPARE
 from pad_fast.pipeline.whole_files import Row, ends_hash, read_json, replacing, write_json
 
@@ -26,6 +27,7 @@ MEASURED = (
 OWN = (*MEASURED, "heldout/samples/part-*.parquet", "*/trainer", "seqkd/answers/part-*.parquet")
 # What a student's folder holds and no phase reads.
 UNREAD = ("README.md", "training_args.bin")
+STATE = "trainer_state.json"  # holds times
 
 
 class Metrics:
@@ -152,13 +154,22 @@ class RunFolder:
                 continue
             if lost:
                 raise ValueError(
-                    f"{folder} has lost {', '.join(lost)}; put back what is missing, or remove the "
-                    "folder to train the student again"
+                    f"{folder} has lost {', '.join(lost)}; put back what is missing, or "
+                    f"{set_aside(folder)}"
                 )
             if _student_record(folder)["sha256"] != known["sha256"]:
                 raise ValueError(
                     f"{folder} has other weights than those that were trained in this run; put "
-                    "them back or give another output_dir"
+                    f"them back, or {set_aside(folder)}"
+                )
+
+    def check_whole(self, folder: Path) -> None:
+        """Raise ValueError unless each file of a student is as it was saved, to the last byte."""
+        known = self.manifest().get("students", {}).get(str(folder.relative_to(self.root)), {})
+        for name, digest in known.get("digests", {}).items():
+            if file_digest(folder / name) != digest:
+                raise ValueError(
+                    f"{folder / name} is damaged: it is not as it was saved; {set_aside(folder)}"
                 )
 
     def record_student(self, folder: Path, used: bool) -> None:
@@ -176,9 +187,11 @@ class RunFolder:
                 "later files of the run come from (on another machine, or with other versions or "
                 "threads); give another output_dir"
             )
-        if students.get(name) != found:
-            students[name] = found
-            write_json(self.manifest_path, manifest)
+        if found.items() <= students.get(name, {}).items():  # its digests are of when it was saved
+            return
+        digests = {file: file_digest(folder / file) for file in found["files"] if file != STATE}
+        students[name] = {**found, "digests": digests}
+        write_json(self.manifest_path, manifest)
 
     def started(self) -> datetime.datetime | None:
         """When the run was started, None if it was not."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
-from transformers import TrainerCallback
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerCallback, TrainerState
 from worlds import changed_config, contents
 
 from pad_fast import cli
-from pad_fast.pipeline.train import train_round
-from pad_fast.pipeline.train.checkpoints import last_checkpoint
+from pad_fast.pipeline.train import checkpoints, train_round
+from pad_fast.pipeline.train.checkpoints import CHECKSUMS, Checksums, last_checkpoint
 from pad_fast.training.config import PADConfig
 
 FILES = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
@@ -21,7 +24,12 @@ def made(folder: Path, step: int, *more: str) -> Path:
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     for name in (*FILES, *more):
-        (checkpoint / name).write_text(json.dumps({"global_step": step}))
+        path, tensors = checkpoint / name, {"x": torch.arange(1000.0)}
+        if path.suffix == ".safetensors":
+            save_file(tensors, path)
+        elif path.suffix != ".json":
+            torch.save(tensors, path)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     return checkpoint
 
 
@@ -45,9 +53,56 @@ def test_a_checkpoint_without_a_file_is_not_resumed_from(tmp_path, args, caplog,
     assert f"without {name}; the training starts over" in caplog.text
 
 
+def flip(path: Path, place: int) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["one bit", "cut short", "zeros"])
+def test_a_damaged_file_is_named_and_not_resumed_from(tmp_path, args, caplog, name, damage):
+    before, last = made(tmp_path, 9), made(tmp_path, 10)
+    state = TrainerState(global_step=10, is_world_process_zero=True)
+    Checksums().on_save(args, state, None)
+    assert last_checkpoint(tmp_path, args) == last
+    path = last / name
+    if damage == "one bit":
+        flip(path, path.stat().st_size // 2)
+    elif damage == "cut short":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert last_checkpoint(tmp_path, args) == before
+    assert f"without {name}" in caplog.text
+    assert "the training goes on from checkpoint-9" in caplog.text
+
+
+def test_a_checkpoint_without_checksums_is_one(tmp_path, args):
+    """A kill may come between the checkpoint and its checksums."""
+    checkpoint = made(tmp_path, 1)
+    assert last_checkpoint(tmp_path, args) == checkpoint
+    (checkpoint / CHECKSUMS).write_text('{"half')
+    assert last_checkpoint(tmp_path, args) == checkpoint
+
+
+def test_what_the_system_does_not_read_is_kept(tmp_path, args, monkeypatch):
+    checkpoint = made(tmp_path, 1)
+
+    def fail(path: Path, throughout: bool) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoints, "fault_of", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        last_checkpoint(tmp_path, args)
+    assert checkpoint.is_dir()
+
+
 def test_other_files_are_not_needed(tmp_path, args):
     checkpoint = made(tmp_path, 1)
-    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    torch.save({}, checkpoint / "pytorch_model.bin")
     assert last_checkpoint(tmp_path, args) == checkpoint
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from pad_fast.evaluation.choice import ChoiceEffect, choice_effect
+from pad_fast.files.own_files import count_rows
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
@@ -103,7 +103,7 @@ class Scorer:
             for source in shard_paths(samples)
             if not (folder / source.name).exists()
         ]
-        rows = sum(pq.read_metadata(source).num_rows for source, _ in todo)
+        rows = sum(count_rows(source) for source, _ in todo)
         quiet = self.config.disable_tqdm or not todo
         with tqdm(
             total=rows * num_generations, desc=f"{title}: score", unit="response", disable=quiet

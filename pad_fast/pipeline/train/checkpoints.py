@@ -1,4 +1,8 @@
-"""Which of a trainer's checkpoints a training can go on from without a change in its result."""
+"""Which of a trainer's checkpoints a training can go on from without a change in its result.
+
+PyTorch's files hold a checksum of each tensor, which is compared here and nowhere else. Those of
+the others are written next to them when the checkpoint is complete.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,39 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
-from pad_fast.pipeline.whole_files import read_json
+from pad_fast.files.checksums import file_digest
+from pad_fast.files.own_files import read_json, write_json
+from pad_fast.files.weights import fault_of
 
 logger = logging.getLogger("pad_fast")
 
 STATE = "trainer_state.json"  # Trainer writes it last
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CHECKSUMS = "pad_fast_checksums.json"
+
+
+class Checksums(TrainerCallback):
+    """Writes the checksums of a checkpoint's files that hold none themselves."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and (checkpoint / STATE).is_file():
+            names = [STATE, *_weights(checkpoint)]
+            plain = [name for name in names if Path(name).suffix in (".json", ".safetensors")]
+            found = {name: file_digest(checkpoint / name) for name in plain}
+            write_json(checkpoint / CHECKSUMS, found)
 
 
 def last_checkpoint(folder: Path, args: TrainingArguments) -> Path | None:
     """The last checkpoint in a trainer's folder that a training can go on from exactly.
 
-    The others are removed, each with a warning that names what is missing: without its optimizer's
-    state, for one, Trainer would go on with a new optimizer and say nothing.
+    Those after it are removed, each with a warning that names what is missing or damaged: without
+    its optimizer's state, for one, Trainer would go on with a new optimizer and say nothing. What
+    a kill left incomplete is removed too.
 
     Args:
         folder: of the trainer.
@@ -29,36 +50,68 @@ def last_checkpoint(folder: Path, args: TrainingArguments) -> Path | None:
 
     Returns:
         The checkpoint; None if there is none, and the training has to start over.
+
+    Raises:
+        OSError: the system cannot read a file, which says nothing about the checkpoint.
     """
-    complete, broken = {}, {}
-    for checkpoint in folder.glob("checkpoint-*"):
-        lacking = list(missing_files(checkpoint, args))
-        if lacking:
-            broken[checkpoint] = lacking
+    last, broken = None, {}
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        faults = list(missing_files(checkpoint, args))
+        if not faults and last is None:  # the others are not read, which may be many gigabytes
+            faults = list(damaged_files(checkpoint, args))
+        if faults:
+            broken[checkpoint] = faults
         else:
-            complete[int(read_json(checkpoint / STATE)["global_step"])] = checkpoint
-    last = complete[max(complete)] if complete else None
-    for checkpoint, lacking in sorted(broken.items()):
+            last = last or checkpoint
+    for checkpoint, faults in sorted(broken.items()):
         logger.warning(
             "%s cannot be resumed from exactly, without %s; the training %s",
             checkpoint,
-            " and ".join(lacking),
+            " and ".join(faults),
             "starts over" if last is None else f"goes on from {last.name}",
         )
         shutil.rmtree(checkpoint)
     return last
 
 
+def _step(checkpoint: Path) -> int:
+    """The step in a checkpoint's name; -1 for a folder of another kind, which no step made."""
+    end = checkpoint.name.removeprefix("checkpoint-")
+    return int(end) if end.isdecimal() else -1
+
+
 def missing_files(checkpoint: Path, args: TrainingArguments) -> Iterator[str]:
     """The names of the files that an exact resume needs, and that are missing or empty."""
-    needed = [STATE]
-    if not args.deepspeed and not args.fsdp:  # these have files of their own
-        needed += [*_weights(checkpoint), "optimizer.pt", "scheduler.pt", "rng_state.pth"]
-        needed += ["scaler.pt"] if args.fp16 else []
-    for name in needed:
+    for name in _needed(checkpoint, args):
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size == 0 or (name == STATE and _broken(path)):
             yield name
+
+
+def damaged_files(checkpoint: Path, args: TrainingArguments) -> Iterator[str]:
+    """The files that an exact resume needs and that are not as they were written, with the fault.
+
+    Every byte is read. A kill right after a checkpoint was written may have left no checksums of
+    its other files; these are then taken as they are, as far as they can be read.
+    """
+    known = checkpoint / CHECKSUMS
+    digests = read_json(known) if known.is_file() and not _broken(known) else {}
+    for name in _needed(checkpoint, args):
+        path, fault = checkpoint / name, None
+        if path.suffix != ".json":
+            fault = fault_of(path, throughout=True)
+        if fault is None and name in digests and file_digest(path) != digests[name]:
+            fault = "it is not as it was written"
+        if fault is not None:
+            yield f"{name} ({fault})"
+
+
+def _needed(checkpoint: Path, args: TrainingArguments) -> list[str]:
+    """The names of the files that an exact resume needs."""
+    if args.deepspeed or args.fsdp:  # these have files of their own
+        return [STATE]
+    names = [STATE, *_weights(checkpoint), "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+    return [*names, "scaler.pt"] if args.fp16 else names
 
 
 def _weights(checkpoint: Path) -> list[str]:

@@ -16,7 +16,7 @@ from pad_fast.files.own_files import read_table
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.train.checkpoints import STATE, last_checkpoint
+from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint
 from pad_fast.pipeline.whole_files import replacing, shard_paths
 from pad_fast.training.trainer import PADTrainer
 
@@ -43,6 +43,7 @@ def fit(trainer: Trainer, run: RunContext, round: int, phase: str, target: Path)
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TitledProgress(f"round {round}/{run.config.rounds} · {phase}"))
     trainer.add_callback(MetricsLines(run, round, phase))
+    trainer.add_callback(Checksums())
     last = last_checkpoint(folder, trainer.args)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     with replacing(target) as temporary:
