@@ -91,11 +91,11 @@ def asked(problem: str) -> str:
     return f"Question: {problem}\nAnswer:"
 
 
-def shot_messages(shots: Sequence[Question]) -> list[dict[str, str]]:
-    """Solved problems as turns of user and assistant."""
+def shot_messages(shots: Sequence[Question], suffix: str = "") -> list[dict[str, str]]:
+    """Solved problems as turns of user and assistant, each problem with a suffix."""
     found = []
     for shot in shots:
-        found.append({"role": "user", "content": asked(shot.turns[0])})
+        found.append({"role": "user", "content": asked(shot.turns[0]) + suffix})
         found.append({"role": "assistant", "content": shot.solution})
     return found
 

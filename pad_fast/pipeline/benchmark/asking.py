@@ -64,7 +64,7 @@ class Asking:
         found: list[Message] = []
         if self.system_prompt:
             found.append({"role": "system", "content": self.system_prompt})
-        found += gsm8k.shot_messages(self.shots)
+        found += gsm8k.shot_messages(self.shots, self.suffix)
         for turn, text in enumerate(question.turns[: len(answers) + 1]):
             said = text if self.benchmark.judged else gsm8k.asked(text)
             found.append({"role": "user", "content": said + self.suffix})
