@@ -166,6 +166,10 @@ class Checkpoint:
     @cached_property
     def model(self) -> Any:
         """The model on the default device, in evaluation mode."""
+        return self.load(default_device())
+
+    def load(self, device: Any) -> Any:
+        """The model on a device, in evaluation mode, which is not kept."""
         _ = self.tokenizer  # a missing one has to fail before the weights are loaded
         if self.check is not None:
             self.check()
@@ -175,7 +179,7 @@ class Checkpoint:
         model: Any = self.model_class.from_pretrained(
             self.path, revision=self.revision, dtype=self.dtype, **attention, **NO_CODE
         )
-        return model.to(default_device()).eval()
+        return model.to(device).eval()
 
     def free(self) -> None:
         """Release the weights' memory for the next model."""

@@ -23,6 +23,7 @@ from pad_fast.pipeline.multiple_choice import (
 from pad_fast.pipeline.number_rules import RULES as RULES_OF_NUMBERS
 from pad_fast.pipeline.option import option
 from pad_fast.pipeline.output_dir import check_output_dir
+from pad_fast.pipeline.server_settings import check_servers
 from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.secret_values import without_secrets
 from pad_fast.training.number_rules import problems
@@ -100,6 +101,31 @@ class RunConfig:
         metadata={
             "help": 'JSON object passed to both chat templates, such as {"enable_thinking": false}.'
         },
+    )
+    student_server: list[str] | None = option(  # noqa: RUF009
+        None,
+        "URLs of vLLM or SGLang servers that sample from the student. The run waits where a new "
+        "round's student has to be loaded into them.",
+    )
+    teacher_server: list[str] | None = option(  # noqa: RUF009
+        None, "URLs of vLLM or SGLang servers that score and answer in the teacher's place."
+    )
+    student_serve: str | None = option(
+        None,
+        "Command that serves the student, with {model} and {port}, such as 'vllm serve {model} "
+        "--port {port} --data-parallel-size 8'. The run starts it where it samples, and ends it "
+        "before it trains.",
+    )
+    teacher_serve: str | None = option(
+        None, "Command that serves the teacher, given like student_serve."
+    )
+    server_concurrency: int = option(64, "Requests to each server at a time.")
+    server_timeout: float = option(600.0, "Seconds that one request to a server may take.")
+    server_patience: float = option(
+        900.0, "Seconds for which no server may answer before the run stops."
+    )
+    serve_timeout: float = option(
+        1800.0, "Seconds until a server that the run starts has to answer."
     )
     rounds: int = option(1, "Number of rounds; each samples from the latest student.")
     prompts_per_round: int | None = option(None, "Prompts in a round. Default: all of them.")
@@ -233,6 +259,7 @@ class RunConfig:
         self._check_numbers()
         check_rule(self.answer_rule)
         choice_question("", ["", ""], self.mcq_template)
+        check_servers(self)
 
     @property
     def asks(self) -> bool:

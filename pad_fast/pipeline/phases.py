@@ -112,11 +112,20 @@ EVALUATE = Phase(
 PHASES = (SAMPLE, SCORE, TRAIN, EVALUATE)
 
 # These settings may always change between two calls on one run folder: except for rounding they
-# change no result.
+# change no result. Servers sample other responses than this process, from the same distribution;
+# every row names the engine that it comes from.
 FREE = frozenset(
     {
         "output_dir",
         "accept_environment",
+        "student_server",
+        "teacher_server",
+        "student_serve",
+        "teacher_serve",
+        "server_concurrency",
+        "server_timeout",
+        "server_patience",
+        "serve_timeout",
         "logging_steps",
         "report_to",
         "disable_tqdm",

@@ -25,7 +25,7 @@ from pad_fast.pipeline.finished import (
     with_baseline,
 )
 from pad_fast.pipeline.open_run import open_run
-from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE
+from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, TRAIN
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
@@ -44,6 +44,8 @@ def sample(run: RunContext, round: int) -> None:
         groups = heldout.groups_folder(run)
         restore_samples(groups, groups.parent / "samples")
         heldout.sample_groups(run)
+        if run.config.student_server:  # later the servers have other weights
+            heldout.sample_base(run)
     folder, rows = run.folder.round(round) / "samples", run.round_rows(round)
     restore_samples(folder.parent / "scores", folder)
     if not unfinished(rows, folder, run.config.shard_size):
@@ -133,6 +135,8 @@ def run_phase(settings: Settings, phase: str) -> None:
         if round is None:
             print(f"{phase}: all {run.config.rounds} rounds are finished; raise rounds to go on")
             return
+        if phase != TRAIN.name:
+            run.try_servers()
         phase_function(phase)(run, round)
         run.folder.finished(f"round-{round:02d}/{phase}")
         if phase == PHASES[-1].name:
@@ -146,9 +150,12 @@ def run_all(settings: Settings) -> Path:
         The report's path.
     """
     with _opened(settings) as run:
+        if not all(is_finished(run, round) for round in range(1, run.config.rounds + 1)):
+            run.try_servers()
         for round in range(1, run.config.rounds + 1):
             for phase in PHASES:
                 phase_function(phase.name)(run, round)
+                run.engines.close()
                 run.folder.finished(f"round-{round:02d}/{phase.name}")
         report = _report(run)
         print_table(run.folder.root)
@@ -181,7 +188,10 @@ def _opened(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]:
     """The run, after a look for files that were lost."""
     with open_run(settings, trains=trains) as run:
         warn_of_lost_files(run)
-        yield run
+        try:
+            yield run
+        finally:
+            run.engines.close()
 
 
 def _record(run: RunContext, folder: Path, name: str, round: int) -> None:

@@ -15,11 +15,11 @@ from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler
-from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.seeds import derive_seed
+from pad_fast.pipeline.serving.run_engines import RunEngines
 from pad_fast.pipeline.weights import weights_digest
 from pad_fast.pipeline.whole_files import Row, read_rows
 
@@ -45,6 +45,14 @@ class RunContext:
             self.training.normalize,
             self.training.impl,
             self.folder.add_implementation,
+        )
+        self.engines = RunEngines(
+            self.config,
+            self.scores,
+            self.folder.root,
+            self.folder.add_engine,
+            self._telling_rows,
+            self._other_students,
         )
 
     def student(self, round: int) -> Checkpoint:
@@ -80,14 +88,31 @@ class RunContext:
         """
         return Sampler(self.config, num_generations, rewards)
 
-    @contextlib.contextmanager
-    def engine(self, checkpoint: Checkpoint) -> Iterator[Engine]:
-        """What runs a model inside the block; its memory is released afterwards."""
-        engine = TransformersEngine(checkpoint, self.scores)
-        try:
-            yield engine
-        finally:
-            engine.close()
+    def engine(self, checkpoint: Checkpoint) -> contextlib.AbstractContextManager[Engine]:
+        """What runs a model inside a block, see :meth:`RunEngines.open`."""
+        return self.engines.open(checkpoint)
+
+    def try_servers(self) -> None:
+        """Try out the servers that are given by their URLs, see :meth:`RunEngines.try_servers`."""
+        # Once a student is trained, its server may have been stopped for that, and is waited for.
+        untrained = not self.folder.student(1).exists()
+        self.engines.try_servers([self.student(0)] * untrained + [self.teacher])
+
+    def _other_students(self, wanted: Checkpoint) -> list[Checkpoint]:
+        """The last two students beside ``wanted``, as far as they are trained."""
+        rounds = range(1, self.config.rounds + 1)
+        students = [self.student(r) for r in rounds if self.folder.student(r).exists()]
+        if students:
+            students.insert(0, self.student(0))
+        return [student for student in students if student.path != wanted.path][-2:]
+
+    def _telling_rows(self) -> list[Row]:
+        """The responses of the last round that was sampled, else prompts."""
+        for part in ("scores", "samples"):
+            folders = sorted(self.folder.root.glob(f"round-*/{part}/part-*.parquet"))
+            if folders:
+                return read_rows(folders[-1])
+        return self.train_rows
 
     @contextlib.contextmanager
     def scorer(self) -> Iterator[Scorer]:

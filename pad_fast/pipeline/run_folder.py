@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import math
 import os
 from functools import cached_property
@@ -14,6 +15,8 @@ from pad_fast.files.checksums import file_digest
 from pad_fast.files.own_files import read_json_lines, set_aside
 from pad_fast.pipeline.phases import PHASES, PREPARE
 from pad_fast.pipeline.whole_files import Row, ends_hash, read_json, replacing, write_json
+
+logger = logging.getLogger("pad_fast")
 
 # What shows that lines were added to metrics.jsonl.
 MEASURED = (
@@ -217,6 +220,28 @@ class RunFolder:
         known = manifest.get("implementations", [])
         if name not in known:
             write_json(self.manifest_path, {**manifest, "implementations": [*known, name]})
+
+    def add_engine(self, role: str, identity: str) -> None:
+        """Record in the manifest, once, that an engine has run a role's model in this run.
+
+        Numbers of two engines differ by their rounding. They are never mixed within a prompt, and
+        every row says which engine gave them.
+        """
+        if not self.manifest_path.exists():
+            return
+        manifest = self.manifest()
+        engines = manifest.get("engines", {})
+        known = engines.get(role, [])
+        if identity not in known:
+            if known:
+                logger.warning(
+                    "the %s was run by %s, and now it is by %s: the rows say which gave them",
+                    role,
+                    known[-1],
+                    identity,
+                )
+            engines = {**engines, role: [*known, identity]}
+            write_json(self.manifest_path, {**manifest, "engines": engines})
 
     def finished(self, phase: str) -> None:
         """Record a finished phase in the manifest, which shows whether its files were lost."""

@@ -69,6 +69,11 @@ def sample_groups(run: RunContext) -> None:
             )
 
 
+def sample_base(run: RunContext) -> None:
+    """Sample the base student's greedy responses, which its evaluation reads."""
+    _sample(run, Subject(BASE, 0, run.student(0)))
+
+
 def groups_folder(run: RunContext) -> Path:
     """The folder of the fixed groups, sampled and scored."""
     return run.folder.root / "heldout" / "groups"
@@ -114,7 +119,13 @@ def _samples_folder(run: RunContext, subject: Subject) -> Path:
 
 def _sample(run: RunContext, subject: Subject) -> None:
     """A model's greedy responses, its samples, and its rewards of the fixed groups."""
-    folder, rows = _samples_folder(run, subject), run.heldout_rows
+    folder, rows, size = _samples_folder(run, subject), run.heldout_rows, run.config.shard_size
+    restore_samples(folder / "scored", folder / "fresh")
+    parts = ("greedy",) if subject.is_base else ("greedy", "fresh")
+    path = folder / "fixed.parquet"
+    fixed = subject.has_scored_samples and not path.exists()
+    if not fixed and not any(unfinished(rows, folder / part, size) for part in parts):
+        return
     if subject.is_teacher:
         ids = [subject.checkpoint.prompt_ids(row["prompt"]) for row in rows]
         rows = [{**row, "prompt_ids": found} for row, found in zip(rows, ids, strict=True)]
@@ -126,10 +137,8 @@ def _sample(run: RunContext, subject: Subject) -> None:
         if not subject.is_base:
             count = run.config.heldout_num_generations or 0
             fresh = run.sampler(count, rewards=not subject.is_teacher)
-            restore_samples(folder / "scored", folder / "fresh")
             sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
-        path = folder / "fixed.parquet"
-        if subject.has_scored_samples and not path.exists():
+        if fixed:
             write_rows(path, _fixed_rewards(run, model, f"{title}: fixed groups"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.engines import Engine, Ids, Progress, Sample, Sampling, unseen
@@ -47,10 +48,13 @@ class ServerEngine(Engine):
 
     @property
     def identity(self) -> str:
-        """The server's name and version, and what it serves if that is not the checkpoint."""
-        names = {self.served.model, self.served.root}
-        other = "" if self.checkpoint.path in names else f" serving {self.served.root}"
-        return self.served.identity + other
+        """The server's name and version, and what it serves if that is not called as the teacher.
+
+        What a student's server serves is known from its log-probabilities.
+        """
+        path, names = self.checkpoint.path, (self.served.model, self.served.root)
+        same = self.checkpoint.role == "student" or any(_same_path(path, name) for name in names)
+        return self.served.identity + ("" if same else f" serving {self.served.root}")
 
     def sample(
         self,
@@ -139,6 +143,10 @@ class ServerEngine(Engine):
                 f"{self.pool.urls[0]} takes {most} tokens, and a prompt of {longest} with {what} "
                 f"needs {longest + more}; start the server with a larger {self.dialect.window}"
             )
+
+
+def _same_path(one: str, other: str) -> bool:
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 class Served:

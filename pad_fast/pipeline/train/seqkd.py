@@ -39,6 +39,7 @@ def sample_answers(run: RunContext) -> None:
         title = "SeqKD · teacher's answers"
         with run.engine(run.teacher) as teacher:
             sample_shards(teacher, rows, folder, run.sampler(0), seed=seed, title=title)
+        run.engines.close()  # the training needs the memory
 
 
 def steps_of(student: Path) -> int:

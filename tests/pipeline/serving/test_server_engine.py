@@ -224,7 +224,7 @@ def test_a_timeout_is_a_failed_attempt(stub_of, engine_of, own):
 def test_a_sequence_beyond_the_servers_window(stub_of, engine_of):
     engine = engine_of(stub_of(window=8))
     assert engine.checkpoint.window == 7
-    with pytest.raises(ServerError, match="takes 8 tokens.*--max-model-len"):
+    with pytest.raises(ServerError, match=r"takes 8 tokens.*--max-model-len"):
         engine.sample(PROMPTS, 1, HOT, 0)
     with pytest.raises(ServerError, match="a prompt of 6 with a response"):
         engine.logps(PROMPTS[2:3], [[[9, 9]]])

@@ -1,0 +1,176 @@
+"""Which engine runs a model of a run: this process, somebody's servers, or one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.multiple_choice import letter_token_ids
+from pad_fast.pipeline.sample.engines import Engine
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
+from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.server_settings import servers_of
+from pad_fast.pipeline.serving.dialects import ServerError
+from pad_fast.pipeline.serving.own_server import OwnServer
+from pad_fast.pipeline.serving.pool import Limits, Pool
+from pad_fast.pipeline.serving.served_weights import Probe, difference
+from pad_fast.pipeline.serving.server_engine import ServerEngine
+from pad_fast.pipeline.serving.trial import try_out
+from pad_fast.pipeline.whole_files import Row
+
+logger = logging.getLogger("pad_fast")
+
+POLL = 5.0  # seconds between two looks at a server that has to be given new weights
+
+
+class RunEngines:
+    """The engines of a run, of which one at a time holds memory.
+
+    Args:
+        config: names the servers, or the commands that start them.
+        scores: of the engine in this process.
+        folder: of the run, for the servers' logs.
+        record: called with a role and the identity of each engine that is opened.
+        rows: gives rows that tell a round's student from the one before.
+        others: gives the other students that a server may still have in a student's place.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        scores: ModelScores,
+        folder: Path,
+        record: Callable[[str, str], None],
+        rows: Callable[[], Sequence[Row]],
+        others: Callable[[Checkpoint], Sequence[Checkpoint]],
+    ) -> None:
+        self.config, self.scores, self.folder = config, scores, folder
+        self.record, self.rows, self.others = record, rows, others
+        self._own: tuple[str, OwnServer, ServerEngine] | None = None
+        self._given: dict[str, tuple[str, ServerEngine]] = {}  # role: path, engine
+
+    @contextlib.contextmanager
+    def open(self, checkpoint: Checkpoint) -> Iterator[Engine]:
+        """What runs a model inside the block.
+
+        The weights in this process are released after the block. A server of one's own goes on
+        until another model is wanted, or until :meth:`close`.
+        """
+        role = checkpoint.role
+        urls, command = servers_of(self.config)[role]
+        if command:
+            engine: Engine = self._own_server(checkpoint, command)
+        elif urls:
+            self.close()
+            engine = self._servers(checkpoint, urls)
+        else:
+            self.close()
+            engine = TransformersEngine(checkpoint, self.scores)
+        self.record(role, engine.identity)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def try_servers(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Try out the servers that are there already, before the first hour of work.
+
+        Raises:
+            ServerError: one of them cannot be used.
+        """
+        for checkpoint in checkpoints:
+            urls, _ = servers_of(self.config)[checkpoint.role]
+            if urls:
+                engine = self._engine(checkpoint, Pool(urls, self._limits))
+                try_out(engine, self._letters(checkpoint))
+
+    def close(self) -> None:
+        """End the server of one's own, if one is there; its memory is free afterwards."""
+        if self._own is not None:
+            _, server, _ = self._own
+            self._own = None
+            server.stop()
+
+    @property
+    def _limits(self) -> Limits:
+        config = self.config
+        return Limits(config.server_concurrency, config.server_timeout, config.server_patience)
+
+    def _engine(self, checkpoint: Checkpoint, pool: Pool) -> ServerEngine:
+        return ServerEngine(checkpoint, self.scores.normalize, pool)
+
+    def _letters(self, checkpoint: Checkpoint) -> list[int]:
+        if checkpoint.role != "teacher" or not self.config.asks:
+            return []
+        forms = letter_token_ids(checkpoint.tokenizer, self.config.letters)
+        return [token for tokens in forms for token in tokens]
+
+    def _own_server(self, checkpoint: Checkpoint, command: str) -> ServerEngine:
+        if self._own is not None and self._own[0] == checkpoint.path:
+            return self._own[2]
+        self.close()
+        log = self.folder / "servers" / f"{checkpoint.role}.log"
+        server = OwnServer(command, checkpoint.path, log, self.config.serve_timeout)
+        try:
+            server.start()
+            server.wait()
+            engine = self._engine(checkpoint, Pool([server.url], self._limits, server.revive))
+            try_out(engine, self._letters(checkpoint))
+        except BaseException:
+            server.stop()
+            raise
+        self._own = (checkpoint.path, server, engine)
+        return engine
+
+    def _servers(self, checkpoint: Checkpoint, urls: Sequence[str]) -> ServerEngine:
+        path, engine = self._given.get(checkpoint.role, (None, None))
+        if engine is None or path != checkpoint.path:
+            if checkpoint.role == "teacher":
+                engine = self._engine(checkpoint, Pool(urls, self._limits))
+                try_out(engine, self._letters(checkpoint))
+            else:
+                engine = self._with_weights(checkpoint, urls)
+            self._given[checkpoint.role] = (checkpoint.path, engine)
+        return engine
+
+    def _with_weights(self, checkpoint: Checkpoint, urls: Sequence[str]) -> ServerEngine:
+        """The servers once all of them have the checkpoint's weights.
+
+        Where another student was served before, somebody has to load these, which is waited for.
+        Those of the base student are there at the start, or the servers are wrong.
+        """
+        probe, told = Probe.of(self.rows()), ""
+        wanted = probe.local(checkpoint)
+        others = [probe.local(other) for other in self.others(checkpoint)]
+        while True:
+            try:
+                for url in urls:
+                    single = self._engine(checkpoint, Pool([url], self._limits))
+                    if why := difference(probe, single, wanted, others):
+                        raise ServerError(f"{url}: {why}")
+                engine = self._engine(checkpoint, Pool(urls, self._limits))
+                try_out(engine)
+                return engine
+            except ServerError as error:
+                if not others:
+                    raise ServerError(f"student_server: {error}; serve {checkpoint.path}") from None
+                if str(error) != told:
+                    self._ask_for(checkpoint, urls, str(error))
+                told = str(error)
+            time.sleep(POLL)
+
+    def _ask_for(self, checkpoint: Checkpoint, urls: Sequence[str], why: str) -> None:
+        """Print what has to be served before the run goes on."""
+        given = self._given.get("student")
+        start = given[1].dialect.start if given else "vllm serve {model} --port {port}"
+        path = str(Path(checkpoint.path).resolve())
+        print(f"\nThe run waits for servers with {path}\n({why}). For example:")
+        for url in urls:
+            port = url.rsplit(":", 1)[-1] if url.count(":") > 1 else "80"
+            print(f"    {start.replace('{model}', path).replace('{port}', port)}")
+        print("It goes on by itself when they answer with these weights.", flush=True)
