@@ -24,7 +24,16 @@ REFUSED = {
     "trust_remote_code": "a run executes no code that a model or dataset brings along, so this "
     "cannot be set; take a model of an architecture that transformers has",
 }
-PATHS = ("student", "teacher", "prompts", "heldout", "output_dir", "score_cache")
+PATHS = (
+    "student",
+    "teacher",
+    "prompts",
+    "responses",
+    "reward_model",
+    "heldout",
+    "output_dir",
+    "score_cache",
+)
 FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # Trainer's, if they are no objects
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 

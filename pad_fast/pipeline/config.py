@@ -22,6 +22,7 @@ from pad_fast.pipeline.multiple_choice import (
 )
 from pad_fast.pipeline.number_rules import RULES as RULES_OF_NUMBERS
 from pad_fast.pipeline.option import option
+from pad_fast.pipeline.origins import check_origins
 from pad_fast.pipeline.output_dir import check_output_dir
 from pad_fast.pipeline.server_settings import check_servers
 from pad_fast.preference.loss_kinds import LOSSES
@@ -73,10 +74,25 @@ class RunConfig:
     output_dir: str | None = option(
         None, "Run folder. Default: runs/ followed by the name of the YAML file."
     )
+    responses: str | None = option(
+        None,
+        "Prompts with responses that were sampled elsewhere, in place of prompts: a file or a "
+        "dataset; scores in it are the rewards. They are those of the first round.",
+    )
+    responses_scores: Literal["keep", "ignore"] = option(
+        "keep", "ignore: the teacher or the reward model scores responses that have scores too."
+    )
+    responses_split: str = option("train", "Split of responses, if they are a dataset.")
+    reward_model: str | None = option(
+        None,
+        "Reward model in place of a teacher: folder or hub name of a transformers sequence "
+        "classifier with one logit and a chat template.",
+    )
+    reward_model_revision: str | None = option(None, "Hub revision of the reward model.")
     prompts_split: str = option("train", "Split of prompts, if it is a dataset.")
     heldout_split: str = option("test", "Split of heldout, if it is a dataset.")
     prompts_subset: str | None = option(
-        None, "Configuration name of the datasets of prompts and heldout."
+        None, "Configuration name of the datasets of prompts, responses and heldout."
     )
     heldout_size: int | None = option(
         None,
@@ -251,9 +267,10 @@ class RunConfig:
             self._check_choice(name)
         if self.heldout_num_generations is None:
             self.heldout_num_generations = self.num_generations
-        for name in ("student", "teacher", "prompts", "output_dir"):
+        for name in ("student", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: needed, and not given")
+        check_origins(self)
         check_output_dir(Path(str(self.output_dir)))
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         self._check_numbers()
@@ -264,7 +281,12 @@ class RunConfig:
     @property
     def asks(self) -> bool:
         """Whether the teacher is asked multiple-choice questions."""
-        return self.letters > 0 and self.mcq_weight != 0
+        return bool(self.teacher) and self.letters > 0 and self.mcq_weight != 0
+
+    @property
+    def has_judge(self) -> bool:
+        """Whether there is a model that scores responses, a teacher or a reward model."""
+        return bool(self.teacher or self.reward_model)
 
     @property
     def letters(self) -> int:

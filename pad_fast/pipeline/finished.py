@@ -73,7 +73,7 @@ def subjects(run: RunContext, round: int) -> list[Subject]:
     found = [Subject(model_names.student(round), round, run.student(round))]
     if round == 1:
         found.insert(0, Subject(model_names.BASE, 0, run.student(0)))
-        if run.has_answers:
+        if run.has_answers and run.config.teacher:
             found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     if with_baseline(run, round):
         found.append(Subject(model_names.SEQKD, round, run.trained(seqkd_student(run))))

@@ -17,6 +17,7 @@ import torch
 
 from pad_fast.device import default_device
 from pad_fast.environment import DECISIVE, variables, versions
+from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.finished import is_finished
@@ -81,8 +82,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
 
 def _prepare(run: RunContext) -> None:
     config, root = run.config, run.folder.root
-    student, teacher = run.student(0), run.teacher
-    check_models(config, student, teacher)
+    check_models(config, run.student(0), run.judge)
     rows = _fitting_rows(run)
     if not rows["train"]:
         raise ValueError("prompts: every one of them is too long")
@@ -108,21 +108,27 @@ def _prepare(run: RunContext) -> None:
         "versions": versions(),
         "environment": environment,
         "machine": machine(),
-        "models": {"student": student.fingerprint(), "teacher": teacher.fingerprint()},
+        "models": {model.role: model.fingerprint() for model in _models(run)},
         "prompts": {
             **{part: len(rows[part]) for part in PROMPTS},
             "digests": {part: rows_digest(rows[part]) for part in PROMPTS},
             "files": _file_hashes(config),
         },
+        "judge": "teacher" if run.judge is None else run.judge.role.replace("_", " "),
         "phases": {},
         "students": {},
     }
     write_json(run.folder.manifest_path, manifest)
 
 
+def _models(run: RunContext) -> list[Checkpoint]:
+    """The models that a run begins with."""
+    return [run.student(0), *([] if run.judge is None else [run.judge])]
+
+
 def _fitting_rows(run: RunContext) -> dict[str, list[Row]]:
     """The prompts of the run that fit both models, by their part."""
-    models, limit = (run.student(0), run.teacher), run.training.max_length
+    models, limit = (run.student(0), run.judge), run.training.max_length
     parts = read_split(run.config)
     for rows in parts:
         check_prompts(rows, *models)
@@ -150,11 +156,11 @@ def _check_unchanged(run: RunContext) -> None:
                 f"{name}: {run.folder.root} {since} with {before.get(name)!r}, "
                 f"got {now.get(name)!r}; go on with the former or give another output_dir"
             )
-    for role, checkpoint in (("student", run.student(0)), ("teacher", run.teacher)):
-        if checkpoint.fingerprint() != manifest["models"][role]:
+    for checkpoint in _models(run):
+        if checkpoint.fingerprint() != manifest["models"].get(checkpoint.role):
             raise ValueError(
-                f"{role}: {checkpoint.path} is not the model that {run.folder.root} was started "
-                "with; give another output_dir"
+                f"{checkpoint.role}: {checkpoint.path} is not the model that {run.folder.root} was "
+                "started with; give another output_dir"
             )
     for path, digest in _file_hashes(run.config).items():
         if manifest["prompts"]["files"].get(path, digest) != digest:
@@ -213,7 +219,7 @@ def machine() -> Row:
 
 def _check_changes(run: RunContext) -> None:
     """Raise ValueError unless changed settings fit what was prepared."""
-    check_models(run.config, run.student(0), run.teacher)
+    check_models(run.config, run.student(0), run.judge)
     limit = run.training.max_length
     longest = max(len(row["prompt_ids"]) for row in run.train_rows)
     if limit is not None and longest >= limit:
@@ -260,7 +266,11 @@ def _now() -> str:
 
 
 def _file_hashes(config: RunConfig) -> dict[str, str]:
-    paths = [Path(source) for source in (config.prompts, config.heldout) if source is not None]
+    paths = [
+        Path(source)
+        for source in (config.prompts, config.responses, config.heldout)
+        if source is not None
+    ]
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()
     }

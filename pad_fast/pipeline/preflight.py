@@ -25,6 +25,8 @@ def check_sources(config: RunConfig) -> None:
     named = {
         "student": ("models", config.student, config.student_revision),
         "teacher": ("models", config.teacher, config.teacher_revision),
+        "reward_model": ("models", config.reward_model, config.reward_model_revision),
+        "responses": ("datasets", config.responses, None),
         "prompts": ("datasets", config.prompts, None),
         "heldout": ("datasets", config.heldout, None),
     }
@@ -43,6 +45,10 @@ def check_sources(config: RunConfig) -> None:
 
 def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
     """The training prompts and the held-out prompts."""
+    if config.responses:
+        raise ValueError(
+            f"responses: cannot be read yet, got {config.responses} ({config.responses_split})"
+        )
     train = prompts.read_prompts(str(config.prompts), config.prompts_split, config.prompts_subset)
     if config.heldout is None:
         return prompts.split_heldout(train, config.heldout_size)
@@ -52,9 +58,15 @@ def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
     return prompts.without(train, heldout), heldout
 
 
-def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) -> None:
-    """Raise ValueError for what would otherwise fail only after hours of sampling."""
-    for checkpoint in (student, teacher):
+def check_models(config: RunConfig, student: Checkpoint, judge: Checkpoint | None) -> None:
+    """Raise ValueError for what would otherwise fail only after hours of sampling.
+
+    Args:
+        config: the run's settings.
+        student: the base student.
+        judge: the teacher or the reward model; None if the run has neither.
+    """
+    for checkpoint in filter(None, (student, judge)):
         _ = checkpoint.model_class, checkpoint.tokenizer, checkpoint.eos_token_ids
         check_tokens(checkpoint)
         if checkpoint.window is not None and checkpoint.window <= config.max_new_tokens:
@@ -62,8 +74,8 @@ def check_models(config: RunConfig, student: Checkpoint, teacher: Checkpoint) ->
                 f"max_new_tokens: must leave room for a prompt in the {checkpoint.role}'s window "
                 f"of {checkpoint.window} tokens, got {config.max_new_tokens}"
             )
-    if config.asks:
-        multiple_choice.letter_token_ids(teacher.tokenizer, config.letters)
+    if config.asks and judge is not None:
+        multiple_choice.letter_token_ids(judge.tokenizer, config.letters)
 
 
 def check_tokens(checkpoint: Checkpoint) -> None:
@@ -82,16 +94,18 @@ def check_tokens(checkpoint: Checkpoint) -> None:
     checkpoint.check_ids(in_texts, "the tokenizer")
 
 
-def check_prompts(rows: Sequence[Row], student: Checkpoint, teacher: Checkpoint) -> None:
+def check_prompts(rows: Sequence[Row], student: Checkpoint, judge: Checkpoint | None) -> None:
     """Raise ValueError for a prompt of which a chat template leaves out the text of a message.
 
     A template may leave out a message, such as the system's, without a word: the model would answer
     and score another conversation than the one in the file.
     """
-    same = teacher.same_tokenizer(student)
+    readers = [student]
+    if judge is not None and not judge.same_tokenizer(student):
+        readers.append(judge)
     for row in rows:
         try:
-            for checkpoint in (student,) if same else (student, teacher):
+            for checkpoint in readers:
                 checkpoint.chat.check(row["prompt"])
         except ValueError as error:
             raise ValueError(f"{row['place']}: {error}") from None
@@ -101,7 +115,7 @@ def fitting(
     rows: Sequence[Row],
     config: RunConfig,
     student: Checkpoint,
-    teacher: Checkpoint,
+    judge: Checkpoint | None,
     max_length: int | None,
 ) -> list[Row]:
     """The rows whose prompt and longest response fit both models, with ``prompt_ids`` added.
@@ -110,7 +124,7 @@ def fitting(
         rows: prompts, as :func:`pad_fast.pipeline.prompts.read_prompts` returns them.
         config: the run's settings.
         student: the base student.
-        teacher: the teacher.
+        judge: the teacher or the reward model; None if the run has neither.
         max_length: of the training, in tokens. It cuts responses, but a prompt must leave room for
             one token.
 
@@ -119,18 +133,20 @@ def fitting(
     """
     room = {
         which.role: (which.window or UNLIMITED) - config.max_new_tokens
-        for which in (student, teacher)
+        for which in filter(None, (student, judge))
     }
     room["student"] = min(
         room["student"], config.max_prompt_length or UNLIMITED, (max_length or UNLIMITED) - 1
     )
-    same, kept = teacher.same_tokenizer(student), []
+    other = None if judge is None or judge.same_tokenizer(student) else judge
+    kept = []
     for row in rows:
         place = row.pop("place")
         try:
             ids = {"student": student.prompt_ids(row["prompt"])}
-            ids["teacher"] = ids["student"] if same else teacher.prompt_ids(row["prompt"])
-            for checkpoint in (student, teacher):
+            if judge is not None:
+                ids[judge.role] = other.prompt_ids(row["prompt"]) if other else ids["student"]
+            for checkpoint in filter(None, (student, judge)):
                 checkpoint.check_ids(ids[checkpoint.role], "the prompt")
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
@@ -17,11 +18,14 @@ from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.score.reward_model import RewardModel, RewardScorer
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.serving.run_engines import RunEngines
 from pad_fast.pipeline.weights import weights_digest
 from pad_fast.pipeline.whole_files import Row, read_rows
+
+Model = TypeVar("Model", bound=Checkpoint)
 
 
 class RunContext:
@@ -37,9 +41,6 @@ class RunContext:
         self.training = settings.pad_config(self.folder.root)
         self.started = self.folder.started() or datetime.datetime.now(datetime.timezone.utc)
         self.metrics = Metrics(self.folder.root / "metrics.jsonl")
-        self.teacher = self._checkpoint(
-            "teacher", str(self.config.teacher), self.config.teacher_revision
-        )
         self.scores = ModelScores(
             self.config,
             self.training.normalize,
@@ -55,23 +56,41 @@ class RunContext:
             self._other_students,
         )
 
+    @cached_property
+    def judge(self) -> Checkpoint | None:
+        """What scores responses, the teacher or a reward model; None if all scores are given."""
+        if self.config.teacher:
+            return self.teacher
+        return self.reward_model if self.config.reward_model else None
+
+    @cached_property
+    def teacher(self) -> Checkpoint:
+        """The teacher, of a run that has one."""
+        path, revision = self.config.teacher, self.config.teacher_revision
+        return self._checkpoint(Checkpoint, "teacher", str(path), revision)
+
+    @cached_property
+    def reward_model(self) -> RewardModel:
+        """The reward model, of a run that has one."""
+        path, revision = self.config.reward_model, self.config.reward_model_revision
+        return self._checkpoint(RewardModel, "reward_model", str(path), revision)
+
     def student(self, round: int) -> Checkpoint:
         """The student after ``round``, which must be finished."""
         if round == 0:
-            return self._checkpoint(
-                "student", str(self.config.student), self.config.student_revision
-            )
+            path, revision = str(self.config.student), self.config.student_revision
+            return self._checkpoint(Checkpoint, "student", path, revision)
         return self.trained(self.folder.student(round))
 
     def trained(self, folder: Path) -> Checkpoint:
         """A student that the run trained, whose files are compared with what was saved."""
-        found = self._checkpoint("student", str(folder), None)
+        found = self._checkpoint(Checkpoint, "student", str(folder), None)
         return dataclasses.replace(found, check=partial(self.folder.check_whole, folder))
 
-    def _checkpoint(self, role: str, path: str, revision: str | None) -> Checkpoint:
+    def _checkpoint(self, kind: type[Model], role: str, path: str, revision: str | None) -> Model:
         kwargs = self.config.chat_template_kwargs
         assert not isinstance(kwargs, str)
-        return Checkpoint(
+        return kind(
             role,
             path,
             revision,
@@ -115,21 +134,36 @@ class RunContext:
         return self.train_rows
 
     @contextlib.contextmanager
-    def scorer(self) -> Iterator[Scorer]:
-        """The scoring teacher, whose memory is released afterwards."""
-        with self.engine(self.teacher) as engine, contextlib.closing(self._cache(engine)) as cache:
+    def scorer(self) -> Iterator[Scorer | RewardScorer]:
+        """The scoring teacher or reward model, whose memory is released afterwards."""
+        if self.judge is None:
+            raise ValueError(
+                "teacher: needed to score responses that have no scores, and neither it nor a "
+                "reward_model is given"
+            )
+        if not self.config.teacher:
+            model, config = self.reward_model, self.config
+            with contextlib.closing(self._cache(model.identity)) as cache:
+                yield RewardScorer(model, cache, config.score_batch_tokens, config.disable_tqdm)
+            model.free()
+            return
+        with (
+            self.engine(self.teacher) as engine,
+            contextlib.closing(self._cache(engine.identity)) as cache,
+        ):
             yield Scorer(self.teacher, self.student(0), self.config, engine, cache)
 
-    def _cache(self, engine: Engine) -> ScoreCache:
-        """The cache of the teacher's numbers, the run's own or the one that runs share."""
+    def _cache(self, identity: str) -> ScoreCache:
+        """The cache of the judge's numbers, the run's own or the one that runs share."""
         shared = self.config.score_cache
-        if shared is None:  # the run folder is bound to one teacher
-            return ScoreCache(self.folder.root / "teacher_cache", engine.identity)
-        return ScoreCache(Path(shared), f"{engine.identity} {self._teacher_weights}")
+        if shared is None:  # the run folder is bound to one judge
+            return ScoreCache(self.folder.root / "teacher_cache", identity)
+        return ScoreCache(Path(shared), f"{identity} {self._judge_weights}")
 
     @cached_property
-    def _teacher_weights(self) -> str:
-        return weights_digest(self.teacher.path, self.teacher.config)
+    def _judge_weights(self) -> str:
+        assert self.judge is not None
+        return weights_digest(self.judge.path, self.judge.config)
 
     @cached_property
     def train_rows(self) -> list[Row]:

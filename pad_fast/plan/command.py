@@ -159,6 +159,12 @@ def _describe_models(estimator: Estimator) -> dict[str, str]:
 
 def make_estimator(settings: Settings, options: PlanOptions) -> Estimator:
     """The estimator of a run: prompts, machine, and whether training is under autocast."""
+    for name in ("responses", "reward_model"):
+        if getattr(settings.run, name):
+            raise ValueError(
+                f"plan: estimates runs that sample from the student and score with a teacher, got "
+                f"{name}; leave it out and give prompts and a teacher to plan the training"
+            )
     run = RunContext(settings)
     lengths, prompts = _lengths(run, options.num_prompts)
     bf16 = bool(run.training.bf16 or run.training.fp16)

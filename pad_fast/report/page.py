@@ -21,11 +21,14 @@ from pad_fast.report.loss import (
     standard_error,
 )
 from pad_fast.report.run_records import FixedGroup, RunRecords, read_run
+from pad_fast.report.wording import worded
 
 SHOWN_PROMPTS = 6
 SHOWN_SETTINGS = (
     "student",
     "teacher",
+    "reward_model",
+    "responses",
     "rounds",
     "prompts_per_round",
     "num_generations",
@@ -52,7 +55,7 @@ def write(run_dir: Path) -> Path:
     settings = {
         name: run.config[name] for name in SHOWN_SETTINGS if run.config.get(name) is not None
     }
-    page = _template().render(
+    page = _template(run.judge).render(
         run=run,
         pictures=sections,
         headlines=tables.headlines(run),
@@ -87,15 +90,15 @@ def choose(groups: Sequence[FixedGroup]) -> list[FixedGroup]:
     return [ranked[place] for place in places]
 
 
-def _template() -> jinja2.Template:
+def _template(judge: str) -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html")
+    source = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    return environment.from_string(worded(source, judge))
 
 
 def _facts(run: RunRecords, loss: LossSettings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pad_fast.evaluation.reported_metrics import METRICS, is_measured
 from pad_fast.report import plots, tables
 from pad_fast.report.loss import LossSettings, prompt_losses
 from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
+from pad_fast.report.wording import worded
 
 SHOWN_RESPONSES = 8  # bars of a picture; the tables show all
 
@@ -124,7 +125,9 @@ def sections(
     return {
         "rounds": [*_over_rounds(run, ACCURACY, AGREEMENT, LOSS), *_loss_histogram(run, loss)],
         "training": list(_over_steps(run, loss.unit)),
-        "preferences": [_first_places(loss, i, group) for i, group in enumerate(shown, 1)],
+        "preferences": [
+            _first_places(loss, i, group, run.judge) for i, group in enumerate(shown, 1)
+        ],
         "responses": [*_lengths(run), *_over_rounds(run, SHARES)],
     }
 
@@ -143,11 +146,11 @@ def _over_rounds(run: RunRecords, *pictures: RoundPicture) -> Iterator[Picture]:
             png = plots.round_curves(
                 run.students,
                 curves,
-                picture.ylabel,
+                worded(picture.ylabel, run.judge),
                 levels=_levels(run, picture.level),
                 percent=picture.percent,
             )
-            yield Picture(picture.name, png, picture.caption)
+            yield Picture(picture.name, png, worded(picture.caption, run.judge))
 
 
 def _levels(run: RunRecords, key: str) -> dict[str, tuple[float, str]]:
@@ -169,8 +172,9 @@ def _over_steps(run: RunRecords, unit: str) -> Iterator[Picture]:
     rows = [row for row in run.metrics if row["phase"] == "train" and row.get("step")]
     for picture in _training(unit):
         if curves := _present(rows, picture.curves):
-            png = plots.training_curves(rows, curves, picture.ylabel)
-            yield Picture(picture.name, png, picture.caption)
+            named = {key: worded(label, run.judge) for key, label in curves.items()}
+            png = plots.training_curves(rows, named, worded(picture.ylabel, run.judge))
+            yield Picture(picture.name, png, worded(picture.caption, run.judge))
 
 
 def _present(rows: Sequence[Row], curves: Mapping[str, str]) -> dict[str, str]:
@@ -198,7 +202,7 @@ def _lengths(run: RunRecords) -> Iterator[Picture]:
         yield Picture("lengths", plots.length_boxes(run.lengths), caption)
 
 
-def _first_places(loss: LossSettings, number: int, group: FixedGroup) -> Picture:
+def _first_places(loss: LossSettings, number: int, group: FixedGroup, judge: str) -> Picture:
     live = [i for i in tables.order(group) if math.isfinite(group.teacher[i])]
     sides = {
         "teacher": (group.teacher, loss.teacher_beta),
@@ -215,7 +219,7 @@ def _first_places(loss: LossSettings, number: int, group: FixedGroup) -> Picture
     caption = f"Prompt {number}" + (", loss " + " → ".join(known) if known else "") + "."
     if len(live) > SHOWN_RESPONSES:
         caption += f" The {SHOWN_RESPONSES} best of {len(live)} responses."
-    return Picture(f"preferences-{number}", plots.first_places(found), caption)
+    return Picture(f"preferences-{number}", plots.first_places(found, judge), caption)
 
 
 def first_place(scaled: Floats) -> Floats:

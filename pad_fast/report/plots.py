@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import is_measured
 from pad_fast.report.run_records import Floats
+from pad_fast.report.wording import worded
 
 # Okabe and Ito's palette, which can be told apart with any colour vision. Line styles, markers and
 # hatches differ too.
@@ -195,11 +196,12 @@ def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
     return draw(paint, xlabel="round", ylabel="tokens of a sampled response", legend=False)
 
 
-def first_places(probabilities: Mapping[str, Floats]) -> bytes:
+def first_places(probabilities: Mapping[str, Floats], judge: str = "teacher") -> bytes:
     """Bars of the probability of being ranked first, side by side for each response.
 
     Args:
         probabilities: for any of "teacher", "before" and "after", the probability of each response.
+        judge: the word for the teacher.
     """
     looks = {"teacher": (TEACHER, ""), "before": (BEFORE, "///"), "after": (AFTER, "")}
 
@@ -216,15 +218,14 @@ def first_places(probabilities: Mapping[str, Floats]) -> bytes:
                 hatch=hatch,
                 edgecolor="white",
                 linewidth=0.5,
-                label=name,
+                label=worded(name, judge),
             )
         axes.set_ylim(0, 1)
         axes.set_xticks(range(1, len(values) + 1))
         axes.grid(axis="x", visible=False)
 
-    return draw(
-        paint, xlabel="response, in the teacher's order", ylabel="probability of first place"
-    )
+    xlabel = worded("response, in the teacher's order", judge)
+    return draw(paint, xlabel=xlabel, ylabel="probability of first place")
 
 
 def global_steps(rows: Sequence[Row]) -> tuple[list[int], list[int]]:

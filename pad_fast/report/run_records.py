@@ -65,6 +65,11 @@ class RunRecords:
     lengths: dict[int, NDArray[np.int64]]  # round -> tokens of each sampled response
 
     @property
+    def judge(self) -> str:
+        """Who scored the responses: the teacher, a reward model, or the rater of given scores."""
+        return str(self.manifest.get("judge", "teacher"))
+
+    @property
     def base(self) -> Row:
         """The base student's evaluation; empty if there is none."""
         return self.students[0] if self.students else {}

@@ -36,7 +36,7 @@ def of_scores(run: RunContext, rows: Sequence[Row], metrics: Row) -> list[Findin
     """The findings of rows that the teacher has scored, and of the metrics of scoring them."""
     config, training = run.config, run.training
     return [
-        templates.template(run.teacher, rows),
+        *([templates.template(run.teacher, rows)] if config.teacher else []),
         rewards.masked(rows),
         rewards.flat_groups(rows, training),
         rewards.saturated(rows, training),

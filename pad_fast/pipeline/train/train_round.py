@@ -57,11 +57,19 @@ def fit(trainer: Trainer, run: RunContext, round: int, phase: str, target: Path)
 
 def _card_note(run: RunContext, round: int) -> str:
     config = run.config
-    return (
-        f"This is round {round} of a run; in each {config.num_generations} responses a prompt were "
-        f"sampled from it at temperature {config.temperature} and scored by the teacher "
-        f"{Path(str(config.teacher)).name}."
-    )
+    if run.judge is None:
+        scored = "with the scores that came with them"
+    else:
+        name = run.judge.role.replace("_", " ")
+        scored = f"scored by the {name} {Path(run.judge.path).name}"
+    if round == 1 and config.responses:
+        responses = f"its responses are those of {Path(config.responses).name}, {scored}"
+    else:
+        responses = (
+            f"in each {config.num_generations} responses a prompt were sampled from it at "
+            f"temperature {config.temperature} and {scored}"
+        )
+    return f"This is round {round} of a run; {responses}."
 
 
 class TitledProgress(ProgressCallback):
