@@ -6,7 +6,6 @@ A command's module is imported only when the command is given, so that ``--help`
 from __future__ import annotations
 
 import difflib
-import errno
 import logging
 import signal
 import sys
@@ -17,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pad_fast.files.system_errors import in_words
 from pad_fast.interrupts import Interrupts
 from pad_fast.pipeline.phases import PHASES
 from pad_fast.secret_values import HideSecrets, hide_secrets
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return SIGNALLED + (interrupts.number or signal.SIGINT)
         if show_traceback:
             print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
-        message, code = _explain(error)
+        message, code = _explain(error, command_line(["pad-fast", *words]))
         print(f"pad-fast: {hide_secrets(message)}", file=sys.stderr)
         return code
 
@@ -222,20 +222,12 @@ def _imported(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
-    """A line for the user, and the exit code."""
+def _explain(error: Exception, command: str) -> tuple[str, int]:
+    """A line for the user about what ended ``command``, and the exit code."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # safetensors and torch wrap the system's error in one of their own.
-    if (
-        getattr(error, "errno", None) == errno.ENOSPC
-        or "No space left on device" in text
-        or "os error 28" in text
-    ):
-        return (
-            f"the disk is full ({text}); finished work is kept: free some space and give the same "
-            "command again",
-            FAILED,
-        )
+    trouble = in_words(error)
+    if trouble is not None:
+        return f"{trouble}; finished work is kept, and the same command goes on: {command}", FAILED
     if isinstance(error, ValueError):
         return text, BAD_INPUT
     return f"{type(error).__name__}: {text} (pad-fast --traceback COMMAND shows where)", FAILED

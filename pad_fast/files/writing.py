@@ -31,7 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
             path.rename(old)
         os.replace(temporary, path)
         flush(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # which the system's errors of writing lack
         _remove(temporary)
         if old.is_dir() and not path.exists():
             old.rename(path)

@@ -22,6 +22,9 @@ def check_origins(config: Any) -> None:
         raise ValueError(
             "reward_model: scores in place of a teacher, got both; leave out one of them"
         )
+    for name in ("teacher_server", "teacher_serve"):
+        if getattr(config, name) and not config.teacher:
+            raise ValueError(f"{name}: runs a teacher, and none is given")
     if config.baseline == "seqkd" and not config.teacher:
         raise ValueError(
             "baseline: seqkd needs a teacher, whose answers it trains on, got none; set it to none"

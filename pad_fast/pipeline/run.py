@@ -115,7 +115,8 @@ class RunContext:
         """Try out the servers that are given by their URLs, see :meth:`RunEngines.try_servers`."""
         # Once a student is trained, its server may have been stopped for that, and is waited for.
         untrained = not self.folder.student(1).exists()
-        self.engines.try_servers([self.student(0)] * untrained + [self.teacher])
+        teachers = [self.teacher] if self.config.teacher else []
+        self.engines.try_servers([self.student(0)] * untrained + teachers)
 
     def _other_students(self, wanted: Checkpoint) -> list[Checkpoint]:
         """The last two students beside ``wanted``, as far as they are trained."""
@@ -143,9 +144,11 @@ class RunContext:
             )
         if not self.config.teacher:
             model, config = self.reward_model, self.config
-            with contextlib.closing(self._cache(model.identity)) as cache:
-                yield RewardScorer(model, cache, config.score_batch_tokens, config.disable_tqdm)
-            model.free()
+            try:
+                with contextlib.closing(self._cache(model.identity)) as cache:
+                    yield RewardScorer(model, cache, config.score_batch_tokens, config.disable_tqdm)
+            finally:
+                model.free()
             return
         with (
             self.engine(self.teacher) as engine,
