@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import IGNORE_INDEX, LINEAR_LOSS, LISTWISE, LOSS_OF, Case, Inputs
-from benchmarks.listwise import BETA, SAMPLED, library_loss
+from benchmarks.listwise import BETA, SAMPLED, jobs, library_loss
+from pad_fast import reference
 
 BLOCK = 1 << 24  # float64 logits at a time
 SAMPLE = 128  # rows, and columns, at which gradients are compared
@@ -176,21 +177,26 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def is_defined(job: str) -> bool:
     """Whether the loss has a definition here."""
-    return job == "vpd" or job.removesuffix(SAMPLED) in DIVERGENCES
+    return job in reference.LOSSES or job.removesuffix(SAMPLED) in DIVERGENCES
 
 
 def can_enumerate(case: Case) -> bool:
     """Whether the loss has a definition here, and one that is feasible at this size."""
-    return is_defined(case.job) and (case.job == "vpd" or case["N"] <= MOST_ENUMERATED)
+    return case.job in reference.LOSSES or (is_defined(case.job) and case["N"] <= MOST_ENUMERATED)
 
 
 def enumerate_rankings(job: str, student: Tensor, teacher: Tensor) -> Tensor:
     """The loss of each prompt as the paper defines it: (P, N), (P, N) -> (P,).
 
-    A table holds all N! rankings (arXiv 2502.14272, section 3). VPD needs only the teacher's.
+    A table holds all N! rankings (arXiv 2502.14272, section 3). VPD needs only the teacher's, and
+    the losses of :mod:`pad_fast.reference` need none.
     """
     if job == "vpd":
         return -log_ranking(student.gather(1, teacher.argsort(dim=1, descending=True, stable=True)))
+    if job in reference.LOSSES:
+        scale, loss_of = (BETA if jobs()[job].loss.has_beta else 1.0), reference.LOSSES[job]
+        prompts = zip(scale * student, BETA * teacher, strict=True)
+        return torch.stack([loss_of(x, t) for x, t in prompts])
     table = _rankings(student.shape[1], student.device)
     s, t = (log_ranking(rewards[:, table]) for rewards in (student, teacher))
     return DIVERGENCES[job.removesuffix(SAMPLED)](s, t)

@@ -48,12 +48,19 @@ class ListwiseJob:
     def options(self) -> dict[str, Any]:
         """The options that select the kind among those of its loss."""
         chosen = {"divergence": self.kind.name} if self.loss.divergences else {}
-        return {"beta": BETA, **chosen}
+        # The ranking alone, without the likelihood that a loss may add.
+        return {
+            **({"beta": BETA} if self.loss.has_beta else {}),
+            "likelihood_weight": 0.0,
+            **chosen,
+        }
 
 
 def jobs() -> dict[str, ListwiseJob]:
     """The jobs by name, as the table of losses is now: the exact ones, then the sampled ones."""
-    kinds = [(loss, kind) for loss in LOSSES.values() for kind in loss.kinds]
+    # A kind of several losses is measured once, and needs no anchor by itself.
+    losses = [loss for loss in LOSSES.values() if not loss.needs_anchor]
+    kinds = [(loss, kind) for loss in losses for kind in loss.kinds]
     found = [ListwiseJob(loss, kind, "exact") for loss, kind in kinds]
     found += [ListwiseJob(loss, kind, "sampled") for loss, kind in kinds if kind.sampled]
     return {job.name: job for job in found}

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
         token_logprobs,
     )
     from pad_fast.linear_loss import linear_preference_loss
-    from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+    from pad_fast.losses import (
+        preference_loss,
+        probabilistic_preference_loss,
+        vanilla_preference_loss,
+    )
     from pad_fast.models.scoring import score_responses
     from pad_fast.modules import LinearPADLoss, PADLoss
     from pad_fast.training.config import PADConfig
@@ -33,7 +37,7 @@ _HOMES = {
         "response_rewards",
         "token_logprobs",
     ),
-    "losses": ("probabilistic_preference_loss", "vanilla_preference_loss"),
+    "losses": ("preference_loss", "probabilistic_preference_loss", "vanilla_preference_loss"),
     "models.scoring": ("score_responses",),
     "linear_loss": ("linear_preference_loss",),
     "modules": ("LinearPADLoss", "PADLoss"),
@@ -52,6 +56,7 @@ __all__ = [
     "linear_response_rewards",
     "linear_token_logprobs",
     "micro_batched_backward",
+    "preference_loss",
     "probabilistic_preference_loss",
     "response_lengths",
     "response_rewards",

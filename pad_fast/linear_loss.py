@@ -20,7 +20,7 @@ from pad_fast.linear_logprob.inputs import LinearInputs
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.linear_logprob.prompt_chunks import Chunk, ChunkedHead, PromptRows
 from pad_fast.logprob import response_op
-from pad_fast.loss_inputs import LossSettings, Preferences
+from pad_fast.loss_inputs import LossSettings, Preferences, PromptColumns
 
 
 def linear_preference_loss(
@@ -34,6 +34,8 @@ def linear_preference_loss(
     mask: Tensor | None = None,  # (P, N) bool
     live_rows: Tensor | None = None,  # (L,) int64
     memory_budget: MemoryBudget = "auto",
+    anchor_rewards: Tensor | None = None,  # (P, N)
+    from_teacher: Tensor | None = None,  # (P, N) bool
     **options: Any,
 ) -> tuple[Tensor, Tensor]:  # () or, with reduction="none", (P,); (P, N)
     """The listwise loss of a student's hidden states, and the rewards that it compares.
@@ -49,6 +51,7 @@ def linear_preference_loss(
         teacher_rewards: (P, N), in nats per token.
         mask: (P, N), True for live responses; one without tokens is never live.
         live_rows, memory_budget: as in :func:`linear_token_logprobs`.
+        anchor_rewards, from_teacher: (P, N), as in :func:`pad_fast.losses.preference_loss`.
         options: those of :class:`PADLoss`.
 
     Returns:
@@ -70,7 +73,8 @@ def linear_preference_loss(
         device twice. Results differ in rounding only. See :func:`may_take_chunks`.
     """
     settings = LossSettings.checked(**options)
-    preferences = Preferences.checked(settings, labels, teacher_rewards, response_ids, mask)
+    columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher)
+    preferences = Preferences.checked(settings, labels, columns, response_ids)
     inputs = LinearInputs.checked(
         settings.align(hidden),
         weight,

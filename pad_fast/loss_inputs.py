@@ -7,7 +7,7 @@ R = P * N responses stand prompt by prompt. Response i of prompt p is row p * N 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 from pad_fast import argument_checks
 from pad_fast.logprob.responses import Responses
 from pad_fast.logprob.softmax import TokenOptions
-from pad_fast.losses import LossOptions, check_loss, preference_loss
+from pad_fast.losses import check_loss, preference_loss
 from pad_fast.preference import loss_kinds
+from pad_fast.preference.options import LossOptions
+from pad_fast.preference.reward_inputs import check_columns, counted_prompts
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class LossSettings:
         tokens = TokenOptions.checked(temperature, softcap, logit_scale, ignore_index)
         return cls(loss, loss_options, normalize, shift, tokens, impl)
 
+    @property
+    def options(self) -> LossOptions:
+        """The options of the loss, with their defaults."""
+        return LossOptions(**self.loss_options)
+
     def align(self, states: Tensor) -> Tensor:
         """Logits or hidden states (..., T, V or D) without the last one, if labels are shifted."""
         return states[..., :-1, :] if self.shift else states
@@ -60,7 +67,7 @@ class LossSettings:
         That is so for exact losses that are summed or averaged. Rankings are drawn for all prompts
         together, and with reduction="none" each prompt has an outer gradient of its own.
         """
-        options = LossOptions(**self.loss_options)
+        options = self.options
         size = options.group_size
         n = responses_per_prompt if size is None else min(responses_per_prompt, size)
         kind = loss_kinds.LOSSES[self.loss].kind(options.divergence)
@@ -68,25 +75,47 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class PromptColumns:
+    """What is known of the responses of P prompts beside their tokens."""
+
+    teacher_rewards: Tensor  # (P, N)
+    mask: Tensor | None = None  # (P, N) bool, True for live responses
+    anchor_rewards: Tensor | None = None  # (P, N), under the model that a training starts from
+    from_teacher: Tensor | None = None  # (P, N) bool, True for the teacher's own responses
+
+    def of(self, prompts: slice) -> PromptColumns:
+        """The columns of some of the prompts."""
+        columns = (self.mask, self.anchor_rewards, self.from_teacher)
+        some = (None if column is None else column[prompts] for column in columns)
+        return PromptColumns(self.teacher_rewards[prompts], *some)
+
+
+@dataclass(frozen=True)
 class Preferences:
     """A batch of prompts whose student's rewards are still to come."""
 
     settings: LossSettings
-    teacher: Tensor  # (P, N) rewards
-    live: Tensor  # (P, N) bool
+    columns: PromptColumns  # with a mask that leaves out responses without tokens
     responses: Responses
+
+    @property
+    def teacher(self) -> Tensor:  # (P, N)
+        """The teacher's rewards."""
+        return self.columns.teacher_rewards
 
     @classmethod
     def checked(
         cls,
         settings: LossSettings,
         labels: Tensor,  # (R, T) or (M,)
-        teacher_rewards: Tensor,  # (P, N)
+        columns: PromptColumns,
         response_ids: Tensor | None,  # (M,)
-        mask: Tensor | None,  # (P, N) bool
     ) -> Preferences:
         """The prompts of a user's call; raises ValueError for what does not fit."""
+        teacher_rewards, mask = columns.teacher_rewards, columns.mask
         _check_prompts(labels, teacher_rewards, response_ids, mask)
+        loss = loss_kinds.LOSSES[settings.loss]
+        check_columns(loss, teacher_rewards, columns.anchor_rewards, columns.from_teacher)
         if settings.shift:
             labels = labels[..., 1:]
             response_ids = None if response_ids is None else response_ids[1:]
@@ -100,38 +129,38 @@ class Preferences:
         # The reward of an empty response is 0, the best log-probability there is.
         live = (responses.lengths() > 0).view(teacher_rewards.shape)
         live = live if mask is None else live & mask
-        return cls(settings, teacher_rewards, live, responses)
+        return cls(settings, replace(columns, mask=live), responses)
 
     def loss(self, logps: Tensor, impl: str) -> tuple[Tensor, Tensor]:
         """The loss and the rewards (P, N), detached, from the log-probabilities of all labels."""
         rewards = self.responses.rewards(logps, impl).view(self.teacher.shape)
-        loss = preference_loss(
-            self.settings.loss,
-            rewards,
-            self.teacher,
-            mask=self.live,
-            impl=self.settings.impl,
-            **self.settings.loss_options,
-        )
-        return loss, rewards.detach()
+        return self._loss(rewards, self.columns), rewards.detach()
 
     def losses(self, rewards: Tensor, prompts: slice) -> Tensor:
         """The loss of each of some prompts (p,), 0 where it has none, from their rewards (p, N)."""
-        options = {**self.settings.loss_options, "reduction": "none"}
+        return self._loss(rewards, self.columns.of(prompts), reduction="none")
+
+    def _loss(self, rewards: Tensor, columns: PromptColumns, **options: Any) -> Tensor:
+        settings = self.settings
         return preference_loss(
-            self.settings.loss,
+            settings.loss,
             rewards,
-            self.teacher[prompts],
-            mask=self.live[prompts],
-            impl=self.settings.impl,
-            **options,
+            columns.teacher_rewards,
+            mask=columns.mask,
+            anchor_rewards=columns.anchor_rewards,
+            from_teacher=columns.from_teacher,
+            impl=settings.impl,
+            **{**settings.loss_options, **options},
         )
 
     def reduce(self, total: Tensor) -> Tensor:
         """The loss from the sum of the losses of all prompts."""
-        if self.settings.loss_options.get("reduction", "mean") == "sum":
+        options, live = self.settings.options, self.columns.mask
+        if options.reduction == "sum":
             return total
-        return total / (self.live.sum(1) > 1).sum().clamp(min=1)
+        assert live is not None
+        least = loss_kinds.LOSSES[self.settings.loss].least_live(options)
+        return total / counted_prompts(live, least).clamp(min=1)
 
 
 def _check_prompts(

@@ -22,69 +22,25 @@ Notes:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from pad_fast import argument_checks, device
 from pad_fast.dispatch import check_impl
 from pad_fast.preference import loss_kinds
 from pad_fast.preference import op as preference_op
-from pad_fast.preference.plackett_luce import RankingOptions
-
-METHODS = ("auto", "exact", "sampled")
-GROUP_REDUCTIONS = ("mean", "sum")
-REDUCTIONS = ("mean", "sum", "none")
-MIN_SAMPLES = 4  # two draws from each side: the estimators compare a draw with the others
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """The options of all losses, with their defaults; each loss names those that it has.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    beta: float = 10.0
-    teacher_beta: float | None = None  # None: beta
-    divergence: str | None = None  # None: the first of the loss
-    method: str = "auto"
-    num_samples: int = 256
-    seed: int = 0
-    group_size: int | None = None
-    group_reduction: str = "mean"
-    reduction: str = "mean"
-    check_finite: bool | None = None  # None: where that does not wait for a device
-
-    def __post_init__(self) -> None:
-        argument_checks.check_choice("method", self.method, METHODS)
-        argument_checks.check_choice("group_reduction", self.group_reduction, GROUP_REDUCTIONS)
-        argument_checks.check_choice("reduction", self.reduction, REDUCTIONS)
-        for name, value in (("beta", self.beta), ("teacher_beta", self.teacher_scale)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive finite number, got {value}")
-        if self.num_samples < MIN_SAMPLES:
-            raise ValueError(f"num_samples must be at least {MIN_SAMPLES}, got {self.num_samples}")
-        if not -(2**63) <= self.seed < 2**63:
-            limits = "from -2**63 to 2**63 - 1"
-            raise ValueError(f"seed must be an integer of 64 bits, {limits}, got {self.seed}")
-        if self.group_size is not None and self.group_size < 2:
-            raise ValueError(f"group_size must be None or at least 2, got {self.group_size}")
-
-    @property
-    def teacher_scale(self) -> float:
-        """The factor of the teacher's rewards."""
-        return self.beta if self.teacher_beta is None else self.teacher_beta
-
-    def of_rankings(self) -> RankingOptions:
-        """The numbers that the op takes."""
-        return RankingOptions(
-            float(self.beta), float(self.teacher_scale), self.num_samples, int(self.seed)
-        )
+from pad_fast.preference.likelihood import negative_likelihood
+from pad_fast.preference.loss_kinds import Loss
+from pad_fast.preference.options import LossOptions
+from pad_fast.preference.reward_inputs import (
+    check_columns,
+    check_rewards,
+    counted_prompts,
+    in_full_precision,
+    in_groups,
+)
 
 
 def probabilistic_preference_loss(
@@ -219,104 +175,119 @@ def preference_loss(
     teacher_rewards: Tensor,  # (P, N)
     *,
     mask: Tensor | None = None,  # (P, N) bool
+    anchor_rewards: Tensor | None = None,  # (P, N)
+    from_teacher: Tensor | None = None,  # (P, N) bool
     impl: str = "auto",
     **options: Any,
 ) -> Tensor:  # () or, with reduction="none", (P,)
-    """The loss of this name. The modules, the linear loss and the trainer call it by name.
+    """A loss by its name, alone or with the likelihood of responses, in nats.
+
+    preference_weight * loss(r - anchor, t) - likelihood_weight * sum_i w_i r_i
 
     Args:
         loss: a name in ``pad_fast.preference.loss_kinds.LOSSES``.
-        student_rewards, teacher_rewards, mask, impl: as in :func:`probabilistic_preference_loss`.
-        options: fields of :class:`LossOptions` that this loss has.
+        student_rewards, teacher_rewards: r and t, as in :func:`probabilistic_preference_loss`.
+        mask, impl: as there.
+        anchor_rewards: the rewards under the model that the training started from; DPO needs them.
+        from_teacher: True for the teacher's own responses.
+        options: fields of :class:`pad_fast.preference.options.LossOptions` that this loss has.
+            ``likelihood_on`` says what w is: 1 on the "best" response, on the "teacher"'s own, or
+            "weighted", softmax(likelihood_beta * t).
 
     Returns:
-        The loss, as :func:`probabilistic_preference_loss` returns it.
+        As :func:`probabilistic_preference_loss`. With a likelihood, prompts of one live response
+        count too.
 
     Raises:
-        ValueError: as :func:`check_loss`, and as :func:`probabilistic_preference_loss`.
+        ValueError: an unknown loss or option; DPO without an anchor; ``likelihood_on="teacher"``
+            without ``from_teacher``; as :func:`probabilistic_preference_loss`.
+
+    Example:
+        >>> student, teacher = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-0.5, -0.7]])
+        >>> preference_loss("simpo", student, teacher, beta=2.0, gamma=0.5)
+        tensor(0.2014)
+        >>> preference_loss("vpd", student, teacher, preference_weight=0.0, likelihood_weight=3.0)
+        tensor(3.)
+
+    Notes:
+        r is a mean over a response's tokens, or a sum with ``normalize="sum"``, in both terms.
     """
     check_loss(loss, options)
-    given = LossOptions(**options)
-    kind = loss_kinds.LOSSES[loss].kind(given.divergence)
+    entry, given = loss_kinds.LOSSES[loss], LossOptions(**options)
     check_impl(impl)
     check_rewards(student_rewards, teacher_rewards, mask)
-    student, teacher, live = _groups(student_rewards, teacher_rewards, mask, given.group_size)
+    check_columns(entry, student_rewards, anchor_rewards, from_teacher)
+    student, teacher = in_full_precision(student_rewards), teacher_rewards.detach()
+    live = torch.ones_like(teacher, dtype=torch.bool) if mask is None else mask
+    entry.check_weights(given.preference_weight, given.likelihood_weight)
+    checked = {"anchor_rewards": anchor_rewards}
+    if not given.preference_weight:  # else the op checks these
+        checked |= {"student_rewards": student, "teacher_rewards": teacher}
+    _check_finite(checked, mask, given.check_finite)
+    total = student.new_zeros(len(student))
+    if given.preference_weight:
+        compared = student if anchor_rewards is None else student - anchor_rewards.detach()
+        losses = _ranking_losses(entry, compared, teacher, mask, given, impl)
+        total = losses if given.preference_weight == 1 else given.preference_weight * losses
+    if entry.adds_likelihood(given.likelihood_weight):
+        weight = entry.weight_of_likelihood(given.likelihood_weight, live)
+        term = negative_likelihood(
+            student, teacher, live, from_teacher, given.likelihood_on, given.likelihood_beta
+        )
+        total = total + weight * term
+    if given.reduction == "none":
+        return total
+    if given.reduction == "sum":
+        return total.sum()
+    return total.sum() / counted_prompts(live, entry.least_live(given)).clamp(min=1)
+
+
+def _check_finite(
+    rewards: dict[str, Tensor | None], mask: Tensor | None, asked: bool | None
+) -> None:
+    """Raise ValueError for live rewards that are not finite, if that is asked or costs no wait."""
+    for name, values in rewards.items():
+        if values is None or not device.can_read_values(values):
+            continue
+        if asked or (asked is None and not device.waits_for_values(values.device)):
+            preference_op.check_finite_rewards(name, values, mask)
+
+
+def _ranking_losses(
+    loss: Loss,
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    options: LossOptions,
+    impl: str,
+) -> Tensor:  # (P,)
+    """The loss of each prompt without the likelihood."""
+    kind, num_prompts = loss.kind(options.divergence), len(student)
+    student, teacher, live = in_groups(student, teacher, mask, options.group_size)
     waits = device.waits_for_values(student.device)
     # With a mask on a CPU, the op counts the live responses of each group, and checks those.
     if mask is None or waits:
-        kind.check_exact(given.method, student.shape[1])
-    numbers = given.of_rankings()
+        kind.check_exact(options.method, student.shape[1])
+    numbers = options.of_rankings()
     losses, _ = preference_op.preference_loss(
         student,
         teacher,
         live,
         kind.name,
-        given.method,
+        options.method,
         numbers.beta,
         numbers.teacher_beta,
         numbers.num_samples,
         numbers.seed,
-        not waits if given.check_finite is None else given.check_finite,
+        numbers.gamma,
+        numbers.pairs,
+        not waits if options.check_finite is None else options.check_finite,
         impl,
     )
-    return _reduce(losses, live, len(student_rewards), given)
-
-
-def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
-    """Raise ValueError unless rewards are (P, N) with N >= 2, on one device, and so is the mask."""
-    argument_checks.check_floating("student_rewards", student)
-    argument_checks.check_floating("teacher_rewards", teacher)
-    shape = argument_checks.shape(student)
-    if student.ndim != 2 or student.shape[1] < 2:
-        rule = "must be (P, N) with at least N = 2 responses a prompt"
-        raise ValueError(f"student_rewards {rule}, got {shape}")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask must be bool, True for live responses, got {mask.dtype}")
-    for name, tensor in (("teacher_rewards", teacher), ("mask", mask)):
-        if tensor is None:
-            continue
-        if tensor.shape != student.shape:
-            rule = f"must have the shape of student_rewards, {shape}"
-            raise ValueError(f"{name} {rule}, got {argument_checks.shape(tensor)}")
-        if tensor.device != student.device:
-            rule = f"must be on the device of student_rewards, {student.device}"
-            raise ValueError(f"{name} {rule}, got {tensor.device}")
-
-
-def _groups(
-    student: Tensor, teacher: Tensor, mask: Tensor | None, size: int | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Student, teacher and mask as (P * groups, n): consecutive live responses form a group.
-
-    The last groups of a prompt are filled up with masked responses.
-    """
-    student = student.to(torch.promote_types(student.dtype, torch.float32))
-    teacher = teacher.detach()
-    num = student.shape[1]
-    if size is None or size >= num:
-        return student, teacher, mask
-    missing = -num % size
-    if mask is not None:
-        order = (~mask).long().argsort(dim=1, stable=True)  # the live ones first
-        student, teacher, mask = (part.gather(1, order) for part in (student, teacher, mask))
-    elif missing:
-        mask = torch.ones_like(student, dtype=torch.bool)
-    student, teacher = (
-        pad(rewards, (0, missing)).reshape(-1, size) for rewards in (student, teacher)
-    )
-    return student, teacher, None if mask is None else pad(mask, (0, missing)).reshape(-1, size)
-
-
-def _reduce(losses: Tensor, live: Tensor | None, num_prompts: int, options: LossOptions) -> Tensor:
-    """(P * groups,) -> the loss. Groups and prompts without two live responses do not count."""
     by_prompt = (num_prompts, losses.shape[0] // max(1, num_prompts))
-    loss = losses.view(by_prompt).sum(1)
-    counts = torch.ones_like(losses, dtype=torch.bool) if live is None else live.sum(1) > 1
-    groups = counts.view(by_prompt).sum(1)
-    if options.group_reduction == "mean":
-        loss = loss / groups.clamp(min=1)
-    if options.reduction == "none":
-        return loss
-    if options.reduction == "sum":
-        return loss.sum()
-    return loss.sum() / (groups > 0).sum().clamp(min=1)
+    if options.group_reduction == "sum":
+        return losses.view(by_prompt).sum(1)
+    counts = (
+        torch.ones_like(losses, dtype=torch.bool) if live is None else live.sum(1) >= kind.least
+    )
+    return losses.view(by_prompt).sum(1) / counts.view(by_prompt).sum(1).clamp(min=1)

@@ -10,7 +10,7 @@ from pad_fast import argument_checks
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.linear_loss import linear_preference_loss
 from pad_fast.logprob.inputs import LogitInputs, token_logprobs
-from pad_fast.loss_inputs import LossSettings, Preferences
+from pad_fast.loss_inputs import LossSettings, Preferences, PromptColumns
 from pad_fast.losses import check_loss
 
 
@@ -18,14 +18,15 @@ class PADLoss(nn.Module):
     """The listwise loss from a student's logits, as a module without parameters.
 
     Args:
-        loss: "ppd", see :func:`probabilistic_preference_loss`, or "vpd", see
-            :func:`vanilla_preference_loss`.
+        loss: a name in ``pad_fast.preference.loss_kinds.LOSSES``, such as "ppd", see
+            :func:`probabilistic_preference_loss`.
         normalize: "mean" or "sum" over a response's tokens, see :func:`response_rewards`.
         shift: labels are at their own tokens, as Hugging Face models take them, and are moved one
             place. The first token of each packed sequence must then be ignored.
         temperature, softcap, logit_scale, ignore_index: see :func:`token_logprobs`.
         impl: "auto", "torch" or "triton", see :mod:`pad_fast.dispatch`.
-        loss_options: keyword options of the loss: beta, divergence, reduction, ...
+        loss_options: keyword options of :func:`pad_fast.losses.preference_loss`: beta,
+            likelihood_weight, reduction, ...
 
     Raises:
         ValueError: a loss or an option that does not exist.
@@ -75,6 +76,8 @@ class PADLoss(nn.Module):
         *,
         response_ids: Tensor | None = None,  # (M,)
         mask: Tensor | None = None,  # (P, N) bool
+        anchor_rewards: Tensor | None = None,  # (P, N)
+        from_teacher: Tensor | None = None,  # (P, N) bool
         **options: Any,
     ) -> Tensor:  # () or, with reduction="none", (P,)
         """The loss, in nats.
@@ -84,11 +87,13 @@ class PADLoss(nn.Module):
                 prompt by prompt.
             teacher_rewards: (P, N), in nats per token.
             mask: (P, N), True for live responses; one without tokens is never live.
+            anchor_rewards, from_teacher: (P, N), as in :func:`pad_fast.losses.preference_loss`.
             options: replace the module's for this call. ``seed=step`` gives every step of a sampled
                 loss its own draws.
         """
         settings = LossSettings.checked(**{**self.options, **options})
-        preferences = Preferences.checked(settings, labels, teacher_rewards, response_ids, mask)
+        columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher)
+        preferences = Preferences.checked(settings, labels, columns, response_ids)
         labels = preferences.responses.labels
         inputs = LogitInputs.checked(settings.align(logits), labels, settings.tokens, settings.impl)
         return preferences.loss(token_logprobs(inputs), inputs.impl)[0]
@@ -126,6 +131,8 @@ class LinearPADLoss(PADLoss):
         response_ids: Tensor | None = None,  # (M,)
         mask: Tensor | None = None,  # (P, N) bool
         live_rows: Tensor | None = None,  # (L,) int64
+        anchor_rewards: Tensor | None = None,  # (P, N)
+        from_teacher: Tensor | None = None,  # (P, N) bool
         **options: Any,
     ) -> Tensor:  # () or, with reduction="none", (P,)
         """The loss, in nats, of the arguments of :func:`linear_preference_loss`.
@@ -141,6 +148,8 @@ class LinearPADLoss(PADLoss):
             response_ids=response_ids,
             mask=mask,
             live_rows=live_rows,
+            anchor_rewards=anchor_rewards,
+            from_teacher=from_teacher,
             **{**self.options, **options},
         )
         return loss

@@ -51,6 +51,7 @@ PUBLIC = {
     "linear_preference_loss",
     "score_responses",
     "PADLoss.__init__",
+    "LinearPADLoss.forward",
     "PADTrainer.__init__",
 }
 MOST_LINES = 45

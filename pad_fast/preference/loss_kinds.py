@@ -2,7 +2,7 @@
 
 A :class:`Loss` is what a user names as ``loss``; its :class:`Kind` is what is computed for a group.
 To add a loss, write its function of rewards and an entry of :data:`LOSSES`. An option that no loss
-has yet is also a field of :class:`pad_fast.losses.LossOptions` and of ``PADConfig``.
+has yet is also a field of :class:`pad_fast.preference.options.LossOptions` and of ``PADConfig``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pad_fast.preference import exact_jsd, exact_kl, list_mle, sampled_rankings
+from pad_fast.preference import exact_jsd, exact_kl, list_mle, neighbours, sampled_rankings
+from pad_fast.preference.options import LossOptions
 from pad_fast.preference.plackett_luce import LN2, RankingOptions, Result
 
-COMMON_OPTIONS = ("beta", "group_size", "group_reduction", "reduction", "check_finite")
+COMMON_OPTIONS = (
+    "beta",
+    "group_size",
+    "group_reduction",
+    "preference_weight",
+    "likelihood_weight",
+    "likelihood_on",
+    "likelihood_beta",
+    "reduction",
+    "check_finite",
+)
 SATURATION_SHARE = 0.95  # the share of a loss's upper bound above which its gradient is negligible
 
 Exact = Callable[[Tensor, Tensor, RankingOptions], Result]
@@ -35,6 +46,7 @@ class Kind:
         auto_exact: the largest n for which method="auto" takes ``exact``; None for any n.
         max_exact: the largest n for which method="exact" does; None for any n.
         upper_bound: the largest value of the loss, in nats; None if there is none.
+        least: the fewest live responses of a group for which there is a loss.
     """
 
     name: str
@@ -43,6 +55,7 @@ class Kind:
     auto_exact: int | None = None
     max_exact: int | None = None
     upper_bound: float | None = None
+    least: int = 2
 
     def is_exact(self, method: str, n: int) -> bool:
         """Whether ``method`` computes groups of ``n`` responses exactly."""
@@ -75,6 +88,10 @@ class Loss:
         kinds: the divergences to choose from, the default first; one kind for a loss without
             divergences.
         own_options: the options that it has in addition to :data:`COMMON_OPTIONS`.
+        has_beta: whether the student's rewards have a factor.
+        needs_anchor: whether it compares log-ratios to the model that the training started from.
+        likelihood: the weight of the best response's likelihood that the loss's source adds, a
+            function of the number of live responses (P,); None for no such term.
     """
 
     name: str
@@ -82,11 +99,38 @@ class Loss:
     help: str
     kinds: tuple[Kind, ...]
     own_options: tuple[str, ...] = ()
+    has_beta: bool = True
+    needs_anchor: bool = False
+    likelihood: Callable[[Tensor], Tensor] | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
         """The names of all options."""
-        return (*COMMON_OPTIONS, *self.own_options)
+        common = (name for name in COMMON_OPTIONS if name != "beta" or self.has_beta)
+        return (*common, *self.own_options)
+
+    def adds_likelihood(self, weight: float | None) -> bool:
+        """Whether the likelihood of responses is a part, at a ``likelihood_weight``."""
+        return self.likelihood is not None if weight is None else weight > 0
+
+    def weight_of_likelihood(self, weight: float | None, live: Tensor) -> float | Tensor:
+        """``likelihood_weight``, or the source's (P,) for the live responses (P, N) if None."""
+        if weight is not None:
+            return weight
+        return 0.0 if self.likelihood is None else self.likelihood(live.sum(1))
+
+    def least_live(self, options: LossOptions) -> int:
+        """The fewest live responses of a prompt that counts in a mean over prompts."""
+        alone = self.adds_likelihood(options.likelihood_weight)
+        return 1 if alone else self.kind(options.divergence).least
+
+    def check_weights(self, preference_weight: float, likelihood_weight: float | None) -> None:
+        """Raise ValueError if both parts of the loss have the weight 0."""
+        if preference_weight == 0 and not self.adds_likelihood(likelihood_weight):
+            raise ValueError(
+                "preference_weight and likelihood_weight must not both be 0, which leaves nothing "
+                f"to train; got {preference_weight} and {likelihood_weight}"
+            )
 
     @property
     def divergences(self) -> tuple[str, ...]:
@@ -106,6 +150,21 @@ class Loss:
                 return kind
         choices = ", ".join(self.divergences)
         raise ValueError(f"divergence must be one of {choices}, got {divergence!r}")
+
+
+def by_autograd(function: Callable[[Tensor, Tensor, RankingOptions], Tensor]) -> Exact:
+    """A :attr:`Kind.exact` from a differentiable function of rewards, (G, n), (G, n) -> (G,)."""
+
+    def exact(student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
+        def total(rewards: Tensor) -> tuple[Tensor, Tensor]:
+            losses = function(rewards, teacher, options)
+            return losses.sum(), losses
+
+        # The op runs below autograd, where torch.func still differentiates.
+        gradient, losses = torch.func.grad(total, has_aux=True)(student)
+        return losses.clone(), gradient.contiguous()
+
+    return exact
 
 
 JSD = Kind(
@@ -131,6 +190,18 @@ REVERSE_KL = Kind(
     max_exact=16,
 )
 
+VPD = Kind("vpd", list_mle.list_mle)
+PAIR = Kind("pair", by_autograd(neighbours.pair_logistic))
+
+
+def _one(live: Tensor) -> Tensor:
+    return torch.ones_like(live)
+
+
+def _of_pro(live: Tensor) -> Tensor:
+    return 0.05 * (live - 1) ** 2  # arXiv 2306.17492, section 4
+
+
 LOSSES: dict[str, Loss] = {
     "ppd": Loss(
         "ppd",
@@ -143,7 +214,68 @@ LOSSES: dict[str, Loss] = {
         "vpd",
         title="vanilla (VPD)",
         help="maximise the likelihood of the teacher's ranking",
-        kinds=(Kind("vpd", list_mle.list_mle),),
+        kinds=(VPD,),
+    ),
+    "listnet": Loss(
+        "listnet",
+        title="ListNet",
+        help="match the teacher's distribution over the best response",
+        kinds=(Kind("listnet", by_autograd(neighbours.list_net)),),
+        own_options=("teacher_beta",),
+    ),
+    "plackett_luce_dpo": Loss(
+        "plackett_luce_dpo",
+        title="Plackett-Luce DPO",
+        help="vpd of log-ratios to the start (DPO for rankings)",
+        kinds=(VPD,),
+        needs_anchor=True,
+    ),
+    "dpo": Loss(
+        "dpo",
+        title="DPO",
+        help="the better of a pair gets the larger log-ratio to the start; published with "
+        "normalize=sum",
+        kinds=(PAIR,),
+        own_options=("pairs",),
+        needs_anchor=True,
+    ),
+    "simpo": Loss(
+        "simpo",
+        title="SimPO",
+        help="the better of a pair gets the larger reward, by a margin gamma",
+        kinds=(PAIR,),
+        own_options=("pairs", "gamma"),
+    ),
+    "rrhf": Loss(
+        "rrhf",
+        title="RRHF",
+        help="a hinge on every pair in the wrong order, and the likelihood of the best response",
+        kinds=(Kind("rrhf", by_autograd(neighbours.rrhf)),),
+        has_beta=False,
+        likelihood=_one,
+    ),
+    "pro": Loss(
+        "pro",
+        title="PRO",
+        help="pick each response among the worse ones, scaled by how much worse they are, and the "
+        "likelihood of the best response",
+        kinds=(Kind("pro", by_autograd(neighbours.pro)),),
+        own_options=("teacher_beta",),
+        likelihood=_of_pro,
+    ),
+    "lambda_loss": Loss(
+        "lambda_loss",
+        title="LambdaLoss (LiPO)",
+        help="pairs weighted by what they add to the DCG; LiPO's with anchor=start",
+        kinds=(Kind("lambda_loss", by_autograd(neighbours.lambda_loss)),),
+        own_options=("teacher_beta",),
+    ),
+    "rft": Loss(
+        "rft",
+        title="RFT (SFT on the best of n)",
+        help="the likelihood of the best response alone",
+        kinds=(Kind("rft", by_autograd(neighbours.rft), least=1),),
+        has_beta=False,
     ),
 }
 
@@ -151,18 +283,3 @@ LOSSES: dict[str, Loss] = {
 def all_kinds() -> dict[str, Kind]:
     """The kinds of all losses by name, as :data:`LOSSES` is at the moment."""
     return {kind.name: kind for loss in LOSSES.values() for kind in loss.kinds}
-
-
-def by_autograd(function: Callable[[Tensor, Tensor, RankingOptions], Tensor]) -> Exact:
-    """A :attr:`Kind.exact` from a differentiable function of rewards, (G, n), (G, n) -> (G,)."""
-
-    def exact(student: Tensor, teacher: Tensor, options: RankingOptions) -> Result:
-        def total(rewards: Tensor) -> tuple[Tensor, Tensor]:
-            losses = function(rewards, teacher, options)
-            return losses.sum(), losses
-
-        # The op runs below autograd, where torch.func still differentiates.
-        gradient, losses = torch.func.grad(total, has_aux=True)(student)
-        return losses.clone(), gradient.contiguous()
-
-    return exact

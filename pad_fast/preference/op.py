@@ -28,7 +28,8 @@ def _warn_sampled(kind: Kind, n: int, num_samples: int) -> None:
         _logger.warning(text, kind.name, kind.auto_exact, n, num_samples)
 
 
-def _check_finite(name: str, rewards: Tensor, live: Tensor | None) -> None:
+def check_finite_rewards(name: str, rewards: Tensor, live: Tensor | None) -> None:
+    """Raise ValueError unless the rewards of all live responses are finite."""
     wrong = ~rewards.isfinite() if live is None else ~rewards.isfinite() & live
     if wrong.any():
         group, response = wrong.nonzero()[0].tolist()
@@ -57,15 +58,18 @@ def preference_loss(
     teacher_beta: float,
     num_samples: int,
     seed: int,
+    gamma: float,
+    pairs: str,
     check_finite: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     """The losses (G,) and their gradient (G, n) in the student's rewards.
 
-    The loss is 0 for a group with fewer than two live responses; the gradient is 0 where not live.
+    The loss is 0 for a group with fewer live responses than the kind needs, which is mostly two;
+    the gradient is 0 where not live.
     """
     objective, n = all_kinds()[kind], student.shape[1]
-    options = RankingOptions(beta, teacher_beta, num_samples, seed)
+    options = RankingOptions(beta, teacher_beta, num_samples, seed, gamma, pairs)
     if objective.sampled is None:
         method = "exact"
     # The method for groups without a masked response. On a CPU, where the live responses are
@@ -73,8 +77,8 @@ def preference_loss(
     widest = "exact" if objective.is_exact(method, n) else "sampled"
     implementation = _implementation(impl, student, kind, widest)
     if check_finite:
-        _check_finite("student_rewards", student, live)
-        _check_finite("teacher_rewards", teacher, live)
+        check_finite_rewards("student_rewards", student, live)
+        check_finite_rewards("teacher_rewards", teacher, live)
     if method == "auto" and widest == "sampled" and (live is None or implementation == "triton"):
         _warn_sampled(objective, n, num_samples)
     if implementation == "torch":
@@ -88,7 +92,19 @@ def preference_loss(
 
 @preference_loss.register_fake
 def _(
-    student, teacher, live, kind, method, beta, teacher_beta, num_samples, seed, check_finite, impl
+    student,
+    teacher,
+    live,
+    kind,
+    method,
+    beta,
+    teacher_beta,
+    num_samples,
+    seed,
+    gamma,
+    pairs,
+    check_finite,
+    impl,
 ):
     grad = torch.empty_like(student, memory_format=torch.contiguous_format)
     return student.new_empty(student.shape[0]), grad
@@ -110,14 +126,14 @@ def _by_torch(
             return kind.exact(student, teacher, options)
         return kind.sampled(student, teacher, options, generator)
 
-    if live is None and student.shape[1] > 1:
+    if live is None and student.shape[1] >= kind.least:
         return without_mask(student, teacher)
     loss = student.new_zeros(len(student))
     grad = torch.zeros_like(student, memory_format=torch.contiguous_format)
     if live is None:
         return loss, grad
     count, order = live.sum(1), _live_first(live)
-    sizes = [size for size in count.unique().tolist() if size > 1]
+    sizes = [size for size in count.unique().tolist() if size >= kind.least]
     for size in sizes:
         kind.check_exact(method, size)
     for size in sizes:
@@ -177,7 +193,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, dloss, _):
     grad = None if dloss is None else preference_loss_backward(dloss, *ctx.saved_tensors)
-    return grad, *(None,) * 10
+    return grad, *(None,) * 12
 
 
 preference_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -37,6 +37,8 @@ class RankingOptions:
     teacher_beta: float  # factor of the teacher's rewards
     num_samples: int = 256  # rankings to draw for each group, if they are drawn
     seed: int = 0  # 64 bits
+    gamma: float = 0.0  # the margin of a pair, in nats
+    pairs: str = "best_worst"  # or "all": which pairs of a group are compared
 
 
 def scaled(rewards: Tensor, beta: float) -> Tensor:  # (G, n) -> (n, G)

@@ -11,7 +11,7 @@ import torch
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.neighbour_effects import ONE_SIDE, Sides
 from pad_fast.models.packing import pack, split
-from pad_fast.training.dataset_rows import LARGEST_REWARD
+from pad_fast.training.row_columns import LARGEST_REWARD
 
 
 class PADCollator:
@@ -24,9 +24,10 @@ class PADCollator:
 
     Returns:
         A dictionary. ``teacher_rewards`` (P, N) float32 comes first, since Trainer counts the batch
-        by it. ``mask`` (P, N) bool is True for live responses. ``lengths`` (P, N) int64,
-        ``clipped`` (P, N) bool and the number ``num_tokens`` are for metrics. ``slices`` are what
-        the model reads, one after the other: fields of
+        by it. ``mask`` (P, N) bool is True for live responses and ``from_teacher`` for the
+        teacher's own. ``anchor_rewards`` (P, N) float32 is there if the rows have them.
+        ``lengths`` (P, N) int64, ``clipped`` (P, N) bool and the number ``num_tokens`` are for
+        metrics. ``slices`` are what the model reads, one after the other: fields of
         :class:`pad_fast.models.packing.PackedRows`, of live responses only, where response i of
         prompt p has the number p * N + i.
 
@@ -69,10 +70,12 @@ def _tables(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, torch.Te
     shape = (len(rows), width)
     teacher, mask = np.zeros(shape), np.zeros(shape, dtype=bool)
     lengths, clipped = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+    own = np.zeros(shape, dtype=bool)
     for p, row in enumerate(rows):
         n = len(row["completion_ids"])
         mask[p, :n] = [reward is not None for reward in row["teacher_rewards"]]
         teacher[p, mask[p]] = [reward for reward in row["teacher_rewards"] if reward is not None]
+        own[p, :n] = row.get("from_teacher") or False
         lengths[p, :n] = [len(ids) for ids in row["completion_ids"]]
         clipped[p, :n] = row["clipped"]
     if not (np.abs(teacher) <= LARGEST_REWARD).all():
@@ -83,10 +86,26 @@ def _tables(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, torch.Te
         )
     return {
         "teacher_rewards": torch.from_numpy(teacher.astype(np.float32)),
+        **_anchors(rows, mask),
         "mask": torch.from_numpy(mask),
+        "from_teacher": torch.from_numpy(own),
         "lengths": torch.from_numpy(lengths),
         "clipped": torch.from_numpy(clipped),
     }
+
+
+def _anchors(rows: Sequence[Mapping[str, Any]], mask: np.ndarray) -> dict[str, torch.Tensor]:
+    """The column ``anchor_rewards``, if the rows have it for all live responses."""
+    if any(row.get("anchor_rewards") is None for row in rows):
+        return {}
+    found = np.zeros(mask.shape, dtype=np.float32)
+    for p, row in enumerate(rows):
+        values = row["anchor_rewards"]
+        for i in np.flatnonzero(mask[p]):
+            if values[i] is None:
+                raise ValueError(f"anchor_rewards must hold the reward of live response {i}")
+            found[p, i] = values[i]
+    return {"anchor_rewards": torch.from_numpy(found)}
 
 
 def live_group(row: Mapping[str, Any], first: int = 0) -> PromptGroup:

@@ -14,18 +14,11 @@ from transformers.utils import is_torch_bf16_gpu_available
 from pad_fast import device
 from pad_fast.argument_checks import check_budget, check_choice
 from pad_fast.dispatch import check_impl
-from pad_fast.logprob.responses import NORMALIZATIONS
-from pad_fast.losses import GROUP_REDUCTIONS, METHODS
 from pad_fast.models.layout import check_share_prefix
-from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.secret_values import is_secret, without_secrets
+from pad_fast.training.loss_arguments import LossArguments
 from pad_fast.training.number_rules import RULES, problems
 
-CHOICES = {
-    "method": METHODS,
-    "group_reduction": GROUP_REDUCTIONS,
-    "normalize": NORMALIZATIONS,
-}
 # Trainer converts these itself, in messages that do not name the argument.
 ENUMERATIONS: dict[str, type[Enum]] = {
     "eval_strategy": IntervalStrategy,
@@ -64,22 +57,8 @@ WITHOUT_EFFECT: dict[str, tuple[Any, str]] = {
 }
 
 
-def _losses_with(option: str) -> list[str]:
-    return [name for name, loss in LOSSES.items() if option in loss.own_options]
-
-
-def _only(option: str) -> str:
-    return f"{' and '.join(_losses_with(option))} only"
-
-
-_LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
-_DIVERGENCE_HELP = "; ".join(
-    f"{name}: {', '.join(loss.divergences)}" for name, loss in LOSSES.items() if loss.divergences
-)
-
-
 @dataclass
-class PADConfig(TrainingArguments):
+class PADConfig(LossArguments, TrainingArguments):
     """The arguments of :class:`pad_fast.PADTrainer`: transformers.TrainingArguments, and these.
 
     Raises:
@@ -138,43 +117,6 @@ class PADConfig(TrainingArguments):
         metadata={"help": "Has no effect: the trainer keeps just the columns that it reads."},
     )
 
-    loss: str = field(default="ppd", metadata={"help": f"The loss. {_LOSS_HELP}."})
-    beta: float = field(
-        default=10.0,
-        metadata={"help": "Factor of the student's rewards in the Plackett-Luce distribution."},
-    )
-    teacher_beta: float | None = field(
-        default=None,
-        metadata={
-            "help": f"Factor of the teacher's rewards, {_only('teacher_beta')}; beta if not given."
-        },
-    )
-    divergence: str = field(
-        default="jsd",
-        metadata={"help": f"Divergence between the distributions. {_DIVERGENCE_HELP}."},
-    )
-    method: str = field(
-        default="auto",
-        metadata={
-            "help": "How the divergence is computed: exact, sampled (from drawn rankings), or auto "
-            f"(exact for groups that are small enough). {_only('method')}."
-        },
-    )
-    num_samples: int = field(
-        default=256, metadata={"help": "Rankings that method=sampled draws for each prompt."}
-    )
-    group_size: int | None = field(
-        default=None,
-        metadata={"help": "Preference decomposing: rank responses in groups of this size."},
-    )
-    group_reduction: str = field(
-        default="mean",
-        metadata={"help": "How the losses of a prompt's groups are combined: mean or sum."},
-    )
-    normalize: str = field(
-        default="mean",
-        metadata={"help": "Reward of a response: mean or sum of its tokens' log-probabilities."},
-    )
     temperature: float = field(
         default=1.0,
         metadata={"help": "Temperature of the student's log-probabilities."},
@@ -255,7 +197,7 @@ class PADConfig(TrainingArguments):
         if not device.has_accelerator():
             self.dataloader_pin_memory = False  # without one torch warns
         self._check_options()
-        self._check_loss()
+        self.check_loss()
         super().__post_init__()
         self._check_effects()
 
@@ -269,8 +211,6 @@ class PADConfig(TrainingArguments):
         return without_secrets(super().to_dict())
 
     def _check_options(self) -> None:
-        for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
         check_impl(self.impl)
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         budget = str(self.memory_budget)
@@ -289,19 +229,3 @@ class PADConfig(TrainingArguments):
             value = getattr(self, name, usual)  # a release may lack an argument
             if value != usual:
                 raise ValueError(f"{name} must be {usual!r}, since {why}; got {value!r}")
-
-    def _check_loss(self) -> None:
-        check_choice("loss", self.loss, LOSSES)
-        loss = LOSSES[self.loss]
-        foreign = {name for other in LOSSES.values() for name in other.own_options}
-        # seed is an argument of every training, whatever the loss does with it
-        for name in sorted(foreign - {*loss.own_options, "seed"}):
-            value, usual = getattr(self, name), self.__dataclass_fields__[name].default
-            if value != usual:
-                owners = " and ".join(f"loss={other!r}" for other in _losses_with(name))
-                raise ValueError(
-                    f"{name} is an option of {owners}, and loss is {self.loss!r}; got {value!r}"
-                )
-        kind = loss.kind(self.divergence)
-        if self.group_size is not None:
-            kind.check_exact(self.method, self.group_size)

@@ -6,16 +6,21 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from pad_fast.conversation import with_input
 from pad_fast.conversation.chat import Chat
+from pad_fast.training.row_columns import (
+    as_list,
+    check_reward,
+    more_columns,
+    without_repeats,
+)
 
 logger = logging.getLogger("pad_fast")
 
@@ -31,14 +36,16 @@ FEATURES = Features(
         "prompt_ids": [Value("int32")],
         "completion_ids": [[Value("int32")]],
         "teacher_rewards": [Value("float64")],
+        "anchor_rewards": [Value("float64")],
+        "from_teacher": [Value("bool")],
         "clipped": [Value("bool")],
         "num_cut": Value("int64"),
+        "num_repeats": Value("int64"),
         "num_live": Value("int64"),
         "length": Value("int64"),
     }
 )
-COUNTS = ("num_live", "num_cut")  # columns that are counted, and then dropped
-LARGEST_REWARD = float(np.finfo(np.float32).max)
+COUNTS = ("num_live", "num_cut", "num_repeats")  # columns that are counted, and then dropped
 
 
 @dataclass
@@ -47,7 +54,9 @@ class RowReader:
 
     A row has ``prompt`` (text, or messages for the chat template) or ``prompt_ids``;
     ``completions`` (texts, or lists of one message) or ``completion_ids``; ``teacher_rewards``,
-    null for a response that is left out; and perhaps ``finish_reasons``.
+    null for a response that is left out; and perhaps ``finish_reasons``, ``anchor_rewards`` (the
+    rewards under the model that a training starts from) and ``from_teacher`` (true for the
+    teacher's own responses).
 
     Args:
         tokenizer: for texts.
@@ -56,6 +65,8 @@ class RowReader:
         max_completion_length: most tokens of a response.
         mask_truncated: leave out responses that were cut, or whose finish reason is "length".
         template_options: more arguments for the chat template.
+        repeats: "once" leaves out all but the first of equal responses, which gets the mean of
+            their rewards; "each" leaves them.
 
     Raises:
         ValueError: the row cannot be read; the message has its number.
@@ -78,6 +89,7 @@ class RowReader:
     max_completion_length: int | None = None
     mask_truncated: bool = False
     template_options: dict = field(default_factory=dict)
+    repeats: str = "once"
 
     def __getstate__(self) -> dict[str, Any]:  # what datasets hashes, and sends to its processes
         return {each.name: getattr(self, each.name) for each in fields(self)}
@@ -92,33 +104,42 @@ class RowReader:
 
     def _read(self, row: dict[str, Any]) -> dict[str, Any]:
         prompt_ids = self._prompt_ids(row)
-        reasons = _list("finish_reasons", row.get("finish_reasons") or [])
+        reasons = as_list("finish_reasons", row.get("finish_reasons") or [])
         completion_ids = self._completion_ids(row, reasons)
-        rewards = _list("teacher_rewards", _column(row, "teacher_rewards"))
+        rewards = as_list("teacher_rewards", _column(row, "teacher_rewards"))
         if len(rewards) != len(completion_ids) or (reasons and len(reasons) != len(completion_ids)):
             raise ValueError(
                 "teacher_rewards (and finish_reasons) must hold one value for each completion, "
                 f"got {len(completion_ids)} completions, {len(rewards)} teacher_rewards and "
                 f"{len(reasons)} finish_reasons"
             )
+        anchor, own = more_columns(row, len(completion_ids))
         room = self._room(len(prompt_ids))
         long = [room is not None and len(ids) > room for ids in completion_ids]
         clipped = [cut or (bool(reasons) and reasons[i] == "length") for i, cut in enumerate(long)]
         completion_ids = [list(ids[:room]) for ids in completion_ids]
         live = [
-            _check_reward(reward, i) and len(ids) > 0 and not (self.mask_truncated and clipped[i])
+            check_reward("teacher_rewards", reward, i)
+            and len(ids) > 0
+            and not (self.mask_truncated and clipped[i])
             for i, (reward, ids) in enumerate(zip(rewards, completion_ids, strict=True))
         ]
+        teacher = [
+            float(reward) if alive else None for reward, alive in zip(rewards, live, strict=True)
+        ]
+        if self.repeats == "once":
+            teacher, own = without_repeats(completion_ids, teacher, own)
+        num_live = sum(reward is not None for reward in teacher)
         return {
             "prompt_ids": prompt_ids,
             "completion_ids": completion_ids,
-            "teacher_rewards": [
-                float(reward) if alive else None
-                for reward, alive in zip(rewards, live, strict=True)
-            ],
+            "teacher_rewards": teacher,
+            "anchor_rewards": anchor,
+            "from_teacher": own,
             "clipped": clipped,
             "num_cut": sum(long),
-            "num_live": sum(live),
+            "num_repeats": sum(live) - num_live,
+            "num_live": num_live,
             "length": len(prompt_ids) + max(map(len, completion_ids), default=0),
         }
 
@@ -146,9 +167,9 @@ class RowReader:
         if row.get("completion_ids") is not None:
             return [
                 self._check_ids("completion_ids", ids)
-                for ids in _list("completion_ids", row["completion_ids"])
+                for ids in as_list("completion_ids", row["completion_ids"])
             ]
-        texts = _list("completions", _column(row, "completions", "completion_ids"))
+        texts = as_list("completions", _column(row, "completions", "completion_ids"))
         chat, prompt = self._chat_for("completions"), row.get("prompt", "")
         end = chat.tokenizer.eos_token_id if isinstance(prompt, str) else chat.end_of_turn_id
         if end is None:
@@ -157,7 +178,7 @@ class RowReader:
                 "or give completion_ids"
             )
         if row.get("prompt_ids") is not None:
-            prompt = str(chat.tokenizer.decode(_list("prompt_ids", row["prompt_ids"])))
+            prompt = str(chat.tokenizer.decode(as_list("prompt_ids", row["prompt_ids"])))
         found = []
         for i, completion in enumerate(texts):
             text, own_end = _without_end(_text(completion), chat.tokenizer, end)
@@ -183,7 +204,7 @@ class RowReader:
         return Chat(self.tokenizer, self.template_options)
 
     def _check_ids(self, name: str, ids: Any) -> list[int]:
-        ids = _list(
+        ids = as_list(
             name,
             ids,
             "a list of token ids" if name == "prompt_ids" else "lists of token ids, one a response",
@@ -220,7 +241,7 @@ def _canonical(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _messages(chat: Chat, prompt: Any) -> list[Mapping[str, Any]]:
     """The messages of a prompt, which the chat template takes and leaves nothing out of."""
-    messages = _list("prompt", prompt, "a text or a list of messages")
+    messages = as_list("prompt", prompt, "a text or a list of messages")
     if not messages or not all(
         isinstance(message, Mapping) and isinstance(message.get("role"), str)
         for message in messages
@@ -252,15 +273,6 @@ def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> A
     return row[name]
 
 
-def _list(name: str, value: Any, rule: str = "a list with one value for each response") -> list:
-    """``value`` as a list. A text is refused, though it has a length and parts."""
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        value = value.tolist()
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} must be {rule}, got {value!r:.80}")
-    return list(value)
-
-
 def _text(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
@@ -277,32 +289,22 @@ def _text(completion: Any) -> str:
     )
 
 
-def _check_reward(reward: Any, i: int) -> bool:
-    """Whether response ``i`` has a reward; ValueError if it is not finite in a batch's float32."""
-    if reward is None:
-        return False
-    if (
-        isinstance(reward, bool)
-        or not isinstance(reward, Real)
-        or not abs(float(reward)) <= LARGEST_REWARD
-    ):
-        raise ValueError(
-            "teacher_rewards must be finite in float32, or null for a response that is left out, "
-            f"got {reward!r} for response {i}"
-        )
-    return True
-
-
 def prepare_dataset(
-    dataset: Any, reader: RowReader, *, name: str = "train", num_proc: int | None = None
+    dataset: Any,
+    reader: RowReader,
+    *,
+    name: str = "train",
+    num_proc: int | None = None,
+    least_live: int = 2,
 ) -> Dataset:
-    """Rows for :class:`PADCollator`, less those with fewer than two live responses.
+    """Rows for :class:`PADCollator`, less those with too few live responses.
 
     Args:
         dataset: a datasets.Dataset, or anything with a length and rows, such as a list.
         reader: reads a row.
         name: the dataset's name in messages and in the log, which counts what was cut and dropped.
         num_proc: processes for a datasets.Dataset.
+        least_live: the fewest live responses of a row that is kept.
 
     Returns:
         The prepared dataset.
@@ -331,7 +333,11 @@ def prepare_dataset(
             features=FEATURES,
         )
     live, cut = np.asarray(rows["num_live"]), int(np.sum(rows["num_cut"]))
-    kept = rows.select(np.flatnonzero(live >= 2)).remove_columns(list(COUNTS))
+    kept = rows.select(np.flatnonzero(live >= least_live)).remove_columns(list(COUNTS))
+    if repeats := int(np.sum(rows["num_repeats"])):
+        logger.info(
+            "%s data: %d responses repeat another one to their prompt and count once", name, repeats
+        )
     if cut:
         logger.warning(
             "%s data: %d responses were cut to max_length or max_completion_length; "
@@ -341,14 +347,16 @@ def prepare_dataset(
         )
     if len(kept) < len(rows):
         logger.warning(
-            "%s data: dropped %d of %d rows with fewer than 2 live responses",
+            "%s data: dropped %d of %d rows with fewer than %d live responses%s",
             name,
             len(rows) - len(kept),
             len(rows),
+            least_live,
+            ", repeats counted once" if repeats else "",
         )
     if len(kept) == 0:
         raise ValueError(
-            f"{name}_dataset must have a row with at least 2 live responses, "
+            f"{name}_dataset must have a row with at least {least_live} live responses, "
             f"got none in {len(rows)} rows"
         )
     return kept

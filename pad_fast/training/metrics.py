@@ -5,12 +5,15 @@ A number is NaN where it does not apply to a prompt.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pad_fast.evaluation import ranking_agreement
 
 SATURATED = "loss/saturated"
+CHOSEN = "logps/chosen"
 SHORTEST, LONGEST = "completions/min_length", "completions/max_length"
 NAMES = (
     "rewards/chosen",
@@ -20,6 +23,7 @@ NAMES = (
     "ranking/kendall_tau",
     "ranking/top1",
     "logps/mean",
+    CHOSEN,
     "completions/mean_length",
     SHORTEST,
     LONGEST,
@@ -29,6 +33,21 @@ NAMES = (
 )
 
 
+@dataclass(frozen=True)
+class LossFacts:
+    """What the metrics of a prompt depend on beside its numbers.
+
+    Args:
+        normalize: "mean" or "sum", as the student's rewards are made.
+        saturation: the loss above which a prompt is saturated; None if it cannot be.
+        least_live: the fewest live responses of a prompt that has a loss.
+    """
+
+    normalize: str
+    saturation: float | None
+    least_live: int = 2
+
+
 def prompt_metrics(
     loss: Tensor,  # (P,)
     student: Tensor,  # (P, N)
@@ -36,9 +55,7 @@ def prompt_metrics(
     mask: Tensor,  # (P, N) bool
     lengths: Tensor,  # (P, N) tokens
     clipped: Tensor,  # (P, N) bool
-    *,
-    normalize: str,
-    saturation: float | None,
+    facts: LossFacts,
 ) -> Tensor:  # (P, len(NAMES)) float32
     """The metrics of each prompt, detached, in the order of :data:`NAMES`.
 
@@ -48,14 +65,14 @@ def prompt_metrics(
         mask: True for live responses.
         lengths: tokens of each response.
         clipped: True for responses that did not end by themselves.
-        normalize: "mean" or "sum", as the student's rewards are made.
-        saturation: the loss above which a prompt is saturated; None if it cannot be.
+        facts: about the loss.
 
     Returns:
         ``rewards/chosen`` and ``rewards/rejected`` are the student's rewards of the teacher's best
         and worst response; ``rewards/accuracies`` is the share of pairs that the student orders as
-        the teacher does; ``logps/mean`` is in nats per token, for either ``normalize``. Metrics of
-        rankings are NaN where the teacher ranks nothing.
+        the teacher does. ``logps/mean`` and ``logps/chosen``, of the teacher's best response, are
+        in nats per token, for either ``normalize``. Metrics of rankings are NaN where the teacher
+        ranks nothing.
     """
     loss, student, teacher = loss.detach().float(), student.detach().float(), teacher.float()
     agreement = ranking_agreement(student, teacher, mask, reduction="none")
@@ -65,7 +82,7 @@ def prompt_metrics(
     chosen = student.gather(1, best)[:, 0].where(ranked, torch.nan)
     rejected = student.gather(1, worst)[:, 0].where(ranked, torch.nan)
     live, lengths = mask.sum(1), lengths.float()
-    logps = student if normalize == "mean" else student / lengths.clamp(min=1)
+    logps = student if facts.normalize == "mean" else student / lengths.clamp(min=1)
     nothing = torch.full_like(loss, torch.nan)
     columns = (
         chosen,
@@ -75,14 +92,15 @@ def prompt_metrics(
         agreement["kendall_tau"],
         agreement["top1"],
         logps.masked_fill(~mask, 0).sum(1) / live,
+        logps.gather(1, best)[:, 0],
         lengths.masked_fill(~mask, 0).sum(1) / live,
         lengths.masked_fill(~mask, torch.inf).amin(1),
         lengths.masked_fill(~mask, 0).amax(1),
         (clipped & mask).sum(1) / live,
-        nothing if saturation is None else (loss > saturation).float(),
+        nothing if facts.saturation is None else (loss > facts.saturation).float(),
         loss,
     )
-    return torch.stack(columns, 1).masked_fill((live < 2)[:, None], torch.nan)
+    return torch.stack(columns, 1).masked_fill((live < facts.least_live)[:, None], torch.nan)
 
 
 # Each metric's value, after the number of prompts that it is taken over.

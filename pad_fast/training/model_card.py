@@ -16,13 +16,20 @@ SHOWN = (
     "group_size",
     "group_reduction",
     "normalize",
+    "anchor",
     "temperature",
     "learning_rate",
     "num_train_epochs",
     "max_steps",
     "max_length",
 )
+LIKELIHOOD = ("preference_weight", "likelihood_weight", "likelihood_on")
 MEASURED = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins", "logps/mean")
+PAD = """trained by Preference-Aligned Distillation
+([PAD](https://arxiv.org/abs/2502.14272)) with `pad_fast.PADTrainer`: its distribution over the
+rankings of several responses to a prompt was brought towards that of a teacher's rewards."""
+OTHER = """trained by {loss} with `pad_fast.PADTrainer`, on a teacher's rewards of several
+responses to a prompt."""
 CITATION = """\
 @inproceedings{gu-etal-2025-capturing,
     title = "Capturing Nuanced Preferences: \
@@ -49,21 +56,21 @@ def card_body(
     """
     student = f"[{base}](https://huggingface.co/{base})" if base else "A causal language model"
     loss = LOSSES[args.loss]
-    settings = {"loss": loss.title, "beta": args.beta}
-    own = [name for name in loss.own_options if name != "seed"]
-    settings |= {name: getattr(args, name) for name in (*own, *SHOWN)}
+    own = [name for name in (*loss.own_options, *SHOWN) if name != "seed"]
+    own += LIKELIHOOD if loss.adds_likelihood(args.likelihood_weight) else []
+    settings = {"loss": loss.title, **({"beta": args.beta} if loss.has_beta else {})}
+    settings |= {name: getattr(args, name) for name in own}
     settings["prompts a step"] = (
         args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     )
     rows = "".join(
         f"| {name} | {value} |\n" for name, value in settings.items() if value not in (None, -1)
     )
+    how = PAD if args.loss in ("ppd", "vpd") else OTHER.format(loss=loss.title)
     text = f"""
 # {Path(str(args.output_dir)).name}
 
-{student}, trained by Preference-Aligned Distillation
-([PAD](https://arxiv.org/abs/2502.14272)) with `pad_fast.PADTrainer`: its distribution over the
-rankings of several responses to a prompt was brought towards that of a teacher's rewards. {note}
+{student}, {how} {note}
 
 ## Training
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pad_fast.losses import MIN_SAMPLES
+from pad_fast.preference.options import MIN_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,10 @@ RULES: dict[str, NumberRule] = {
     "local_rank": whole(0, 1_000_000, "-1 without a launcher", others=(-1,)),
     "beta": real(0, 1_000_000, above=True),
     "teacher_beta": real(0, 1_000_000, above=True),
+    "likelihood_beta": real(0, 1_000_000, above=True),
+    "gamma": real(0, 1_000_000, "nats"),
+    "preference_weight": real(0, 1_000_000),
+    "likelihood_weight": real(0, 1_000_000),
     "temperature": TEMPERATURES,
     "num_samples": whole(MIN_SAMPLES, 1_000_000, "rankings"),
     "group_size": whole(2, 65_536, "a ranking needs two"),

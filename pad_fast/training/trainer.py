@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,13 +31,19 @@ from pad_fast.models.auto import model_class
 from pad_fast.models.causal_lm import causal_lm, model_window, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
+from pad_fast.preference.reward_inputs import counted_prompts
+from pad_fast.training.anchor import COLUMN as ANCHOR
+from pad_fast.training.anchor import with_anchor_rewards
 from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
 from pad_fast.training.dataset_rows import RowReader, is_prepared, prepare_dataset
+from pad_fast.training.likelihood_watch import LikelihoodWatch
 from pad_fast.training.metrics import (
+    CHOSEN,
     NAMES,
     SATURATED,
+    LossFacts,
     Summary,
     pooled,
     prompt_metrics,
@@ -44,7 +51,12 @@ from pad_fast.training.metrics import (
 )
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.model_card import card_body, rewrite_card
-from pad_fast.training.objective import live_prompts, preference_loss, saturation
+from pad_fast.training.objective import (
+    chosen_teacher_beta,
+    loss_columns,
+    preference_loss,
+    saturation,
+)
 from pad_fast.training.resumed_log import ResumableLog
 
 logger = logging.getLogger("pad_fast")
@@ -120,12 +132,14 @@ class PADTrainer(ResumableLog):
             raise ValueError(
                 f"train_dataset must be one dataset, got several: {names}; give one of them"
             )
+        train_rows = self._read(train_dataset, name="train")
+        eval_rows = self._read(eval_dataset, name="eval")
         super().__init__(
             model=student,
-            args=args,
+            args=_with_teacher_beta(args, (train_rows, *_parts(eval_rows))),
             data_collator=data_collator or PADCollator(),
-            train_dataset=self._read(train_dataset, name="train"),
-            eval_dataset=self._read(eval_dataset, name="eval"),
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -137,10 +151,12 @@ class PADTrainer(ResumableLog):
         # Trainer's False would go into the checkpoints; our forwards ask for no cache anyway.
         _restore_use_cache(student.config, use_cache)
         self._choose_slices(student)
+        self._prepare_columns()
         self.model_accepts_loss_kwargs = True  # read by releases without loss_is_scaled_for_ga
-        self._loss_of = preference_loss(args)
-        self._saturation = saturation(args)
+        self._loss_of = preference_loss(self.args)
+        self._facts = LossFacts(args.normalize, saturation(args), args.least_live)
         self._saturation_warned = False
+        self._watch = LikelihoodWatch()
         self._eval_tables: list[Tensor] = []
         self._batch_number = 0
         self._start_window()
@@ -149,10 +165,37 @@ class PADTrainer(ResumableLog):
         """Set how the collator lays out a batch, on rows of the first dataset that there is."""
         if not isinstance(self.data_collator, PADCollator):
             return
-        evaluated: Any = self.eval_dataset
-        evaluated = evaluated.values() if isinstance(evaluated, dict) else [evaluated]
-        rows = next((rows for rows in (self.train_dataset, *evaluated) if rows is not None), ())
+        parts = (self.train_dataset, *_parts(self.eval_dataset))
+        rows: Any = next((rows for rows in parts if rows is not None), ())
         choose_slices(self.data_collator, student, self.args, self.accelerator, rows)
+
+    def _prepare_columns(self) -> None:
+        """Add the anchor's rewards to the datasets, and check that there are teacher's responses.
+
+        A dataset that is given later must have them, since the model may have changed by then.
+        """
+        if self.args.likelihood_on == "teacher" and self.train_dataset is not None:
+            rows: Any = self.train_dataset
+            if not any(any(own) for own in rows["from_teacher"]):
+                raise ValueError(
+                    "likelihood_on=teacher needs responses of the teacher's own in train_dataset, "
+                    "marked true in from_teacher; got none"
+                )
+        if self.args.anchor == "none":
+            return
+
+        model: Any = self.model
+
+        def anchored(rows: Any) -> Any:
+            if rows is None:
+                return None
+            return with_anchor_rewards(rows, model, self.args, self.accelerator)
+
+        self.train_dataset, evaluated = anchored(self.train_dataset), self.eval_dataset
+        if isinstance(evaluated, dict):
+            self.eval_dataset = {name: anchored(rows) for name, rows in evaluated.items()}
+        else:
+            self.eval_dataset = anchored(evaluated)
 
     # Datasets that are given later.
 
@@ -245,20 +288,23 @@ class PADTrainer(ResumableLog):
         self._batch_number = 0
         self._leave_out_repeats(batch_samples)
         count = sum(
-            (live_prompts(batch["mask"]) for batch in batch_samples),
+            (self._counted(batch) for batch in batch_samples),
             torch.zeros((), dtype=torch.long),
         ).to(device)
         return self.accelerator.gather(count).sum().clamp(min=1)
 
+    def _counted(self, batch: dict[str, Any]) -> Tensor:
+        """The number of prompts of a batch that count in a mean, as a tensor ()."""
+        return counted_prompts(batch["mask"], self._facts.least_live)
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Trainer's, but the teacher's rewards stay float32, since beta multiplies their rounding.
+        """Trainer's, but given rewards stay float32, since beta multiplies their rounding.
 
         Under DeepSpeed, Trainer casts all floating inputs to bfloat16.
         """
-        return {
-            **super()._prepare_inputs(inputs),
-            "teacher_rewards": inputs["teacher_rewards"].to(self.args.device),
-        }
+        given = {name: inputs[name] for name in ("teacher_rewards", ANCHOR) if name in inputs}
+        kept = {name: rewards.to(self.args.device) for name, rewards in given.items()}
+        return {**super()._prepare_inputs(inputs), **kept}
 
     def compute_loss(
         self,
@@ -277,7 +323,7 @@ class PADTrainer(ResumableLog):
         self, losses: Tensor, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
     ) -> Tensor:
         if num_items_in_batch is None:
-            return losses.sum() / live_prompts(inputs["mask"]).clamp(min=1)
+            return losses.sum() / self._counted(inputs).clamp(min=1)
         # DDP and FSDP take the mean over the ranks; the loss is a sum over them.
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
@@ -299,6 +345,7 @@ class PADTrainer(ResumableLog):
             inputs["teacher_rewards"],
             mask=inputs["mask"],
             seed=self._sampling_seed(training),
+            **loss_columns(self.args, inputs),
         )
 
     def _sampling_seed(self, training: bool) -> int:
@@ -315,12 +362,9 @@ class PADTrainer(ResumableLog):
         self._num_tokens += inputs["num_tokens"]
 
     def _metrics_of(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> Tensor:
-        fields = (inputs[name] for name in ("teacher_rewards", "mask", "lengths", "clipped"))
-        options: dict[str, Any] = {
-            "normalize": self.args.normalize,
-            "saturation": self._saturation,
-        }
-        return prompt_metrics(losses, rewards, *fields, **options)
+        names = ("teacher_rewards", "mask", "lengths", "clipped")
+        teacher, mask, lengths, clipped = (inputs[name] for name in names)
+        return prompt_metrics(losses, rewards, teacher, mask, lengths, clipped, self._facts)
 
     def _start_window(self) -> None:
         self._tables: list[Tensor] = []
@@ -338,20 +382,26 @@ class PADTrainer(ResumableLog):
             logs.update(self._window_metrics())
         super().log(logs, start_time)
 
-    def _window_summary(self) -> tuple[Summary, int]:
-        """The metrics since the last line of the log, over all ranks, and their tokens."""
+    def _window_table(self) -> Tensor:
+        """The metrics of each prompt since the last line of the log, over all ranks."""
         nothing = torch.zeros(0, len(NAMES), device=self.args.device)
         table = self.accelerator.pad_across_processes(
             torch.cat([nothing, *self._tables]), dim=0, pad_index=torch.nan
         )
+        found: Tensor = self.accelerator.gather(table)
+        return found
+
+    def _window_summary(self, table: Tensor) -> tuple[Summary, int]:
+        """The metrics since the last line of the log, also from before a resume, and tokens."""
         counts = torch.tensor([self._num_tokens], device=self.args.device)
         tokens = int(self.accelerator.gather(counts).sum())
-        summary = summarize(self.accelerator.gather(table))
-        return pooled(self._summary_before, summary), self._tokens_before + tokens
+        return pooled(self._summary_before, summarize(table)), self._tokens_before + tokens
 
     def _window_metrics(self) -> dict[str, float]:
         """The metrics for a line of the log, after which the next window begins."""
-        summary, tokens = self._window_summary()
+        table = self._window_table()
+        summary, tokens = self._window_summary(table)
+        self._watch.add(table[:, NAMES.index(CHOSEN)])
         found = {name: value for name, (_, value) in summary.items()}
         found.pop("loss", None)  # Trainer logs it
         found["perf/tokens_per_second"] = tokens / (time.perf_counter() - self._window_start)
@@ -362,14 +412,16 @@ class PADTrainer(ResumableLog):
         return found
 
     def _kept_log(self) -> dict[str, Any]:
-        summary, tokens = self._window_summary()
+        summary, tokens = self._window_summary(self._window_table())
         seconds = time.perf_counter() - self._window_start
         window = {"metrics": summary, "tokens": tokens, "seconds": seconds}
-        return {**super()._kept_log(), "window": window}
+        return {**super()._kept_log(), "window": window, "likelihood": self._watch.state()}
 
     def _restore_log(self, kept: dict[str, Any]) -> None:
         super()._restore_log(kept)
         window = kept["window"]
+        if "likelihood" in kept:  # checkpoints of older versions have none
+            self._watch.restore(kept["likelihood"])
         self._summary_before = {
             name: (count, value) for name, (count, value) in window["metrics"].items()
         }
@@ -434,6 +486,8 @@ class PADTrainer(ResumableLog):
             "prompt_ids",
             "completion_ids",
             "teacher_rewards",
+            ANCHOR,
+            "from_teacher",
             "clipped",
         ]
 
@@ -522,6 +576,7 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
         max_completion_length=args.max_completion_length,
         mask_truncated=args.mask_truncated_completions,
         template_options=_as_dict(args.chat_template_kwargs),
+        repeats=args.repeats,
     )
 
 
@@ -529,12 +584,34 @@ def _prepared(
     dataset: Any, reader: RowReader, args: PADConfig, name: str
 ) -> Dataset | dict[str, Dataset] | None:
     """A dataset or a dictionary of them, ready for the collator."""
+    options: dict[str, Any] = {
+        "num_proc": args.dataset_num_proc,
+        "least_live": args.least_live,
+    }
     if isinstance(dataset, dict):
         return {
-            key: prepare_dataset(part, reader, name=f"{name} {key}", num_proc=args.dataset_num_proc)
+            key: prepare_dataset(part, reader, name=f"{name} {key}", **options)
             for key, part in dataset.items()
         }
     if dataset is None:
         return None
     with args.main_process_first(desc=f"{name} data"):
-        return prepare_dataset(dataset, reader, name=name, num_proc=args.dataset_num_proc)
+        return prepare_dataset(dataset, reader, name=name, **options)
+
+
+def _parts(dataset: Any) -> list[Any]:
+    """The datasets of a dictionary, or the one dataset."""
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
+
+
+def _with_teacher_beta(args: PADConfig, datasets: Sequence[Any]) -> PADConfig:
+    """The arguments with the ``teacher_beta`` for the first dataset, if none is given."""
+    rows = next((rows for rows in datasets if rows is not None), None)
+    if not args.chooses_teacher_beta or rows is None:
+        return args
+    args = copy.copy(args)
+    args.teacher_beta = chosen_teacher_beta(rows["teacher_rewards"], args.beta)
+    logger.info(
+        "teacher_beta is %g, chosen from the spread of the teacher's rewards", args.teacher_beta
+    )
+    return args

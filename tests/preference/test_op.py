@@ -165,7 +165,7 @@ def test_a_kernel_by_name_takes_what_fits_or_raises(monkeypatch: pytest.MonkeyPa
 def test_opcheck(kind: str, method: str, masked: bool) -> None:
     student, teacher = rewards(3, 4)
     live = torch.tensor([[True] * 4, [True, False, True, False], [False] * 4]) if masked else None
-    args = (student, teacher, live, kind, method, 10.0, 5.0, 8, 0, True, "auto")
+    args = (student, teacher, live, kind, method, 10.0, 5.0, 8, 0, 0.0, "best_worst", True, "auto")
     torch.library.opcheck(preference_op.preference_loss, args)
     torch.library.opcheck(preference_op.preference_loss_backward, (torch.rand(3), torch.rand(3, 4)))
 

@@ -23,7 +23,7 @@ def test_every_field_is_read():
     folder = Path(pad_fast.__file__).parent / "training"
     read = set()
     for path in folder.glob("*.py"):
-        if path.name == "config.py":
+        if path.name in ("config.py", "loss_arguments.py"):
             continue
         tree = ast.parse(path.read_text())
         read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -33,7 +33,8 @@ def test_every_field_is_read():
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
     by_the_loss = {name for loss in LOSSES.values() for name in loss.options}  # see objective.py
-    assert own - read - by_the_loss == set()
+    by_preset = {"preset"}  # it gives the others their values
+    assert own - read - by_the_loss - by_preset == set()
     assert len(own) > 15
 
 
@@ -70,7 +71,7 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"loss": "dpo"}, "loss must be one of ppd, vpd, got 'dpo'"),
+        ({"loss": "ipo"}, "loss must be one of ppd, vpd, listnet, .*, rft, got 'ipo'"),
         ({"divergence": "js"}, "divergence must be one of jsd, kl, reverse_kl, got 'js'"),
         ({"impl": "cuda"}, "impl must be one of auto, torch, triton, got 'cuda'"),
         ({"optim": "adam"}, "optim must be one of adamw_torch, .*, got 'adam'"),
@@ -105,17 +106,53 @@ def test_checkpointing_can_be_turned_off(name, tmp_path):
         ),
         (
             {"loss": "vpd", "teacher_beta": 3.0},
-            "teacher_beta is an option of loss='ppd', and loss is 'vpd'; got 3.0",
+            "teacher_beta is an option of loss='ppd', .* and loss='lambda_loss', and loss is "
+            "'vpd'; got 3.0",
         ),
         (
             {"loss": "vpd", "divergence": "kl"},
             "divergence is an option of loss='ppd', and loss is 'vpd'; got 'kl'",
+        ),
+        ({"preset": "authors"}, "preset must be one of default, paper, got 'authors'"),
+        ({"anchor": "end"}, "anchor must be one of none, start, got 'end'"),
+        ({"repeats": "twice"}, "repeats must be one of once, each, got 'twice'"),
+        ({"loss": "dpo"}, "anchor must be start for loss='dpo', .* got 'none'"),
+        ({"loss": "plackett_luce_dpo"}, "anchor must be start for loss='plackett_luce_dpo'"),
+        ({"loss": "simpo", "gamma": -1.0}, "gamma must be a number from 0 to .*, got -1"),
+        ({"loss": "simpo", "pairs": "some"}, "pairs must be one of best_worst, all, got 'some'"),
+        (
+            {"loss": "dpo", "anchor": "start", "gamma": 1.0},
+            "gamma is an option of loss='simpo', and loss is 'dpo'; got 1.0",
+        ),
+        ({"loss": "rft", "beta": 3.0}, "beta is no option of loss='rft'; got 3.0"),
+        (
+            {"preference_weight": 0.0},
+            "preference_weight and likelihood_weight must not both be 0, .* got 0.0 and None",
+        ),
+        ({"likelihood_weight": -1.0}, "likelihood_weight must be a number from 0 to .*, got -1"),
+        (
+            {"likelihood_weight": 1.0, "likelihood_on": "worst"},
+            "likelihood_on must be one of best, teacher, weighted, got 'worst'",
+        ),
+        ({"likelihood_on": "weighted"}, "likelihood_on needs likelihood_weight above 0"),
+        (
+            {"likelihood_weight": 1.0, "likelihood_beta": 3.0},
+            "likelihood_beta needs likelihood_weight above 0 and likelihood_on=weighted",
         ),
     ],
 )
 def test_config_refuses(option, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         make_args(tmp_path, **option)
+
+
+def test_the_preset_of_the_paper_fills_in_what_is_open(tmp_path):
+    assert make_args(tmp_path, preset="paper").teacher_beta == 10.0
+    assert make_args(tmp_path, preset="paper", teacher_beta=3.0).teacher_beta == 3.0
+    assert make_args(tmp_path, preset="paper", loss="vpd").teacher_beta is None
+    assert make_args(tmp_path).chooses_teacher_beta
+    assert not make_args(tmp_path, preset="paper").chooses_teacher_beta
+    assert not make_args(tmp_path, loss="vpd").chooses_teacher_beta
 
 
 OTHER_VALUES = {

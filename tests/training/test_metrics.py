@@ -63,6 +63,7 @@ def test_metrics(tmp_path):
         "ranking/kendall_tau": mean([found["kendall_tau"].item() for found in agreement]),
         "ranking/top1": mean([found["top1"].item() for found in agreement]),
         "logps/mean": mean(logps),
+        "logps/chosen": mean(best),
         "completions/mean_length": mean([mean(group) for group in lengths]),
         "completions/min_length": min(min(group) for group in lengths),
         "completions/max_length": max(max(group) for group in lengths),

@@ -20,7 +20,7 @@ from students import (
 from transformers import TrainingArguments
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.training.objective import live_prompts
+from pad_fast.preference.reward_inputs import counted_prompts
 from pad_fast.training.trainer import PADTrainer
 
 pytestmark = RENAMED
@@ -123,7 +123,7 @@ def test_dead_prompts_are_not_counted():
     mask = torch.tensor(
         [[True, True, False], [True, False, False], [False, False, False], [True, True, True]]
     )
-    assert live_prompts(mask).item() == 2
+    assert counted_prompts(mask).item() == 2
 
 
 def test_sampled_rankings_differ_from_batch_to_batch(tmp_path):

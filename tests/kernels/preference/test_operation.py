@@ -79,7 +79,8 @@ def test_the_backward_scales():
 def test_opcheck(kind, method):
     student, teacher = rewards(2, 3, dtype=torch.float32)
     live = torch.tensor([[True] * 3, [True, False, True]], device=DEVICE)
-    args = (student.requires_grad_(), teacher, live, kind, method, 10.0, 5.0, 8, 0, True, "triton")
+    numbers = (10.0, 5.0, 8, 0, 0.0, "best_worst", True, "triton")
+    args = (student.requires_grad_(), teacher, live, kind, method, *numbers)
     torch.library.opcheck(preference_op.preference_loss, args)
 
 

@@ -1,0 +1,67 @@
+"""The rewards of a dataset's responses under the model that a training starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset, Value
+from torch import nn
+
+from pad_fast.models.scoring import score_responses
+from pad_fast.training.batch_layout import head_budget
+from pad_fast.training.config import PADConfig
+
+COLUMN = "anchor_rewards"
+
+
+def with_anchor_rewards(
+    rows: Dataset, model: nn.Module, args: PADConfig, accelerator: Accelerator
+) -> Dataset:
+    """Prepared rows with the model's rewards of their responses, unless they have them already.
+
+    Each rank scores its share of the rows, and all get all of them.
+
+    Args:
+        rows: prepared rows.
+        model: the student before its training.
+        args: how rewards are computed.
+        accelerator: the trainer's; its autocast is that of the training.
+
+    Raises:
+        ValueError: only some of the rows have the column.
+    """
+    missing = [values is None for values in rows[COLUMN]]
+    if not any(missing):
+        return rows
+    if not all(missing):
+        raise ValueError(
+            f"{COLUMN} must be in every row or in none, got {missing.count(True)} of "
+            f"{len(missing)} rows without it, the first of them row {missing.index(True)}"
+        )
+    share = range(accelerator.process_index, len(rows), accelerator.num_processes)
+    found = _scored(rows.select(share), model, args, accelerator) if len(share) else []
+    by_place: dict[int, Any] = dict(gather_object(list(zip(share, found, strict=True))))
+    values = [by_place[i] for i in range(len(rows))]
+    feature = [Value("float64")]
+    return rows.remove_columns(COLUMN).add_column(COLUMN, values, feature=feature)
+
+
+def _scored(
+    rows: Dataset, model: nn.Module, args: PADConfig, accelerator: Accelerator
+) -> list[list[float]]:
+    options: dict[str, Any] = {
+        name: getattr(args, name) for name in ("normalize", "temperature", "share_prefix", "impl")
+    }
+    if args.max_tokens_per_step is not None:
+        options["max_tokens_per_batch"] = args.max_tokens_per_step
+    with torch.no_grad(), accelerator.autocast():
+        return score_responses(
+            model,
+            rows["prompt_ids"],
+            rows["completion_ids"],
+            memory_budget=head_budget(args),
+            **options,
+        )

@@ -1,0 +1,76 @@
+"""The columns of a row that hold a value for each response: their checks, and equal responses."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+
+
+def as_list(name: str, value: Any, rule: str = "a list with one value for each response") -> list:
+    """``value`` as a list. A text is refused, though it has a length and parts."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be {rule}, got {value!r:.80}")
+    return list(value)
+
+
+def more_columns(row: dict[str, Any], n: int) -> tuple[list[float | None] | None, list[bool]]:
+    """The anchor's rewards of ``n`` responses, None if there are none, and which the teacher wrote.
+
+    A response that is left out may lack its reward.
+    """
+    anchor, own = row.get("anchor_rewards"), row.get("from_teacher")
+    for name, values in (("anchor_rewards", anchor), ("from_teacher", own)):
+        if values is not None and len(as_list(name, values)) != n:
+            raise ValueError(
+                f"{name} must hold one value for each of the {n} completions, got {len(values)}"
+            )
+    if anchor is not None:
+        anchor = [
+            float(reward) if check_reward("anchor_rewards", reward, i) else None
+            for i, reward in enumerate(as_list("anchor_rewards", anchor))
+        ]
+    own = [False] * n if own is None else as_list("from_teacher", own)
+    if wrong := [value for value in own if not isinstance(value, (bool, np.bool_))]:
+        raise ValueError(f"from_teacher must hold true and false, got {wrong[0]!r}")
+    return anchor, [bool(value) for value in own]
+
+
+def without_repeats(
+    completion_ids: list[list[int]], teacher: list[float | None], own: list[bool]
+) -> tuple[list[float | None], list[bool]]:
+    """The columns with each response once: at its first place, with the mean of its rewards."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, (ids, reward) in enumerate(zip(completion_ids, teacher, strict=True)):
+        if reward is not None:
+            places.setdefault(tuple(ids), []).append(i)
+    kept: list[float | None] = [None] * len(teacher)
+    theirs = [False] * len(teacher)
+    for first, *others in places.values():
+        same = [first, *others]
+        rewards = [float(teacher[i]) for i in same]  # type: ignore[arg-type]
+        kept[first] = sum(rewards) / len(same) if others else rewards[0]
+        theirs[first] = any(own[i] for i in same)
+    return kept, theirs
+
+
+def check_reward(name: str, reward: Any, i: int) -> bool:
+    """Whether response ``i`` has a reward; ValueError if it is not finite in a batch's float32."""
+    if reward is None:
+        return False
+    if (
+        isinstance(reward, bool)
+        or not isinstance(reward, Real)
+        or not abs(float(reward)) <= LARGEST_REWARD
+    ):
+        raise ValueError(
+            f"{name} must be finite in float32, or null for a response that is left out, "
+            f"got {reward!r} for response {i}"
+        )
+    return True
