@@ -36,7 +36,8 @@ LAYERS = (
     ("reference", "environment"),
     ("dispatch",),
     ("kernels",),
-    ("argument_checks", "conversation", "files"),
+    ("argument_checks", "conversation"),
+    ("files",),
     ("terminal", "interrupts"),
     ("device", "secret_values"),
 )

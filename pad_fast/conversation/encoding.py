@@ -10,6 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from pad_fast.files.json_text import check_text
+
 # A stand-in for a control token is a character that Unicode reserves for programs, so that no text
 # has it, and one that numbers the token. The first says who wrote the token: somebody in a message
 # or a response, or the template.
@@ -67,6 +69,7 @@ class TextEncoder:
 
     def ids(self, text: str) -> list[int]:
         """The token ids of a text that may hold stand-ins. Nothing is added in front or behind."""
+        check_text(text)
         if not _SPELLED.search(text) or self._literal is None:
             return list(self.tokenizer(self.shown(text), add_special_tokens=False)["input_ids"])
         written = self._pattern.sub(lambda match: self._stand_in(WRITTEN, match[0]), text)

@@ -50,6 +50,14 @@ def is_whole(content: bytes) -> bool:
     return digest.hexdigest().encode() == known
 
 
+def has_checksum(path: Path) -> bool:
+    """Whether a file is a Parquet file with a checksum, which other programs do not write."""
+    try:
+        return PARQUET_KEY in (pq.read_metadata(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
     """A JSON object with its checksum as the last key."""
     plain = json.loads(json.dumps(value))

@@ -95,7 +95,7 @@ def _check_whole(value: Any, text: str) -> None:
     """Raise ValueError if a text in ``value`` holds half of a character."""
     if HALF.search(text):
         for name, found in texts(value):
-            check_text(found, name)
+            check_text(found, name or "the text")
 
 
 def texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -111,7 +111,7 @@ def texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from texts(item, f"{name}[{index}]")
 
 
-def check_text(text: str, name: str) -> None:
+def check_text(text: str, name: str = "the text") -> None:
     """Raise ValueError if a text cannot be written as UTF-8.
 
     Python's texts may hold one half of a character that takes two in UTF-16, such as an emoji that
@@ -121,7 +121,7 @@ def check_text(text: str, name: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{name or 'the text'} holds half of a character, {text[error.start]!a} at position "
+            f"{name} holds half of a character, {text[error.start]!a} at position "
             f"{error.start + 1} (a surrogate without its pair); remove it or write the whole one"
         ) from None
 

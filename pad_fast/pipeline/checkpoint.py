@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -48,7 +50,7 @@ class Checkpoint:
         now: the time that the chat template is given; by default that of the call.
         most_tokens: the longest sequence that whatever runs the model takes, if that is less than
             the model's own window.
-        check: called before the weights are loaded, to compare them with those that were saved.
+        check: called before anything is read, to compare the files with those that were saved.
 
     Raises:
         ValueError: configuration, weights, tokenizer or chat template cannot be loaded.
@@ -68,6 +70,8 @@ class Checkpoint:
     def config(self) -> Any:
         """The transformers configuration."""
         folder = Path(self.path)
+        if self.check is not None:
+            self.check()
         if folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise ValueError(
@@ -171,14 +175,18 @@ class Checkpoint:
     def load(self, device: Any) -> Any:
         """The model on a device, in evaluation mode, which is not kept."""
         _ = self.tokenizer  # a missing one has to fail before the weights are loaded
-        if self.check is not None:
-            self.check()
         attention = (
             {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
         )
-        model: Any = self.model_class.from_pretrained(
-            self.path, revision=self.revision, dtype=self.dtype, **attention, **NO_CODE
-        )
+        try:
+            model: Any = self.model_class.from_pretrained(
+                self.path, revision=self.revision, dtype=self.dtype, **attention, **NO_CODE
+            )
+        except (SafetensorError, EOFError, UnpicklingError) as error:
+            raise ValueError(
+                f"{self.role}: the weights of {self.path} are damaged ({_first_line(error)}); copy "
+                "or download them again"
+            ) from None
         return model.to(device).eval()
 
     def free(self) -> None:

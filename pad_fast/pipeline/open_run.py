@@ -17,6 +17,7 @@ import torch
 
 from pad_fast.device import default_device
 from pad_fast.environment import DECISIVE, variables, versions
+from pad_fast.files.checksums import has_checksum
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
 from pad_fast.pipeline.dry_build import check_training
@@ -75,6 +76,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
                 check_training(run)
         else:
             check_sources(run.config)
+            _check_foreign_files(run)
             check_training(run)
             _prepare(run)
         yield run
@@ -124,6 +126,28 @@ def _prepare(run: RunContext) -> None:
 def _models(run: RunContext) -> list[Checkpoint]:
     """The models that a run begins with."""
     return [run.student(0), *([] if run.judge is None else [run.judge])]
+
+
+def _check_foreign_files(run: RunContext) -> None:
+    """Raise ValueError if the run's prompts would replace a file that is read or of somebody else.
+
+    Those of a start that was stopped before its manifest was written are replaced.
+    """
+    config = run.config
+    sources = [Path(str(name)) for name in (config.prompts, config.heldout) if name is not None]
+    for path in (run.folder.root / name for name in PROMPTS.values()):
+        if not path.exists():
+            continue
+        if any(source.exists() and source.samefile(path) for source in sources):
+            raise ValueError(
+                f"output_dir: a run writes its prompts to {path}, which the settings name as their "
+                "source; move that file or give another output_dir"
+            )
+        if not has_checksum(path):
+            raise ValueError(
+                f"output_dir: {path} is there and no run wrote it, and a run would replace it; "
+                "move it or give another output_dir"
+            )
 
 
 def _fitting_rows(run: RunContext) -> dict[str, list[Row]]:

@@ -153,6 +153,7 @@ def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str
 
 def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
     import datasets
+    import pyarrow as pa
 
     try:
         if (Path(source) / "dataset_info.json").is_file() or (
@@ -165,10 +166,22 @@ def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
         raise ValueError(
             f"prompts: {source} is no file and no dataset with the split {split!r}: {error}"
         ) from None
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"prompts: the dataset {source} cannot be read: {reason}") from None
 
 
 def _numbered(source: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
-    return ((f"{source}: row {number}", row) for number, row in enumerate(rows, 1))
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield f"{source}: row {number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{source}: row {number + 1} cannot be read: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _checked_rows(

@@ -140,7 +140,7 @@ class RunFolder:
 
     def check_manifest_is_not_lost(self) -> None:
         """Raise ValueError if there are files of a run and no manifest that says what made them."""
-        names = (*OWN, "metrics.jsonl", "teacher_cache/part-*")
+        names = (*OWN, "metrics.jsonl", "teacher_cache/part-*", "report/index.html")
         found = next((path for name in names for path in self.root.glob(name)), None)
         if found is not None and not self.manifest_path.exists():
             raise ValueError(

@@ -19,6 +19,7 @@ from pad_fast.training.row_columns import (
     as_list,
     check_reward,
     more_columns,
+    shown,
     without_repeats,
 )
 
@@ -46,6 +47,7 @@ FEATURES = Features(
     }
 )
 COUNTS = ("num_live", "num_cut", "num_repeats")  # columns that are counted, and then dropped
+LARGEST_ID = 2**31 - 1
 
 
 @dataclass
@@ -99,6 +101,8 @@ class RowReader:
             return self._read(
                 {name: value for name, value in _canonical(row).items() if value is not None}
             )
+        except RecursionError:
+            raise ValueError(f"row {index}: it is nested too deeply to be read") from None
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from None
 
@@ -213,13 +217,10 @@ class RowReader:
             token for token in ids if not isinstance(token, Integral) or isinstance(token, bool)
         ]:
             raise ValueError(f"{name} must hold integers, got {wrong[0]!r}")
-        if (
-            self.vocabulary is not None
-            and len(ids)
-            and not (min(ids) >= 0 and max(ids) < self.vocabulary)
-        ):
-            bad = next(token for token in ids if not 0 <= token < self.vocabulary)
-            raise ValueError(f"{name} must lie in 0..{self.vocabulary - 1}, got {bad}")
+        most = LARGEST_ID if self.vocabulary is None else self.vocabulary - 1
+        if len(ids) and not (min(ids) >= 0 and max(ids) <= most):
+            bad = next(token for token in ids if not 0 <= token <= most)
+            raise ValueError(f"{name} must lie in 0..{most}, got {shown(bad)}")
         return ids
 
     def _room(self, prompt_length: int) -> int | None:

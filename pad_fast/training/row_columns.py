@@ -60,17 +60,21 @@ def without_repeats(
     return kept, theirs
 
 
+def shown(value: Any) -> str:
+    """A value as it stands in a message; a number of thousands of digits by its size."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
+
+
 def check_reward(name: str, reward: Any, i: int) -> bool:
     """Whether response ``i`` has a reward; ValueError if it is not finite in a batch's float32."""
     if reward is None:
         return False
-    if (
-        isinstance(reward, bool)
-        or not isinstance(reward, Real)
-        or not abs(float(reward)) <= LARGEST_REWARD
-    ):
+    real = isinstance(reward, Real) and not isinstance(reward, bool)
+    if not real or not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
         raise ValueError(
             f"{name} must be finite in float32, or null for a response that is left out, "
-            f"got {reward!r} for response {i}"
+            f"got {shown(reward)} for response {i}"
         )
     return True

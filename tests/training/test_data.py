@@ -139,11 +139,30 @@ def test_responses_that_are_left_out():
             r"row 7: teacher_rewards must be finite in float32.*got 1e\+39 for response 1",
         ),
         ({"finish_reasons": "stop"}, "row 7: finish_reasons must be a list"),
+        (
+            {"teacher_rewards": [0.0, 10**5000]},
+            "row 7: teacher_rewards must be finite.*got an integer of 16610 bits for response 1",
+        ),
+        (
+            {"prompt_ids": [10**5000]},
+            "row 7: prompt_ids must lie in 0..39, got an integer of 16",
+        ),
     ],
 )
 def test_bad_rows_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         read({**GOOD, **change}, max_length=8, vocabulary=40)
+
+
+def test_ids_of_an_unknown_vocabulary_fit_the_column():
+    with pytest.raises(ValueError, match=r"row 7: prompt_ids must lie in 0..2147483647, got 2147"):
+        read({**GOOD, "prompt_ids": [2**31]})
+
+
+def test_half_of_a_character_is_named(tokenizer):
+    row = {"prompt": "one", "completions": ["two", "a\ud83d"], "teacher_rewards": [0.0, 1.0]}
+    with pytest.raises(ValueError, match=r"row 7: the text holds half of a character, '\\ud83d'"):
+        read(row, tokenizer=tokenizer)
 
 
 def test_bad_conversations(tokenizer):

@@ -55,7 +55,7 @@ def last_checkpoint(folder: Path, args: TrainingArguments) -> Path | None:
         OSError: the system cannot read a file, which says nothing about the checkpoint.
     """
     last, broken = None, {}
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in reversed(step_folders(folder)):
         faults = list(missing_files(checkpoint, args))
         if not faults and last is None:  # the others are not read, which may be many gigabytes
             faults = list(damaged_files(checkpoint, args))
@@ -74,10 +74,11 @@ def last_checkpoint(folder: Path, args: TrainingArguments) -> Path | None:
     return last
 
 
-def _step(checkpoint: Path) -> int:
-    """The step in a checkpoint's name; -1 for a folder of another kind, which no step made."""
-    end = checkpoint.name.removeprefix("checkpoint-")
-    return int(end) if end.isdecimal() else -1
+def step_folders(folder: Path) -> list[Path]:
+    """The checkpoints in a trainer's folder, by their step. Folders of other names are no such."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    found = [path for path, step in steps.items() if step.isdecimal()]
+    return sorted(found, key=lambda path: int(steps[path]))
 
 
 def missing_files(checkpoint: Path, args: TrainingArguments) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from pad_fast.files.own_files import read_table
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint
+from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint, step_folders
 from pad_fast.pipeline.whole_files import replacing, shard_paths
 from pad_fast.training.trainer import PADTrainer
 
@@ -114,8 +115,11 @@ def pad_dataset(path: Path) -> Dataset:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove a trainer's folder after its student was saved."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a trainer's checkpoints after its student was saved, but not a tracker's logs."""
+    for checkpoint in step_folders(folder):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it is not there, or holds logs
+        folder.rmdir()
 
 
 def train_round(run: RunContext, round: int) -> None:
