@@ -54,7 +54,7 @@ def test_every_command_on_a_terminal_without_unicode(tmp_path):
     assert set(codes) <= {0, 2, 3}
     assert codes[-1] == 2
     assert "round 1/1 - sample" in error
-    assert "-> " in output  # of doctor's advice
+    assert "-> " in output  # doctor's advice
 
 
 def test_stand_ins():

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
-# Of each error of the system: what happened, and what to free or change.
+# What each error of the system means, and what to free or change.
 WORDS = {
     "ENOSPC": ("the disk is full", "free some space"),
     "EDQUOT": ("the disk quota is used up", "free some space or ask for a larger quota"),
@@ -87,7 +87,7 @@ def _code(error: BaseException, text: str) -> int | None:
     """The number that the system gave, if it stands in :data:`WORDS`."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in CODES else None
-    if isinstance(error, ValueError):  # of our own, in words
+    if isinstance(error, ValueError):  # ours, in words
         return None
     numbers = [int(number) for number in NUMBER.findall(text) if int(number) in CODES]
     # The longest first, since "Too many open files in system" begins as another one.

@@ -21,7 +21,7 @@ from pad_fast.pipeline import hub
 from pad_fast.pipeline.run import RunContext
 from pad_fast.training.config import PADConfig
 
-STEPS = 10  # of the learning rate's schedule
+STEPS = 10  # in the learning rate's schedule
 # What makes get_optimizer_cls_and_kwargs build for the model that it was given.
 BUILT_FOR_A_MODEL = ("params", "model", "optimizer_dict")
 
@@ -49,7 +49,7 @@ def _naming(setting: str, problem: str) -> Iterator[None]:
     """Raise ValueError about ``setting`` for whatever a library raises inside."""
     try:
         yield
-    except Exception as error:  # of any kind, by any library that a setting chooses
+    except Exception as error:  # any kind, by any library that a setting chooses
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{setting}: {problem}: {reason}") from error
 

@@ -40,7 +40,7 @@ def problem(kind: str, name: str, revision: str | None = None) -> str | None:
     place = f"{kind}/{name}" + (f"/revision/{revision}" if revision else "")
     try:
         answer = _ask(place, token=None)
-    except Exception as error:  # of whichever client the hub's library uses
+    except Exception as error:  # from whichever client the hub's library uses
         return no_answer(error)
     if answer.status_code in (401, 404):  # the hub says 401 about what does not exist
         at = f" with the revision {revision}" if revision else ""
@@ -52,7 +52,7 @@ def push_problem(token: str | None) -> str | None:
     """Why nothing can be pushed to the hub; None if a token is known that may write."""
     try:
         answer = _ask("whoami-v2", token=token or True)
-    except Exception as error:  # of whichever client the hub's library uses
+    except Exception as error:  # from whichever client the hub's library uses
         return no_answer(error)
     if answer.status_code != 200:
         return ERRORS.get(answer.status_code, f"the hub answers with status {answer.status_code}")

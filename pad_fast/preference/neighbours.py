@@ -83,7 +83,7 @@ def lambda_loss(student: Tensor, teacher: Tensor, options: RankingOptions) -> Te
 
     sum over psi_i > psi_j of |G_i - G_j| |1/D_i - 1/D_j| log(1 + e^{x_j - x_i}), with
     G = 2^psi - 1, D = log2(1 + rank by x), and psi_i the mean over the other responses j of
-    sigmoid(teacher_beta * (t_i - t_j)), how often the teacher prefers i. Weights are constants.
+    sigmoid(teacher_beta * (t_i - t_j)). Weights are constants.
 
     Source: LiPO-lambda, Liu et al., arXiv 2402.01878, section 4.3, where rewards have an anchor.
     """

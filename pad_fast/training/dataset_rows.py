@@ -52,26 +52,24 @@ LARGEST_ID = 2**31 - 1
 
 @dataclass
 class RowReader:
-    """Turns a row of a dataset into token ids.
+    """Turns a row into token ids.
 
-    A row has ``prompt`` (text, or messages for the chat template) or ``prompt_ids``;
-    ``completions`` (texts, or lists of one message) or ``completion_ids``; ``teacher_rewards``,
-    null for a response that is left out; and perhaps ``finish_reasons``, ``anchor_rewards`` (the
-    rewards under the model that a training starts from) and ``from_teacher`` (true for the
-    teacher's own responses).
+    A row has ``prompt`` (text, or messages) or ``prompt_ids``; ``completions`` (texts, or lists of
+    one message) or ``completion_ids``; ``teacher_rewards``, null for a response that is left out;
+    and perhaps ``finish_reasons``, ``anchor_rewards`` (under the model that a training starts
+    from) and ``from_teacher`` (true for the teacher's own responses).
 
     Args:
         tokenizer: for texts.
         vocabulary: number of token ids, which are checked; None for no check.
-        max_length: most tokens of the prompt with a response; a longer response is cut at its end.
+        max_length: most tokens of the prompt with a response, which is cut at its end.
         max_completion_length: most tokens of a response.
         mask_truncated: leave out responses that were cut, or whose finish reason is "length".
-        template_options: more arguments for the chat template.
-        repeats: "once" leaves out all but the first of equal responses, which gets the mean of
-            their rewards; "each" leaves them.
+        template_options: for the chat template.
+        repeats: "once" leaves out all but the first of equal responses, with their mean reward.
 
     Raises:
-        ValueError: the row cannot be read; the message has its number.
+        ValueError: the row cannot be read.
 
     Example:
         >>> row = {"prompt_ids": [1], "completion_ids": [[3, 4], [5]], "teacher_rewards": [0.5, 1]}
@@ -80,9 +78,8 @@ class RowReader:
         ([[3], [5]], [0.5, 1.0], [True, False])
 
     Notes:
-        Token ids are taken as they are. A text is encoded as it follows its prompt, and gets the
-        end of turn that it does not end with, unless its finish reason is "length". A prompt that
-        is a text gets the tokenizer's BOS where it does not begin with it, and never an EOS.
+        A text is encoded as it follows its prompt, and gets the end of turn that it lacks, unless
+        its finish reason is "length". A prompt that is a text gets the BOS that it lacks.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -290,6 +287,16 @@ def _text(completion: Any) -> str:
     )
 
 
+def _check_length(dataset: Any, name: str) -> None:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{name}_dataset must have a length, got {type(dataset).__name__}; "
+            "use Dataset.from_generator on a stream"
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"{name}_dataset must not be empty, got 0 rows")
+
+
 def prepare_dataset(
     dataset: Any,
     reader: RowReader,
@@ -313,13 +320,7 @@ def prepare_dataset(
     Raises:
         ValueError: a row cannot be read; the dataset has no length or no rows; none is left.
     """
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"{name}_dataset must have a length, got {type(dataset).__name__}; "
-            "use Dataset.from_generator on a stream"
-        )
-    if len(dataset) == 0:
-        raise ValueError(f"{name}_dataset must not be empty, got 0 rows")
+    _check_length(dataset, name)
     if isinstance(dataset, Dataset):
         options = {
             "with_indices": True,

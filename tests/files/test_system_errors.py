@@ -187,7 +187,7 @@ def test_every_error_is_found_where_a_library_wraps_it(code):
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("disk: No space left on device"),  # of ours, in words
+        ValueError("disk: No space left on device"),  # ours, in words
         FileNotFoundError(errno.ENOENT, "No such file", "a"),
         RuntimeError("PytorchStreamReader failed reading zip archive"),
         RuntimeError("os error 281"),

@@ -39,7 +39,7 @@ def contents(run: Path) -> dict[str, str]:
 
 
 def _comparable(path: Path, run: Path) -> bytes:
-    if zipfile.is_zipfile(path):  # of torch.save, whose checksums cover the folder's path too
+    if zipfile.is_zipfile(path):  # from torch.save, whose checksums cover the folder's path too
         with zipfile.ZipFile(path) as file:
             names = [name for name in sorted(file.namelist()) if "serialization_id" not in name]
             parts = [name.encode() + file.read(name) for name in names]

@@ -133,7 +133,7 @@ def _drawn(draw: random.Random, windows: Sequence[Window], place: str) -> Kill:
     round = draw.choice(sorted({window.round for window in stays}))
     stays = [window for window in stays if window.round == round]
     entry = draw.randrange(len(stays))
-    if place == "open":  # of the first start, or of a resume in any round
+    if place == "open":  # in the first start, or in a resume in any round
         round = draw.randint(0, ROUNDS)
     return Kill(place, round, entry, draw.random() * stays[entry].seconds)
 

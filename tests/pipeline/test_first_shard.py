@@ -46,7 +46,7 @@ def test_what_the_doctor_knows_is_said_once(sick, caplog, no_report, capsys):
         assert f"\n  {words}" in said
     caplog.clear()
     assert cli.main(["run", str(sick)]) == 0
-    (said,) = warnings(caplog)  # of the scores; that of the samples is not repeated
+    (said,) = warnings(caplog)  # about the scores; that about the samples is not repeated
     assert said.startswith("round 1/1 · score: ")
     assert "\n  letters (problem): the offered letters hold " in said
     assert "reword mcq_template" in said
