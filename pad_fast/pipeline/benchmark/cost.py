@@ -11,6 +11,7 @@ from pad_fast.pipeline.benchmark.asking import Asking
 from pad_fast.pipeline.sample.engines import Sampling
 
 TRIED = 16  # tokens of the trial
+WORTH_IT = 3  # shards; the trial takes about as long as a part of one
 
 
 def tokens_line(
@@ -26,8 +27,8 @@ def tokens_line(
     )
 
 
-def most_seconds(answering: Answering, questions: Sequence[Question]) -> float:
-    """The time of all turns if each answer takes all tokens that it may.
+def most_seconds(answering: Answering, questions: Sequence[Question]) -> float | None:
+    """The time of all turns if each answer takes all tokens that it may; None for a few shards.
 
     It is estimated from the first shard: the time of one token, and of 16 more.
 
@@ -35,12 +36,14 @@ def most_seconds(answering: Answering, questions: Sequence[Question]) -> float:
         answering: the model.
         questions: those that are still to be answered, at least one.
     """
+    if len(questions) < WORTH_IT * answering.shard_size:
+        return None
     batch = answering.prompts(questions[: answering.shard_size])
     batch = [prompt for prompt in batch if answering.room(prompt) > TRIED]
     if not batch:
-        return 0.0
+        return None
     engine, times = answering.engine, []
-    engine.sample(batch[:1], 1, Sampling(1, 0.0), seed=0)  # loads the weights
+    engine.sample([min(batch, key=len)], 1, Sampling(1, 0.0), seed=0)  # loads the weights
     for tokens in (1, 1 + TRIED):
         start = time.perf_counter()
         engine.sample(batch, 1, Sampling(tokens, 0.0), seed=0)

@@ -142,7 +142,8 @@ def _by_engine(task: Task, folder: BenchmarkFolder, engine: Engine, say: Say) ->
     answering = Answering(engine, task.asking, folder.shards, task.shard_size, task.quiet)
     if missing := answering.missing(task.questions):
         line = tokens_line(task.asking, missing, answering.prompts(missing))
-        say(f"{line}; at most {duration(most_seconds(answering, missing))} by a trial")
+        seconds = most_seconds(answering, missing)
+        say(line + ("" if seconds is None else f"; at most {duration(seconds)} by a trial"))
     rows = answering.answer(task.questions, f"{task.benchmark.name} {task.model}")
     count, counted_in = token_counter(task.checkpoint.tokenizer) if _counts(task) else (len, "")
     answers = answers_of(task.asking, task.questions, rows, count)
