@@ -14,6 +14,7 @@ from pad_fast.benchmark.results import print_result
 from pad_fast.evaluation.benchmarks.answer_check import check_answers
 from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
 from pad_fast.pipeline.arguments import Parser
+from pad_fast.pipeline.benchmark.harness import harness_for
 from pad_fast.pipeline.benchmark.judge import Judge, ModelJudge
 from pad_fast.pipeline.benchmark.judge_server import ServerJudge
 from pad_fast.pipeline.benchmark.judged_files import (
@@ -22,7 +23,6 @@ from pad_fast.pipeline.benchmark.judged_files import (
     print_comparisons,
     read_matches,
 )
-from pad_fast.pipeline.benchmark.lm_eval_harness import harness_for
 from pad_fast.pipeline.benchmark.official_judge import OfficialJudge
 from pad_fast.pipeline.benchmark.questions import load_questions
 from pad_fast.pipeline.benchmark.run_benchmark import Task, run_benchmark

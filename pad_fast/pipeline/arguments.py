@@ -33,6 +33,8 @@ PATHS = (
     "heldout",
     "output_dir",
     "score_cache",
+    "benchmark_shots_file",
+    "benchmark_judge",
 )
 FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # Trainer's, if they are no objects
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
@@ -149,10 +151,18 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"config: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} must hold keys and values, got {type(values).__name__}")
-    for key in PATHS:
-        if str(values.get(key)).startswith(("./", "../")):
-            values[key] = str((path.parent / values[key]).resolve())
+    files = values.get("benchmark_questions")
+    _resolve(values, PATHS, path.parent)
+    if isinstance(files, dict):
+        _resolve(files, list(files), path.parent)
     return {"output_dir": f"runs/{path.stem}"} | values
+
+
+def _resolve(values: dict[str, Any], keys: Iterable[str], folder: Path) -> None:
+    """Make those values absolute that begin with ./ or ../, which are relative to a folder."""
+    for key in keys:
+        if str(values.get(key)).startswith(("./", "../")):
+            values[key] = str((folder / values[key]).resolve())
 
 
 def expand_paths(settings: Any) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pad_fast.evaluation.answers import RULES, check_rule
+from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
 from pad_fast.files.json_text import json_value
 from pad_fast.models.layout import check_share_prefix
+from pad_fast.pipeline.benchmark.config import BenchmarkConfig
 from pad_fast.pipeline.calibration import FORMULAS, PRESETS, preset_defaults
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
@@ -49,8 +51,8 @@ NO_SETTINGS = MANAGED | {"local_rank"}
 
 
 @dataclass
-class RunConfig:
-    """The settings of a distillation run, in addition to those of PADConfig.
+class DistillationConfig:
+    """The settings of a distillation, in addition to those of PADConfig.
 
     The defaults are the paper's where it states a value (PAD, arXiv 2502.14272).
 
@@ -318,6 +320,50 @@ class RunConfig:
                 f"mcq_style: a {self.mcq_style} question shows at most {len(LETTERS)} responses, "
                 f"got one of {self.letters}; set mcq_every_place: true or a smaller mcq_opponents"
             )
+
+
+@dataclass
+class RunConfig(BenchmarkConfig, DistillationConfig):
+    """The settings of a run: those of the distillation, and those of benchmarks of its models.
+
+    Raises:
+        ValueError: a field is missing or out of its range; the message names the field, its rule
+            and the value.
+    """
+
+    benchmarks: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Benchmarks of the base student, the teacher and the student of each round: "
+            + ", ".join(BENCHMARKS)
+            + ". They may be added to a run that is finished."
+        },
+    )
+    benchmark_questions: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object from a benchmark to the file of its questions. Default: fetch "
+            "them from where they are kept."
+        },
+    )
+    benchmark_judge: str = option(
+        "teacher",
+        "Who compares each model's answers with the base student's: teacher, none, or a folder or "
+        "hub name of a causal LM. The numbers are not comparable with published ones.",
+    )
+
+    def __post_init__(self) -> None:
+        DistillationConfig.__post_init__(self)
+        BenchmarkConfig.__post_init__(self)
+        if isinstance(self.benchmark_questions, str):
+            self.benchmark_questions = _json_object("benchmark_questions", self.benchmark_questions)
+        for setting in ("benchmarks", "benchmark_questions"):
+            for name in getattr(self, setting) or ():
+                if name not in BENCHMARKS:
+                    known = ", ".join(BENCHMARKS)
+                    raise ValueError(f"{setting}: must be among {known}, got {name!r}")
+        if len(set(self.benchmarks)) < len(self.benchmarks):
+            raise ValueError(f"benchmarks: must name each once, got {self.benchmarks}")
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pad_fast.evaluation import model_names
 from pad_fast.pipeline.evaluate import heldout
+from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
 from pad_fast.pipeline.evaluate.heldout import Subject
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
 from pad_fast.pipeline.run import RunContext
@@ -40,7 +41,9 @@ def lost_files(run: RunContext) -> Iterator[Path]:
 
 
 def is_finished(run: RunContext, round: int) -> bool:
-    """Whether every phase of a round has left its files."""
+    """Whether every phase of a round has left its files, and every benchmark its result."""
+    if is_trained(run, round) and RunBenchmarks(run).missing(benchmark_subjects(run, round)):
+        return False
     return all(path.exists() for phase in PHASES for path in phase_files(run, round, phase.name))
 
 
@@ -77,6 +80,14 @@ def subjects(run: RunContext, round: int) -> list[Subject]:
             found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     if with_baseline(run, round):
         found.append(Subject(model_names.SEQKD, round, run.trained(seqkd_student(run))))
+    return found
+
+
+def benchmark_subjects(run: RunContext, round: int) -> list[Subject]:
+    """The models that are asked the benchmarks with a round; the first one with the teacher too."""
+    found = subjects(run, round)
+    if round == 1 and not any(subject.is_teacher for subject in found):
+        found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     return found
 
 

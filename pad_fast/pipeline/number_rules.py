@@ -18,7 +18,14 @@ from pad_fast.training.number_rules import (
 # As many as a ranking of all responses can have; the questions about them are listed.
 RESPONSES = whole(2, 65_536, "a ranking needs two")
 
+BENCHMARK_RULES: dict[str, NumberRule] = {
+    "benchmark_limit": whole(1, MOST, "questions"),
+    "benchmark_max_new_tokens": TOKENS,
+    "benchmark_temperature": real(0, TEMPERATURES.most, "0 is greedy"),
+    "benchmark_shots": whole(0, 1024, "solved problems"),
+}
 RULES: dict[str, NumberRule] = {
+    **BENCHMARK_RULES,
     "heldout_size": whole(0, MOST, "prompts"),
     "rounds": whole(1, 10_000),
     "prompts_per_round": whole(1, 100_000_000, "prompts"),

@@ -116,10 +116,30 @@ EVALUATE = Phase(
 # The phases of a round, in their order. A new run is prepared before the first of them.
 PHASES = (SAMPLE, SCORE, TRAIN, EVALUATE)
 
+# Settings of benchmarks, which come after all phases. Each benchmark's own folder keeps what its
+# answers were made with, and refuses another.
+OF_BENCHMARKS = frozenset(
+    {
+        "benchmarks",
+        "benchmark_questions",
+        "benchmark_judge",
+        "benchmark_limit",
+        "benchmark_max_new_tokens",
+        "benchmark_temperature",
+        "benchmark_shots",
+        "benchmark_shots_file",
+        "benchmark_suffix",
+        "benchmark_system_prompt",
+        "benchmark_strip_thinking",
+        "benchmark_harness",
+        "benchmark_form",
+    }
+)
+
 # These settings may always change between two calls on one run folder: except for rounding they
 # change no result. Servers sample other responses than this process, from the same distribution;
 # every row names the engine that it comes from.
-FREE = frozenset(
+FREE = OF_BENCHMARKS | frozenset(
     {
         "output_dir",
         "accept_environment",

@@ -14,9 +14,11 @@ from pathlib import Path
 from pad_fast.evaluation import model_names
 from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.evaluate import heldout
+from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
 from pad_fast.pipeline.evaluate.summary import print_table
 from pad_fast.pipeline.findings.first_shard import of_samples, of_scores, warn
 from pad_fast.pipeline.finished import (
+    benchmark_subjects,
     is_finished,
     is_trained,
     seqkd_student,
@@ -112,7 +114,7 @@ def train(run: RunContext, round: int) -> None:
 
 
 def evaluate(run: RunContext, round: int) -> None:
-    """Evaluate the round's student on the held-out prompts.
+    """Evaluate the round's student on the held-out prompts, and ask it the benchmarks.
 
     The first round also evaluates the teacher and the base student, the last one the baseline.
     """
@@ -120,6 +122,7 @@ def evaluate(run: RunContext, round: int) -> None:
         raise ValueError(f"evaluate: round {round} is not trained yet; give `pad-fast train` first")
     if run.heldout_rows:
         heldout.evaluate(run, subjects(run, round))
+    RunBenchmarks(run).do(benchmark_subjects(run, round))
 
 
 def phase_function(name: str) -> Callable[[RunContext, int], None]:

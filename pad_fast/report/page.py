@@ -61,6 +61,7 @@ def write(run_dir: Path) -> Path:
         headlines=tables.headlines(run),
         table=tables.before_after(run),
         skills=tables.skills(run),
+        benchmarks=tables.benchmarks(run_dir),
         groups=[tables.group_table(group) for group in shown],
         settings=tables.flat(settings),
         phases=tables.phases(run),

@@ -3,12 +3,14 @@
 import json
 import math
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.agreement import TIE
+from pad_fast.evaluation.benchmarks.run_table import read_run_table
 from pad_fast.evaluation.choice import ChoiceEffect
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS, Metric, is_measured
@@ -116,6 +118,15 @@ def _skill_cell(scores: Row, base: Row) -> tuple[str, str, str, str]:
 def _is_compared(row: Row) -> bool:
     """Whether the page shows a model's differences from the base student."""
     return row["name"] not in (model_names.TEACHER, model_names.BASE)
+
+
+def benchmarks(run_dir: Path) -> dict[str, Any]:
+    """What the run's models achieved in benchmarks; empty if there are none."""
+    found = read_run_table(run_dir)
+    if found is None:
+        return {}
+    rows = [(model_names.title(name), cells) for name, cells in found.rows]
+    return {"columns": found.columns, "rows": rows, "notes": found.notes}
 
 
 def order(group: FixedGroup) -> list[int]:

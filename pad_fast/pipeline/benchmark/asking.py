@@ -43,10 +43,6 @@ class Asking:
             raise ValueError(
                 f"shots: {self.benchmark.name} is asked without examples; only gsm8k has them"
             )
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: must be 1 or more, got {self.max_new_tokens}")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature: must be 0 or more, got {self.temperature}")
 
     @property
     def longest(self) -> int:

@@ -8,9 +8,11 @@ from pathlib import Path
 from pad_fast.evaluation.benchmarks import gsm8k
 from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark
 from pad_fast.pipeline.benchmark.asking import Asking
-from pad_fast.pipeline.benchmark.lm_eval_harness import HARNESSES, harness_for
+from pad_fast.pipeline.benchmark.harness import HARNESSES, harness_for
 from pad_fast.pipeline.benchmark.questions import load_shots
+from pad_fast.pipeline.number_rules import BENCHMARK_RULES
 from pad_fast.pipeline.option import option
+from pad_fast.training.number_rules import problems
 
 
 @dataclass
@@ -63,10 +65,8 @@ class BenchmarkConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.benchmark_limit is not None and self.benchmark_limit < 1:
-            raise ValueError(f"benchmark_limit: must be 1 or more, got {self.benchmark_limit}")
-        if self.benchmark_shots is not None and self.benchmark_shots < 0:
-            raise ValueError(f"benchmark_shots: must be 0 or more, got {self.benchmark_shots}")
+        for name, problem in problems(BENCHMARK_RULES, self):
+            raise ValueError(f"{name}: {problem}")
         if self.benchmark_shots_file and not Path(self.benchmark_shots_file).is_file():
             raise ValueError(f"benchmark_shots_file: no such file, {self.benchmark_shots_file}")
         forms = [name for benchmark in BENCHMARKS.values() for name in benchmark.forms]
@@ -76,8 +76,6 @@ class BenchmarkConfig:
                 f"got {self.benchmark_form!r}"
             )
         harness_for(self.benchmark_harness, ())
-        for benchmark in BENCHMARKS.values():  # limits and temperature, before any work
-            Asking(benchmark, self.benchmark_max_new_tokens, self.benchmark_temperature)
 
     def asking(self, benchmark: Benchmark, seed: int, questions_given: bool) -> Asking:
         """How the questions of one benchmark are asked.

@@ -6,7 +6,6 @@ import importlib.metadata
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,7 @@ from pad_fast.pipeline.benchmark.asking import CLOSED, Asking
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.whole_files import Row, replacing
 
-HARNESSES = ("auto", "lm_eval", "own")
 CPU_BATCH = 8
-
-
-def harness_for(asked: str, servers: Sequence[str]) -> str:
-    """Which of lm-eval and our own module generates and scores: "lm_eval" or "own".
-
-    Args:
-        asked: one of :data:`HARNESSES`.
-        servers: URLs of servers that generate.
-
-    Raises:
-        ValueError: lm-eval was asked for, and it is not installed or servers are given.
-    """
-    if asked not in HARNESSES:
-        raise ValueError(f"harness: must be one of {', '.join(HARNESSES)}, got {asked!r}")
-    there = find_spec("lm_eval") is not None
-    if asked == "lm_eval" and not there:
-        raise ValueError('harness: lm_eval is not installed; pip install "pad-fast[eval]"')
-    if asked == "lm_eval" and servers:
-        raise ValueError("harness: lm_eval loads the model itself; leave out server, or take own")
-    return "lm_eval" if asked != "own" and there and not servers else "own"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
-
 from pad_fast.evaluation.benchmarks import gsm8k
 from pad_fast.evaluation.benchmarks.catalogue import Benchmark
 from pad_fast.evaluation.benchmarks.records import Question
@@ -65,6 +63,8 @@ def hub_problems(split: str, benchmark: Benchmark) -> list[Question]:
 
 
 def _fetched(benchmark: Benchmark, cache: Path) -> Path:
+    import httpx
+
     path = cache / f"{benchmark.name}_{Path(benchmark.source).name}"
     if path.exists():
         return path

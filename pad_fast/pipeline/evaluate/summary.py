@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.evaluation import model_names
+from pad_fast.evaluation.benchmarks.run_table import read_run_table
+from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS
 from pad_fast.files.own_files import read_json
 from pad_fast.terminal import console as plain_console
@@ -17,8 +19,13 @@ from pad_fast.terminal import console as plain_console
 def print_table(root: Path, console: Console | None = None) -> None:
     """Print the evaluations of a run folder, a line for each model; nothing if there are none."""
     rows = [read_json(path) for path in (root / "evaluation").glob("*.json")]
-    if not rows:
-        return
+    console = console or plain_console()
+    if rows:
+        _print_evaluations(rows, console)
+    _print_benchmarks(root, console)
+
+
+def _print_evaluations(rows: list[Row], console: Console) -> None:
     table = Table(
         title=f"{rows[0]['num_prompts']} held-out prompts",
         box=box.SIMPLE_HEAD,
@@ -36,10 +43,25 @@ def print_table(root: Path, console: Console | None = None) -> None:
     for row in sorted(rows, key=lambda row: model_names.position(row["name"])):
         cells = [metric.text(row.get(metric.key)) for metric in columns]
         table.add_row(model_names.label(row["name"]), *cells)
-    console = console or plain_console()
     console.print(table)
     console.print(
         "tau and top-1 compare the student's ranking of responses with the teacher's, on fixed "
         "groups (the base student's samples) and on fresh samples of the student itself.",
         style="dim",
     )
+
+
+def _print_benchmarks(root: Path, console: Console) -> None:
+    """Print the table of the benchmarks, if there are any."""
+    found = read_run_table(root)
+    if found is None:
+        return
+    table = Table(title="Benchmarks", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in found.columns:
+        table.add_column(heading, justify="right")
+    for name, cells in found.rows:
+        table.add_row(model_names.label(name), *cells)
+    console.print(table)
+    for note in ("95% intervals in brackets.", *found.notes):
+        console.print(note, style="dim")

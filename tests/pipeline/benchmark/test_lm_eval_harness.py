@@ -12,7 +12,8 @@ from pad_fast.evaluation.benchmarks import gsm8k
 from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
 from pad_fast.pipeline.benchmark.answering import Answering, answers_of
 from pad_fast.pipeline.benchmark.asking import Asking
-from pad_fast.pipeline.benchmark.lm_eval_harness import harness_for, run_lm_eval
+from pad_fast.pipeline.benchmark.harness import harness_for
+from pad_fast.pipeline.benchmark.lm_eval_harness import run_lm_eval
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.model_scores import ModelScores
@@ -21,7 +22,7 @@ from pad_fast.pipeline.score.model_scores import ModelScores
 def test_who_scores(monkeypatch):
     for there, servers, auto in ((True, (), "lm_eval"), (True, ("u",), "own"), (False, (), "own")):
         monkeypatch.setattr(
-            "pad_fast.pipeline.benchmark.lm_eval_harness.find_spec",
+            "pad_fast.pipeline.benchmark.harness.find_spec",
             lambda name, there=there: object() if there else None,
         )
         assert harness_for("auto", servers) == auto
@@ -32,7 +33,7 @@ def test_who_scores(monkeypatch):
         elif servers:
             with pytest.raises(ValueError, match="leave out server"):
                 harness_for("lm_eval", servers)
-    with pytest.raises(ValueError, match="harness: must be one of"):
+    with pytest.raises(ValueError, match="benchmark_harness: must be one of"):
         harness_for("both", ())
 
 
