@@ -191,6 +191,7 @@ def _opened(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]:
     """The run, after a look for files that were lost."""
     with open_run(settings, trains=trains) as run:
         warn_of_lost_files(run)
+        _ = RunBenchmarks(run).asked  # a wrong file of questions has to fail now
         try:
             yield run
         finally:
