@@ -364,6 +364,12 @@ class RunConfig(BenchmarkConfig, DistillationConfig):
                     raise ValueError(f"{setting}: must be among {known}, got {name!r}")
         if len(set(self.benchmarks)) < len(self.benchmarks):
             raise ValueError(f"benchmarks: must name each once, got {self.benchmarks}")
+        judged = [name for name in self.benchmarks if BENCHMARKS[name].judged]
+        if judged and self.benchmark_judge == "teacher" and not self.teacher:
+            raise ValueError(
+                f"benchmark_judge: the teacher is to judge {judged[0]}, and none is given; name a "
+                "judge, or set it to none"
+            )
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def subjects(run: RunContext, round: int) -> list[Subject]:
 def benchmark_subjects(run: RunContext, round: int) -> list[Subject]:
     """The models that are asked the benchmarks with a round; the first one with the teacher too."""
     found = subjects(run, round)
-    if round == 1 and not any(subject.is_teacher for subject in found):
+    if round == 1 and run.config.teacher and not any(subject.is_teacher for subject in found):
         found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     return found
 

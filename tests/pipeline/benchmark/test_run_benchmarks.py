@@ -130,6 +130,10 @@ def test_a_benchmark_is_added_to_a_finished_run(tmp_path, capsys):
         ({"benchmark_questions": {"mmlu": "x"}}, "benchmark_questions: must be among"),
         ({"benchmark_questions": {"mt_bench": "./none.jsonl"}, "benchmarks": ["mt_bench"]}, "none"),
         ({"benchmark_shots": None}, "benchmark_shots_file: needed for the 5 solved problems"),
+        (
+            {"teacher": None, "reward_model": "./teacher"},
+            "benchmark_judge: the teacher is to judge",
+        ),
         ({"benchmark_limit": 0}, "benchmark_limit: must be a whole number"),
     ],
 )
