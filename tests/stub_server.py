@@ -77,6 +77,9 @@ class Handler(BaseHTTPRequestHandler):
             self.reply({"data": [{**model, "max_model_len": stub.window}]})
         elif self.path in ("/version", "/get_server_info"):
             self.reply({"version": stub.version})
+        elif self.path.startswith("/load?"):
+            stub.load(Path(self.path.removeprefix("/load?")))
+            self.reply({})
         else:
             self.reply({}, 404)
 
@@ -135,6 +138,7 @@ class Stub:
         self.fault: Fault | None = None
         self.seen: Counter[str] = Counter()
         self.answered = 0
+        self.loaded: list[Path] = []
         self.served_as = self.root = str(folder)
         self.model = TinyModel(folder)
         self.port = port
@@ -147,6 +151,7 @@ class Stub:
 
     def load(self, folder: Path) -> None:
         """Serve other weights under the old name."""
+        self.loaded.append(folder)
         self.model = TinyModel(folder)
 
     def start(self) -> None:

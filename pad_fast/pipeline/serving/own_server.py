@@ -43,6 +43,7 @@ class OwnServer:
 
     def start(self) -> None:
         """Start the command, and return at once."""
+        self.stop()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.starts += 1
         with self.log.open("ab") as log:
@@ -102,6 +103,7 @@ class OwnServer:
 
     def _check_alive(self) -> None:
         if self._process is not None and (code := self._process.poll()) is not None:
+            self.stop()
             raise ServerError(f"`{self.command}` ended with exit code {code}. {self.tail()}")
 
 

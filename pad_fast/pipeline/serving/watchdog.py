@@ -19,6 +19,7 @@ import sys
 import time
 
 GRACE = 20.0  # seconds from SIGTERM to SIGKILL
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)  # the run answers these
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -28,22 +29,23 @@ def prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def die_with_watchdog() -> None:
-    """In the command's shell: it is killed if even the watchdog is."""
+def before_command() -> None:
+    """In the command's shell: it hears signals again, and is killed if even the watchdog is."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(command: str) -> int:
     """Run the command until it ends or the standard input does; returns the command's exit code."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes that leave the group become our children
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they are the run's to answer
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     child = subprocess.Popen(
         ["/bin/sh", "-c", command],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=die_with_watchdog,
-        restore_signals=True,
+        preexec_fn=before_command,
     )
     while child.poll() is None:
         if select.select([sys.stdin], [], [], 0.1)[0] and not os.read(0, 1):
@@ -67,7 +69,9 @@ def wait_for(child: subprocess.Popen, seconds: float) -> None:
     """Wait until the command and its group are gone, but not for ever."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        child.poll()  # so that a zombie of the shell does not count
+        child.poll()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)  # a process that has ended counts until it is collected
         try:
             os.killpg(child.pid, 0)
         except (ProcessLookupError, PermissionError):

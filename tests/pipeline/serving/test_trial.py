@@ -1,0 +1,185 @@
+"""What a server is refused for, and that the refusal says what mends it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import worlds
+from stub_server import Stub, TinyModel
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.serving.dialects import Garbled, ServerError
+from pad_fast.pipeline.serving.pool import KEY, Limits, Pool
+from pad_fast.pipeline.serving.server_engine import ServerEngine
+from pad_fast.pipeline.serving.trial import try_out
+
+LETTERS = [40, 41, 42]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_good_server_passes(stub_of, engine_of, kind, caplog):
+    with caplog.at_level(logging.WARNING, "pad_fast"):
+        try_out(engine_of(stub_of(kind=kind)), LETTERS)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"raw": False}, r"after the temperature.*--logprobs-mode raw_logprobs"),
+        (
+            {"raw": False, "kind": "sglang"},
+            "after the temperature.*SGLANG_RETURN_ORIGINAL_LOGPROB=1",
+        ),
+        ({"ids": False}, "no token ids.*return_token_ids"),
+        ({"letters": False}, "logprob_token_ids, or mcq_style: none"),
+        ({"served_as": "org/other", "root": "org/other"}, "serves org/other, and the teacher is"),
+    ],
+)
+def test_what_a_server_lacks(stub_of, engine_of, changes, told):
+    with pytest.raises(ServerError, match=told):
+        try_out(engine_of(stub_of(**changes)), LETTERS)
+
+
+def test_another_name_is_no_other_model(stub_of, engine_of):
+    """An alias is taken where the root is the teacher, and where the alias is its name."""
+    try_out(engine_of(stub_of(served_as="judge")))
+    engine = engine_of(stub_of(served_as="teacher", root="/elsewhere/quantised"))
+    try_out(engine)
+    assert engine.identity == "vllm 0.32.0 serving /elsewhere/quantised"
+
+
+def changed_choices(change):
+    """A fault that changes every choice of an answer that has token ids."""
+
+    def fault(handler, body) -> bool:
+        if handler.path != "/v1/completions":
+            return False
+        answer = handler.server.stub.completions(body)
+        for choice in answer["choices"]:
+            change(choice, body)
+        handler.reply(answer)
+        return True
+
+    return fault
+
+
+def cut_early(choice, body) -> None:
+    if body["max_tokens"] > 1:
+        choice.update(finish_reason="length", token_ids=choice["token_ids"][:1])
+        choice["logprobs"]["token_logprobs"] = choice["logprobs"]["token_logprobs"][:1]
+
+
+def stop_elsewhere(choice, body) -> None:
+    if body["max_tokens"] > 1:
+        choice.update(finish_reason="stop", token_ids=[*choice["token_ids"][:-1], 9])
+
+
+def add_bos(choice, body) -> None:
+    choice["prompt_token_ids"] = [0, *choice["prompt_token_ids"]]
+
+
+def coarse(choice, body) -> None:
+    for row in choice.get("prompt_logprobs") or []:
+        for entry in (row or {}).values():
+            entry["logprob"] -= 0.3
+
+
+def logits(choice, body) -> None:
+    if "logprobs" in choice:
+        found = choice["logprobs"]
+        found["token_logprobs"] = [value + 50 for value in found["token_logprobs"]]
+
+
+def minus_infinity(choice, body) -> None:
+    for row in choice.get("prompt_logprobs") or []:
+        for entry in (row or {}).values():
+            entry["logprob"] = -9999.0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (cut_early, "cut a response at 1 tokens.*--generation-config vllm"),
+        (stop_elsewhere, "the token 9, which ends none of the checkpoint's"),
+        (add_bos, "read 2?[0-9]+ other tokens than .* were sent"),
+        (coarse, "other log-probabilities than the same tokens in a prompt.*--kv-cache-dtype auto"),
+        (logits, "above 0; it takes --logprobs-mode raw_logprobs"),
+        (minus_infinity, "minus infinity, and nothing of it is kept"),
+    ],
+)
+def test_answers_that_cannot_be_trusted(stub_of, engine_of, change, told):
+    with pytest.raises(ServerError, match=told):
+        try_out(engine_of(stub_of(fault=changed_choices(change))))
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_another_vocabulary(stub_of, engine_of, kind):
+    """By /tokenize, and where there is none by the texts of samples."""
+    stub = stub_of(kind=kind)
+    stub.model.tokenizer = worlds.character_tokenizer(worlds.CHARACTERS[::-1])
+    with pytest.raises(ServerError, match=r"another vocabulary than the teacher.*--tokenizer"):
+        try_out(engine_of(stub))
+
+
+def test_seeds_that_are_not_followed_are_a_warning(stub_of, engine_of, caplog):
+    stub, count = stub_of(), [0]
+    own = stub.model.sample
+
+    def sample(body, prompt, seed, raw):
+        count[0] += 1
+        return own(body, prompt, seed + 100 * count[0], raw)
+
+    stub.model.sample = sample
+    with caplog.at_level(logging.WARNING, "pad_fast"):
+        try_out(engine_of(stub))
+    assert "samples other responses to the same seeds" in caplog.text
+
+
+def test_nobody_is_there(world):
+    checkpoint = Checkpoint("teacher", str(world / "teacher"))
+    with pytest.raises(ServerError, match=r"http://127.0.0.1:9 does not answer: ConnectError"):
+        ServerEngine(checkpoint, "mean", Pool(["http://127.0.0.1:9"], Limits()))
+
+
+def test_somebody_else_is_there(stub_of, engine_of):
+    with pytest.raises(ServerError, match="'openai', which is neither vllm nor sglang"):
+        engine_of(stub_of(kind="openai"))
+
+
+def test_servers_that_differ(stub_of, engine_of):
+    with pytest.raises(ServerError, match=r"vllm 0.32.0, and .* by vllm 0.31.0; give servers that"):
+        engine_of(stub_of(), stub_of(version="0.31.0"))
+
+
+def test_the_key_is_sent_and_asked_for(stub_of, engine_of, monkeypatch):
+    def locked(handler, body) -> bool:
+        if handler.headers.get("Authorization") == "Bearer sesame":
+            return False
+        handler.reply({}, 401)
+        return True
+
+    engine = engine_of(stub_of(fault=locked))
+    with pytest.raises(ServerError, match=f"wants a key; set {KEY}"):
+        try_out(engine)
+    monkeypatch.setenv(KEY, "sesame")
+    try_out(engine)
+
+
+def test_a_server_that_comes_back_with_other_weights_is_left_alone(stub_of, engine_of, world):
+    stub: Stub = stub_of()
+    engine = engine_of(stub)
+    try_out(engine)
+    canary = engine.pool.canary
+    canary.read(stub.completions(canary.body))
+    stub.model = TinyModel(world / "student")
+    with pytest.raises(Garbled, match="other weights"):
+        canary.read(stub.completions(canary.body))
+    engine.pool.down[stub.url] = "it was gone"
+    with pytest.raises(
+        ServerError, match=r"no server has answered for .* other weights than before"
+    ):
+        engine.choices([[7, 8]], LETTERS)
+    stub.load(world / "teacher")
+    assert engine.choices([[7, 8]], LETTERS)
