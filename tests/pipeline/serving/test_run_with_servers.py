@@ -1,0 +1,234 @@
+"""Whole runs whose models are served: the same numbers, also when run or servers are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import worlds
+from stub_server import Stub
+from worlds import changed_config, contents, run_config
+
+from pad_fast import cli
+from pad_fast.pipeline import rounds
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
+from pad_fast.pipeline.score.cache import ScoreCache
+from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.score.scorer import Scorer
+from pad_fast.pipeline.serving import run_engines
+from pad_fast.pipeline.whole_files import read_rows
+
+TESTS = Path(__file__).parents[2]
+CRASH, FORWARDER = TESTS / "crash.py", TESTS / "forwarder.py"
+PLACES = [
+    "before:heldout/samples/part-00001",
+    "after:round-01/samples/part-00002",
+    "before:heldout/groups/part-00001",
+    "after:round-01/scores/part-00001",
+    "to:trainer/checkpoint-1/trainer_state.json",
+    "after:round-01/student",
+    "after:samples/student-01/greedy/part-00000",
+    "before:evaluation/student-01.json",
+]
+
+
+def engine(path: Path, role: str) -> TransformersEngine:
+    checkpoint = Checkpoint(role, str(path))
+    return TransformersEngine(checkpoint, ModelScores(run_config(path.parent), "mean"))
+
+
+def same(found, wanted) -> None:
+    assert len(found) == len(wanted)
+    for ours, others in zip(found, wanted, strict=True):
+        assert ours == pytest.approx(others, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def through_urls(world, tmp_path_factory) -> tuple[Path, str, list[Stub]]:
+    """A run of one round with two servers of the student and one of the teacher."""
+    folder = tmp_path_factory.mktemp("urls")
+    students = [Stub(world / "student", served_as="student") for _ in range(2)]
+    teacher = Stub(world / "teacher")
+    config = changed_config(
+        world,
+        folder,
+        student_server=[stub.url + "/v1/" for stub in students],
+        teacher_server=[teacher.url],
+    )
+    trained, said = folder / "run" / "round-01" / "student", []
+
+    def hear(*words: str, **_: object) -> None:
+        """What somebody does who reads the line: one server after the other gets the weights."""
+        said.extend(words)
+        if words[0].startswith("\nThe run waits"):
+            waiting = [stub for stub in students if not stub.loaded]
+            threading.Timer(0.1, waiting[0].load, (trained,)).start()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pad_fast.report.write_report", lambda root: root / "report.html")
+        patch.setattr(run_engines, "POLL", 0.02)
+        patch.setattr(run_engines, "print", hear, raising=False)
+        assert cli.main(["run", str(config)]) == 0
+    for stub in (*students, teacher):
+        stub.stop()
+    return folder / "run", "\n".join(said), [*students, teacher]
+
+
+def test_rewards_are_those_of_this_process(through_urls, world, tmp_path):
+    """Log-probabilities, questions and rewards, of the round and of the held-out groups."""
+    run, _, _ = through_urls
+    config = run_config(world)
+    teacher, student = engine(world / "teacher", "teacher"), engine(world / "student", "student")
+    for samples, scores in (
+        (run / "round-01" / "samples", run / "round-01" / "scores"),
+        (run / "heldout" / "samples", run / "heldout" / "groups"),
+    ):
+        own = tmp_path / scores.name
+        scorer = Scorer(
+            teacher.checkpoint,
+            student.checkpoint,
+            config,
+            teacher,
+            ScoreCache(tmp_path / f"{scores.name}-cache", teacher.identity),
+        )
+        scorer.score_shards(samples, own, 3, title="")
+        served, expected = read_rows(scores), read_rows(own)
+        for column in ("teacher_logps", "teacher_choice_probs", "teacher_rewards"):
+            same([row[column] for row in served], [row[column] for row in expected])
+        prompts, ids = ([row[c] for row in served] for c in ("prompt_ids", "completion_ids"))
+        same([row["student_rewards"] for row in served], student.rewards(prompts, ids))
+        assert {(row["sampled_by"], row["scored_by"]) for row in served} == {("vllm 0.32.0",) * 2}
+    assert json.loads((run / "run.json").read_text())["engines"] == {
+        "student": ["vllm 0.32.0"],
+        "teacher": ["vllm 0.32.0"],
+    }
+
+
+def test_the_new_student_is_waited_for(through_urls):
+    run, said, stubs = through_urls
+    student = run / "round-01" / "student"
+    assert f"waits for servers with {student}" in said
+    assert "the weights of the round before" in said or "serves other weights" in said
+    for stub in stubs[:2]:
+        assert f"vllm serve {student} --port {stub.port}" in said
+    groups = read_rows(run / "heldout" / "groups")
+    fixed = read_rows(run / "evaluation" / "samples" / "student-01" / "fixed.parquet")
+    prompts, ids = ([row[c] for row in groups] for c in ("prompt_ids", "completion_ids"))
+    found = [row["student_rewards"] for row in fixed]
+    same(found, engine(student, "student").rewards(prompts, ids))
+    assert found != [row["student_rewards"] for row in groups]
+
+
+def test_both_servers_of_the_student_work(through_urls):
+    _, _, stubs = through_urls
+    assert min(stub.answered for stub in stubs) > 10
+
+
+@pytest.mark.usefixtures("no_report")
+def test_servers_of_its_own_give_the_same_and_are_gone(through_urls, world, tmp_path, monkeypatch):
+    """They are there in the phases that ask them, and never while the student is trained."""
+    stubs = {role: Stub(world / role) for role in ("student", "teacher")}
+    config = changed_config(
+        world,
+        tmp_path,
+        **{
+            f"{role}_serve": f"{sys.executable} {FORWARDER} {stub.url} {{model}} {{port}}"
+            for role, stub in stubs.items()
+        },
+    )
+    own_train, seen = rounds.train_round, []
+
+    def train(run, round) -> None:
+        seen.append([pid for pid in pids(tmp_path) if os.path.exists(f"/proc/{pid}")])
+        own_train(run, round)
+
+    monkeypatch.setattr(rounds, "train_round", train)
+    assert cli.main(["run", str(config)]) == 0
+    run = tmp_path / "run"
+    assert seen == [[]]
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids(tmp_path))
+    trained = run / "round-01" / "student"
+    assert stubs["student"].loaded == [world / "student", world / "student", trained]
+    assert set(stubs["teacher"].loaded) == {world / "teacher"}
+    expected = through_urls[0]
+    for part in ("round-01/scores", "heldout/groups"):
+        assert read_rows(run / part) == read_rows(expected / part)
+    for stub in stubs.values():
+        stub.stop()
+
+
+def pids(folder: Path) -> list[str]:
+    logs = (folder / "run" / "servers").glob("*.log")
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    return [pid for line in lines if line.startswith("pids ") for pid in line.split()[1:]]
+
+
+@pytest.mark.slow
+def test_killed_everywhere_the_result_is_the_same(through_urls, world, tmp_path):
+    """The run is killed in each phase, and its servers die and come back meanwhile."""
+    stubs = [Stub(world / role) for role in ("student", "teacher")]
+    student = tmp_path / "run" / "round-01" / "student"
+
+    def unreliable(handler, body) -> bool:
+        stub = handler.server.stub
+        if stub is stubs[0] and student.exists() and not stub.loaded:
+            stub.load(student)
+        if stub.answered % 23 == 22:
+            stub.answered += 1
+            threading.Thread(target=stub.stop).start()
+            threading.Timer(0.3, stub.start).start()
+            handler.close_connection = True
+            return True
+        return False
+
+    for stub in stubs:
+        stub.fault = unreliable
+    config = changed_config(
+        world, tmp_path, student_server=[stubs[0].url], teacher_server=[stubs[1].url]
+    )
+    done = subprocess.run(
+        [sys.executable, str(CRASH), str(config), *PLACES],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected, found = contents(through_urls[0]), contents(tmp_path / "run")
+    common = {name for name in expected if "report" not in name}
+    assert len(common) > 15
+    assert {name: found[name] for name in common} == {name: expected[name] for name in common}
+
+
+def test_what_is_there_at_the_start_is_tried_first(world, tmp_path, capsys):
+    """Nothing is sampled before the teacher's server has been tried too."""
+    good, bad = Stub(world / "student"), Stub(world / "teacher", raw=False)
+    config = changed_config(world, tmp_path, student_server=[good.url], teacher_server=[bad.url])
+    assert cli.main(["run", str(config)]) == cli.BAD_INPUT
+    assert "--logprobs-mode raw_logprobs" in capsys.readouterr().err
+    bad.stop()
+    assert cli.main(["run", str(config)]) == cli.BAD_INPUT
+    assert f"{bad.url} does not answer" in capsys.readouterr().err
+    assert not list((tmp_path / "run").rglob("part-*"))
+    good.stop()
+
+
+def test_a_student_server_with_other_weights(world, tmp_path, capsys):
+    other = worlds.save_model(tmp_path / "student", 77)
+    stub, teacher = Stub(other), Stub(world / "teacher")
+    config = changed_config(
+        world, tmp_path, student_server=[stub.url], teacher_server=[teacher.url]
+    )
+    assert cli.main(["run", str(config)]) == cli.BAD_INPUT
+    told = capsys.readouterr().err
+    assert "student_server" in told
+    assert "serves other weights: they are" in told
+    assert f"serve {world / 'student'}" in told
+    for each in (stub, teacher):
+        each.stop()
