@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pad_fast.doctor.engine_difference import of_engines
 from pad_fast.pipeline.config import Settings, option
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.findings.finding import Finding, Verdict
@@ -95,8 +96,13 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
         config = dataclasses.replace(settings.run, output_dir=folder, shard_size=num_prompts)
         run = RunContext(Settings(config, settings.training))
         drawn, heldout = _drawn(run, num_prompts)
-        rows, metrics = _scored(run, drawn)
-        return [*of_samples(run, rows, heldout), *of_scores(run, rows, metrics)]
+        run.train_rows = drawn  # in the place of the file that a run writes
+        try:
+            rows, metrics = _scored(run, drawn)
+            differences = of_engines(run, rows)
+        finally:
+            run.engines.close()
+        return [*of_samples(run, rows, heldout), *of_scores(run, rows, metrics), *differences]
 
 
 def _drawn(run: RunContext, count: int) -> tuple[list[Row], int]:

@@ -17,9 +17,11 @@ from typing import Any
 import httpx
 from tenacity import (
     AsyncRetrying,
+    Retrying,
     retry_if_exception_type,
     stop_after_attempt,
     stop_never,
+    wait_exponential,
     wait_random_exponential,
 )
 
@@ -91,11 +93,19 @@ class Pool:
         """The JSON of one server at a path, or of ``body`` sent there; None without such a path.
 
         Raises:
-            ServerError: the server does not answer, or wants a key.
+            ServerError: the server does not answer three times, or wants a key.
         """
         method, headers = "GET" if body is None else "POST", _headers()
+        retrying = Retrying(
+            retry=retry_if_exception_type(httpx.TransportError),
+            wait=wait_exponential(self.limits.pause),
+            stop=stop_after_attempt(3),
+            reraise=True,
+        )
         try:
-            found = httpx.request(method, url + path, json=body, headers=headers, timeout=CONNECT)
+            found = retrying(
+                httpx.request, method, url + path, json=body, headers=headers, timeout=CONNECT
+            )
             if found.status_code in (401, 403):
                 raise ServerError(f"{url} wants a key; set {KEY} in the environment")
             if found.status_code in (404, 405, 501):
