@@ -50,6 +50,7 @@ class Checkpoint:
         now: the time that the chat template is given; by default that of the call.
         most_tokens: the longest sequence that whatever runs the model takes, if that is less than
             the model's own window.
+        system_prompt: instructions that precede every conversation of this model.
         check: called before anything is read, to compare the files with those that were saved.
 
     Raises:
@@ -64,6 +65,7 @@ class Checkpoint:
     template_kwargs: dict[str, Any] | None = None
     now: datetime.datetime | None = None
     most_tokens: int | None = None
+    system_prompt: str | None = None
     check: Callable[[], None] | None = None
 
     @cached_property
@@ -241,13 +243,29 @@ class Checkpoint:
         Raises:
             ValueError: the template refuses the conversation.
         """
-        return self.chat.prompt_ids(messages)
+        return self.chat.prompt_ids(self.messages(messages))
+
+    def messages(self, messages: Sequence[Message]) -> list[Message]:
+        """A conversation as this model is shown it, with its ``system_prompt`` at the beginning.
+
+        A system message of the conversation's own follows in the same message.
+        """
+        if self.system_prompt is None:
+            return list(messages)
+        text, rest = self.system_prompt, list(messages)
+        if rest and rest[0]["role"] == "system":
+            text, rest = f"{text}\n\n{rest[0]['content']}", rest[1:]
+        return [{"role": "system", "content": text}, *rest]
 
     @cached_property
     def end_of_turn_id(self) -> int:
         """The token that closes an assistant's turn in the template, else one that ends a text."""
         found = self.chat.end_of_turn_id
         return self.eos_token_ids[0] if found is None else found
+
+    def reads_prompts_as(self, other: Checkpoint) -> bool:
+        """Whether both models are given the same token ids for a prompt."""
+        return self.system_prompt == other.system_prompt and self.same_tokenizer(other)
 
     def same_tokenizer(self, other: Checkpoint) -> bool:
         """Whether both models read the same conversation as the same token ids.

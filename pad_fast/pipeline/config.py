@@ -47,6 +47,7 @@ FIXED = {
     ),
     "ignore_data_skip": (False, "a training that is resumed would read other rows"),
 }
+TEACHER_RESPONSES = ("none", "greedy", "sampled")
 NO_SETTINGS = MANAGED | {"local_rank"}
 
 
@@ -250,6 +251,18 @@ class DistillationConfig:
         "Go on with a run folder that was begun with other versions or variables of the "
         "environment; its manifest tells of the change.",
     )
+    teacher_system_prompt: str | None = option(
+        None,
+        "Instructions that the teacher is given and the student never sees: the teacher scores, "
+        "answers and is asked under them, so that the student learns what a prompted teacher "
+        "prefers.",
+    )
+    teacher_response: str = option(
+        "none",
+        "Whether the teacher's own answer to each training prompt is one more response of its "
+        "group: none, greedy (or true) or sampled, at the temperature of the student's. Each is "
+        "made once.",
+    )
     baseline: Literal["none", "seqkd"] = option(
         "none",
         "seqkd: also train a student on one greedy answer of the teacher to each prompt, for as "
@@ -272,6 +285,7 @@ class DistillationConfig:
         for name in ("student", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: needed, and not given")
+        self._check_teacher_response()
         check_origins(self)
         check_output_dir(Path(str(self.output_dir)))
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
@@ -301,7 +315,23 @@ class DistillationConfig:
     @property
     def most_generations(self) -> int:
         """The largest number of responses to one prompt, in training or evaluation."""
-        return max(self.num_generations, self.heldout_num_generations or 0)
+        return max(self.responses_per_prompt, self.heldout_num_generations or 0)
+
+    @property
+    def responses_per_prompt(self) -> int:
+        """The number of responses to a training prompt, the teacher's own included."""
+        return self.num_generations + (self.teacher_response != "none")
+
+    def _check_teacher_response(self) -> None:
+        given = str(self.teacher_response).lower()
+        self.teacher_response = {"true": "greedy", "false": "none"}.get(given, given)
+        if self.teacher_response not in TEACHER_RESPONSES:
+            raise ValueError(
+                f"teacher_response: must be one of {', '.join(TEACHER_RESPONSES)}, got {given!r}"
+            )
+        for name, usual in (("teacher_response", "none"), ("teacher_system_prompt", None)):
+            if getattr(self, name) != usual and not self.teacher:
+                raise ValueError(f"{name}: needs a teacher, and none is given")
 
     def _check_choice(self, name: str) -> None:
         choices = self.__dataclass_fields__[name].metadata["choices"]
@@ -414,6 +444,11 @@ class Settings:
         training, n = self.pad_config(Path("unused")), self.run.most_generations
         kind = LOSSES[training.loss].kind(training.divergence)
         kind.check_exact(training.method, min(n, training.group_size or n))
+        if training.likelihood_on == "teacher" and self.run.teacher_response == "none":
+            raise ValueError(
+                "likelihood_on: teacher needs the teacher's own responses; set teacher_response to "
+                "greedy or sampled"
+            )
         for name, (only, why) in FIXED.items():
             given = getattr(training, name)
             if given != only:

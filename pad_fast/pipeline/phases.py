@@ -57,6 +57,7 @@ PREPARE = Phase(
             "shard_size",
             "seed",
             "baseline",
+            "teacher_system_prompt",
         }
     ),
     ("run.json",),
@@ -76,9 +77,14 @@ SAMPLE = Phase(
             "attn_implementation",
             "reward_temperature",
             "normalize",
+            "teacher_response",
         }
     ),
-    ("round-*/samples/part-*.parquet", "heldout/samples/part-*.parquet"),
+    (
+        "round-*/samples/part-*.parquet",
+        "round-*/answers/part-*.parquet",
+        "heldout/samples/part-*.parquet",
+    ),
 )
 SCORE = Phase(
     "score",

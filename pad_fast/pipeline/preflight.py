@@ -101,12 +101,12 @@ def check_prompts(rows: Sequence[Row], student: Checkpoint, judge: Checkpoint | 
     and score another conversation than the one in the file.
     """
     readers = [student]
-    if judge is not None and not judge.same_tokenizer(student):
+    if judge is not None and not judge.reads_prompts_as(student):
         readers.append(judge)
     for row in rows:
         try:
             for checkpoint in readers:
-                checkpoint.chat.check(row["prompt"])
+                checkpoint.chat.check(checkpoint.messages(row["prompt"]))
         except ValueError as error:
             raise ValueError(f"{row['place']}: {error}") from None
 
@@ -138,7 +138,7 @@ def fitting(
     room["student"] = min(
         room["student"], config.max_prompt_length or UNLIMITED, (max_length or UNLIMITED) - 1
     )
-    other = None if judge is None or judge.same_tokenizer(student) else judge
+    other = None if judge is None or judge.reads_prompts_as(student) else judge
     kept = []
     for row in rows:
         place = row.pop("place")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
+from pad_fast.pipeline.sample.teacher_answers import sampled_alone
 from pad_fast.pipeline.score.metrics import reward_metrics
 from pad_fast.pipeline.score.scorer import TEACHER_COLUMNS
 from pad_fast.pipeline.whole_files import (
@@ -95,7 +96,12 @@ def restore_metrics(run: RunContext) -> None:
         # A scored shard holds its samples too.
         sampled = {path.name: path for path in (*scored, *shard_paths(folder / "samples"))}
         for shard in sampled.values():
-            metrics.add(round, shard_index(shard), "sample", sampling_metrics(read_rows(shard)))
+            metrics.add(
+                round,
+                shard_index(shard),
+                "sample",
+                sampling_metrics(sampled_alone(read_rows(shard))),
+            )
         for shard in scored:
             metrics.add(round, shard_index(shard), "score", reward_metrics(read_rows(shard)))
         _restore_training(run, folder, round, "train")

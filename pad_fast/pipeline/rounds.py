@@ -31,6 +31,10 @@ from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, TRAIN
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.sample.teacher_answers import (
+    sample_answers_of_round,
+    with_teacher_answers,
+)
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import drop_checkpoints, train_round
@@ -50,6 +54,7 @@ def sample(run: RunContext, round: int) -> None:
             heldout.sample_base(run)
     folder, rows = run.folder.round(round) / "samples", run.round_rows(round)
     restore_samples(folder.parent / "scores", folder)
+    teachers = sample_answers_of_round(run, round)
     if not unfinished(rows, folder, run.config.shard_size):
         return
     with run.engine(run.student(round - 1)) as student:
@@ -61,6 +66,7 @@ def sample(run: RunContext, round: int) -> None:
             seed=round_seed(run.config.seed, round, "sample"),
             title=_title(run, round, "sample"),
             on_shard=partial(_look_at_shard, run, round, "sample"),
+            complete=partial(with_teacher_answers, run, student, teachers) if teachers else None,
         )
     _print_means(run, round, "sample")
 
@@ -90,7 +96,7 @@ def score(run: RunContext, round: int) -> None:
         scorer.score_shards(
             folder / "samples",
             folder / "scores",
-            run.config.num_generations,
+            run.config.responses_per_prompt,
             title=_title(run, round, "teacher"),
             on_shard=partial(_look_at_shard, run, round, "score"),
         )

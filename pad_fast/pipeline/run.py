@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
@@ -24,6 +24,7 @@ from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.serving.run_engines import RunEngines
 from pad_fast.pipeline.weights import weights_digest
 from pad_fast.pipeline.whole_files import Row, read_rows
+from pad_fast.training.config import PADConfig
 
 Model = TypeVar("Model", bound=Checkpoint)
 
@@ -56,6 +57,18 @@ class RunContext:
             self._other_students,
         )
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What the first training chose for settings that were left open: ``teacher_beta``."""
+        if not self.training.chooses_teacher_beta or not self.folder.manifest_path.exists():
+            return {}
+        return dict(self.folder.manifest().get("chosen", {}))
+
+    @property
+    def chosen_training(self) -> PADConfig:
+        """The arguments of the training, with what the first one chose."""
+        return self.settings.pad_config(self.folder.root, **self.chosen)
+
     @cached_property
     def judge(self) -> Checkpoint | None:
         """What scores responses, the teacher or a reward model; None if all scores are given."""
@@ -67,7 +80,8 @@ class RunContext:
     def teacher(self) -> Checkpoint:
         """The teacher, of a run that has one."""
         path, revision = self.config.teacher, self.config.teacher_revision
-        return self._checkpoint(Checkpoint, "teacher", str(path), revision)
+        found = self._checkpoint(Checkpoint, "teacher", str(path), revision)
+        return dataclasses.replace(found, system_prompt=self.config.teacher_system_prompt)
 
     @cached_property
     def reward_model(self) -> RewardModel:

@@ -243,6 +243,13 @@ class RunFolder:
             engines = {**engines, role: [*known, identity]}
             write_json(self.manifest_path, {**manifest, "engines": engines})
 
+    def choose(self, name: str, value: float | None) -> None:
+        """Record in the manifest what the run chose for a setting that was left open."""
+        manifest = self.manifest()
+        chosen = {**manifest.get("chosen", {}), name: value}
+        if chosen != manifest.get("chosen"):
+            write_json(self.manifest_path, {**manifest, "chosen": chosen})
+
     def finished(self, phase: str) -> None:
         """Record a finished phase in the manifest, which shows whether its files were lost."""
         manifest = self.manifest()

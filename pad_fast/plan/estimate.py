@@ -123,7 +123,7 @@ class Estimator:
 
         ``tokens`` replaces the setting score_batch_tokens.
         """
-        max_tokens, n = tokens or self.config.score_batch_tokens, self.config.num_generations
+        max_tokens, n = tokens or self.config.score_batch_tokens, self.config.responses_per_prompt
         lengths = self.lengths["teacher"]
         reading = self._reading(self.teacher, self.config.share_prefix != "false")
         worst = GroupShape(lengths.longest, self.config.max_new_tokens, n)
@@ -142,7 +142,7 @@ class Estimator:
         """
         config, lengths = self.config, self.lengths["teacher"]
         max_tokens = tokens or config.score_batch_tokens
-        questions = configured_questions(config, config.num_generations)
+        questions = configured_questions(config, config.responses_per_prompt)
         if not questions:
             return None
         shown, reading = len(questions[0]), self._reading(self.teacher, False)
@@ -166,7 +166,7 @@ class Estimator:
         flops = self._trained(settings, self._shape(lengths.mean, self.response)).flops
         seconds = settings["gradient_accumulation_steps"] * self.machine.seconds(flops)
         slices = "" if limit is None else f", {limit:,} tokens at a time"
-        batch = f"{prompts} x {self.config.num_generations} responses{slices}"
+        batch = f"{prompts} x {self.config.responses_per_prompt} responses{slices}"
         return Estimate("train", batch, peak, seconds, changes)
 
     def alternatives(self) -> Iterator[Estimate]:
@@ -267,7 +267,7 @@ class Estimator:
         """A group that is trained; by default its responses are as long as they may be."""
         longest = self._longest_response(prompt)
         response = longest if response is None else min(response, longest)
-        return GroupShape(prompt, response, self.config.num_generations)
+        return GroupShape(prompt, response, self.config.responses_per_prompt)
 
     def _longest_response(self, prompt: int) -> int:
         """The most tokens of a response that is trained after a prompt of so many tokens."""

@@ -94,7 +94,7 @@ def read_run(run_dir: Path) -> RunRecords:
     return RunRecords(
         name=run_dir.resolve().name,
         manifest=manifest,
-        config=dict(_leaves(manifest.get("config", {}))),
+        config=_settings(manifest),
         metrics=_read_metrics(run_dir / "metrics.jsonl"),
         teacher=teacher[0] if teacher else None,
         students=students,
@@ -102,6 +102,13 @@ def read_run(run_dir: Path) -> RunRecords:
         groups=_read_groups(run_dir, [row["name"] for row in students]),
         lengths=_read_lengths(run_dir),
     )
+
+
+def _settings(manifest: Row) -> Row:
+    """The settings of a run, with what it chose for those that were left open."""
+    config = dict(_leaves(manifest.get("config", {})))
+    chosen = manifest.get("chosen", {})
+    return config | {name: value for name, value in chosen.items() if config.get(name) is None}
 
 
 def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:

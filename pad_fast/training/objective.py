@@ -75,6 +75,15 @@ def saturation(args: PADConfig) -> float | None:
     return LOSSES[args.loss].kind(args.divergence).saturation
 
 
+def with_teacher_beta(args: PADConfig, rewards: Iterable[Sequence[float | None]]) -> PADConfig:
+    """The arguments, with the ``teacher_beta`` for these rewards of a teacher if none is given."""
+    if not args.chooses_teacher_beta:
+        return args
+    mine = object.__new__(type(args))  # copy.copy would leave out tokens, as pickle has to
+    vars(mine).update(vars(args), teacher_beta=chosen_teacher_beta(rewards, args.beta))
+    return mine
+
+
 def chosen_teacher_beta(rewards: Iterable[Sequence[float | None]], beta: float) -> float:
     """The ``teacher_beta`` for a teacher's rewards, where none is given.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -52,10 +51,10 @@ from pad_fast.training.metrics import (
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.model_card import card_body, rewrite_card
 from pad_fast.training.objective import (
-    chosen_teacher_beta,
     loss_columns,
     preference_loss,
     saturation,
+    with_teacher_beta,
 )
 from pad_fast.training.resumed_log import ResumableLog
 
@@ -609,8 +608,7 @@ def _with_teacher_beta(args: PADConfig, datasets: Sequence[Any]) -> PADConfig:
     rows = next((rows for rows in datasets if rows is not None), None)
     if not args.chooses_teacher_beta or rows is None:
         return args
-    args = copy.copy(args)
-    args.teacher_beta = chosen_teacher_beta(rows["teacher_rewards"], args.beta)
+    args = with_teacher_beta(args, rows["teacher_rewards"])
     logger.info(
         "teacher_beta is %g, chosen from the spread of the teacher's rewards", args.teacher_beta
     )

@@ -169,6 +169,7 @@ def test_teacher_beta_follows_the_spread_of_the_rewards(tmp_path) -> None:
         trainer = PADTrainer(make_model(), args, given)
         expected = chosen_teacher_beta([row["teacher_rewards"] for row in given], beta)
         assert trainer.args.teacher_beta == (expected if wanted is None else wanted)
+        assert trainer.args.lr_scheduler_type is args.lr_scheduler_type
         assert args.teacher_beta is None  # the user's own arguments stay
         assert f"| teacher_beta | {trainer.args.teacher_beta} |" in trainer.card_body()
     assert 0.3 < chosen_teacher_beta([row["teacher_rewards"] for row in wide], 10.0) < 2.0

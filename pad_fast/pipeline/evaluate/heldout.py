@@ -199,5 +199,5 @@ def _read(run: RunContext, subject: Subject) -> Evaluated:
             [row["student_rewards"] for row in sampled],
             [row["teacher_rewards"] for row in sampled],
         )
-    losses = prompt_losses(fixed, run.training)
+    losses = prompt_losses(fixed, run.chosen_training, [row["student_rewards"] for row in groups])
     return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rule)

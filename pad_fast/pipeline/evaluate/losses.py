@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from pad_fast.evaluation.evaluated_model import RewardPair
+from pad_fast.evaluation.evaluated_model import RewardPair, Rewards
 from pad_fast.training.config import PADConfig
-from pad_fast.training.objective import preference_loss
+from pad_fast.training.objective import preference_loss, with_teacher_beta
 
 
-def prompt_losses(rewards: RewardPair, args: PADConfig) -> list[float | None]:
-    """The configured preference loss of each prompt; None with fewer than two live responses."""
+def prompt_losses(
+    rewards: RewardPair, args: PADConfig, start: Rewards | None = None
+) -> list[float | None]:
+    """The configured preference loss of each prompt; None with fewer than two live responses.
+
+    The likelihood of responses is left out: it has another scale, and may be of responses that are
+    not among these.
+
+    Args:
+        rewards: the student's and the teacher's.
+        args: the training's.
+        start: the base student's rewards, for a loss with an anchor; the student's own if None.
+    """
     student_PN, teacher_PN, mask = rewards.tensors
-    loss_of = preference_loss(args, impl="torch")  # these rewards are on the host
-    found = loss_of(student_PN, teacher_PN, mask=mask, seed=args.seed)
+    args = with_teacher_beta(args, rewards.teacher)
+    loss_of = preference_loss(args, impl="torch", likelihood=False)  # rewards are on the host
+    columns = {}
+    if args.anchor == "start":
+        own = RewardPair(rewards.student if start is None else start, rewards.teacher)
+        columns["anchor_rewards"] = own.tensors[0]
+    found = loss_of(student_PN, teacher_PN, mask=mask, seed=args.seed, **columns)
     live = mask.sum(1)  # (P,)
     return [
         loss if count >= 2 else None

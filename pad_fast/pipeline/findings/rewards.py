@@ -12,7 +12,7 @@ from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.findings.finding import Finding, Verdict, graded, mean_and_error
 from pad_fast.pipeline.whole_files import Row
 from pad_fast.training.config import PADConfig
-from pad_fast.training.objective import saturation
+from pad_fast.training.objective import saturation, with_teacher_beta
 
 # If beta * (best reward - worst reward) is below this, the best response is preferred to the worst
 # with a probability of at most 52.5%.
@@ -42,7 +42,7 @@ def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
 
     In such a group, teacher_beta * (best reward - worst reward) is below 0.1.
     """
-    beta = _teacher_beta(training)
+    beta = _teacher_beta(rows, training)
     groups = [group for row in rows if len(group := _scored(row["teacher_rewards"])) >= 2]
     if not groups:
         advice = "find out why they are unscored, or lower max_new_tokens"
@@ -92,7 +92,7 @@ def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
     share = sum(loss > limit for loss in found) / len(found)
     text += f"; {share:.0%} of the prompts near the upper bound of the JSD, ln 2"
     advice = (
-        f"lower teacher_beta (now {_teacher_beta(training):g}), set divergence: kl, or raise "
+        f"lower teacher_beta (now {_teacher_beta(rows, training):g}), set divergence: kl, or raise "
         "mcq_floor if mcq_formula is paper"
     )
     return graded("first loss", share, 0.5, 0.95, text, advice, numbers)
@@ -216,5 +216,7 @@ def _scored(group: Sequence[float | None]) -> list[float]:
     return [reward for reward in group if reward is not None]
 
 
-def _teacher_beta(training: PADConfig) -> float:
-    return training.beta if training.teacher_beta is None else training.teacher_beta
+def _teacher_beta(rows: Sequence[Row], training: PADConfig) -> float:
+    """The given factor of the teacher's rewards, or the one that is chosen for these rows."""
+    given = with_teacher_beta(training, [row["teacher_rewards"] for row in rows]).teacher_beta
+    return training.beta if given is None else given

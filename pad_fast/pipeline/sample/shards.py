@@ -38,6 +38,7 @@ def sample_shards(
     seed: int,
     title: str,
     on_shard: OnShard | None = None,
+    complete: Callable[[list[Row]], list[Row]] | None = None,
 ) -> None:
     """Write the shards of responses to ``rows`` that ``folder`` lacks.
 
@@ -52,6 +53,7 @@ def sample_shards(
         seed: of all shards.
         title: of the progress bar.
         on_shard: called with index, rows and metrics of each shard before it is written.
+        complete: makes the rows that are written from those that were sampled.
     """
     config = sampler.config
     todo = shards(rows, folder, config.shard_size)
@@ -66,4 +68,4 @@ def sample_shards(
             sampled = generate(engine, part, sampler, derive_seed(seed, index), bar.update)
             if on_shard is not None:
                 on_shard(index, sampled, sampling_metrics(sampled))
-            write_rows(path, sampled)
+            write_rows(path, sampled if complete is None else complete(sampled))

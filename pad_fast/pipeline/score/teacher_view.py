@@ -45,15 +45,16 @@ def teacher_view(teacher: Checkpoint, row: Row, *, reuse_ids: bool) -> TeacherVi
         reuse_ids: take the sampled ids as they are, because both models have the same tokenizer
             and chat template. Otherwise the text is tokenized again, as it follows the prompt in
             the teacher's chat template, and the teacher's end of turn is added to the responses
-            that the student ended.
+            that the student ended. A prompt is read anew if the teacher has a system prompt.
     """
-    prompt = row["prompt_ids"] if reuse_ids else teacher.prompt_ids(row["prompt"])
+    reuse_prompt = reuse_ids and teacher.system_prompt is None
+    prompt = row["prompt_ids"] if reuse_prompt else teacher.prompt_ids(row["prompt"])
     responses = []
     for text, ids, reason in zip(
         row["completions"], row["completion_ids"], row["finish_reasons"], strict=True
     ):
         if not reuse_ids:
-            ids = teacher.chat.response_ids(row["prompt"], text)
+            ids = teacher.chat.response_ids(teacher.messages(row["prompt"]), text)
             ids += [teacher.end_of_turn_id] if reason == "stop" else []
         fits = teacher.window is None or len(prompt) + len(ids) <= teacher.window
         responses.append(ids if fits else [])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
@@ -109,9 +110,17 @@ class MetricsLines(TrainerCallback):
 
 
 def pad_dataset(path: Path) -> Dataset:
-    """The columns of scored shards that PADTrainer reads."""
+    """The columns of scored shards that PADTrainer reads.
+
+    The rewards under the student that sampled are those at the start of the training.
+    """
     columns = ["prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards"]
-    return Dataset(pa.concat_tables(read_table(shard, columns) for shard in shard_paths(path)))
+    more = {"student_rewards": "anchor_rewards", "from_teacher": "from_teacher"}
+    shards = shard_paths(path)
+    present = set(pq.read_schema(shards[0]).names)
+    columns += [name for name in more if name in present]
+    table = pa.concat_tables(read_table(shard, columns) for shard in shards)
+    return Dataset(table.rename_columns([more.get(name, name) for name in columns]))
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -125,11 +134,14 @@ def drop_checkpoints(folder: Path) -> None:
 def train_round(run: RunContext, round: int) -> None:
     """Train the student of ``round`` from that of the round before, on the scored responses."""
     folder, before = run.folder.round(round), run.student(round - 1)
-    args = run.settings.pad_config(folder / "trainer", round_seed(run.config.seed, round, "train"))
+    seed = round_seed(run.config.seed, round, "train")
+    args = run.settings.pad_config(folder / "trainer", seed, **run.chosen)
     trainer = PADTrainer(
         model=trainable(run, before),
         args=args,
         train_dataset=pad_dataset(folder / "scores"),
         processing_class=before.tokenizer,
     )
+    if args.chooses_teacher_beta:
+        run.folder.choose("teacher_beta", trainer.args.teacher_beta)
     fit(trainer, run, round, "train", run.folder.student(round))

@@ -1,0 +1,157 @@
+"""Runs with the teacher's own responses, an anchor, a system prompt and other losses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from commands import failing
+from worlds import changed_config
+
+from pad_fast import cli
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.sample.teacher_answers import sampled_alone
+from pad_fast.pipeline.whole_files import read_rows
+from pad_fast.preference.loss_kinds import LOSSES
+
+pytestmark = pytest.mark.usefixtures("no_report")
+
+
+def run(world, folder, *phases, **changes):
+    """Do phases, or all, of a run in ``folder``; returns the run folder."""
+    folder.mkdir(exist_ok=True)
+    config = changed_config(world, folder, **changes)
+    for phase in phases or ("run",):
+        assert cli.main([phase, str(config)]) == 0
+    return folder / "run"
+
+
+def test_the_teachers_answer_is_one_more_response(world, tmp_path) -> None:
+    folder = run(
+        world,
+        tmp_path,
+        rounds=2,
+        teacher_response="true",
+        likelihood_weight=5.0,
+        likelihood_on="teacher",
+        mask_truncated_completions=False,
+    )
+    teacher = Checkpoint("teacher", str(world / "teacher"))
+    for round in ("round-01", "round-02"):
+        answers = {row["prompt_id"]: row for row in read_rows(folder / round / "answers")}
+        scored = read_rows(folder / round / "scores")
+        assert len(scored) == 8
+        for row in scored:
+            assert row["from_teacher"] == [False, False, False, True]
+            assert row["completions"][-1] == answers[row["prompt_id"]]["completions"][0]
+            assert len(row["student_rewards"]) == len(row["teacher_rewards"]) == 4
+            greedy = teacher.prompt_ids(row["prompt"])
+            assert answers[row["prompt_id"]]["prompt_ids"] == greedy
+        alone = sampled_alone(scored)
+        assert all(len(row["completions"]) == 3 for row in alone)
+    # Made once a prompt: the second round has the answers of the first.
+    first, second = (read_rows(folder / f"round-0{r}" / "answers") for r in (1, 2))
+    by_id = {row["prompt_id"]: row["completion_ids"] for row in first}
+    assert all(by_id[row["prompt_id"]] == row["completion_ids"] for row in second)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert any(line["phase"] == "train" and line.get("logps/chosen") for line in lines)
+    # Nothing is missing, and nothing is done again.
+    assert cli.main(["run", str(tmp_path / "config.yaml")]) == 0
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name not in ("ppd", "vpd")])
+def test_every_loss_trains_in_a_run(loss, scored, world, tmp_path) -> None:
+    needs = {"anchor": "start"} if LOSSES[loss].needs_anchor else {}
+    folder = scored(tmp_path, loss=loss, **needs)
+    state = json.loads((folder / "round-01" / "student" / "trainer_state.json").read_text())
+    losses = [line["loss"] for line in state["log_history"] if "loss" in line]
+    assert losses[0] != 0
+    if needs and loss == "dpo":
+        assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # the stored rewards are the start's
+
+
+@pytest.fixture(scope="module")
+def scored(world, tmp_path_factory):
+    """A function that trains in a copy of one scored run, with other settings."""
+    import shutil
+
+    made = tmp_path_factory.mktemp("scored")
+    config = changed_config(world, made, mask_truncated_completions=False)
+    for phase in ("sample", "score"):
+        assert cli.main([phase, str(config)]) == 0
+
+    def train(folder, **changes):
+        shutil.copytree(made / "run", folder / "run")
+        return run(world, folder, "train", **changes)
+
+    return train
+
+
+def test_teacher_beta_is_chosen_once(world, tmp_path) -> None:
+    folder = run(world, tmp_path, rounds=2, beta=50.0)
+    manifest = json.loads((folder / "run.json").read_text())
+    chosen = manifest["chosen"]["teacher_beta"]
+    assert 0 < chosen < 50.0
+    for round in ("round-01", "round-02"):
+        card = (folder / round / "student" / "README.md").read_text()
+        assert f"| teacher_beta | {chosen} |" in card
+
+
+def test_a_system_prompt_is_the_teachers_alone(world, tmp_path) -> None:
+    text = "be brief"
+    plain = run(world, tmp_path / "plain", "sample", "score")
+    told = run(
+        world,
+        tmp_path / "told",
+        "sample",
+        "score",
+        teacher_system_prompt=text,
+        teacher_response="greedy",
+    )
+    teacher = Checkpoint("teacher", str(world / "teacher"), system_prompt=text)
+    before, after = (read_rows(folder / "round-01" / "scores") for folder in (plain, told))
+    for one, other in zip(before, after, strict=True):
+        assert other["prompt_ids"] == one["prompt_ids"]  # what the student reads
+        assert other["completion_ids"][:3] == one["completion_ids"]
+        assert other["teacher_logps"][:3] != one["teacher_logps"]
+    for row in read_rows(told / "round-01" / "answers"):
+        shown = teacher.tokenizer.decode(row["prompt_ids"])
+        assert shown.replace(" ", "").startswith("<|system|>bebrief<|user|>")
+    held = (read_rows(folder / "heldout" / "groups")[0] for folder in (plain, told))
+    one, other = held
+    assert (one["prompt_ids"], one["completion_ids"]) == (
+        other["prompt_ids"],
+        other["completion_ids"],
+    )
+    assert one["teacher_logps"] != other["teacher_logps"]
+
+
+def test_a_system_prompt_precedes_a_conversations_own(world) -> None:
+    teacher = Checkpoint("teacher", str(world / "teacher"), system_prompt="one")
+    own = [{"role": "system", "content": "two"}, {"role": "user", "content": "x"}]
+    assert teacher.messages(own) == [{"role": "system", "content": "one\n\ntwo"}, own[1]]
+    plain = Checkpoint("student", str(world / "teacher"))
+    assert teacher.same_tokenizer(plain)
+    assert not teacher.reads_prompts_as(plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"likelihood_weight": 1.0, "likelihood_on": "teacher"},
+            "likelihood_on: teacher needs the teacher's own responses; set teacher_response",
+        ),
+        ({"loss": "dpo"}, "anchor must be start for loss='dpo'"),
+        ({"teacher_response": "best"}, "teacher_response: must be one of none, greedy, sampled"),
+        (
+            {"num_generations": 10, "method": "exact", "teacher_response": "sampled"},
+            "at most 10 responses a group for divergence='jsd', got 11",
+        ),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_sampled(
+    changes, message, world, tmp_path, capsys
+) -> None:
+    assert message in failing(capsys, "run", changed_config(world, tmp_path, **changes))
+    assert not (tmp_path / "run").exists()
