@@ -62,6 +62,12 @@ DEVICE_FILES = ("pad_fast/device.py", "kernels/common/device.py")
 DEVICE_QUESTIONS = re.compile(
     r"\bis_cuda\b|\bdevice\.type\s*[!=]=|torch\.cuda\b|torch\.version\b|torch\.accelerator\b"
 )
+# These read the page's template, a server's log, the system's processes and lm-eval's own file.
+OWN_READERS = ("page.py", "own_server.py", "watchdog.py", "lm_eval_harness.py")
+READS = re.compile(
+    r"\.read_(?:text|bytes)\(|\bpq\.|json\.load\(|yaml\.(?:safe_)?load|torch\.load|safe_open"
+    r"|load_file\(|csv\.(?:Dict)?[Rr]eader|(?<![\w.])(?<!def )open\("
+)
 HARD_TO_READ = re.compile(r"\b(?:is|are|was|were) told\b|\bwhat is [a-z]+ is\b")
 
 
@@ -162,6 +168,15 @@ def device_questions() -> Iterator[str]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if DEVICE_QUESTIONS.search(line.partition("#")[0]):
                 yield f"{shown(path)}:{number}: {line.strip()}"
+
+
+def foreign_readers() -> Iterator[str]:
+    """Files that are read without pad_fast/files/, whose errors name the place and what to do."""
+    for path in python_files("pad_fast"):
+        if path.parent.name != "files" and path.name not in OWN_READERS:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if READS.search(line.partition("#")[0]):
+                    yield f"{shown(path)}:{number}: {line.strip()}"
 
 
 def patches() -> Iterator[str]:
@@ -272,6 +287,7 @@ RULES = (
     long_signatures,
     long_functions,
     long_docstrings,
+    foreign_readers,
     hard_sentences,
     long_test_modules,
     missing_from_disk,

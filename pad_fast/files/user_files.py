@@ -35,14 +35,17 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             ) from None
 
 
+def is_json_list(path: Path) -> bool:
+    """Whether a file begins as a JSON list, and not as JSON lines."""
+    with path.open("rb") as stream:
+        return stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+
+
 def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """The place and the value of each line of JSON, or of each item of a list in a .json file."""
-    if path.suffix == ".json":
-        with path.open("rb") as stream:
-            start = stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-        if start == b"[":
-            yield from placed_items("".join(text for _, text in text_lines(path)), str(path))
-            return
+    if path.suffix == ".json" and is_json_list(path):
+        yield from placed_items("".join(text for _, text in text_lines(path)), str(path))
+        return
     for number, text in text_lines(path):
         if text.strip():
             place = f"{path}: line {number}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from pad_fast.device import default_device
 from pad_fast.environment import DECISIVE, variables, versions
-from pad_fast.files.checksums import has_checksum
+from pad_fast.files.checksums import file_digest, has_checksum
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
 from pad_fast.pipeline.dry_build import check_training
@@ -133,12 +132,10 @@ def _check_foreign_files(run: RunContext) -> None:
 
     Those of a start that was stopped before its manifest was written are replaced.
     """
-    config = run.config
-    sources = [Path(str(name)) for name in (config.prompts, config.heldout) if name is not None]
     for path in (run.folder.root / name for name in PROMPTS.values()):
         if not path.exists():
             continue
-        if any(source.exists() and source.samefile(path) for source in sources):
+        if any(source.exists() and source.samefile(path) for source in _sources(run.config)):
             raise ValueError(
                 f"output_dir: a run writes its prompts to {path}, which the settings name as their "
                 "source; move that file or give another output_dir"
@@ -290,11 +287,10 @@ def _now() -> str:
 
 
 def _file_hashes(config: RunConfig) -> dict[str, str]:
-    paths = [
-        Path(source)
-        for source in (config.prompts, config.responses, config.heldout)
-        if source is not None
-    ]
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()
-    }
+    return {str(path): file_digest(path) for path in _sources(config) if path.is_file()}
+
+
+def _sources(config: RunConfig) -> list[Path]:
+    """The files, or names of datasets, that a run reads prompts and responses from."""
+    names = (config.prompts, config.responses, config.heldout)
+    return [Path(str(name)) for name in names if name is not None]

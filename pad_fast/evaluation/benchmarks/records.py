@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pad_fast.files.user_files import json_rows
+from pad_fast.files.user_files import is_json_list, json_rows
 
 Row = dict[str, Any]
 
@@ -84,7 +84,7 @@ def read_rows(path: Path) -> list[tuple[str, Row]]:
 
 def is_array(path: Path) -> bool:
     """Whether a file holds one JSON array, and not JSON lines."""
-    return path.read_text(encoding="utf-8-sig").lstrip().startswith("[")
+    return is_json_list(path)
 
 
 def text_of(place: str, row: Row, *names: str) -> str:

@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 import transformers
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
 from pad_fast.device import default_device
+from pad_fast.files.own_files import count_rows
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.sample.engines import Ids, Progress, unseen
 from pad_fast.pipeline.score.cache import ScoreCache
@@ -172,7 +172,7 @@ class RewardScorer:
     ) -> None:
         """Write the shards of ``samples`` that ``folder`` lacks, see :class:`Scorer`."""
         todo = [path for path in shard_paths(samples) if not (folder / path.name).exists()]
-        rows = sum(pq.read_metadata(source).num_rows for source in todo)
+        rows = sum(count_rows(source) for source in todo)
         quiet, total = self.quiet or not todo, rows * num_generations
         with tqdm(total=total, desc=f"{title}: score", unit="response", disable=quiet) as bar:
             for source in todo:
