@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
@@ -116,11 +115,8 @@ def pad_dataset(path: Path) -> Dataset:
     """
     columns = ["prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards"]
     more = {"student_rewards": "anchor_rewards", "from_teacher": "from_teacher"}
-    shards = shard_paths(path)
-    present = set(pq.read_schema(shards[0]).names)
-    columns += [name for name in more if name in present]
-    table = pa.concat_tables(read_table(shard, columns) for shard in shards)
-    return Dataset(table.rename_columns([more.get(name, name) for name in columns]))
+    table = pa.concat_tables(read_table(shard, [*columns, *more]) for shard in shard_paths(path))
+    return Dataset(table.rename_columns([more.get(name, name) for name in table.column_names]))
 
 
 def drop_checkpoints(folder: Path) -> None:
