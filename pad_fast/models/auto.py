@@ -36,7 +36,7 @@ def model_class(config: Any) -> Any:
     # has; it names its class.
     for architecture in config.architectures or ():
         found = getattr(transformers, architecture, None)
-        if found is not None and "CausalLM" in architecture:
+        if "CausalLM" in architecture and getattr(found, "config_class", None) is type(config):
             return found
     raise ValueError(f"must be a causal language model, got {name}")
 

@@ -61,7 +61,7 @@ def test_models_that_are_not_causal():
     with pytest.raises(ValueError, match="got an encoder-decoder, T5Config"):
         model_class(transformers.T5Config())
     with pytest.raises(ValueError, match="causal language model, got ViTConfig"):
-        model_class(transformers.ViTConfig())
+        model_class(transformers.ViTConfig(architectures=["LlamaForCausalLM"]))
     # Nothing in its config says that its tokens see later ones.
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertConfig(vocab_size=64, intermediate_size=16, **sizes)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import worlds
 from commands import failing
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -173,16 +174,14 @@ def test_the_setting_is_refused_with_a_reason(world, tmp_path, capsys):
 def test_kinds_of_models(world, tmp_path, capsys):
     model = tmp_path / "other"
     shutil.copytree(world / "student", model)
-    config, content = (
-        changed_config(world, tmp_path),
-        json.loads((model / "config.json").read_text()),
-    )
+    config = changed_config(world, tmp_path)
+    unheard_of = {**transformers.ViTConfig().to_dict(), "model_type": "unheard_of"}
     for kind, words in (
-        ("t5", "must be a causal language model, got an encoder-decoder, T5Config"),
-        ("vit", "must be a causal language model, got ViTConfig"),
-        ("unheard_of", "cannot be read: The checkpoint you are trying to load has model type"),
+        (transformers.T5Config().to_dict(), "model, got an encoder-decoder, T5Config"),
+        (transformers.ViTConfig().to_dict(), "must be a causal language model, got ViTConfig"),
+        (unheard_of, "cannot be read: The checkpoint you are trying to load has model type"),
     ):
-        (model / "config.json").write_text(json.dumps({**content, "model_type": kind}))
+        (model / "config.json").write_text(json.dumps(kind))
         said = failing(capsys, "run", config, "--student", model)
         assert said.startswith("pad-fast: student: ")
         assert words in said
