@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from pad_fast.conversation.encoding import TextEncoder
+from pad_fast.conversation.template import dated, has_powers
+from pad_fast.conversation.time_limit import TookTooLong, time_limit
 
 Messages = Sequence[Mapping[str, Any]]
 Roles = tuple[str, ...]
 
-# What strftime replaces in the formats of chat templates.
-DIRECTIVES = ("%Y", "%m", "%d", "%B", "%b", "%A", "%a", "%H", "%I", "%M", "%S", "%p", "%y", "%j")
+SECONDS = 10.0  # for one conversation, of which a template usually takes a thousandth
+# Words of marks that stand for a text; the first is taken that the model does not know.
+MARKS = ("qzx{}xzq", "vqj{}jqv", "wzk{}kzw", "jxq{}qxj")
 
 
 class Chat:
@@ -48,27 +52,48 @@ class Chat:
     @cached_property
     def template(self) -> str:
         """The template; a date in it is that of ``now``."""
-        template = str(self.tokenizer.get_chat_template())
-        if self.now is None or "strftime_now" not in template:
-            return template
-        # transformers passes no functions to a template, so a macro takes the place of its own.
-        values = {directive: self.now.strftime(directive) for directive in DIRECTIVES}
-        values |= {f"%-{d[1]}": value.lstrip("0") for d, value in values.items()}
-        replaced = "".join(f".replace('{name}', '{value}')" for name, value in values.items())
-        macro = f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}"
-        return f"{macro}{{{{ '' }}}}{template}"
+        return dated(str(self.tokenizer.get_chat_template()), self.now)
+
+    @cached_property
+    def _has_powers(self) -> bool:
+        return has_powers(self.template)
+
+    @cached_property
+    def _mark(self) -> str:
+        """A word, with a place for a number, that neither template nor tokens hold."""
+        tokens = (str(token.content) for token in self.tokenizer.added_tokens_decoder.values())
+        known = "\0".join((str(self.tokenizer.chat_template), *tokens))
+        parts = ((mark, mark.split("{}")) for mark in MARKS)
+        return next((mark for mark, ends in parts if not any(e in known for e in ends)), MARKS[0])
+
+    def _marker(self, index: int) -> str:
+        return self._mark.format(index)
+
+    def _marked(self, roles: Roles, parts: bool = False) -> list[dict[str, Any]]:
+        """A conversation of words that can be found again."""
+        return [
+            {"role": role, "content": _as_parts(mark) if parts else mark}
+            for role, mark in ((role, self._marker(index)) for index, role in enumerate(roles))
+        ]
+
+    @cached_property
+    def frames(self) -> list[str]:
+        """What the template writes around texts, without the texts and without control tokens."""
+        found = ""
+        for roles in (("user", "assistant", "user"), ("user",)):
+            try:
+                found += self._render(self._marked(roles), False) + "\0"
+            except ValueError:  # the template does not take these roles
+                continue
+        for index in range(3):
+            found = found.replace(self._marker(index), "\0")
+        return found.split("\0")
 
     @cached_property
     def encoder(self) -> TextEncoder:
         """Encodes the template's texts. Tokens that frame a turn are control tokens too."""
         added = {str(token.content) for token in self.tokenizer.added_tokens_decoder.values()}
-        frame = ""
-        if self.tokenizer.chat_template is not None:
-            for roles in (("user", "assistant", "user"), ("user",)):
-                try:
-                    frame += self._render(_marked(roles), False)
-                except ValueError:  # the template does not take these roles
-                    continue
+        frame = "\0".join(self.frames) if self.tokenizer.chat_template is not None else ""
         framing = {token for token in added if token in frame and not token.isspace()}
         return TextEncoder(self.tokenizer, framing)
 
@@ -107,6 +132,22 @@ class Chat:
         text = text if text.startswith(lead) else lead + text
         return self.encoder.following(self._hidden(messages, True), text)
 
+    def quoted(self, text: str) -> str:
+        """A text of somebody else's, to be shown within a message, that speaks as no role.
+
+        Control tokens stay text wherever they are spelled. Some templates frame turns in plain
+        characters, such as ``[INST]`` or ``USER:``; a space goes into those.
+        """
+        return self._spoken.sub(lambda match: f"{match[0][:-1]} {match[0][-1]}", text)
+
+    @cached_property
+    def _spoken(self) -> re.Pattern[str]:
+        """What frames turns in plain characters, words alone left out."""
+        lines = (part for frame in self.frames for part in self.encoder.plain(frame))
+        found = {line.strip() for line in lines}
+        signs = sorted((each for each in found if len(each) > 2 and not each.isalnum()), key=len)
+        return re.compile("|".join(map(re.escape, reversed(signs))) or r"(?!)")
+
     def check(self, messages: Messages) -> None:
         """Raise ValueError unless the prompt holds the text of every message.
 
@@ -130,7 +171,7 @@ class Chat:
         found: list[str | None] = []
         for roles in conversations:
             try:
-                found.append(self._render(_marked(roles), roles[-1] != "assistant"))
+                found.append(self._render(self._marked(roles), roles[-1] != "assistant"))
             except ValueError:
                 found.append(None)
         return found
@@ -143,25 +184,36 @@ class Chat:
         """
         roles = ("user", "assistant")
         try:
-            text = self._render(self._formed(_marked(roles)), False)
+            text = self._render(self._formed(self._marked(roles)), False)
         except ValueError:  # the template takes no assistant's turn
             text = ""
-        closer = text.rpartition(_marker(1))[2].lstrip() if _marker(1) in text else ""
+        closer = text.rpartition(self._marker(1))[2].lstrip() if self._marker(1) in text else ""
         ids = self.tokenizer(closer, add_special_tokens=False)["input_ids"] if closer else []
         added = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
         return ids[0] if ids and ids[0] in added else self.tokenizer.eos_token_id
 
     def _render(self, messages: Messages, generation: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(messages),
-                    chat_template=self.template,
-                    tokenize=False,
-                    add_generation_prompt=generation,
-                    **self.options,
-                )
+        if self._has_powers:
+            raise ValueError(
+                f"{self.owner} raises a number to a power, which may take without end; write the "
+                f"number out{self.suffix}"
             )
+        try:
+            with time_limit(SECONDS):
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        list(messages),
+                        chat_template=self.template,
+                        tokenize=False,
+                        add_generation_prompt=generation,
+                        **self.options,
+                    )
+                )
+        except TookTooLong:
+            raise ValueError(
+                f"{self.owner} takes more than {SECONDS:g} seconds for a conversation and may "
+                f"never end; change the template{self.suffix}"
+            ) from None
         except Exception as error:  # a template is a program of someone else's
             raise ValueError(
                 f"{self.owner} refuses the conversation: {error}{self.suffix}"
@@ -190,7 +242,7 @@ class Chat:
     def _wants_parts(self, messages: Messages) -> bool:
         roles = tuple(str(message["role"]) for message in messages)
         if roles not in self._parts:
-            texts, parts = (self._holds(_marked(roles, parts)) for parts in (False, True))
+            texts, parts = (self._holds(self._marked(roles, parts)) for parts in (False, True))
             self._parts[roles] = all(parts) and not all(texts)
         return self._parts[roles]
 
@@ -202,8 +254,8 @@ class Chat:
         roles = tuple(str(message["role"]) for message in messages)
         if roles not in self._kept:
             try:
-                prompt = self._render(self._formed(_marked(roles)), True)
-                self._kept[roles] = [_marker(index) in prompt for index in range(len(roles))]
+                prompt = self._render(self._formed(self._marked(roles)), True)
+                self._kept[roles] = [self._marker(index) in prompt for index in range(len(roles))]
             except ValueError:  # the template looks at the texts
                 self._kept[roles] = [True] * len(roles)
         return self._kept[roles]
@@ -215,34 +267,21 @@ class Chat:
         except ValueError:
             return [False] * len(marked)
         written_out = "'text':" in prompt or '"text":' in prompt  # the list itself, not its texts
-        return [_marker(index) in prompt and not written_out for index in range(len(marked))]
+        return [self._marker(index) in prompt and not written_out for index in range(len(marked))]
 
     def _lead(self, roles: Roles) -> str:
         """The blanks that the template writes between its generation prompt and a response."""
         if roles not in self._leads:
-            marked = _marked((*roles, "assistant"))
+            marked = self._marked((*roles, "assistant"))
             try:
                 prompt = self._render(self._formed(marked[:-1]), True)
                 text = self._render(self._formed(marked), False)
             except ValueError:
                 prompt, text = "", ""
             after = text[len(prompt) :] if text.startswith(prompt) else ""
-            lead = after.partition(_marker(len(roles)))[0]
+            lead = after.partition(self._marker(len(roles)))[0]
             self._leads[roles] = lead if lead.isspace() else ""
         return self._leads[roles]
-
-
-def _marker(index: int) -> str:
-    """A word that no template writes by itself."""
-    return f"qzx{index}xzq"
-
-
-def _marked(roles: Roles, parts: bool = False) -> list[dict[str, Any]]:
-    """A conversation of words that can be found again."""
-    return [
-        {"role": role, "content": _as_parts(_marker(index)) if parts else _marker(index)}
-        for index, role in enumerate(roles)
-    ]
 
 
 def _as_parts(text: Any) -> list[dict[str, Any]]:

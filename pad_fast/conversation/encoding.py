@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -70,10 +70,29 @@ class TextEncoder:
     def ids(self, text: str) -> list[int]:
         """The token ids of a text that may hold stand-ins. Nothing is added in front or behind."""
         check_text(text)
-        if not _SPELLED.search(text) or self._literal is None:
-            return list(self.tokenizer(self.shown(text), add_special_tokens=False)["input_ids"])
+        if not _SPELLED.search(text):
+            return self._encoded(text)
+        if self._literal is None:
+            return [token for part in self._halved(text) for token in self._encoded(part)]
         written = self._pattern.sub(lambda match: self._stand_in(WRITTEN, match[0]), text)
         return list(self._literal.encode(self.shown(written), add_special_tokens=False).ids)
+
+    def plain(self, text: str) -> list[str]:
+        """The lines of a text without the control tokens that it spells."""
+        return self._pattern.sub("\n", text).splitlines()
+
+    def _encoded(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _halved(self, text: str) -> Iterator[str]:
+        """The parts of a text in which each spelled control token is cut in two.
+
+        A tokenizer that is no Rust one finds the token nowhere then.
+        """
+        for place, part in enumerate(_SPELLED.split(text)):
+            token = self._control[ord(part) - NUMBERS] if place % 2 else part
+            middle = len(token) // 2 if place % 2 else 0
+            yield from filter(None, (token[:middle], token[middle:]))
 
     @cached_property
     def _literal(self) -> Tokenizer | None:

@@ -24,15 +24,21 @@ PLACES = {
     "index_topk_blocks": "its attention picks blocks of the row",  # minimax_m3_vl
     "keep_window_size": "its attention picks keys among those of the row",  # doge
 }
-ALIBI = ("bloom", "mpt")  # model types whose config has no such attribute of its own
+# Model types whose config has no such attribute of its own.
+KINDS = {
+    "bloom": PLACES["alibi"],
+    "mpt": PLACES["alibi"],
+    "gpt_neo": "its attention masks by the place in a row, of which its window is the last",
+    "codegen": "its attention masks by the place in a row, of which its window is the last",
+}
 LONG_ROPE = ("longrope", "su")
 
 
 def place_problem(lm: PreTrainedModel) -> str | None:
     """Why a row of the model cannot hold several sequences, from its config; None if it may."""
     config = lm.config.get_text_config()
-    if config.model_type in ALIBI:
-        return PLACES["alibi"]
+    if config.model_type in KINDS:
+        return KINDS[config.model_type]
     return next((why for name, why in PLACES.items() if getattr(config, name, None)), None)
 
 

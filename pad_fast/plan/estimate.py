@@ -8,6 +8,8 @@ transfers.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -292,23 +294,42 @@ class Estimator:
         )
         reading = self._reading(self.student, settings["share_prefix"])
         prompts = settings["per_device_train_batch_size"]
-        return footprint.training_step(self.student.config, prompts, shape, options, reading)
+        with _counted(self.student):
+            return footprint.training_step(self.student.config, prompts, shape, options, reading)
 
     def _sampled(self, shape: GroupShape) -> tuple[Footprint, Footprint]:
-        return footprint.sampling_batch(
-            self.student.config,
-            shape,
-            stored_dtype(self.student, self.config.dtype),
-            self.config.attn_implementation,
-        )
+        dtype = stored_dtype(self.student, self.config.dtype)
+        attention = self.config.attn_implementation
+        with _counted(self.student):
+            return footprint.sampling_batch(self.student.config, shape, dtype, attention)
 
     def _scored(
         self, prompts: int, shape: GroupShape, max_tokens: int, reading: Reading
     ) -> Footprint:
         dtype = stored_dtype(self.teacher, self.config.dtype)
-        return footprint.scoring_batch(
-            self.teacher.config, prompts, shape, dtype, max_tokens, reading
-        )
+        with _counted(self.teacher):
+            return footprint.scoring_batch(
+                self.teacher.config, prompts, shape, dtype, max_tokens, reading
+            )
+
+
+@contextlib.contextmanager
+def _counted(checkpoint: Checkpoint) -> Iterator[None]:
+    """Raise ValueError for a model whose steps cannot be counted without its weights."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")  # which prints what it cannot do
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    except Exception as error:  # a model may fail in any way on tensors without values
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{checkpoint.role}: a step of {checkpoint.path} ({type(checkpoint.config).__name__}) "
+            f"cannot be counted without its weights: {reason}; a run needs no plan, and "
+            "`pad-fast doctor` tries both models on a few prompts"
+        ) from error
+    finally:
+        logger.disabled = before
 
 
 def _tokens(shape: GroupShape, reading: Reading) -> int:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import DynamicCache, masking_utils
+from transformers.initialization import no_init_weights
+from transformers.integrations import moe
 
 from pad_fast.device import planning_for
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
@@ -39,7 +41,7 @@ def fake() -> Iterator[Meter]:
     They are on a fake CPU whatever device is planned for. Its fused attention saves the same
     tensors as a GPU's, and its autocast can be traced on a machine without a GPU.
     """
-    with FakeTensorMode(), _one_sequence_per_row(), Meter() as meter:
+    with FakeTensorMode(), _one_sequence_per_row(), _products_of_experts(), Meter() as meter:
         yield meter
 
 
@@ -50,12 +52,31 @@ def _one_sequence_per_row() -> Iterator[None]:
     It looks at the values of position_ids for rows of several sequences. Fake tensors have no
     values; it would assume such rows and make a mask of T * T. It has no argument for this.
     """
-    before = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    with _replaced(masking_utils, "find_packed_sequence_indices", lambda position_ids: None):
+        yield
+
+
+@contextmanager
+def _products_of_experts() -> Iterator[None]:
+    """Let transformers multiply tokens with their experts in its own operation, in every dtype.
+
+    PyTorch's takes fake tensors in bfloat16 alone. Both keep the same tensors.
+    """
+    with _replaced(moe, "_can_use_grouped_mm", lambda *args: False):
+        yield
+
+
+@contextmanager
+def _replaced(module: Any, name: str, function: Any) -> Iterator[None]:
+    """Another function under this name of a module inside, if the module has the name at all."""
+    before = getattr(module, name, None)
+    if before is not None:
+        setattr(module, name, function)
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = before
+        if before is not None:
+            setattr(module, name, before)
 
 
 def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None = None) -> Any:
@@ -64,7 +85,8 @@ def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None 
         # Every fused attention saves the same tensors, and some need a GPU.
         attn_implementation = "sdpa"
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    model = build_model(config, dtype=dtype, **options)
+    with no_init_weights():  # some distributions of random weights look at values
+        model = build_model(config, dtype=dtype, **options)
     trust_head(model)
     return model
 
@@ -257,21 +279,29 @@ def sampling_batch(
         meter.restart()
         cache = _next_token(model, rows, prompt, 0, None)
         first = meter.footprint()
-        sizes = [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
+        longest = _full_cache(config, cache, prompt + response - 1, dtype)
         del cache
-        longest = _full_cache(config, sizes, prompt + response - 1, dtype)
         meter.restart()
         _next_token(model, rows, 1, prompt + response - 1, longest)
         return first, meter.footprint()
 
 
-def _full_cache(
-    config: Any, sizes: Sequence[tuple[torch.Size, torch.Size]], length: int, dtype: torch.dtype
-) -> DynamicCache:
-    """A cache of so many tokens; ``sizes`` are those of a shorter one's keys and values."""
+def _full_cache(config: Any, short: Any, length: int, dtype: torch.dtype) -> DynamicCache:
+    """A cache of so many tokens, like a shorter one, which is emptied.
+
+    A state-space layer keeps its state, whose size does not grow.
+    """
     cache = DynamicCache(config=config)
-    for index, size in enumerate(sizes):
-        keys, values = (torch.empty(*part[:2], length, part[3], dtype=dtype) for part in size)
+    layers, short.layers = list(short.layers), []
+    for index in range(len(layers)):
+        before, layers[index] = layers[index], None
+        keys, values = (getattr(before, name, None) for name in ("keys", "values"))
+        if keys is None or values is None:
+            cache.layers[index:] = [before, *cache.layers[index + 1 :]]
+            continue
+        sizes = keys.shape, values.shape
+        del before, keys, values
+        keys, values = (torch.empty(*part[:2], length, part[3], dtype=dtype) for part in sizes)
         cache.update(keys, values, index)
         layer: Any = cache.layers[index]
         # A sliding window's keys are a view of the given ones; the clone has its own size.

@@ -17,6 +17,7 @@ from pad_fast.linear_logprob import memory_budget, op  # noqa: F401, which regis
 
 aten = torch.ops.aten
 ours = torch.ops.pad_fast
+experts = torch.ops.transformers
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ def _sdpa_backward_flops(call: Call) -> int:
     return round(sdpa_backward_flop_count(*shapes) * call.visible_share())
 
 
+def _experts_flops(call: Call) -> int:
+    """Each row is multiplied with the matrix (in, out) of one expert."""
+    return 2 * call["input"].shape[0] * call["weight"][0].numel()
+
+
 def _head_flops(call: Call) -> int:
     return 2 * call["hidden"].shape[0] * call["weight"].numel()
 
@@ -175,3 +181,6 @@ COSTS: dict[Any, Cost] = {
     ours.linear_token_logprobs: Cost(_head_flops, _head_workspace),
     ours.linear_token_logprobs_backward: Cost(_head_backward_flops, _head_backward_workspace),
 }
+if hasattr(experts, "grouped_mm_fallback"):  # in the releases of transformers that have it
+    COSTS[experts.grouped_mm_fallback] = Cost(_experts_flops)
+    COSTS[experts.grouped_mm_fallback_backward] = Cost(lambda call: 2 * _experts_flops(call))

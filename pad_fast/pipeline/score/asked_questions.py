@@ -39,7 +39,7 @@ def make_quiz(teacher: Checkpoint, config: RunConfig, row: Row, view: TeacherVie
     alone, the responses' probabilities would not be comparable.
     """
     query = conversation_text(row["prompt"])
-    texts = [row["completions"][index] for index in view.readable]
+    texts = [teacher.chat.quoted(row["completions"][index]) for index in view.readable]
     asked = configured_questions(config, len(texts))
     prompts = []
     for shown in asked:
