@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -66,6 +67,7 @@ class RowReader:
         max_completion_length: most tokens of a response.
         mask_truncated: leave out responses that were cut, or whose finish reason is "length".
         template_options: for the chat template.
+        now: the time that a chat template is given; by default that of each call.
         repeats: "once" leaves out all but the first of equal responses, with their mean reward.
 
     Raises:
@@ -88,6 +90,7 @@ class RowReader:
     max_completion_length: int | None = None
     mask_truncated: bool = False
     template_options: dict = field(default_factory=dict)
+    now: datetime.datetime | None = None
     repeats: str = "once"
 
     def __getstate__(self) -> dict[str, Any]:  # what datasets hashes, and sends to its processes
@@ -202,7 +205,7 @@ class RowReader:
 
     @cached_property
     def _chat(self) -> Chat:
-        return Chat(self.tokenizer, self.template_options)
+        return Chat(self.tokenizer, self.template_options, now=self.now)
 
     def _check_ids(self, name: str, ids: Any) -> list[int]:
         ids = as_list(

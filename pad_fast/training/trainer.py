@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -565,6 +566,17 @@ def _as_dict(options: dict | str | None) -> dict:
     return dict(options) if isinstance(options, dict) else {}
 
 
+def _today(tokenizer: PreTrainedTokenizerBase | None) -> datetime.datetime | None:
+    """The day that is written by a chat template which writes one, the same in all rows.
+
+    It is a part of what datasets hashes, so that rows are prepared once a day. Without a date in
+    the template it is None.
+    """
+    if "strftime_now" not in str(getattr(tokenizer, "chat_template", None)):
+        return None
+    return datetime.datetime.combine(datetime.date.today(), datetime.time.min)
+
+
 def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | None) -> RowReader:
     lm = causal_lm(model)
     limits = [limit for limit in (args.max_length, model_window(lm)) if limit is not None]
@@ -575,6 +587,7 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
         max_completion_length=args.max_completion_length,
         mask_truncated=args.mask_truncated_completions,
         template_options=_as_dict(args.chat_template_kwargs),
+        now=_today(tokenizer),
         repeats=args.repeats,
     )
 

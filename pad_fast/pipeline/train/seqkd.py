@@ -6,7 +6,9 @@ same optimizer, for as many steps of as many prompts as all rounds together.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
@@ -60,9 +62,21 @@ def train_seqkd(run: RunContext) -> None:
         args=args,
         train_dataset=Dataset.from_list(examples),
         processing_class=student.tokenizer,
-        data_collator=DataCollatorForSeq2Seq(student.tokenizer),
+        data_collator=DataCollatorForSeq2Seq(_with_padding(student.tokenizer)),
     )
     fit(trainer, run, run.config.rounds, "seqkd", folder / "student")
+
+
+def _with_padding(tokenizer: Any) -> Any:
+    """The tokenizer, or a copy that pads with the end of a text where it has nothing to pad with.
+
+    Which token pads changes no number, since none is seen.
+    """
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = padded.eos_token
+    return padded
 
 
 def example(student: Checkpoint, row: Row) -> Row:

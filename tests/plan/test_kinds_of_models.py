@@ -1,0 +1,111 @@
+"""The plan gives a number or a sentence for every kind of model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+import worlds
+from commands import failing
+from wrappers import wrapper
+
+from pad_fast import cli
+from pad_fast.models.auto import build_model
+from pad_fast.models.layout_trial import known_problem
+from pad_fast.models.scoring import score_responses
+from pad_fast.plan import footprint
+from pad_fast.plan.footprint import GroupShape
+
+SIZE = len(worlds.character_tokenizer())
+ENDS = {"eos_token_id": 1, "bos_token_id": 1}
+LLAMA = {
+    **ENDS,
+    "vocab_size": SIZE,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+CONFIGS = {
+    "experts": lambda: transformers.MixtralConfig(**LLAMA, num_local_experts=4),
+    "states": lambda: transformers.MambaConfig(
+        vocab_size=SIZE, hidden_size=16, num_hidden_layers=1, state_size=4, **ENDS
+    ),
+    "alibi": lambda: transformers.MptConfig(
+        vocab_size=SIZE, d_model=16, n_layers=1, n_heads=2, max_seq_len=256, eos_token_id=1
+    ),
+    "bloom": lambda: transformers.BloomConfig(
+        vocab_size=SIZE, hidden_size=16, n_layer=1, n_head=2, **ENDS
+    ),
+    "gpt_neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=SIZE,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=256,
+        **ENDS,
+    ),
+    "wrapper": lambda: wrapper("gemma3", vocabulary=SIZE, window=256),
+    # Its cache has no attention whose length it could ask for.
+    "recurrent": lambda: transformers.RecurrentGemmaConfig(**LLAMA, lru_width=16),
+}
+
+
+def planned(world, folder, name):
+    torch.manual_seed(0)
+    model = build_model(CONFIGS[name]())
+    model.generation_config = transformers.GenerationConfig(eos_token_id=1, pad_token_id=0)
+    model.save_pretrained(folder / "model")
+    worlds.character_tokenizer().save_pretrained(folder / "model")
+    small = {"score_batch_tokens": 64, "sample_batch_tokens": 64, "max_new_tokens": 4}
+    return worlds.changed_config(
+        world, folder, student="./model", teacher="./model", mcq_style="none", **small
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    worlds.write_config(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "recurrent"])
+def test_a_number(world, tmp_path, capsys, name):
+    assert cli.main(["plan", str(planned(world, tmp_path, name))]) == 0
+    said = capsys.readouterr()
+    assert "GiB" in said.out
+    assert "failed while attempting" not in said.err
+
+
+def test_a_sentence(world, tmp_path, capsys):
+    said = failing(capsys, "plan", planned(world, tmp_path, "recurrent"))
+    assert f"student: a step of {tmp_path / 'model'} (RecurrentGemmaConfig) cannot be " in said
+    assert "`pad-fast doctor` tries both models on a few prompts" in said
+
+
+def test_products_with_experts_count():
+    shape, dtype = GroupShape(8, 4, 2), torch.float32
+    found = [
+        footprint.scoring_batch(
+            transformers.MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=each),
+            1,
+            shape,
+            dtype,
+            64,
+        ).flops
+        for each in (1, 2, 3)
+    ]
+    rows = 2 * 11  # of two responses, each with its prompt and without its last token
+    assert found[2] - found[1] == found[1] - found[0] == 2 * rows * 3 * 16 * 16
+
+
+def test_a_model_whose_mask_ends_at_its_window_packs_no_rows():
+    model = build_model(CONFIGS["gpt_neo"]()).eval()
+    for layout in ("shared", "packed"):
+        assert "masks by the place in a row" in (known_problem(model, layout) or "")
+    prompts = [[3] * 100] * 3
+    found = score_responses(model, prompts, [[[4, 5], [6]]] * 3, max_tokens_per_batch=1000)
+    assert found[0] == pytest.approx(found[2])
