@@ -62,12 +62,12 @@ class RowReader:
 
     Args:
         tokenizer: for texts.
-        vocabulary: number of token ids, which are checked; None for no check.
+        vocabulary: number of token ids; None for no check.
         max_length: most tokens of the prompt with a response, which is cut at its end.
         max_completion_length: most tokens of a response.
         mask_truncated: leave out responses that were cut, or whose finish reason is "length".
         template_options: for the chat template.
-        now: the time that a chat template is given; by default that of each call.
+        now: the time of a chat template.
         repeats: "once" leaves out all but the first of equal responses, with their mean reward.
 
     Raises:

@@ -98,7 +98,7 @@ def test_products_with_experts_count():
         ).flops
         for each in (1, 2, 3)
     ]
-    rows = 2 * 11  # of two responses, each with its prompt and without its last token
+    rows = 2 * 11  # two responses, each with its prompt and without its last token
     assert found[2] - found[1] == found[1] - found[0] == 2 * rows * 3 * 16 * 16
 
 
