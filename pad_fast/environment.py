@@ -6,6 +6,8 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 PACKAGES = (
     "pad-fast",
@@ -45,6 +47,11 @@ def variables() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(VARIABLES) and not name.startswith(HARMLESS)
     }
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Names with their values, in a line."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def versions() -> dict[str, str]:

@@ -291,7 +291,10 @@ class DistillationConfig:
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         self._check_numbers()
         check_rule(self.answer_rule)
-        choice_question("", ["", ""], self.mcq_template)
+        try:
+            choice_question("", ["", ""], self.mcq_template)
+        except ValueError as error:
+            raise ValueError(f"mcq_{error}") from None
         check_servers(self)
 
     @property
@@ -441,7 +444,13 @@ class Settings:
                 "on the scored shards"
             )
         # A wrong setting of the training has to fail now and not after hours of sampling.
-        training, n = self.pad_config(Path("unused")), self.run.most_generations
+        try:
+            training, n = self.pad_config(Path("unused")), self.run.most_generations
+        except ImportError as error:
+            named = [name for name in self.training if name in str(error)] or [*self.training]
+            raise ValueError(
+                f"{' or '.join(named)}: a package that it needs is not installed: {error}"
+            ) from None
         kind = LOSSES[training.loss].kind(training.divergence)
         kind.check_exact(training.method, min(n, training.group_size or n))
         if training.likelihood_on == "teacher" and self.run.teacher_response == "none":

@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from pad_fast.device import default_device
+from pad_fast.dispatch import resolve_impl
+from pad_fast.environment import shown, variables
 from pad_fast.models.auto import build_model
 from pad_fast.pipeline import hub
 from pad_fast.pipeline.run import RunContext
@@ -30,15 +33,20 @@ def check_training(run: RunContext) -> None:
     """Build optimizer, schedule, trackers and Trainer as the training will, and throw them away.
 
     Raises:
-        ValueError: one of them cannot be built, or nothing can be pushed to the hub although that
-            is wanted. The message names the setting.
+        ValueError: one of them cannot be built, the implementation cannot run here, or nothing can
+            be pushed to the hub although that is wanted. The message names the setting.
     """
+    resolve_impl(run.training.impl, torch.empty(0, device=default_device()))
     _check_hub(run.training)
     _check_trackers(run.training)
     _check_compilation(run.training)
     with tempfile.TemporaryDirectory() as folder:
         args = run.settings.pad_config(Path(folder), report_to="none", push_to_hub=False)
-        with _naming("the training's settings", "Trainer cannot be built with them"):
+        set_there = shown(variables()) or "nothing that matters"
+        with _naming(
+            "the training's settings",
+            f"Trainer cannot be built with them, where the environment sets {set_there}",
+        ):
             trainer = Trainer(model=nn.Linear(2, 2), args=args)
         _check_optimizer(run, trainer)
         _check_recomputation(args)

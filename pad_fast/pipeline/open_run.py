@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pad_fast.device import default_device
-from pad_fast.environment import DECISIVE, variables, versions
+from pad_fast.environment import DECISIVE, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
@@ -226,11 +226,6 @@ def _environment_changes(manifest: Row) -> list[tuple[str, tuple[Any, Any]]]:
         for name in sorted(known.keys() | found.keys())
         if known.get(name) != found.get(name)
     ]
-
-
-def shown(values: Mapping[str, Any]) -> str:
-    """Names with their values, in a line."""
-    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def machine() -> Row:

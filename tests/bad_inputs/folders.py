@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ from .attempt import Case, Spoil
 HOLDER = """
 import sys
 from pathlib import Path
-from pad_fast.pipeline.run_folder import RunFolder
-with RunFolder(Path(sys.argv[1])).locked():
+from pad_fast.pipeline.folder_lock import locked
+with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -34,9 +35,8 @@ def _a_file(place: str) -> Spoil:
     return spoil
 
 
-def _a_dangling_link(folder: Path) -> Mapping[str, Any]:
+def _a_dangling_link(folder: Path) -> None:
     (folder / "link").symlink_to(folder / "gone")
-    return {"output_dir": "./link"}
 
 
 def _in_use(folder: Path) -> None:
@@ -72,6 +72,16 @@ def _flipped(name: str) -> Spoil:
         path.write_bytes(content)
 
     return spoil
+
+
+def _before_training(spoil: Spoil) -> Spoil:
+    """As if the run had been killed after scoring, so that the scores are read once more."""
+
+    def spoil_both(folder: Path) -> None:
+        shutil.rmtree(folder / "run" / "round-01" / "student")
+        spoil(folder)
+
+    return spoil_both
 
 
 def _removed(name: str) -> Spoil:
@@ -112,7 +122,13 @@ def _started(what: str, spoil: Spoil | None, *says: str, **more: Any) -> Case:
 CASES = (
     Case("folders", "output_dir is a file", ("output_dir", "is a file"), _a_file("./file")),
     Case("folders", "output_dir within a file", ("output_dir", "is a file"), _a_file("./file/run")),
-    Case("folders", "a link to nowhere", ("output_dir", "is a link to"), _a_dangling_link),
+    Case(
+        "folders",
+        "a link to nowhere",
+        ("output_dir", "is a link to"),
+        _a_dangling_link,
+        words=("--output_dir", "{folder}/link"),
+    ),
     Case(
         "folders",
         "a folder without a run, in place of the YAML file",
@@ -131,13 +147,13 @@ CASES = (
     _started("a bad line in metrics.jsonl", _bad_line, "metrics.jsonl", "line 3"),
     _started(
         "half of a shard of scores",
-        _cut("round-01/scores/part-00001.parquet"),
+        _before_training(_cut("round-01/scores/part-00001.parquet")),
         "round-01/scores/part-00001.parquet",
         "damaged",
     ),
     _started(
-        "another byte in a shard of samples",
-        _flipped("round-01/scores/part-00000.parquet"),
+        "another byte in a shard of scores",
+        _before_training(_flipped("round-01/scores/part-00000.parquet")),
         "round-01/scores/part-00000.parquet",
     ),
     _started("half of an evaluation", _cut("evaluation/student-01.json"), "student-01.json"),

@@ -142,7 +142,12 @@ CASES = (
     _model("weights that are NaN", _nan_weights("student"), "student", "not finite", reads=1),
     _model("code of its own", _own_code, "student", "trust_remote_code"),
     _model(
-        "a teacher with a short window", _short_teacher, "teacher", "line 1", "at most 2", "max_new_tokens"
+        "a teacher with a short window",
+        _short_teacher,
+        "teacher",
+        "line 1",
+        "at most 2",
+        "max_new_tokens",
     ),
     _model("a teacher without a token for B", _no_letters, "teacher", "B", "mcq_style"),
 )

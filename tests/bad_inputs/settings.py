@@ -63,6 +63,6 @@ CASES = (
     _one("optim", "adamw_bnb_8bit", "adamw_bnb_8bit", "bitsandbytes"),
     _one("push_to_hub", True, "push_to_hub"),
     _one("eval_strategy", "epoch", "epoch", "a run evaluates"),
-    _one("deepspeed", "ds.json", "ds.json"),
+    _one("deepspeed", "ds.json", "not installed"),
     _one("trust_remote_code", True, "trust_remote_code"),
 )
