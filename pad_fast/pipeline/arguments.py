@@ -150,7 +150,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"config: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"config: {path} must hold keys and values, got {type(values).__name__}")
+        got = "an empty file" if values is None else type(values).__name__
+        raise ValueError(f"config: {path} must hold keys and values, got {got}")
     files = values.get("benchmark_questions")
     _resolve(values, PATHS, path.parent)
     if isinstance(files, dict):

@@ -118,7 +118,7 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self.role}: {self.path} has no tokenizer that can be loaded: "
-                f"{_first_line(error)}"
+                f"{_first_line(error)}; save the model's tokenizer there (save_pretrained)"
             ) from None
         if not tokenizer.chat_template:
             raise ValueError(
@@ -130,8 +130,9 @@ class Checkpoint:
     @property
     def model_class(self) -> Any:
         """The class of transformers that loads the model."""
+        config = self.config
         try:
-            return model_class(self.config)
+            return model_class(config)
         except ValueError as error:
             raise ValueError(f"{self.role}: {self.path} {error}") from None
 
@@ -311,4 +312,4 @@ def _code(config: dict[str, Any]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return str(error).strip().splitlines()[0].rstrip(":.")

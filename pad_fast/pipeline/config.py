@@ -284,7 +284,9 @@ class DistillationConfig:
             self.heldout_num_generations = self.num_generations
         for name in ("student", "output_dir"):
             if not getattr(self, name):
-                raise ValueError(f"{name}: needed, and not given")
+                raise ValueError(
+                    f"{name}: needed, and not given; set it in the YAML file or with --{name}"
+                )
         self._check_teacher_response()
         check_origins(self)
         check_output_dir(Path(str(self.output_dir)))

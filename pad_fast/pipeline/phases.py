@@ -197,7 +197,8 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, s
     Raising ``rounds`` only adds to a run, so its phase is then None. With a baseline it is not:
     the baseline's number of steps depends on the number of rounds.
     """
-    # What only one of them has is of another version, which is noticed by itself.
-    names = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+    # What only one of them has is of another version, which is noticed by itself. In their own
+    # order: a setting stands before those whose default it is.
+    names = [name for name in now if name in before and before[name] != now[name]]
     adds = before["baseline"] == "none" and now["rounds"] >= before["rounds"]
     return {name: None if name == "rounds" and adds else first_phase(name) for name in names}

@@ -143,6 +143,7 @@ def _command(
         output = os.open(folder / SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # pytest has its own
         os.chdir(folder)
         os.environ.update(environment)
         _count_reads(folder)

@@ -137,7 +137,12 @@ CASES = (
     ),
     Case("folders", "another process works in it", ("output_dir", "another pad-fast"), _in_use),
     _started(
-        "another setting", None, "num_generations", "3", "4", words=("--num_generations", "4")
+        "another setting",
+        None,
+        "pad-fast: num_generations: ",
+        "3",
+        "4",
+        words=("--num_generations", "4"),
     ),
     _started("another teacher in its place", _other_teacher, "teacher", "not the model"),
     _started("other prompts in their place", _other_prompts, "prompts", "train.jsonl"),

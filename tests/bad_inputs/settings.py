@@ -30,7 +30,7 @@ CASES = (
     ),
     Case(
         "settings",
-        "a key that stands twice",
+        "a key that stands twice in the YAML file",
         ("config.yaml", "seed", "twice", "lines 1 and"),
         _written("seed: 1\n"),
     ),
