@@ -24,7 +24,7 @@ ENVIRONMENT = {
 }
 SETTINGS = {
     "hub_token": "hf_SENTINEL_file",
-    "model_init_kwargs": {"token": "hf_SENTINEL_model"},
+    "chat_template_kwargs": {"api_key": "SENTINEL_template"},
 }
 
 

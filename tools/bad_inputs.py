@@ -1,4 +1,4 @@
-"""The table of bad inputs, ``docs/bad_inputs.md``: the message that each gets, and after how many seconds.
+"""The table of bad inputs, ``docs/bad_inputs.md``: the message to each, and after how many seconds.
 
 ``python tools/bad_inputs.py [--check]`` gives every bad input of tests/bad_inputs to the command.
 With ``--check`` it writes nothing.
