@@ -48,6 +48,8 @@ FIXED = {
     "ignore_data_skip": (False, "a training that is resumed would read other rows"),
 }
 TEACHER_RESPONSES = ("none", "greedy", "sampled")
+# Arguments of Trainer that are files or need libraries.
+LOADED = ("deepspeed", "fsdp", "fsdp_config", "accelerator_config", "parallelism_config")
 NO_SETTINGS = MANAGED | {"local_rank"}
 
 
@@ -446,13 +448,7 @@ class Settings:
                 "on the scored shards"
             )
         # A wrong setting of the training has to fail now and not after hours of sampling.
-        try:
-            training, n = self.pad_config(Path("unused")), self.run.most_generations
-        except ImportError as error:
-            named = [name for name in self.training if name in str(error)] or [*self.training]
-            raise ValueError(
-                f"{' or '.join(named)}: a package that it needs is not installed: {error}"
-            ) from None
+        training, n = self._built(), self.run.most_generations
         kind = LOSSES[training.loss].kind(training.divergence)
         kind.check_exact(training.method, min(n, training.group_size or n))
         if training.likelihood_on == "teacher" and self.run.teacher_response == "none":
@@ -465,6 +461,25 @@ class Settings:
             if given != only:
                 given = getattr(given, "value", given)  # an enumeration has one
                 raise ValueError(f"{name}: must be {str(only).lower()}, since {why}, got {given}")
+
+    def _built(self) -> PADConfig:
+        """The training's arguments, whose errors all name a setting."""
+        try:
+            return self.pad_config(Path("unused"))
+        except ValueError:
+            raise
+        except ImportError as error:
+            named = [name for name in self.training if name in str(error)] or [*self.training]
+            raise ValueError(
+                f"{' or '.join(named)}: a package that it needs is not installed: {error}"
+            ) from None
+        except Exception as error:  # such as a file that a setting names, and is not there
+            given = [name for name in LOADED if self.training.get(name)]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"{' or '.join(given or self.training)}: the training's arguments cannot be "
+                f"built: {reason}"
+            ) from error
 
     def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
         """The PADConfig of one training that writes to ``output_dir``, without making the folder.

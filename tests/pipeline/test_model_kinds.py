@@ -184,4 +184,5 @@ def test_kinds_of_models(world, tmp_path, capsys):
         (model / "config.json").write_text(json.dumps(kind))
         said = failing(capsys, "run", config, "--student", model)
         assert said.startswith("pad-fast: student: ")
+        assert said.count("student:") == 1
         assert words in said
