@@ -30,9 +30,10 @@ from pad_fast.pipeline.preflight import (
     read_split,
 )
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
-from pad_fast.pipeline.whole_files import Row, read_rows
+from pad_fast.pipeline.whole_files import Row, read_rows, shard_paths
 from pad_fast.terminal import console as plain_console
 
 COLORS: dict[Verdict, str] = {"ok": "green", "look": "yellow", "problem": "bold red"}
@@ -122,10 +123,19 @@ def _drawn(run: RunContext, count: int) -> tuple[list[Row], int]:
 
 def _scored(run: RunContext, rows: Sequence[Row]) -> tuple[list[Row], Row]:
     """The rows with responses and both models' rewards, and the metrics of scoring."""
-    root, count, metrics = run.folder.root, run.config.num_generations, {}
+    root, count = run.folder.root, run.config.num_generations
+    metrics: Row = {}
     seed, sampler = round_seed(run.config.seed, 0, "doctor"), run.sampler(count, rewards=True)
-    with run.engine(run.student(0)) as student:
-        sample_shards(student, rows, root / "samples", sampler, seed=seed, title="doctor · sample")
+    if given.is_given(rows):
+        rows = given.without_responses(rows)
+        given.write_samples(run, rows, root / "samples")
+    else:
+        title = "doctor · sample"
+        with run.engine(run.student(0)) as student:
+            sample_shards(student, rows, root / "samples", sampler, seed=seed, title=title)
+    given.write_scores(root / "samples", root / "scores")
+    if shard_paths(root / "scores"):
+        return read_rows(root / "scores"), metrics
     with run.scorer() as scorer:
         scorer.score_shards(
             root / "samples",

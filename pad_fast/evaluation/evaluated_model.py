@@ -106,5 +106,11 @@ def _has_answer(row: Row) -> bool:
 
 
 def _tensor(rewards: Rewards) -> Tensor:
-    values = [[math.nan if value is None else value for value in group] for group in rewards]
+    """(P, N), N being the most responses of a prompt; NaN where there is no reward."""
+    width = max(map(len, rewards), default=0)
+    values = [
+        [*(math.nan if value is None else value for value in group)]
+        + [math.nan] * (width - len(group))
+        for group in rewards
+    ]
     return torch.tensor(values, dtype=torch.float64)

@@ -78,7 +78,7 @@ def subjects(run: RunContext, round: int) -> list[Subject]:
     """The models that are evaluated with a round."""
     found = [Subject(model_names.student(round), round, run.student(round))]
     if round == 1:
-        found.insert(0, Subject(model_names.BASE, 0, run.student(0)))
+        found.insert(0, heldout.base(run))
         if run.has_answers and run.config.teacher:
             found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     if with_baseline(run, round):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,11 @@ from pad_fast.pipeline.restore import (
     rows_digest,
 )
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.given import without_responses
 from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.whole_files import Row, write_json, write_rows
+from pad_fast.report.wording import RATER
 
 logger = logging.getLogger("pad_fast")
 
@@ -115,11 +117,18 @@ def _prepare(run: RunContext) -> None:
             "digests": {part: rows_digest(rows[part]) for part in PROMPTS},
             "files": _file_hashes(config),
         },
-        "judge": "teacher" if run.judge is None else run.judge.role.replace("_", " "),
+        "judge": _judge_of(run, rows["train"]),
         "phases": {},
         "students": {},
     }
     write_json(run.folder.manifest_path, manifest)
+
+
+def _judge_of(run: RunContext, rows: Sequence[Row]) -> str:
+    """Who scores the responses, in the words of the report."""
+    if any(row.get("scored") for row in rows):
+        return RATER
+    return "teacher" if run.judge is None else run.judge.role.replace("_", " ")
 
 
 def _models(run: RunContext) -> list[Checkpoint]:
@@ -154,7 +163,7 @@ def _fitting_rows(run: RunContext) -> dict[str, list[Row]]:
     for rows in parts:
         check_prompts(rows, *models)
     return {
-        part: fitting(rows, run.config, *models, limit)
+        part: without_responses(fitting(rows, run.config, *models, limit))
         for part, rows in zip(PROMPTS, parts, strict=True)
     }
 

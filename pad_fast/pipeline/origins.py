@@ -24,7 +24,12 @@ def check_origins(config: Any) -> None:
         )
     for name in ("teacher_server", "teacher_serve"):
         if getattr(config, name) and not config.teacher:
-            raise ValueError(f"{name}: runs a teacher, and none is given")
+            raise ValueError(f"{name}: needs a teacher, and none is given")
+    if config.responses and config.teacher_response != "none":
+        raise ValueError(
+            "teacher_response: must be none with responses, to which nothing is added, got "
+            f"{config.teacher_response!r}"
+        )
     if config.baseline == "seqkd" and not config.teacher:
         raise ValueError(
             "baseline: seqkd needs a teacher, whose answers it trains on, got none; set it to none"

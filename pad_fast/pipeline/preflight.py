@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pad_fast.conversation.encoding import control_tokens
-from pad_fast.pipeline import hub, multiple_choice, prompts
+from pad_fast.pipeline import given_responses, hub, multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import PROBES, Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.whole_files import Row
@@ -46,9 +46,7 @@ def check_sources(config: RunConfig) -> None:
 def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
     """The training prompts and the held-out prompts."""
     if config.responses:
-        raise ValueError(
-            f"responses: cannot be read yet, got {config.responses} ({config.responses_split})"
-        )
+        return given_responses.read_split(config)
     train = prompts.read_prompts(str(config.prompts), config.prompts_split, config.prompts_subset)
     if config.heldout is None:
         return prompts.split_heldout(train, config.heldout_size)
@@ -139,7 +137,7 @@ def fitting(
         room["student"], config.max_prompt_length or UNLIMITED, (max_length or UNLIMITED) - 1
     )
     other = None if judge is None or judge.reads_prompts_as(student) else judge
-    kept = []
+    kept: list[Row] = []
     for row in rows:
         place = row.pop("place")
         try:

@@ -67,7 +67,7 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
     ids: set[str] = set()
     unread: Counter[str] = Counter()
     repeated = 0
-    for place, row in _checked_rows(_raw_rows(source, split, subset), unread):
+    for place, row in checked_rows(raw_rows(source, split, subset), unread):
         digest = prompt_digest(row["prompt"])
         if digest in rows:
             repeated += 1
@@ -136,7 +136,8 @@ def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def _raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str, Any]]:
+def raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str, Any]]:
+    """The place and the columns of each row of a file or a dataset."""
     path = Path(source)
     if path.suffix in FILES and not path.is_file():
         raise ValueError(f"prompts: no such file, {source}")
@@ -184,7 +185,7 @@ def _numbered(source: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
         ) from None
 
 
-def _checked_rows(
+def checked_rows(
     raw_rows: Iterable[tuple[str, Any]], unread: Counter[str]
 ) -> Iterator[tuple[str, Row]]:
     """Each prompt with its place; the columns that no prompt is read from are counted."""

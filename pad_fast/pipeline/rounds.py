@@ -30,6 +30,7 @@ from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, TRAIN
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.sample.teacher_answers import (
     sample_answers_of_round,
@@ -44,7 +45,8 @@ from pad_fast.pipeline.whole_files import Row
 def sample(run: RunContext, round: int) -> None:
     """Sample the round's responses from the student of the round before.
 
-    The first round begins with the responses to the held-out prompts, from the base student.
+    The first round begins with the responses to the held-out prompts, from the base student. Given
+    responses take the places of its samples; later rounds sample.
     """
     if round == 1:
         groups = heldout.groups_folder(run)
@@ -56,6 +58,11 @@ def sample(run: RunContext, round: int) -> None:
     restore_samples(folder.parent / "scores", folder)
     teachers = sample_answers_of_round(run, round)
     if not unfinished(rows, folder, run.config.shard_size):
+        return
+    if round == 1 and given.is_given(rows):
+        on_shard = partial(_look_at_shard, run, round, "sample")
+        given.write_samples(run, rows, folder, on_shard=on_shard)
+        _print_means(run, round, "sample")
         return
     with run.engine(run.student(round - 1)) as student:
         sample_shards(
@@ -80,6 +87,10 @@ def score(run: RunContext, round: int) -> None:
     if unfinished(rows, folder / "samples", size):
         raise ValueError(f"score: round {round} is not sampled yet; give `pad-fast sample` first")
     groups = heldout.groups_folder(run)
+    if round == 1:
+        given.write_scores(groups.parent / "samples", groups)
+        on_shard = partial(_look_at_shard, run, round, "score")
+        given.write_scores(folder / "samples", folder / "scores", on_shard)
     if not unfinished(rows, folder / "scores", size) and not unfinished(
         run.heldout_rows, groups, size
     ):

@@ -48,6 +48,8 @@ COLUMNS = {
     "teacher_num_tokens": pa.list_(pa.int32()),
     "teacher_choice_probs": pa.list_(pa.float64()),
     "teacher_rewards": pa.list_(pa.float64()),
+    "given": pa.string(),
+    "given_scores": pa.list_(pa.float64()),
     "student_rewards": pa.list_(pa.float64()),
     "sampled_by": pa.string(),
     "scored_by": pa.string(),

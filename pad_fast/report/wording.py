@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+RATER = "rater"  # whoever gave the scores that came with given responses
 TEACHER = re.compile(r"(?<![.\w])([tT])eacher(?![\w])")
 
 
@@ -15,6 +16,8 @@ def worded(text: str, judge: str) -> str:
         >>> worded("Teacher's best; see teacher_beta", "reward model")
         "Reward model's best; see teacher_beta"
     """
+    if judge == RATER:
+        text = text.replace("the base student's samples", "given responses")
     return TEACHER.sub(
         lambda found: judge[0].upper() + judge[1:] if found[1] == "T" else judge, text
     )

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pad_fast.conversation import with_input
 from pad_fast.conversation.chat import Chat
+from pad_fast.conversation.responses import encoded_response
 from pad_fast.training.row_columns import (
     as_list,
     check_reward,
@@ -175,24 +176,12 @@ class RowReader:
             ]
         texts = as_list("completions", _column(row, "completions", "completion_ids"))
         chat, prompt = self._chat_for("completions"), row.get("prompt", "")
-        end = chat.tokenizer.eos_token_id if isinstance(prompt, str) else chat.end_of_turn_id
-        if end is None:
-            raise ValueError(
-                "completions need a tokenizer with an EOS token, got one without; "
-                "or give completion_ids"
-            )
         if row.get("prompt_ids") is not None:
             prompt = str(chat.tokenizer.decode(as_list("prompt_ids", row["prompt_ids"])))
         found = []
         for i, completion in enumerate(texts):
-            text, own_end = _without_end(_text(completion), chat.tokenizer, end)
-            if isinstance(prompt, str):
-                ids = chat.encoder.following(prompt, text)
-            else:
-                ids = chat.response_ids(prompt, text)
             cut = i < len(reasons) and reasons[i] == "length"
-            last = end if own_end is None and not cut else own_end
-            found.append(ids if last is None else [*ids, last])
+            found.append(encoded_response(chat, prompt, _text(completion), cut=cut)[1])
         return found
 
     def _chat_for(self, column: str) -> Chat:
@@ -253,15 +242,6 @@ def _messages(chat: Chat, prompt: Any) -> list[Mapping[str, Any]]:
         )
     chat.check(messages)
     return messages
-
-
-def _without_end(text: str, tokenizer: Any, end: int) -> tuple[str, int | None]:
-    """A response without the end token that it spells at its end, and the id of that token."""
-    for token in (end, tokenizer.eos_token_id):
-        spelled = None if token is None else tokenizer.convert_ids_to_tokens(token)
-        if spelled and text.rstrip().endswith(spelled):
-            return text.rstrip().removesuffix(spelled), token
-    return text, None
 
 
 def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> Any:

@@ -164,6 +164,8 @@ def test_a_head_without_weights_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"teacher": "./teacher"}, "reward_model: scores in place of a teacher, got both"),
+        ({"teacher_response": "greedy"}, "teacher_response: needs a teacher"),
+        ({"teacher_system_prompt": "Be kind."}, "teacher_system_prompt: needs a teacher"),
         ({"baseline": "seqkd"}, "baseline: seqkd needs a teacher, whose answers it trains on"),
         ({"reward_model": None}, "teacher: needed, and neither it nor a reward_model is given"),
     ],

@@ -21,6 +21,7 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished
@@ -30,11 +31,15 @@ from pad_fast.pipeline.whole_files import Row, read_rows, write_json, write_rows
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate; see :mod:`pad_fast.evaluation.model_names` for its name."""
+    """A model to evaluate; see :mod:`pad_fast.evaluation.model_names` for its name.
+
+    The base student's own samples are the fixed groups, unless these are ``given``.
+    """
 
     name: str
     round: int
     checkpoint: Checkpoint
+    given: bool = False
 
     @property
     def is_teacher(self) -> bool:
@@ -46,16 +51,24 @@ class Subject:
 
     @property
     def has_scored_samples(self) -> bool:
-        """Whether the teacher scores samples of this model's own.
+        """Whether there are samples of this model's own, which the teacher or reward model scores.
 
-        The base student's own samples are the fixed groups, and the teacher does not judge itself.
+        The teacher does not judge itself.
         """
-        return not self.is_base and not self.is_teacher
+        return not self.is_teacher and (not self.is_base or self.given)
+
+    @property
+    def has_fixed_file(self) -> bool:
+        """Whether its rewards of the fixed groups are in a file of their own."""
+        return not self.is_teacher and not self.is_base
 
 
 def sample_groups(run: RunContext) -> None:
-    """Sample the responses of the fixed groups from the base student."""
+    """Sample the responses of the fixed groups from the base student, unless they are given."""
     folder = run.folder.root / "heldout" / "samples"
+    if given.is_given(run.heldout_rows):
+        given.write_samples(run, run.heldout_rows, folder, rewards=True)
+        return
     count = run.config.heldout_num_generations or 0
     if unfinished(run.heldout_rows, folder, run.config.shard_size):
         with run.engine(run.student(0)) as student:
@@ -71,7 +84,12 @@ def sample_groups(run: RunContext) -> None:
 
 def sample_base(run: RunContext) -> None:
     """Sample the base student's greedy responses, which its evaluation reads."""
-    _sample(run, Subject(BASE, 0, run.student(0)))
+    _sample(run, base(run))
+
+
+def base(run: RunContext) -> Subject:
+    """The base student."""
+    return Subject(BASE, 0, run.student(0), given.is_given(run.heldout_rows))
 
 
 def groups_folder(run: RunContext) -> Path:
@@ -88,7 +106,8 @@ def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
     ]
     for subject in todo:
         _sample(run, subject)
-    if scored := [subject for subject in todo if subject.has_scored_samples]:
+    scored = [subject for subject in todo if subject.has_scored_samples and run.config.has_judge]
+    if scored:
         count = run.config.heldout_num_generations or 0
         with run.scorer() as scorer:
             for subject in scored:
@@ -102,10 +121,10 @@ def evaluation_files(run: RunContext, subject: Subject) -> list[Path]:
     """The files that the evaluation of one model leaves."""
     folder, summary = _samples_folder(run, subject), run.folder.evaluation(subject.name)
     parts = ["greedy"]
-    parts += [] if subject.is_base else ["fresh"]
-    parts += ["scored"] if subject.has_scored_samples else []
+    parts += ["fresh"] if subject.is_teacher or subject.has_scored_samples else []
+    parts += ["scored"] if subject.has_scored_samples and run.config.has_judge else []
     found = [summary, summary.with_suffix(".parquet")]
-    found += [folder / "fixed.parquet"] if subject.has_scored_samples else []
+    found += [folder / "fixed.parquet"] if subject.has_fixed_file else []
     return found + [
         path
         for part in parts
@@ -121,9 +140,10 @@ def _sample(run: RunContext, subject: Subject) -> None:
     """A model's greedy responses, its samples, and its rewards of the fixed groups."""
     folder, rows, size = _samples_folder(run, subject), run.heldout_rows, run.config.shard_size
     restore_samples(folder / "scored", folder / "fresh")
-    parts = ("greedy",) if subject.is_base else ("greedy", "fresh")
+    own = subject.is_teacher or subject.has_scored_samples
+    parts = ("greedy", "fresh") if own else ("greedy",)
     path = folder / "fixed.parquet"
-    fixed = subject.has_scored_samples and not path.exists()
+    fixed = subject.has_fixed_file and not path.exists()
     if not fixed and not any(unfinished(rows, folder / part, size) for part in parts):
         return
     if subject.is_teacher:
@@ -134,7 +154,7 @@ def _sample(run: RunContext, subject: Subject) -> None:
     greedy = run.sampler(0)
     with run.engine(subject.checkpoint) as model:
         sample_shards(model, rows, folder / "greedy", greedy, seed=seed, title=f"{title}: greedy")
-        if not subject.is_base:
+        if own:
             count = run.config.heldout_num_generations or 0
             fresh = run.sampler(count, rewards=not subject.is_teacher)
             sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
@@ -185,19 +205,21 @@ def _read(run: RunContext, subject: Subject) -> Evaluated:
     folder, groups = _samples_folder(run, subject), read_rows(groups_folder(run))
     greedy, rule = read_rows(folder / "greedy"), run.config.answer_rule
     if subject.is_teacher:
-        sampled = read_rows(folder / "fresh")
-        return Evaluated(greedy, sampled, sampling_metrics(sampled), rule=rule)
-    teacher = [row["teacher_rewards"] for row in groups]
-    if subject.is_base:
-        sampled = groups
-        fresh = fixed = RewardPair([row["student_rewards"] for row in groups], teacher)
-    else:
-        sampled = read_rows(folder / "scored")
-        rows = read_rows(folder / "fixed.parquet")
-        fixed = RewardPair([row["student_rewards"] for row in rows], teacher)
-        fresh = RewardPair(
-            [row["student_rewards"] for row in sampled],
-            [row["teacher_rewards"] for row in sampled],
-        )
+        own = read_rows(folder / "fresh")
+        return Evaluated(greedy, own, sampling_metrics(own), rule=rule)
+    rewarded = read_rows(folder / "fixed.parquet") if subject.has_fixed_file else groups
+    fixed = _pair(rewarded, groups)
+    sampled = groups
+    fresh: RewardPair | None = fixed
+    if subject.has_scored_samples:
+        judged = run.config.has_judge
+        sampled = read_rows(folder / ("scored" if judged else "fresh"))
+        fresh = _pair(sampled, sampled) if judged else None
     losses = prompt_losses(fixed, run.chosen_training, [row["student_rewards"] for row in groups])
     return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rule)
+
+
+def _pair(students: Sequence[Row], teachers: Sequence[Row]) -> RewardPair:
+    return RewardPair(
+        [row["student_rewards"] for row in students], [row["teacher_rewards"] for row in teachers]
+    )

@@ -13,6 +13,7 @@ from pad_fast.evaluation.benchmarks.run_table import read_run_table
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS
 from pad_fast.files.own_files import read_json
+from pad_fast.report.wording import worded
 from pad_fast.terminal import console as plain_console
 
 
@@ -21,11 +22,13 @@ def print_table(root: Path, console: Console | None = None) -> None:
     rows = [read_json(path) for path in (root / "evaluation").glob("*.json")]
     console = console or plain_console()
     if rows:
-        _print_evaluations(rows, console)
+        manifest = root / "run.json"
+        judge = read_json(manifest).get("judge", "teacher") if manifest.exists() else "teacher"
+        _print_evaluations(rows, judge, console)
     _print_benchmarks(root, console)
 
 
-def _print_evaluations(rows: list[Row], console: Console) -> None:
+def _print_evaluations(rows: list[Row], judge: str, console: Console) -> None:
     table = Table(
         title=f"{rows[0]['num_prompts']} held-out prompts",
         box=box.SIMPLE_HEAD,
@@ -44,11 +47,11 @@ def _print_evaluations(rows: list[Row], console: Console) -> None:
         cells = [metric.text(row.get(metric.key)) for metric in columns]
         table.add_row(model_names.label(row["name"]), *cells)
     console.print(table)
-    console.print(
+    note = (
         "tau and top-1 compare the student's ranking of responses with the teacher's, on fixed "
-        "groups (the base student's samples) and on fresh samples of the student itself.",
-        style="dim",
+        "groups (the base student's samples) and on fresh samples of the student itself."
     )
+    console.print(worded(note, judge), style="dim")
 
 
 def _print_benchmarks(root: Path, console: Console) -> None:

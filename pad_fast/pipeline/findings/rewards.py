@@ -23,18 +23,15 @@ def masked(rows: Sequence[Row]) -> Finding:
     """The share of responses without a teacher's reward: "look" above 0, "problem" from 25%."""
     rewards = [reward for row in rows for reward in row["teacher_rewards"]]
     share = rewards.count(None) / len(rewards)
+    found = f"{share:.0%} of the responses have no reward from the teacher"
     advice = (
         "they are empty for the teacher or longer than its window: lower max_new_tokens or "
         "max_prompt_length"
     )
-    return graded(
-        "unscored",
-        share,
-        1e-9,
-        0.25,
-        f"{share:.0%} of the responses have no reward from the teacher",
-        advice,
-    )
+    if "given_scores" in rows[0]:
+        found = f"{share:.0%} of the responses have no score"
+        advice = "their rows hold none: add them, or have all scored (responses_scores: ignore)"
+    return graded("unscored", share, 1e-9, 0.25, found, advice)
 
 
 def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:

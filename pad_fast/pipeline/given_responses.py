@@ -1,0 +1,221 @@
+"""Prompts with responses that were sampled elsewhere: reading them, and checking each row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.prompts import (
+    checked_rows,
+    prompt_digest,
+    raw_rows,
+    read_prompts,
+    split_heldout,
+    without,
+)
+from pad_fast.pipeline.response_forms import Given, given_in, holds_responses
+from pad_fast.pipeline.whole_files import Row
+
+logger = logging.getLogger("pad_fast")
+
+# What a row has beside its prompt; the run's own files of prompts hold a digest of it alone.
+COLUMNS = ("completions", "given_scores", "finish_reasons")
+
+
+def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
+    """The rows to train on and the held-out rows, with a column ``given``.
+
+    Held-out rows without responses are prompts, which the student answers.
+
+    Raises:
+        ValueError: a row is wrong; the message names the file and its line or row.
+    """
+    rows = read_responses(config, str(config.responses), config.responses_split)
+    if config.heldout is None:
+        train, heldout = split_heldout(rows, config.heldout_size)
+    else:
+        train, heldout = rows, _read_heldout(config)[: config.heldout_size]
+    return without(train, heldout), heldout
+
+
+def _read_heldout(config: RunConfig) -> list[Row]:
+    source, split = str(config.heldout), config.heldout_split
+    if _holds_responses(config):
+        return read_responses(config, source, split)
+    if not config.has_judge:
+        raise ValueError(
+            f"heldout: {source} holds no responses, and neither a teacher nor a reward_model is "
+            "given that scores those of the student; give rows with responses and scores, or leave "
+            "it out"
+        )
+    return [
+        {**row, "given": None, "scored": False}
+        for row in read_prompts(source, split, config.prompts_subset)
+    ]
+
+
+@dataclass
+class _Counts:
+    """What is not taken as it stands, with the first place of each kind."""
+
+    found: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, what: str, place: str, count: int = 1) -> None:
+        if count:
+            self.found[what] += count
+            self.first.setdefault(what, place)
+
+    def warn(self, source: str) -> None:
+        for what, count in self.found.items():
+            logger.warning("%s: %d %s; the first is %s", source, count, what, self.first[what])
+
+
+def read_again(config: RunConfig) -> dict[str, Row]:
+    """The rows with responses by their digests, ``given``, without another word about them."""
+    rows = read_responses(config, str(config.responses), config.responses_split, quiet=True)
+    if config.heldout is not None and _holds_responses(config):
+        rows += read_responses(config, config.heldout, config.heldout_split, quiet=True)
+    return {row["given"]: row for row in rows}
+
+
+def _holds_responses(config: RunConfig) -> bool:
+    found = raw_rows(str(config.heldout), config.heldout_split, config.prompts_subset)
+    return holds_responses(next(found, ("", None))[1])
+
+
+def read_responses(config: RunConfig, source: str, split: str, *, quiet: bool = False) -> list[Row]:
+    """The rows of a file or dataset that hold at least two different responses.
+
+    Args:
+        config: of the run.
+        source: a file or dataset, as :func:`read_prompts` takes it.
+        split: of a dataset.
+        quiet: do not warn of what is left out.
+
+    Returns:
+        Rows as :func:`read_prompts` gives them, with :data:`COLUMNS`, their digest, ``given``, and
+        whether their scores are kept, ``scored``. Rows of one prompt stay apart, since the scores
+        of two rows may not be comparable.
+
+    Raises:
+        ValueError: a row is wrong; the message names the file and its line or row.
+    """
+    counts, rows, unread = _Counts(), [], Counter[str]()
+    ids: dict[str, str] = {}  # prompt_id -> digest of its prompt
+    seen: set[str] = set()
+    scored: bool | None = None
+    for place, raw in raw_rows(source, split, config.prompts_subset):
+        row, given = _row(place, raw, unread)
+        scores = _kept_scores(given, config)
+        if scored is not None and scored != (scores is not None):
+            raise ValueError(
+                f"{place}: has {'no ' if scored else ''}scores, and earlier rows have "
+                f"{'some' if scored else 'none'}; give all rows scores, or none, or set "
+                "responses_scores to ignore"
+            )
+        scored = scores is not None
+        if scores is None and not config.has_judge:
+            raise ValueError(
+                f"{place}: has no scores, and neither a teacher nor a reward_model is given that "
+                "would score its responses"
+            )
+        kept = _distinct(place, given, scores, counts)
+        if len(kept["completions"]) > config.most_generations:
+            raise ValueError(
+                f"{place}: has {len(kept['completions'])} responses, more than num_generations; "
+                f"set num_generations to the most in a row, got {config.num_generations}"
+            )
+        live = kept["given_scores"] or [0.0] * len(kept["completions"])
+        if sum(score is not None for score in live) < 2:
+            counts.add(
+                "rows with fewer than two different responses with a score are left out", place
+            )
+            continue
+        digest = hashlib.sha256(json.dumps([row["prompt"], kept]).encode()).hexdigest()
+        if digest in seen:
+            counts.add("rows repeat an earlier row and are left out", place)
+            continue
+        seen.add(digest)
+        row["prompt_id"] = _own_id(place, row, ids)
+        rows.append({**row, "place": place, **kept, "given": digest, "scored": scored})
+    if not rows:
+        raise ValueError(f"{source}: holds no row with two different responses to compare")
+    if not quiet:
+        for name, count in unread.items():
+            logger.warning("%s: not read into the prompts: %s (of %d rows)", source, name, count)
+        counts.warn(source)
+    return rows
+
+
+def _row(place: str, raw: object, unread: Counter[str]) -> tuple[Row, Given]:
+    """The prompt of a row and its responses."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{place}: must be an object, got {type(raw).__name__}")
+    try:
+        given = given_in(raw)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    prompts = [row for _, row in checked_rows([(place, given.prompt)], unread)]
+    if len(prompts) > 1:
+        raise ValueError(
+            f"{place}: instances make {len(prompts)} prompts, and responses belong to one"
+        )
+    return prompts[0], given
+
+
+def _kept_scores(given: Given, config: RunConfig) -> list[float | None] | None:
+    """The scores that are the rewards; None if the judge has to give them."""
+    if config.responses_scores == "ignore":
+        return None
+    if given.scores is None and given.pair and not config.has_judge:
+        return [1.0, 0.0]
+    return given.scores
+
+
+def _distinct(
+    place: str, given: Given, scores: Sequence[float | None] | None, counts: _Counts
+) -> Row:
+    """The responses of a row, equal ones once and with the mean of their scores."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, response in enumerate(zip(given.texts, given.reasons, strict=True)):
+        groups.setdefault(response, []).append(index)
+    counts.add(
+        "responses repeat another one of their row and count once, with the mean of the scores",
+        place,
+        len(given.texts) - len(groups),
+    )
+    found = None
+    if scores is not None:
+        found = [_mean(scores[index] for index in group) for group in groups.values()]
+        counts.add("responses have no score and are masked", place, found.count(None))
+    return {
+        "completions": [text for text, _ in groups],
+        "given_scores": found,
+        "finish_reasons": [reason for _, reason in groups],
+    }
+
+
+def _mean(scores: Iterator[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _own_id(place: str, row: Row, ids: dict[str, str]) -> str:
+    """The row's id, with a number where the prompt has other rows."""
+    digest = prompt_digest(row["prompt"])
+    base = name = row["prompt_id"] or digest[:16]
+    if ids.get(base, digest) != digest:
+        raise ValueError(f"{place}: prompt_id {base!r} is taken by another prompt")
+    number = 1
+    while name in ids:
+        number += 1
+        name = f"{base}-{number}"
+    ids[name] = digest
+    return name

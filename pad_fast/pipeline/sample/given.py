@@ -1,0 +1,127 @@
+"""Given responses in the place of samples, and their scores in the place of the teacher's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pad_fast.conversation.responses import encoded_response
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.given_responses import COLUMNS, read_again
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.metrics import sampling_metrics
+from pad_fast.pipeline.sample.shards import OnShard, shards, unfinished
+from pad_fast.pipeline.score.metrics import reward_metrics
+from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, shard_paths, write_rows
+
+logger = logging.getLogger("pad_fast")
+
+
+def is_given(rows: Sequence[Row]) -> bool:
+    """Whether the responses to these prompts of a run are given."""
+    return any(row.get("given") is not None for row in rows)
+
+
+def write_samples(
+    run: RunContext,
+    rows: Sequence[Row],
+    folder: Path,
+    *,
+    rewards: bool = False,
+    on_shard: OnShard | None = None,
+) -> None:
+    """Write the shards of given responses that ``folder`` lacks.
+
+    Args:
+        run: the run.
+        rows: its prompts.
+        folder: where the shards are.
+        rewards: add the base student's rewards to all rows, as a loss with an anchor needs them;
+            else to those of the first shard, of which the run warns.
+        on_shard: called with index, rows and metrics of each shard before it is written.
+
+    Raises:
+        ValueError: the responses are others than those that the run was started with.
+    """
+    if not unfinished(rows, folder, run.config.shard_size):
+        return
+    student, responses, cut = run.student(0), read_again(run.config), 0
+    for index, path, part in shards(rows, folder, run.config.shard_size):
+        if path.exists():
+            continue
+        found = [_encoded(student, row, responses) for row in part]
+        cut += sum(row.pop("cut") for row in found)
+        if rewards or index == 0 or run.training.anchor == "start":
+            with run.engine(student) as engine:
+                own = engine.rewards(
+                    [row["prompt_ids"] for row in found], [row["completion_ids"] for row in found]
+                )
+            found = [
+                {**row, "student_rewards": values} for row, values in zip(found, own, strict=True)
+            ]
+        if on_shard is not None:
+            on_shard(index, found, sampling_metrics(found))
+        write_rows(path, found)
+    if cut:
+        logger.warning("%d given responses were cut at the end of the student's window", cut)
+
+
+def write_scores(samples: Path, folder: Path, on_shard: OnShard | None = None) -> None:
+    """Write the scored shards that ``folder`` lacks, of samples whose scores are given."""
+    for source in shard_paths(samples):
+        target = folder / source.name
+        if target.exists() or "given_scores" not in pq.read_schema(source).names:
+            continue
+        scored = [
+            {
+                **row,
+                "teacher_logps": None,
+                "teacher_num_tokens": None,
+                "teacher_choice_probs": None,
+                "teacher_rewards": row["given_scores"],
+                "scored_by": row["sampled_by"],
+            }
+            for row in read_rows(source)
+        ]
+        if on_shard is not None:
+            on_shard(shard_index(source), scored, reward_metrics(scored))
+        write_rows(target, scored)
+
+
+def _encoded(student: Checkpoint, row: Row, responses: dict[str, Row]) -> Row:
+    """A row as sampling writes it, and ``cut``, the number of responses that had to be cut."""
+    if row["given"] not in responses:
+        raise ValueError(
+            f"responses: those to the prompt {row['prompt_id']} are gone or others than when the "
+            "run was started; put them back or give another output_dir"
+        )
+    given = responses[row["given"]]
+    texts, ids, reasons, cut = [], [], list(given["finish_reasons"]), 0
+    room = None if student.window is None else student.window - len(row["prompt_ids"])
+    for i, response in enumerate(given["completions"]):
+        text, tokens = encoded_response(
+            student.chat, row["prompt"], response, cut=reasons[i] == "length"
+        )
+        if room is not None and len(tokens) > room:
+            tokens, reasons[i], cut = tokens[:room], "length", cut + 1
+        texts.append(text)
+        ids.append(tokens)
+    scores = {} if given["given_scores"] is None else {"given_scores": given["given_scores"]}
+    return {
+        **row,
+        "completions": texts,
+        "completion_ids": ids,
+        "finish_reasons": reasons,
+        "student_rewards": None,
+        **scores,
+        "sampled_by": "given",
+        "cut": cut,
+    }
+
+
+def without_responses(rows: Sequence[Row]) -> list[Row]:
+    """Prompts as a run keeps them, which read their responses again where they are needed."""
+    return [{name: row[name] for name in row if name not in COLUMNS} for row in rows]
