@@ -31,7 +31,8 @@ def of_engines(run: RunContext, rows: Sequence[Row]) -> list[Finding]:
     rows, asked, found = rows[:COMPARED], servers_of(run.config), []
     if any(asked["student"]):
         found.append(_student(run, rows))
-    if any(asked["teacher"]) and run.config.teacher:
+    scored = rows[0]["teacher_logps"] is not None  # not so where scores are given
+    if any(asked["teacher"]) and run.config.teacher and scored:
         found.append(_teacher(run, rows))
     return found
 

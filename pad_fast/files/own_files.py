@@ -54,6 +54,16 @@ def count_rows(path: Path) -> int:
         return pq.read_metadata(stream).num_rows
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of the columns of a Parquet file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with path.open("rb") as stream, _readable(path):
+        return list(pq.read_schema(stream).names)
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Raise ValueError, with what to do, where the content of a file is not Parquet."""

@@ -1,17 +1,6 @@
 """The forms in which other projects keep responses, and what each says of a row.
 
-====================================================  ===========================================
-columns                                               responses and scores
-====================================================  ===========================================
-``completions`` (or ``responses``, ``generations``,   the texts, or lists of one assistant message;
-``candidates``): a list, with ``scores`` (or          a score for each, null where there is none;
-``ratings``, ``rewards``, ``teacher_rewards``)        ``finish_reasons`` may say "length"
-``completions``: objects with ``response``,           UltraFeedback: ``overall_score``, else
-``overall_score``, ``annotations`` ...                ``fine-grained_score``, else the mean of the
-                                                      annotations' ratings
-``chosen``, ``rejected``: texts or messages, with     two responses; without scores and without a
-``score_chosen``, ``score_rejected`` or none          judge they count 1 and 0
-====================================================  ===========================================
+docs/elsewhere.md has them in a table.
 """
 
 from __future__ import annotations

@@ -40,19 +40,12 @@ def ultrafeedback(count: int, start: int = 0) -> list[dict]:
 
 
 def pairs(count: int, start: int = 0) -> list[dict]:
-    return [
-        {
-            "chosen": [
-                {"role": "user", "content": f"{n}+1=?"},
-                {"role": "assistant", "content": str(n + 1)},
-            ],
-            "rejected": [
-                {"role": "user", "content": f"{n}+1=?"},
-                {"role": "assistant", "content": str(n)},
-            ],
-        }
-        for n in range(start, start + count)
-    ]
+    def side(n: int, answer: int) -> list[dict]:
+        turns = {"user": f"{n}+1=?", "assistant": str(answer)}
+        return [{"role": role, "content": text} for role, text in turns.items()]
+
+    numbers = range(start, start + count)
+    return [{"chosen": side(n, n + 1), "rejected": side(n, n)} for n in numbers]
 
 
 def given_config(world: Path, folder: Path, rows: list[dict], **changes: object) -> Path:

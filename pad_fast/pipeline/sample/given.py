@@ -6,9 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from pad_fast.conversation.responses import encoded_response
+from pad_fast.files.own_files import column_names
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.given_responses import COLUMNS, read_again
 from pad_fast.pipeline.run import RunContext
@@ -73,7 +72,7 @@ def write_scores(samples: Path, folder: Path, on_shard: OnShard | None = None) -
     """Write the scored shards that ``folder`` lacks, of samples whose scores are given."""
     for source in shard_paths(samples):
         target = folder / source.name
-        if target.exists() or "given_scores" not in pq.read_schema(source).names:
+        if target.exists() or "given_scores" not in column_names(source):
             continue
         scored = [
             {
