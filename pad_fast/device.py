@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -54,9 +55,14 @@ def has_float64(device: torch.device) -> bool:
 def multiplies_into_float32(tensor: Tensor) -> bool:
     """Whether the device keeps products of 16-bit matrices in float32 (``out_dtype``).
 
-    CPUs refuse ``out_dtype``, and ROCm builds of PyTorch vary.
+    CPUs and GPUs before sm_80 refuse ``out_dtype``, and ROCm builds of PyTorch vary.
     """
-    return tensor.is_cuda and torch.version.hip is None
+    return tensor.is_cuda and torch.version.hip is None and _capability(tensor.device) >= (8, 0)
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def attends_to_grouped_keys(device: torch.device) -> bool:

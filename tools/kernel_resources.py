@@ -22,6 +22,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "kernels" / "resources.json"
 TARGETS = {
@@ -30,6 +32,15 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
+# Architectures without an entry of their own in the tuning tables, which are not recorded.
+OTHERS = {
+    "sm_75": ("cuda", 75, 32),
+    "sm_89": ("cuda", 89, 32),
+    "sm_120": ("cuda", 120, 32),
+    "gfx90a": ("hip", "gfx90a", 64),
+    "gfx950": ("hip", "gfx950", 64),
+}
+EVERY = TARGETS | OTHERS
 CAPS = (("", 0.0), (" softcap", 30.0))
 # A name, and a function that launches once on the named architecture.
 Case = tuple[str, Callable[[str], None]]
@@ -41,8 +52,8 @@ class OnlyCompile:
     def __init__(self, name: str):
         from triton.backends.compiler import GPUTarget
 
-        self.target = GPUTarget(*TARGETS[name])
-        self.device = list(TARGETS).index(name)  # Triton keeps compiled kernels by device
+        self.target = GPUTarget(*EVERY[name])
+        self.device = list(EVERY).index(name)  # Triton keeps compiled kernels by device
 
     def get_current_target(self):
         return self.target
@@ -79,7 +90,7 @@ def only_compile(name: str) -> Iterator[list]:
 
 def logprob_cases() -> list[Case]:
     """logprob_fwd and logprob_bwd, for each dtype of logits and with a softcap."""
-    import torch
+    from pad_fast.kernels.common.device import nearest
     from pad_fast.kernels.logprob import launch, tuning
 
     from pad_fast.logprob.softmax import TokenOptions
@@ -88,7 +99,7 @@ def logprob_cases() -> list[Case]:
         def go(name: str) -> None:
             logits = torch.zeros(1, 2, vocabulary, dtype=dtype)
             labels = torch.zeros(1, 2, dtype=labels_dtype)
-            options, tiling = TokenOptions(softcap=softcap), tuning.TILINGS[name]
+            options, tiling = TokenOptions(softcap=softcap), nearest(tuning.TILINGS, name)
             logp, peak, total = launch.forward(logits, labels, options, tiling=tiling)
             written = torch.empty_like(logits)
             launch.backward(logp, logits, labels, peak, total, options, written, tiling=tiling)
@@ -113,7 +124,6 @@ def logprob_cases() -> list[Case]:
 
 def response_cases() -> list[Case]:
     """The kernels of response rewards, padded and packed."""
-    import torch
     from pad_fast.kernels.logprob import launch
 
     def case(dtype, packed: bool) -> Callable[[str], None]:
@@ -133,7 +143,6 @@ def response_cases() -> list[Case]:
 
 def preference_cases() -> list[Case]:
     """The listwise kernels, in sizes whose forms and numbers of registers differ."""
-    import torch
     from pad_fast.kernels.preference import launch
 
     from pad_fast.preference.plackett_luce import RankingOptions
@@ -166,47 +175,72 @@ def preference_cases() -> list[Case]:
 
 
 def linear_cases() -> list[Case]:
-    """The kernels of hidden states times the head.
+    """The kernels of hidden states times the head, in every branch that a call can reach.
 
-    "kept" writes d log p / d logits in the named dtype, and "alone" does not; "bf16" is the product
-    without logits.
+    "kept" writes d log p / d logits in the named dtype, and "alone" does not. A name without them
+    is that of the product without logits. "odd" is a vocabulary, or a width of the product, whose
+    rows do not start at multiples of 16 bytes.
     """
-    import torch
-    from pad_fast.kernels.linear_logprob import launch, tuning
+    short = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    cases: list[Case] = []
+    for cap, softcap in CAPS:
+        for name, dtype in {**short, "fp64": torch.float64}.items():
+            cases.append((f"kept {name}{cap}", _row_case(softcap, dtype)))
+        cases += [
+            (f"alone{cap}", _row_case(softcap)),
+            (f"alone bias{cap}", _row_case(softcap, bias=True)),
+            (f"kept bf16 bias{cap}", _row_case(softcap, torch.bfloat16, bias=True)),
+            (f"kept bf16 odd{cap}", _row_case(softcap, torch.bfloat16, columns=50257)),
+        ]
+        for name, dtype in short.items():
+            cases += [
+                (f"{name}{cap}", _fused_case(softcap, dtype)),
+                (f"{name} bias{cap}", _fused_case(softcap, dtype, bias=True)),
+                (f"{name} odd{cap}", _fused_case(softcap, dtype, width=123)),
+            ]
+    return cases
 
-    from pad_fast.logprob.softmax import TokenOptions
 
-    rows, columns, width = 2, 32768, 256
-    labels = torch.zeros(rows, dtype=torch.int64)
+def _row_case(
+    softcap: float, dtype: torch.dtype | None = None, bias: bool = False, columns: int = 32768
+) -> Callable[[str], None]:
+    def go(name: str) -> None:
+        from pad_fast.kernels.common.device import nearest
+        from pad_fast.kernels.linear_logprob import launch, tuning
 
-    def softmax_case(softcap: float, dtype=None) -> Callable[[str], None]:
-        def go(name: str) -> None:
-            logits = torch.zeros(rows, columns)
-            found = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
-            kept = torch.zeros(rows, columns, dtype=dtype) if dtype is not None else None
-            options = TokenOptions(softcap=softcap)
-            launch.rows(logits, None, labels, kept, found, options, tiling=tuning.ROWS[name])
+        from pad_fast.logprob.softmax import TokenOptions, accumulator
 
-        return go
+        wide = accumulator(dtype or torch.float32)
+        labels, *found = torch.zeros(1, 2, dtype=torch.int64)[0], *torch.zeros(3, 2, dtype=wide)
+        kept = None if dtype is None else torch.zeros(2, -(-columns // 64) * 64, dtype=dtype)
+        launch.rows(
+            torch.zeros(2, columns, dtype=wide),
+            torch.zeros(columns, dtype=dtype) if bias else None,
+            labels,
+            None if kept is None else kept[:, :columns],
+            tuple(found),
+            TokenOptions(softcap=softcap),
+            tiling=nearest(tuning.ROWS, name).of(wide),
+        )
 
-    def fused_case(softcap: float) -> Callable[[str], None]:
-        def go(name: str) -> None:
-            hidden = torch.zeros(rows, width, dtype=torch.bfloat16)
-            weight = torch.zeros(columns, width, dtype=torch.bfloat16)
-            options = TokenOptions(softcap=softcap)
-            launch.score(hidden, weight, None, labels, options, tiling=tuning.SCORING[name])
+    return go
 
-        return go
 
-    kinds = {
-        "kept bf16": lambda softcap: softmax_case(softcap, torch.bfloat16),
-        "kept fp32": lambda softcap: softmax_case(softcap, torch.float32),
-        "alone": softmax_case,
-        "bf16": fused_case,
-    }
-    return [
-        (f"{name}{cap}", make(softcap)) for name, make in kinds.items() for cap, softcap in CAPS
-    ]
+def _fused_case(
+    softcap: float, dtype: torch.dtype, bias: bool = False, width: int = 256
+) -> Callable[[str], None]:
+    def go(name: str) -> None:
+        from pad_fast.kernels.common.device import nearest
+        from pad_fast.kernels.linear_logprob import launch, tuning
+
+        from pad_fast.logprob.softmax import TokenOptions
+
+        factors = (torch.zeros(rows, width, dtype=dtype) for rows in (2, 32768))
+        added = torch.zeros(32768, dtype=dtype) if bias else None
+        labels, tilings = torch.zeros(2, dtype=torch.int64), nearest(tuning.SCORING, name)
+        launch.score(*factors, added, labels, TokenOptions(softcap=softcap), tilings=tilings)
+
+    return go
 
 
 def resources(kernel) -> dict[str, int]:
@@ -232,9 +266,14 @@ def resources(kernel) -> dict[str, int]:
         "stack": field("private_segment_fixed_size"),
         "spills": field("vgpr_spill_count"),
         "shared": kernel.metadata.shared,
+        "threads": _threads(kernel),
         "load": widest("load"),
         "store": widest("store"),
     }
+
+
+def _threads(kernel) -> int:
+    return kernel.metadata.num_warps * kernel.metadata.target.warp_size
 
 
 def _nvidia(kernel) -> dict[str, int]:
@@ -261,6 +300,7 @@ def _nvidia(kernel) -> dict[str, int]:
         "stack": found["STACK"],
         "spills": found["LOCAL"],
         "shared": kernel.metadata.shared,
+        "threads": _threads(kernel),
         "load": widest("ld"),
         "store": widest("st"),
     }
@@ -274,11 +314,17 @@ def table(targets: list[str]) -> dict[str, dict[str, int]]:
     """Resources by target, kernel and case: {"sm_90 logprob_fwd bf16": {...}}."""
     rows = {}
     for target in targets:
-        for name, go in logprob_cases() + response_cases() + linear_cases() + preference_cases():
+        for name, go in cases_of(target):
             with only_compile(target) as kernels:
                 go(target)
             rows |= {f"{target} {kernel.name} {name}": resources(kernel) for kernel in kernels}
     return rows
+
+
+def cases_of(target: str) -> list[Case]:
+    """All cases; of the other architectures those whose tiles follow from tuning tables."""
+    tiled = linear_cases() + logprob_cases()
+    return tiled if target in OTHERS else tiled + response_cases() + preference_cases()
 
 
 def read() -> dict[str, dict[str, dict[str, int]]]:
@@ -304,7 +350,7 @@ def main() -> None:
     parser.add_argument(
         "--triton", type=Path, metavar="DIR", help="folder of another version of triton"
     )
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--targets", nargs="+", choices=EVERY, default=list(TARGETS))
     parser.add_argument(
         "--write", action="store_true", help=f"record the table in {TABLE.relative_to(ROOT)}"
     )

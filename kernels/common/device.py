@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 import triton.language as tl
@@ -10,20 +13,35 @@ import triton.language as tl
 # The accumulation dtypes by their names in Triton.
 ACCUMULATORS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
+Entry = TypeVar("Entry")
+
 
 def on(device: torch.device) -> contextlib.AbstractContextManager:
     """Make ``device`` current: Triton launches on the current device, whatever the tensors' is."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
+@functools.cache
 def architecture(device: torch.device) -> str:
-    """The device's key in the tuning tables: "sm_90", "gfx942", or "" where there is no GPU."""
+    """The device's architecture: "sm_90", "gfx942", or "" where there is no GPU."""
     if device.type != "cuda":
         return ""
     if torch.version.hip is not None:
         return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    major, _ = torch.cuda.get_device_capability(device)
-    return f"sm_{major}0"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def nearest(table: Mapping[str, Entry], architecture: str) -> Entry:
+    """The entry of a tuning table for an architecture, or of the one that is most like it.
+
+    That is one of the same generation on NVIDIA's GPUs, else sm_80, which asks for the least shared
+    memory. AMD's are treated as gfx942: they have no register limits, and warps of 64 threads.
+    """
+    if architecture.startswith("gfx"):
+        return table.get(architecture, table["gfx942"])
+    generation = architecture[:-1] or "sm_8"
+    return next((entry for key, entry in table.items() if key[:-1] == generation), table["sm_80"])
 
 
 def has_wide_warps() -> bool:
@@ -31,6 +49,7 @@ def has_wide_warps() -> bool:
     return torch.version.hip is not None
 
 
+@functools.cache
 def multiprocessors(device: torch.device) -> int:
     """The number of multiprocessors; under the interpreter 2, so that persistent loops repeat."""
     if device.type != "cuda":

@@ -36,6 +36,18 @@ def _load_factor(
     return tile
 
 
+@triton.jit
+def block_and_part(item, SPLITS: tl.constexpr):
+    """The block of rows and the part of the vocabulary of a work item.
+
+    Items that run at the same time are few blocks of rows with all parts of the vocabulary: their
+    hidden states stay in the second-level cache, and each weight is read once for all of them. In
+    the other order the hidden states of all rows would be read again for every tile of the
+    vocabulary (tools/l2_model.py).
+    """
+    return item // SPLITS, item % SPLITS
+
+
 @triton.jit(do_not_specialize=["rows", "vocabulary"])
 def linear_logprob_fwd(
     hidden,  # (M, D), a pointer, or a tensor descriptor of tiles (BLOCK_M, BLOCK_K)
@@ -60,17 +72,15 @@ def linear_logprob_fwd(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Programs walk over blocks of rows, then over the SPLITS parts of the vocabulary.
-
-    In this order those that run at the same time read the same weights.
-    """
+    """Programs walk over the SPLITS parts of the vocabulary, then over blocks of rows."""
     ACC: tl.constexpr = tl.float32
     inner = tl.full((), inner, ACC)
     outer = tl.full((), outer, ACC)
     blocks = tl.cdiv(rows, BLOCK_M)
     part = tl.cdiv(tl.cdiv(vocabulary, BLOCK_N), SPLITS) * BLOCK_N
     for item in range(tl.program_id(0), blocks * SPLITS, tl.num_programs(0)):
-        first, split = item % blocks * BLOCK_M, item // blocks
+        block, split = block_and_part(item, SPLITS)
+        first = block * BLOCK_M
         places = first + tl.arange(0, BLOCK_M)
         label = tl.load(labels_ptr + places, mask=places < rows, other=-1).to(tl.int64)
         label = tl.where(label < vocabulary, label, -1)  # the last tile has columns beyond
@@ -99,7 +109,7 @@ def linear_logprob_fwd(
             total = total * power(peak - higher, CAPPED)
             total += tl.sum(power(z - higher[:, None], CAPPED), 1)
             peak = higher
-        out = split.to(tl.int64) * rows + places
+        out = tl.full((), split, tl.int64) * rows + places
         tl.store(label_ptr + out, own, mask=places < rows)
         tl.store(peak_ptr + out, peak, mask=places < rows)
         tl.store(total_ptr + out, total, mask=places < rows)

@@ -18,7 +18,7 @@ from ..logprob import launch as logprob
 from ..logprob.launch import TokenOptions
 from .fused import linear_logprob_fwd, linear_logprob_join
 from .row_softmax import linear_logprob_rows
-from .tuning import SPLITS, RowTiling, ScoringTiling, rows_of, scoring_of
+from .tuning import SPLITS, RowTiling, ScoringTiling, ScoringTilings, rows_of, scoring_of
 
 VEC = 4  # columns that a lane takes at once
 JOINED = 128  # rows of a program that joins the parts of the vocabulary
@@ -40,7 +40,7 @@ def rows(
     """
     if not labels.numel():
         return
-    tiling = tiling or rows_of(logits.device)
+    tiling = tiling or rows_of(logits.device).of(logits.dtype)
     bias = bias.contiguous() if bias is not None else None
     with on(logits.device):
         linear_logprob_rows[(labels.numel(),)](
@@ -88,6 +88,7 @@ def tile(
         total[None],
         replace(options, ignore_index=NO_LABEL),  # all these rows are live
         logp_grad[None],
+        again=True,
     )
 
 
@@ -97,13 +98,12 @@ def score(
     bias: Tensor | None,  # (V,)
     labels: Tensor,  # (L,)
     options: TokenOptions,
-    tiling: ScoringTiling | None = None,
+    tilings: ScoringTilings | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (L,) each, float32
     """Log-probability of each label, maximum and sum of exponentials, without logits in memory.
 
     Not for float64.
     """
-    tiling = tiling or scoring_of(hidden.device)
     count = len(labels)
     logp, peak, total = (hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
     found = (logp, peak, total)
@@ -113,8 +113,8 @@ def score(
     hidden, weight = (
         factor if factor.stride(1) == 1 else factor.contiguous() for factor in (hidden, weight)
     )
-    depth = tiling.depth // hidden.element_size()
-    described = tiling.described and all(_describable(factor) for factor in (hidden, weight))
+    tiling = _tiling_for(hidden, weight, bias, tilings or scoring_of(hidden.device))
+    depth, described = tiling.depth // hidden.element_size(), tiling.described
     factors: tuple[Tensor | TensorDescriptor, ...] = (hidden, weight)
     if described:
         sizes = (tiling.rows, tiling.columns)
@@ -143,6 +143,7 @@ def score(
             BLOCK_K=depth,
             num_warps=tiling.num_warps,
             num_stages=tiling.num_stages,
+            **tiling.limits,
             **shared,
         )
         grid = (triton.cdiv(count, JOINED),)
@@ -150,6 +151,17 @@ def score(
     return found
 
 
-def _describable(factor: Tensor) -> bool:
-    """Tensor descriptors need rows whose start and length are multiples of 16 bytes."""
+def _tiling_for(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, tilings: ScoringTilings
+) -> ScoringTiling:
+    """The tiling for factors of this dtype and alignment."""
+    if hidden.dtype == torch.float32:
+        return tilings.float32
+    if not (_is_aligned(hidden) and _is_aligned(weight)):
+        return tilings.odd
+    return tilings.aligned if bias is None or tilings.biased is None else tilings.biased
+
+
+def _is_aligned(factor: Tensor) -> bool:
+    """Whether rows start at multiples of 16 bytes, as tensor descriptors need it."""
     return factor.data_ptr() % 16 == 0 and factor.stride(0) * factor.element_size() % 16 == 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..common.device import architecture
+from ..common.device import architecture, nearest
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,10 @@ class RowTiling:
 
     columns: int  # columns of a tile, a power of two
     num_warps: int
+
+    def of(self, dtype: torch.dtype) -> RowTiling:
+        """The tiling for logits of ``dtype``: a float64 takes two registers."""
+        return RowTiling(self.columns // 2, self.num_warps // 2) if dtype.itemsize > 4 else self
 
     @property
     def limits(self) -> dict[str, int]:
@@ -43,8 +47,8 @@ ROWS = {
 
 
 def rows_of(device: torch.device) -> RowTiling:
-    """The tiling of linear_logprob_rows on a device; unknown ones are treated as sm_90."""
-    return ROWS.get(architecture(device), ROWS["sm_90"])
+    """The tiling of linear_logprob_rows on a device."""
+    return nearest(ROWS, architecture(device))
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,53 @@ class ScoringTiling:
     num_stages: int
     # Whether tiles are fetched by tensor descriptors, and as many programs run as multiprocessors.
     described: bool = False
+    most_registers: int | None = None  # of a thread; None leaves it to the compiler
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limit of registers, which only NVIDIA's compiler takes."""
+        return {} if self.most_registers is None else {"maxnreg": self.most_registers}
 
 
-# 128 x 128 float32 numbers are 64 registers of each of 256 threads, and the softmax needs as many
-# again.
+@dataclass(frozen=True)
+class ScoringTilings:
+    """The tilings of an architecture, by the factors of the product."""
+
+    aligned: ScoringTiling  # 16-bit factors whose rows start at multiples of 16 bytes
+    odd: ScoringTiling  # other 16-bit factors
+    float32: ScoringTiling
+    biased: ScoringTiling | None = None  # aligned factors with a bias; None: as without one
+
+
+# Tensor cores: 128 x 128 float32 numbers are 64 registers of each of 256 threads, and the softmax
+# needs as many again. Rows that do not start at multiples of 16 bytes are loaded by single numbers
+# through registers, so that half the depth is what fits.
+_ODD = ScoringTiling(128, 128, 32, 8, 3)
+# float32 is multiplied by ordinary instructions, as PyTorch does by default. 64 x 64 numbers are 16
+# registers of each of 256 threads, and their factors are unrolled over the depth. Without the limit
+# ptxas aims at two programs on a multiprocessor and puts numbers on a stack.
+_FLOAT32 = ScoringTiling(64, 64, 64, 8, 3, most_registers=255)
+_FLOAT32_AMD = ScoringTiling(64, 64, 64, 8, 2)
+# For GPUs before sm_80, Triton has no tensor cores any more.
+_ORDINARY = ScoringTiling(64, 64, 32, 8, 2, most_registers=255)
 SCORING = {
-    "sm_80": ScoringTiling(128, 128, 64, 8, 3),
-    "sm_90": ScoringTiling(128, 128, 128, 8, 4, described=True),
-    "sm_100": ScoringTiling(128, 128, 128, 8, 4, described=True),
-    "gfx942": ScoringTiling(128, 128, 64, 8, 2),
+    "sm_75": ScoringTilings(_ORDINARY, _ORDINARY, _FLOAT32),
+    "sm_80": ScoringTilings(ScoringTiling(128, 128, 64, 8, 3), _ODD, _FLOAT32),
+    "sm_90": ScoringTilings(ScoringTiling(128, 128, 128, 8, 4, described=True), _ODD, _FLOAT32),
+    "sm_100": ScoringTilings(
+        ScoringTiling(128, 128, 128, 8, 4, described=True),
+        _ODD,
+        _FLOAT32,
+        # Triton 3.9 puts 40 bytes of a biased tile of 128 columns on a stack.
+        biased=ScoringTiling(128, 64, 128, 8, 4, described=True),
+    ),
+    "gfx942": ScoringTilings(ScoringTiling(128, 128, 64, 8, 2), _ODD, _FLOAT32_AMD),
 }
 # Parts of the vocabulary. The number does not follow the batch, since the order of a row's sums
 # follows it.
 SPLITS = 8
 
 
-def scoring_of(device: torch.device) -> ScoringTiling:
-    """The tiling of linear_logprob_fwd on a device; unknown ones are treated as sm_80."""
-    return SCORING.get(architecture(device), SCORING["sm_80"])
+def scoring_of(device: torch.device) -> ScoringTilings:
+    """The tilings of linear_logprob_fwd on a device."""
+    return nearest(SCORING, architecture(device))

@@ -30,6 +30,7 @@ def logprob_bwd(
     BLOCK_V: tl.constexpr,
     VEC: tl.constexpr,
     CHUNK: tl.constexpr,  # columns of a program, a multiple of BLOCK_V
+    AGAIN: tl.constexpr,  # whether the logits are not those of the forward, bit for bit
 ):
     """A program takes CHUNK columns of a row. Rows without a gradient are zeroed and not read."""
     row = tl.program_id(0).to(tl.int64)
@@ -62,12 +63,16 @@ def logprob_bwd(
     tile_ptr = logits_ptr + row_r * stride_r + row_t * stride_t + first.to(tl.int64) * stride_v
     for start in range(first, whole, BLOCK_V):
         x = tl.load(tile_ptr + steps)
-        d = logp_grad(x, offsets, label - start, scale, share, peak, inner, outer, CAPPED, ACC)
+        d = logp_grad(
+            x, offsets, label - start, scale, share, peak, inner, outer, CAPPED, ACC, AGAIN
+        )
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty))
         tile_ptr += block * stride_v
         out_ptr += block * dstride_v
     if whole < last:
         there = whole + offsets < last
         x = tl.load(tile_ptr + steps, mask=there, other=0.0)
-        d = logp_grad(x, offsets, label - whole, scale, share, peak, inner, outer, CAPPED, ACC)
+        d = logp_grad(
+            x, offsets, label - whole, scale, share, peak, inner, outer, CAPPED, ACC, AGAIN
+        )
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty), mask=there)

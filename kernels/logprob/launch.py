@@ -109,10 +109,12 @@ def backward(
     total: Tensor,  # (R, T)
     options: TokenOptions,
     dlogits: Tensor,  # (R, T, V), written; may be logits
+    again: bool = False,
     tiling: Tiling | None = None,
 ) -> None:
     """The gradient of the logits.
 
+    ``again`` is for logits that were computed again: one above its row's peak counts as the peak.
     Rows that are ignored or whose upstream gradient is 0 are zeroed without a read.
     """
     if logits.numel() == 0:
@@ -134,6 +136,7 @@ def backward(
             options.ignore_index,
             *constants(options),
             CHUNK=chunk,
+            AGAIN=again,
             **_specialization(logits, options, peak.dtype, tiling),
         )
 

@@ -85,6 +85,7 @@ def logp_grad(
     outer,
     CAPPED: tl.constexpr,
     ACC: tl.constexpr,
+    AGAIN: tl.constexpr = False,  # x was computed again, and may exceed its peak by a rounding
 ):
     """The gradient of the label's log p for x, times the upstream gradient.
 
@@ -93,7 +94,8 @@ def logp_grad(
     0, and no slope has the wrong sign.
     """
     z = transform(x, inner, outer, CAPPED, ACC)
-    d = -share * power(z - peak, CAPPED)
+    below = tl.minimum(z - peak, 0.0) if AGAIN else z - peak
+    d = -share * power(below, CAPPED)
     # In tiles without the label the comparison would only cost registers.
     if is_column(place, offsets.shape[0] * offsets.shape[1]):
         d = tl.where(offsets == place, scale + d, d)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..common.device import architecture
+from ..common.device import architecture, nearest
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ TILINGS = {
     "sm_100": Tiling(tile_bytes=4096, num_warps=4, chunk=16),
     "gfx942": Tiling(tile_bytes=8192, num_warps=4, chunk=8),  # warps of 64 threads
 }
-OTHERS = TILINGS["sm_90"]
 
 
 def tiling_of(device: torch.device) -> Tiling:
-    """The tiling on a device; unknown ones are treated as sm_90."""
-    return TILINGS.get(architecture(device), OTHERS)
+    """The tiling on a device."""
+    return nearest(TILINGS, architecture(device))

@@ -7,7 +7,7 @@ only these. The others are computed again, one slice of the vocabulary after ano
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,51 +15,20 @@ from torch import Tensor
 
 from pad_fast.device import is_gpu
 from pad_fast.linear_logprob import memory_budget
-from pad_fast.linear_logprob.head import GPU_TILE_ROWS, Head, times_weight
-from pad_fast.linear_logprob.matmul import add_product_, product
+from pad_fast.linear_logprob.head import Head, empty_rows, times_weight
+from pad_fast.linear_logprob.matmul import SliceSum, add_product_, write_product
+from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS
+from pad_fast.linear_logprob.upstream import Upstream, gather_rows, scale_rows_
 from pad_fast.logprob.softmax import RowNumbers
 from pad_fast.logprob.torch_impl import tiles
 
 
 @dataclass(frozen=True)
-class Upstream:
-    """The upstream gradient g of packed rows, also for products in 16 bits."""
-
-    grad: Tensor  # (L,) in the accumulator's dtype
-    # A power of two by which g is divided before float16 products: loss scaling can make g too
-    # large for the range of float16, and averaging too small.
-    unit: Tensor  # ()
-
-    @classmethod
-    def of(cls, grad: Tensor, total: Tensor, dtype: torch.dtype) -> Upstream:
-        """From ``grad`` (L,) and the rows' totals.
-
-        A row whose numbers are NaN has a logp_grad of 0, and passes NaN on by its g, unless that
-        is 0: a loss that masks a row silences its NaN.
-        """
-        grad = torch.where((grad != 0) & total.isnan(), torch.nan, grad.to(total.dtype))
-        if dtype != torch.float16 or not len(grad):
-            return cls(grad, grad.new_ones(()))
-        largest = grad.abs().nan_to_num(0, 0, 0).amax()
-        return cls(grad, largest.clamp(min=torch.finfo(grad.dtype).tiny).log2().ceil().exp2())
-
-    def times(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
-        """(g / unit) * H in ``dtype``, of the first rows, which ``packed`` holds."""
-        return scale_rows(self.grad[: len(packed)] / self.unit, packed).to(dtype)
-
-
-def scale_rows(grad: Tensor, rows: Tensor) -> Tensor:
-    """grad * rows, and 0 where grad is 0 even if the row is not finite."""
-    grad = grad.unsqueeze(1)
-    return torch.where(grad == 0, 0, grad * rows)
-
-
-@dataclass(frozen=True)
 class PackedRows:
-    """The live rows, gathered, and their upstream gradient."""
+    """The live rows and their upstream gradient."""
 
-    hidden: Tensor  # (L, D)
-    places: Tensor  # (L,), among all rows
+    hidden: Tensor  # (M, D), all rows
+    places: Tensor  # (L,), of the live ones
     labels: Tensor  # (L,), as the two below
     peak: Tensor
     total: Tensor
@@ -75,87 +44,110 @@ class Gradients:
     bias: Tensor | None  # (V,)
 
 
-# (a tile u (L, v) of products, its rows, its columns, the head) -> g * d log p / d u of the tile
-TileLogpGrad = Callable[[Tensor, RowNumbers, slice, Head], Tensor]
+# (a tile u (L, v) of products, its rows, its columns, the head, where to write or None)
+# -> g * d log p / d u of the tile
+TileLogpGrad = Callable[[Tensor, RowNumbers, slice, Head, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class HowToBackward:
+    """How the rows that kept nothing are computed again."""
+
+    tile_logp_grad: TileLogpGrad
+    read_all: bool  # also rows with g = 0: leaving them out waits for the device
+    product_rows: int  # rows that a product of gradients takes at once
 
 
 def backward(
     packed: PackedRows,
     head: Head,
     logp_grad: Tensor,  # (K, V or more), what the first K rows kept
-    tile_logp_grad: TileLogpGrad,
     into: Gradients,
-    read_all: bool,
+    how: HowToBackward,
 ) -> None:
     """Write the gradients that are needed.
 
-    ``read_all`` computes also the rows with g = 0 again: leaving them out waits for the device.
+    More rows than ``product_rows`` are computed again in two passes, one for hidden states and one
+    for the head: sums of both over all rows and slices would not fit in the memory there is.
     """
-    count = len(packed.places)
-    kept = min(len(logp_grad), count)
-    grad = packed.upstream.grad
+    kept = min(len(logp_grad), len(packed.places))
+    logp_grad = logp_grad[:kept, : len(head.weight)]
     if into.hidden is not None:
-        for part in tiles(kept, head.tile_rows):
-            unscaled = times_weight(logp_grad[part, : len(head.weight)], head)
-            dhidden = scale_rows(grad[part], unscaled)
+        step = how.product_rows if is_gpu(logp_grad.device) else head.tile_rows
+        for part in tiles(kept, step):
+            unscaled = times_weight(logp_grad[part], head)
+            dhidden = scale_rows_(unscaled, packed.upstream.grad[part])
             into.hidden.index_copy_(0, packed.places[part], dhidden.to(into.hidden.dtype))
-    others = slice(kept, count)
-    rows = others if read_all else kept + grad[others].nonzero().squeeze(-1)
-    rest = _Recomputed(packed, rows, head, tile_logp_grad, into.hidden is not None)
-    if rest.count or into.weight is not None or into.bias is not None:
-        _add_by_slices(packed, head, logp_grad[:kept], rest, into)
-    if into.hidden is not None and rest.dhidden is not None:
-        places = packed.places[rows]
-        for part in tiles(rest.count, head.tile_rows):
-            dhidden = rest.dhidden[part].mul_(packed.upstream.unit)
-            into.hidden.index_copy_(0, places[part], dhidden.to(into.hidden.dtype))
+            del unscaled, dhidden  # before the next product
+    grad = packed.upstream.grad[kept:]
+    again = torch.arange(kept, len(packed.places), device=grad.device)
+    rows = again if how.read_all else again[grad != 0]
+    blocks = [rows[part] for part in tiles(len(rows), how.product_rows)]
+    together = len(blocks) == 1
+    if into.hidden is not None and not together:
+        for block in blocks:
+            rest = _Recomputed(packed, block, head, how.tile_logp_grad, need_hidden=True)
+            for columns in tiles(len(head.weight), head.tile_columns):
+                rest.add(columns, None, None)
+            rest.write_hidden(into.hidden)
+            del rest  # before the next block
+    if together or into.weight is not None or into.bias is not None:
+        need_hidden = into.hidden is not None and together
+
+        def recomputed(block: Tensor) -> _Recomputed:
+            return _Recomputed(packed, block, head, how.tile_logp_grad, need_hidden)
+
+        _add_by_slices(packed, head, logp_grad, into, blocks, recomputed)
 
 
 def _add_by_slices(
-    packed: PackedRows, head: Head, logp_grad: Tensor, rest: _Recomputed, into: Gradients
+    packed: PackedRows,
+    head: Head,
+    logp_grad: Tensor,  # (K, V)
+    into: Gradients,
+    blocks: Sequence[Tensor],
+    recomputed: Callable[[Tensor], _Recomputed],
 ) -> None:
-    """Finish the gradients of weight and bias slice by slice, and gather dH of ``rest``."""
+    """Finish the gradients of weight and bias slice by slice, and dH of a single block of rows."""
     upstream, kept = packed.upstream, len(logp_grad)
     factors = None
     if into.weight is not None:
-        factors = upstream.times(packed.hidden[:kept], head.factor_dtype)
-    grad = upstream.grad[:kept] / upstream.unit
+        factors = upstream.times(packed.hidden, packed.places[:kept], head.factor_dtype)
+    grad = upstream.in_units[:kept]
+    single = recomputed(blocks[0]) if len(blocks) == 1 else None
     for columns in tiles(len(head.weight), head.tile_columns):
-        targets = [None if whole is None else whole[columns] for whole in (into.weight, into.bias)]
-        sums = [None if target is None else _zeros_for(target, head) for target in targets]
+        sums = [
+            None if whole is None else SliceSum(whole[columns], head.dtype)
+            for whole in (into.weight, into.bias)
+        ]
         if kept:
             add_weight_gradient(logp_grad[:, columns], factors, grad, *sums)
-        if rest.count:
-            rest.add(columns, *sums)
-        for target, total in zip(targets, sums, strict=True):
-            if target is not None and total is not None:
-                target.copy_(total.mul_(upstream.unit))  # copies nothing where they are the same
+        for block in blocks:
+            (single or recomputed(block)).add(columns, *sums)
+        for total in sums:
+            if total is not None:
+                total.finish(upstream.unit)
         del sums  # before those of the next slice are made
-
-
-def _zeros_for(target: Tensor, head: Head) -> Tensor:
-    """Zeros in the accumulator's dtype: the target itself where it has that dtype."""
-    if target.dtype == head.dtype:
-        return target.zero_()
-    return torch.zeros_like(target, dtype=head.dtype)
+    if single is not None and into.hidden is not None:
+        single.write_hidden(into.hidden)
 
 
 def add_weight_gradient(
     logp_grad: Tensor,  # (L, v), a slice of the vocabulary
     factors: Tensor | None,  # (L, D), g * H
     grad: Tensor,  # (L,), g
-    dweight: Tensor | None,  # (v, D)
-    dbias: Tensor | None,  # (v,)
+    dweight: SliceSum | None,  # (v, D)
+    dbias: SliceSum | None,  # (v,)
 ) -> None:
     """dW += S.T @ (g * H) and db += S.T @ g, with S the ``logp_grad``."""
     if dweight is not None and factors is not None:
         # Rows that have to be widened are widened a few at a time.
         step = len(logp_grad) if logp_grad.dtype == factors.dtype else memory_budget.CPU_ROWS
         for rows in tiles(len(logp_grad), max(1, step)):
-            add_product_(dweight, logp_grad[rows].to(factors.dtype).T, factors[rows])
+            dweight.add_product(logp_grad[rows].to(factors.dtype).T, factors[rows])
     if dbias is not None:
         for rows in tiles(len(logp_grad), GPU_TILE_ROWS):
-            dbias += grad[rows] @ logp_grad[rows].to(grad.dtype)
+            dbias.add(grad[rows] @ logp_grad[rows].to(grad.dtype))
 
 
 class _Recomputed:
@@ -164,42 +156,55 @@ class _Recomputed:
     def __init__(
         self,
         packed: PackedRows,
-        rows: slice | Tensor,
+        rows: Tensor,  # (B,), among the packed ones
         head: Head,
         tile_logp_grad: TileLogpGrad,
         need_hidden: bool,
     ):
-        self.head, self.tile_logp_grad = head, tile_logp_grad
-        grad = packed.upstream.grad[rows] / packed.upstream.unit
-        self.count = len(grad)
+        self.head, self.tile_logp_grad, self.upstream = head, tile_logp_grad, packed.upstream
+        grad = packed.upstream.in_units[rows]
+        self.places = packed.places[rows]
         self.numbers = RowNumbers(packed.labels[rows], packed.peak[rows], packed.total[rows], grad)
         # A row with g = 0 may hold NaN, and 0 times NaN is NaN.
-        hidden = torch.where(grad.unsqueeze(1) == 0, 0, packed.hidden[rows])
-        self.hidden = hidden.to(head.factor_dtype)
-        self.dhidden = (
-            self.hidden.new_zeros(hidden.shape, dtype=head.dtype) if need_hidden else None
-        )
+        self.hidden = gather_rows(packed.hidden, self.places, grad, head.factor_dtype, scaled=False)
+        self.dhidden = None
+        if need_hidden:
+            self.dhidden = self.hidden.new_zeros(self.hidden.shape, dtype=head.dtype)
 
-    def add(self, columns: slice, dweight: Tensor | None, dbias: Tensor | None) -> None:
+    def add(self, columns: slice, dweight: SliceSum | None, dbias: SliceSum | None) -> None:
         """Add what ``columns`` contribute to the gradients of hidden states, weight and bias."""
         part = self.head.weight[columns].to(self.head.factor_dtype)
-        # A GPU holds the slice of all rows, so that the weight's gradient is one product, whose
-        # sum is not read and written again for each tile.
+        # A GPU holds the slice of all rows, so that each gradient is one product.
         held = None
-        if dweight is not None and is_gpu(part.device):
-            held = self.hidden.new_empty(self.count, len(part))
-        for rows in tiles(self.count, self.head.tile_rows):
-            u = product(self.hidden[rows], part.T, self.head.dtype)
-            tile = self.tile_logp_grad(u, self.numbers[rows], columns, self.head).to(part.dtype)
+        if is_gpu(part.device):
+            held = empty_rows(self.hidden, len(self.hidden), len(part))
+        for rows in tiles(len(self.hidden), self.head.tile_rows):
+            u = empty_rows(part, rows.stop - rows.start, len(part), self.head.dtype)
+            write_product(u, self.hidden[rows], part.T)
+            target = None if held is None else held[rows]
+            tile = self.tile_logp_grad(u, self.numbers[rows], columns, self.head, target)
             del u
             if dbias is not None:
-                dbias += tile.sum(0, dtype=dbias.dtype)
-            if self.dhidden is not None:
-                add_product_(self.dhidden[rows], tile, part)
-            if held is not None:
-                held[rows] = tile
-            elif dweight is not None:
-                add_product_(dweight, tile.T, self.hidden[rows])
+                dbias.add(tile.sum(0, dtype=self.head.dtype))
+            if held is None:
+                self._add_products(rows, tile.to(part.dtype), part, dweight)
             del tile  # before the next product
-        if held is not None and dweight is not None:
-            add_product_(dweight, held.T, self.hidden)
+        if held is not None:
+            self._add_products(slice(None), held, part, dweight)
+
+    def _add_products(
+        self, rows: slice, tile: Tensor, part: Tensor, dweight: SliceSum | None
+    ) -> None:
+        if self.dhidden is not None:
+            add_product_(self.dhidden[rows], tile, part)
+        if dweight is not None:
+            dweight.add_product(tile.T, self.hidden[rows])
+
+    def write_hidden(self, target: Tensor) -> None:
+        """Write the gradient of these rows' hidden states."""
+        assert self.dhidden is not None
+        for part in tiles(len(self.places), self.head.tile_rows):
+            dhidden = self.dhidden[part]
+            if self.upstream.unit is not None:
+                dhidden = dhidden * self.upstream.unit
+            target.index_copy_(0, self.places[part], dhidden.to(target.dtype))

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from pad_fast.device import is_gpu
-from pad_fast.linear_logprob.matmul import add_product_, factor_dtype, product
-from pad_fast.linear_logprob.memory_budget import chunk_rows
+from pad_fast.linear_logprob.matmul import add_product_, factor_dtype, product, write_product
+from pad_fast.linear_logprob.memory_budget import (
+    GPU_TILE_COLUMNS,
+    GPU_TILE_ROWS,
+    chunk_rows,
+    padded,
+)
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import TokenOptions, accumulator
 from pad_fast.logprob.torch_impl import tiles
-
-# The tiles of a GPU's backward. 16,384 rows by 8,192 columns are 256 MiB of logp_grad in 16 bits,
-# and the gradient of hidden states is added to 16 times at V = 128,256.
-GPU_TILE_ROWS = 2048
-GPU_TILE_COLUMNS = 8192
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,31 @@ class Head:
         return u if self.bias is None else u.add_(self.bias[columns].to(u.dtype))
 
 
+def empty_rows(like: Tensor, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Room for (rows, columns), of which every row starts at a multiple of 128 bytes or more.
+
+    Rows of an odd vocabulary would else be read and written number by number, and products of them
+    would not be aligned.
+    """
+    return like.new_empty(rows, padded(columns), dtype=dtype or like.dtype)[:, :columns]
+
+
 def pack(hidden: Tensor, rows: Tensor, chunk: int) -> Tensor:
     """``hidden[rows]``, and rows of zeros up to a multiple of ``chunk``."""
     packed = hidden.new_zeros(-(-len(rows) // chunk) * chunk, hidden.shape[1])
     torch.index_select(hidden, 0, rows, out=packed[: len(rows)])
     return packed
+
+
+def logits_of(packed: Tensor, head: Head) -> Tensor:
+    """``packed`` (C, D) times the transposed weight (D, V), in the accumulator's dtype."""
+    logits = empty_rows(packed, len(packed), len(head.weight), head.dtype)
+    if head.factor_dtype == head.weight.dtype:
+        return write_product(logits, packed, head.weight.T)
+    packed = packed.to(head.factor_dtype)
+    for columns, part in head.slices(logits_torch.TILE_COLUMNS):
+        write_product(logits[:, columns], packed, part.T)
+    return logits
 
 
 def times_weight(logp_grad: Tensor, head: Head) -> Tensor:

@@ -85,17 +85,20 @@ class RowSplit(NamedTuple):
     saved_rows: int  # rows that keep their logp_grad for the backward
     unscaled: bool  # the forward makes the gradient of hidden states, but for a factor a row
     fused: bool  # no logits in memory, in a kernel that is slower where memory is not short
+    product_rows: int  # rows that a product of gradients takes at once
 
 
 def row_split(inputs: LinearInputs, rows: int) -> RowSplit:
     """How ``rows`` live rows are split, by the gradients and the memory that there will be."""
     weight, budget = inputs.head.weight, inputs.memory_budget
     if inputs.head_needs_gradient:
-        return RowSplit(budgets.saved_rows(budget, rows, *inputs.sizes), False, False)
+        kept = budgets.saved_rows(budget, rows, *inputs.sizes)
+        return RowSplit(kept, False, False, budgets.product_rows(budget, rows, kept, *inputs.sizes))
     if _needs_gradient(inputs.hidden):
-        return RowSplit(0, True, False)
+        together = budgets.product_rows(budget, rows, None, *inputs.sizes)
+        return RowSplit(0, True, False, together)
     short = budget != "auto" and budget < budgets.chunk_bytes(len(weight), weight.device)
-    return RowSplit(0, False, short and weight.dtype != torch.float64)
+    return RowSplit(0, False, short and weight.dtype != torch.float64, 1)
 
 
 def token_logprobs(inputs: LinearInputs) -> Tensor:  # (M,)

@@ -22,6 +22,15 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return a.to(dtype) @ b.to(dtype)
 
 
+def write_product(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """target = a @ b in the dtype of ``target``, which is returned."""
+    if a.dtype == b.dtype == target.dtype:
+        return torch.mm(a, b, out=target)
+    if _widens(a, b, target.dtype):
+        return torch.mm(a, b, out_dtype=target.dtype, out=target)
+    return torch.mm(a.to(target.dtype), b.to(target.dtype), out=target)
+
+
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b in the dtype of ``total``, if possible without a second matrix of its size."""
     if a.dtype == b.dtype == total.dtype:
@@ -30,6 +39,39 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
+
+
+class SliceSum:
+    """A sum of products, written to ``target`` in the end.
+
+    Its first term is written and not added, so that nothing is zeroed, unless it goes on from a
+    ``total``, which is added to in place.
+    """
+
+    def __init__(self, target: Tensor, dtype: torch.dtype, total: Tensor | None = None):
+        self.target, self.dtype, self.total = target, dtype, total
+
+    def add_product(self, a: Tensor, b: Tensor) -> None:
+        """Add a @ b."""
+        if self.total is not None:
+            add_product_(self.total, a, b)
+        elif self.target.dtype == self.dtype:
+            self.total = write_product(self.target, a, b)
+        else:
+            self.total = product(a, b, self.dtype)
+
+    def add(self, term: Tensor) -> None:
+        """Add a term of the target's shape."""
+        self.total = term if self.total is None else self.total.add_(term)
+
+    def finish(self, unit: Tensor | None) -> None:
+        """Write the sum times ``unit``."""
+        if self.total is None:
+            self.target.zero_()
+        elif unit is not None:
+            torch.mul(self.total, unit, out=self.target)
+        elif self.total is not self.target:
+            self.target.copy_(self.total)
 
 
 def factor_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -28,20 +28,41 @@ SHARE = 16
 # The bytes that "auto" stands for on a CPU: an eighth of what plain PyTorch takes for M = 2048,
 # D = 768, V = 50257. There nothing is kept.
 CPU_AUTO = 128 << 20
+# What a GPU may take whatever the budget: the least in which all sizes can be done.
+WORKSPACE = 1 << 30
+# The tiles of a GPU's backward. 16,384 rows by 8,192 columns are 256 MiB of logp_grad in 16 bits,
+# and the gradient of hidden states is added to 16 times at V = 128,256.
+GPU_TILE_ROWS = 2048
+GPU_TILE_COLUMNS = 8192
+# A GPU's batch that is smaller than a chunk is padded to a multiple of this many rows: the tile of
+# a product.
+GPU_ROWS = 128
 # Bytes of a row's own numbers: label, place, peak, total, upstream gradient and intermediates.
-ROW_BYTES = 64
+ROW_BYTES = 80
 # Rows of logp_grad are padded to a multiple of this many columns: 128 bytes in 16 bits.
 ALIGNMENT = 64
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
-    """Rows of every product with the output head on this device, whatever the batch.
+    """Rows of a product with the output head on this device, in batches of so many or more.
 
     The number is fixed because a library's bits change with it.
     """
     if not is_gpu(device):
         return CPU_ROWS
     return max(16, min(2048, 1 << (CHUNK_BYTES // (4 * vocabulary)).bit_length() - 1))
+
+
+def rows_of_chunk(rows: int, vocabulary: int, device: torch.device) -> int:
+    """Rows of every product of a batch of ``rows``: fewer on a GPU if there are not that many.
+
+    A row's bits are the same in all batches of at least :func:`chunk_rows` rows, and in those
+    smaller ones that have the same number of tiles.
+    """
+    most = chunk_rows(vocabulary, device)
+    if not is_gpu(device):
+        return most
+    return min(most, max(1, -(-rows // GPU_ROWS)) * GPU_ROWS)
 
 
 def padded(vocabulary: int) -> int:
@@ -51,7 +72,7 @@ def padded(vocabulary: int) -> int:
 
 def chunk_bytes(vocabulary: int, device: torch.device) -> int:
     """Bytes of the float32 logits of a chunk."""
-    return 4 * chunk_rows(vocabulary, device) * vocabulary
+    return 4 * chunk_rows(vocabulary, device) * padded(vocabulary)
 
 
 def auto_bytes(device: torch.device) -> int:
@@ -103,14 +124,13 @@ def cpu_workspace(
         tiles = tile * (1 + 2 * (kept and softcap))
         return rows * ROW_BYTES + packed * dtype.itemsize + cast + block + tiles
     few = min(rows, CPU_ROWS)  # a forward's products are padded to more rows
+    # Hidden states or g * H, and the gradient of hidden states that are computed again.
+    states = wide * rows * width * (1 + recomputed)
     # Slices of the weight and of its gradient.
     cast = wide * columns * width * (1 + recomputed) if narrow else 0
-    if recomputed:
-        largest = wide * rows * width + cast + wide * few * columns * (2 + softcap)
-    else:  # g * H takes twice its size while it is made
-        products = cast + wide * few * width + wide * few * columns * narrow
-        largest = max(wide * rows * width, products)
-    return rows * (ROW_BYTES + width * (dtype.itemsize + wide)) + largest
+    tiles = wide * few * columns * ((2 + softcap) if recomputed else narrow)
+    gathered = few * width * (dtype.itemsize + 2 * wide)
+    return rows * ROW_BYTES + states + max(cast + tiles, gathered)
 
 
 def workspace(
@@ -122,18 +142,42 @@ def workspace(
     *,
     recomputed: bool,
 ) -> int:
-    """Bytes that forward and backward hold in addition to logp_grad.
+    """Bytes that forward and backward hold in addition to what rows keep.
 
-    On a GPU they are the float32 logits of a chunk. Computing rows again takes a second matrix of
-    that size; with 16,384 rows of 4,096 columns it all fits in 1 GiB.
+    On a GPU they are the logits of a chunk in the forward, and in the backward a slice of the
+    weight's gradient and the fewest rows that a product takes. That fits in ``WORKSPACE``.
     """
     if is_gpu(device):
-        return (1 + recomputed) * chunk_bytes(vocabulary, device)
+        chunk, wide = chunk_rows(vocabulary, device), accumulator(dtype).itemsize
+        forward = chunk_bytes(vocabulary, device) + chunk * width * dtype.itemsize
+        product = GPU_TILE_ROWS * _product_bytes(width, vocabulary, dtype, recomputed)
+        backward = product + _slice_bytes(width, vocabulary, dtype, recomputed)
+        gathered = GPU_TILE_ROWS * width * (dtype.itemsize + 2 * wide)
+        return rows * ROW_BYTES + max(forward, backward, gathered)
     sizes = (rows, width, vocabulary, dtype)
     return max(
         cpu_workspace(*sizes, kept=True, softcap=True, backward=backward, recomputed=recomputed)
         for backward in (False, True)
     )
+
+
+def _slice_bytes(width: int, vocabulary: int, dtype: torch.dtype, recomputed: bool) -> int:
+    """Bytes of a slice of the weight's gradient, and of the tile of logits of rows done again."""
+    wide, columns = accumulator(dtype).itemsize, min(GPU_TILE_COLUMNS, padded(vocabulary))
+    own = wide * columns * width if dtype.itemsize < wide else 0
+    return own + recomputed * GPU_TILE_ROWS * columns * wide
+
+
+def _product_bytes(width: int, vocabulary: int, dtype: torch.dtype, recomputed: bool) -> int:
+    """Bytes that a GPU's backward holds for each row of a product of gradients."""
+    columns = min(GPU_TILE_COLUMNS, padded(vocabulary))
+    states = width * (dtype.itemsize + accumulator(dtype).itemsize)
+    return states + recomputed * columns * dtype.itemsize
+
+
+def kept_bytes(width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of a row that keeps its logp_grad; on a GPU also those of its g * H in the backward."""
+    return (padded(vocabulary) + width * is_gpu(device)) * dtype.itemsize
 
 
 def saved_rows(
@@ -149,12 +193,40 @@ def saved_rows(
     All of them, or a number of whole chunks, so that few sizes occur.
     """
     size = _bytes(budget, device)
-    row = padded(vocabulary) * dtype.itemsize
+    row = kept_bytes(width, vocabulary, dtype, device)
     if rows * row + workspace(rows, width, vocabulary, dtype, device, recomputed=False) <= size:
         return rows
     chunk = chunk_rows(vocabulary, device)
     rest = size - workspace(rows, width, vocabulary, dtype, device, recomputed=True)
     return max(0, rest) // row // chunk * chunk
+
+
+def product_rows(
+    budget: MemoryBudget,
+    rows: int,
+    kept: int | None,
+    width: int,
+    vocabulary: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> int:
+    """How many rows a product of gradients may take at once.
+
+    ``kept`` rows keep their logp_grad for the backward, or with None, for a frozen head, the
+    product is done in the forward. A CPU takes all rows in tiles of its own.
+    """
+    if not is_gpu(device):
+        return max(1, rows)
+    step, row = GPU_TILE_ROWS, _product_bytes(width, vocabulary, dtype, kept != rows)
+    if kept is None:
+        step = chunk_rows(vocabulary, device)
+        row = padded(vocabulary) * dtype.itemsize + _product_bytes(width, vocabulary, dtype, False)
+        held = chunk_bytes(vocabulary, device) + step * width * dtype.itemsize
+    else:
+        held = kept * kept_bytes(width, vocabulary, dtype, device)
+        held += _slice_bytes(width, vocabulary, dtype, kept != rows)
+    rest = max(_bytes(budget, device), WORKSPACE) - held - rows * ROW_BYTES
+    return max(step, rest // row // step * step)
 
 
 def rows_at_a_time(

@@ -18,9 +18,10 @@ from pad_fast import argument_checks
 from pad_fast.device import no_autocast
 from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import torch_impl, triton_impl
-from pad_fast.linear_logprob.backward import Gradients, PackedRows, Upstream
-from pad_fast.linear_logprob.head import GPU_TILE_ROWS, Head, pack
-from pad_fast.linear_logprob.memory_budget import chunk_rows, padded
+from pad_fast.linear_logprob.backward import Gradients, HowToBackward, PackedRows
+from pad_fast.linear_logprob.head import Head
+from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, chunk_rows, padded
+from pad_fast.linear_logprob.upstream import Upstream, scale_rows
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import TokenOptions, accumulator
 
@@ -58,6 +59,7 @@ def linear_token_logprobs(
     saved_rows: int,
     unscaled: bool,
     fused: bool,
+    product_rows: int,
     temperature: float,
     softcap: float,
     logit_scale: float,
@@ -71,7 +73,8 @@ def linear_token_logprobs(
         (saved_rows, V and padding); with ``unscaled`` each row's logp_grad times the weight (K, D),
         which is the gradient of its hidden state but for the upstream factor.
 
-    ``fused`` writes no logits to memory, and is for what will not be differentiated.
+    ``fused`` writes no logits to memory, and is for what will not be differentiated. A product of
+    gradients, here or in the backward, takes ``product_rows`` rows at once.
     """
     argument_checks.check_label_values(labels, weight.shape[0], ignore_index)
     if count is None:
@@ -85,13 +88,13 @@ def linear_token_logprobs(
     # A chunk keeps all of its rows or none.
     assert saved_rows % chunk == 0 or saved_rows >= len(index), (saved_rows, chunk)
     with no_autocast(hidden):
-        packed = pack(hidden, index, chunk)
+        own = (hidden, index, labels[index], head)
         if fused and impl == "triton":
-            found = triton_impl.fused_forward(packed, labels[index], head)
+            found = triton_impl.fused_forward(*own)
         else:
             forward = triton_impl.forward if impl == "triton" else torch_impl.forward
             products = dhidden[: len(index)] if unscaled else None
-            found = forward(packed, labels[index], head, logp_grad, products)
+            found = forward(*own, logp_grad, products, product_rows)
     logps.zero_().index_copy_(0, index, found[0])
     for whole, part in ((peak, found[1]), (total, found[2])):
         whole[: len(index)] = part
@@ -132,6 +135,7 @@ def linear_token_logprobs_backward(
     need_hidden: bool,
     need_weight: bool,
     need_bias: bool,
+    product_rows: int,
     temperature: float,
     softcap: float,
     logit_scale: float,
@@ -150,8 +154,9 @@ def linear_token_logprobs_backward(
     tile_logp_grad = triton_impl.tile_logp_grad if triton else torch_impl.tile_logp_grad
     with no_autocast(hidden):
         upstream = Upstream.of(grad[index], total, weight.dtype)
-        packed = PackedRows(pack(hidden, index, 1), index, labels[index], peak, total, upstream)
-        linear_backward.backward(packed, head, logp_grad, tile_logp_grad, into, read_all=triton)
+        packed = PackedRows(hidden, index, labels[index], peak, total, upstream)
+        how = HowToBackward(tile_logp_grad, triton, product_rows)
+        linear_backward.backward(packed, head, logp_grad, into, how)
     return gradients
 
 
@@ -199,7 +204,7 @@ def scale_live_rows(
     dhidden = unscaled.new_zeros(len(grad), unscaled.shape[1])
     upstream = Upstream.of(grad[index], total[: len(index)], unscaled.dtype)
     for part in logits_torch.tiles(len(index), GPU_TILE_ROWS):
-        scaled = linear_backward.scale_rows(upstream.grad[part], unscaled[part])
+        scaled = scale_rows(upstream.grad[part], unscaled[part])
         dhidden.index_copy_(0, index[part], scaled.to(dhidden.dtype))
     return dhidden
 
@@ -222,12 +227,12 @@ def _save_for_backward(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor | None, *_) -> Sequence[Tensor | None]:
     if grad is None:
-        return (None,) * 14
+        return (None,) * 15
     if ctx.unscaled:
-        return scale_live_rows(grad, *ctx.saved_tensors), *(None,) * 13
+        return scale_live_rows(grad, *ctx.saved_tensors), *(None,) * 14
     needed = ctx.needs_input_grad[:3]
     gradients = linear_token_logprobs_backward(grad, *ctx.saved_tensors, *needed, *ctx.options)
-    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), *(None,) * 11
+    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), *(None,) * 12
 
 
 linear_token_logprobs.register_autograd(_backward, setup_context=_save_for_backward)

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from pad_fast.linear_logprob import torch_impl, triton_impl
-from pad_fast.linear_logprob.backward import Upstream, add_weight_gradient, scale_rows
-from pad_fast.linear_logprob.head import GPU_TILE_ROWS, pack, times_weight
+from pad_fast.linear_logprob.backward import add_weight_gradient
+from pad_fast.linear_logprob.head import times_weight
 from pad_fast.linear_logprob.inputs import LinearInputs
-from pad_fast.linear_logprob.memory_budget import chunk_rows, padded
+from pad_fast.linear_logprob.matmul import SliceSum
+from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, padded
+from pad_fast.linear_logprob.upstream import Upstream, scale_rows
 from pad_fast.logprob.responses import Responses
 from pad_fast.logprob.torch_impl import tiles
 
@@ -82,7 +84,6 @@ class ChunkRows(NamedTuple):
     """The rows of a chunk after the forward."""
 
     rows: Tensor  # (L,) places
-    hidden: Tensor  # (L or more, D), packed
     logp_grad: Tensor  # (L, V and padding)
     logps: Tensor  # (L,)
     total: Tensor  # (L,)
@@ -110,11 +111,12 @@ class ChunkedHead:
     def forward(self, rows: Tensor) -> ChunkRows:
         """The log-probabilities of the rows at these places."""
         vocabulary, hidden = len(self.head.weight), self.inputs.hidden
-        packed = pack(hidden, rows, chunk_rows(vocabulary, hidden.device))
-        logp_grad = packed.new_empty(len(rows), padded(vocabulary))
+        logp_grad = hidden.new_empty(len(rows), padded(vocabulary))
         forward = triton_impl.forward if self.inputs.impl == "triton" else torch_impl.forward
-        logps, _, total = forward(packed, self.inputs.labels[rows], self.head, logp_grad, None)
-        return ChunkRows(rows, packed, logp_grad, logps, total)
+        logps, _, total = forward(
+            hidden, rows, self.inputs.labels[rows], self.head, logp_grad, None, len(rows)
+        )
+        return ChunkRows(rows, logp_grad, logps, total)
 
     def backward(self, chunk: ChunkRows, grad: Tensor) -> None:
         """Add the gradients of a chunk whose log-probabilities have the gradient ``grad`` (L,)."""
@@ -127,10 +129,13 @@ class ChunkedHead:
                 self.dhidden.index_copy_(0, rows[part], dhidden.to(self.dhidden.dtype))
         factors = None
         if self.dweight is not None:
-            factors = upstream.times(chunk.hidden[: len(rows)], head.factor_dtype)
+            factors = upstream.times(self.inputs.hidden, rows, head.factor_dtype)
         for part in tiles(len(head.weight), head.tile_columns):
-            into = (None if whole is None else whole[part] for whole in (self.dweight, self.dbias))
-            add_weight_gradient(logp_grad[:, part], factors, upstream.grad, *into)
+            sums = (
+                None if whole is None else SliceSum(whole[part], head.dtype, whole[part])
+                for whole in (self.dweight, self.dbias)
+            )
+            add_weight_gradient(logp_grad[:, part], factors, upstream.grad, *sums)
 
     def gradients(self) -> list[Tensor]:
         """The needed gradients of hidden states, weight and bias, in the dtype of the arguments."""

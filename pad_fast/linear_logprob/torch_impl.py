@@ -1,7 +1,8 @@
 """Token log-probabilities of hidden states times the output head in PyTorch.
 
-Every product has ``chunk_rows`` rows, the last ones padded with zeros: the bits of a library's
-product change with its number of rows, and so a row's result does not depend on its batch.
+Every product has ``chunk_rows`` rows on a CPU, the last ones padded with zeros: the bits of a
+library's product change with its number of rows, and so a row's result does not depend on its
+batch.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pad_fast.linear_logprob.head import Head, times_weight
+from pad_fast.linear_logprob.head import Head, pack, times_weight
 from pad_fast.linear_logprob.matmul import product
-from pad_fast.linear_logprob.memory_budget import chunk_rows
+from pad_fast.linear_logprob.memory_budget import rows_of_chunk
 from pad_fast.logprob import softmax as softmax_module
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import OnlineSoftmax, RowNumbers, transform, transform_backward
@@ -19,49 +20,60 @@ from pad_fast.logprob.torch_impl import tiles
 
 
 def forward(
-    packed: Tensor,  # (L or more, D), whole chunks of rows
-    labels: Tensor,  # (L,)
+    hidden: Tensor,  # (M, D)
+    places: Tensor,  # (L,), of the rows to do
+    labels: Tensor,  # (L,), theirs
     head: Head,
     logp_grad: Tensor,  # (K, V or more), written for the first K rows
     unscaled: Tensor | None,  # (L, D), written with every row's logp_grad times the weight
+    product_rows: int,  # rows of that product; a chunk here
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, peaks and totals of packed rows, (L,) each."""
     softmax = OnlineSoftmax(labels, head.dtype)
-    packed = packed.to(head.factor_dtype)
-    chunk = chunk_rows(len(head.weight), packed.device)
+    chunk = rows_of_chunk(len(labels), len(head.weight), hidden.device)
+    packed = pack(hidden, places, chunk).to(head.factor_dtype)
     kept = len(labels) if unscaled is not None else min(len(logp_grad), len(labels))
     for rows in tiles(kept, chunk):
         if unscaled is None:
-            _keep(packed, rows, head, softmax, logp_grad[rows, : len(head.weight)])
+            _keep(packed, rows, head, softmax, logp_grad[rows, : len(head.weight)], chunk)
         else:
             block = packed.new_empty(
                 rows.stop - rows.start, len(head.weight), dtype=head.weight.dtype
             )
-            _keep(packed, rows, head, softmax, block)
+            _keep(packed, rows, head, softmax, block, chunk)
             unscaled[rows] = times_weight(block, head).to(unscaled.dtype)
     for columns, part in head.slices(logits_torch.TILE_COLUMNS) if kept < len(labels) else ():
         for rows in tiles(len(labels) - kept, chunk):
             rows = slice(rows.start + kept, rows.stop + kept)
-            softmax.add(rows, columns, _logits(packed, rows, part, columns, head))
+            softmax.add(rows, columns, _logits(packed, rows, part, columns, head, chunk))
     return softmax.log_p(), softmax.peak, softmax.total
 
 
-def tile_logp_grad(u: Tensor, numbers: RowNumbers, columns: slice, head: Head) -> Tensor:
-    """g * d log p / d u of a tile u (L, v) of products, bias not yet added."""
+def tile_logp_grad(
+    u: Tensor, numbers: RowNumbers, columns: slice, head: Head, into: Tensor | None
+) -> Tensor:
+    """g * d log p / d u of a tile u (L, v) of products, the bias not yet added.
+
+    It is written to ``into`` if that is given.
+    """
     z = transform(head.add_bias(u, columns), head.options)
+    z.clamp_(max=numbers.peak.unsqueeze(1))  # computed again, it may exceed its peak by a rounding
     gradient = softmax_module.logp_grad(z, numbers, columns.start)
-    return transform_backward(gradient, z, head.options)
+    gradient = transform_backward(gradient, z, head.options)
+    return gradient if into is None else into.copy_(gradient)
 
 
-def _logits(packed: Tensor, rows: slice, part: Tensor, columns: slice, head: Head) -> Tensor:
+def _logits(
+    packed: Tensor, rows: slice, part: Tensor, columns: slice, head: Head, chunk: int
+) -> Tensor:
     """z of a tile, from a product of a whole chunk of rows."""
-    whole = slice(rows.start, rows.start + chunk_rows(len(head.weight), packed.device))
+    whole = slice(rows.start, rows.start + chunk)
     u = product(packed[whole], part.T, head.dtype)[: rows.stop - rows.start]
     return transform(head.add_bias(u, columns), head.options)
 
 
 def _keep(
-    packed: Tensor, rows: slice, head: Head, softmax: OnlineSoftmax, logp_grad: Tensor
+    packed: Tensor, rows: slice, head: Head, softmax: OnlineSoftmax, logp_grad: Tensor, chunk: int
 ) -> None:
     """Take a chunk of rows into ``softmax``, and write its ``logp_grad`` (L, V)."""
     options, block = head.options, logp_grad
@@ -69,7 +81,7 @@ def _keep(
         block = torch.empty_like(logp_grad, dtype=head.dtype)
     anchors = []
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
-        z = _logits(packed, rows, part, columns, head)
+        z = _logits(packed, rows, part, columns, head, chunk)
         slope = transform_backward(torch.ones_like(z), z, options) if options.softcap else None
         anchors.append(softmax.add(rows, columns, z))  # z is exp(z - anchor) from here on
         block[:, columns] = z if slope is None else z.mul_(slope)

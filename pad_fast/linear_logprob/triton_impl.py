@@ -10,40 +10,53 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pad_fast.linear_logprob.head import Head, times_weight
-from pad_fast.linear_logprob.matmul import product
-from pad_fast.linear_logprob.memory_budget import chunk_rows
+from pad_fast.linear_logprob.head import Head, empty_rows, logits_of, pack, times_weight
+from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, WORKSPACE, rows_of_chunk
 from pad_fast.logprob.softmax import RowNumbers
 from pad_fast.logprob.torch_impl import tiles
 
 
 def forward(
-    packed: Tensor, labels: Tensor, head: Head, logp_grad: Tensor, unscaled: Tensor | None
+    hidden: Tensor,
+    places: Tensor,
+    labels: Tensor,
+    head: Head,
+    logp_grad: Tensor,
+    unscaled: Tensor | None,
+    product_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`pad_fast.linear_logprob.torch_impl.forward`."""
+    """As :func:`pad_fast.linear_logprob.torch_impl.forward`.
+
+    The weight is multiplied with the logp_grad of ``product_rows`` rows at once: the product of a
+    chunk of 512 rows by 2,304 columns would keep a quarter of a GPU busy.
+    """
     from pad_fast.kernels.linear_logprob import launch
 
     count, vocabulary = len(labels), len(head.weight)
-    logp, peak, total = (packed.new_empty(count, dtype=head.dtype) for _ in range(3))
-    labels = labels.contiguous()
-    chunk = chunk_rows(vocabulary, packed.device)
+    logp, peak, total = (hidden.new_empty(count, dtype=head.dtype) for _ in range(3))
+    labels, chunk = labels.contiguous(), rows_of_chunk(count, vocabulary, hidden.device)
+    block, first = logp_grad, 0  # the rows of ``block`` begin with row ``first``
+    if unscaled is not None:
+        block = empty_rows(hidden, min(count, product_rows), vocabulary)
     for rows in tiles(count, chunk):
-        whole = product(packed[rows.start : rows.start + chunk], head.weight.T, head.dtype)
-        logits = whole[: rows.stop - rows.start]
-        block = None
-        if unscaled is not None:
-            block = packed.new_empty(logits.shape)
-        elif rows.start < len(logp_grad):
-            block = logp_grad[rows, :vocabulary]
+        logits = logits_of(pack(hidden, places[rows], chunk), head)[: rows.stop - rows.start]
+        kept = None
+        if rows.start - first < len(block):
+            kept = block[rows.start - first : rows.stop - first, :vocabulary]
         found = (logp[rows], peak[rows], total[rows])
-        launch.rows(logits, head.bias, labels[rows], block, found, head.options)
-        del logits, whole  # before the next product
-        if unscaled is not None and block is not None:
-            unscaled[rows] = times_weight(block, head).to(unscaled.dtype)
+        launch.rows(logits, head.bias, labels[rows], kept, found, head.options)
+        del logits  # before the next product
+        if unscaled is not None and rows.stop - first in (len(block), count - first):
+            found_rows = times_weight(block[: rows.stop - first], head)
+            unscaled[first : rows.stop] = found_rows.to(unscaled.dtype)
+            first = rows.stop
+            del found_rows
     return logp, peak, total
 
 
-def fused_forward(packed: Tensor, labels: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
+def fused_forward(
+    hidden: Tensor, places: Tensor, labels: Tensor, head: Head
+) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`forward` without gradients, in one kernel that keeps logits in registers.
 
     It is taken only where memory is short. Neither it nor :func:`forward` was timed on a GPU yet,
@@ -52,14 +65,23 @@ def fused_forward(packed: Tensor, labels: Tensor, head: Head) -> tuple[Tensor, T
     """
     from pad_fast.kernels.linear_logprob import launch
 
-    return launch.score(packed[: len(labels)], head.weight, head.bias, labels, head.options)
+    logp, peak, total = (hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(3))
+    # A quarter of the workspace holds the gathered rows.
+    step = max(GPU_TILE_ROWS, WORKSPACE // 4 // hidden[:1].nbytes // GPU_TILE_ROWS * GPU_TILE_ROWS)
+    for rows in tiles(len(labels), step):
+        packed = hidden.index_select(0, places[rows])
+        found = launch.score(packed, head.weight, head.bias, labels[rows], head.options)
+        logp[rows], peak[rows], total[rows] = found
+    return logp, peak, total
 
 
-def tile_logp_grad(u: Tensor, numbers: RowNumbers, columns: slice, head: Head) -> Tensor:
+def tile_logp_grad(
+    u: Tensor, numbers: RowNumbers, columns: slice, head: Head, into: Tensor | None
+) -> Tensor:
     """As :func:`pad_fast.linear_logprob.torch_impl.tile_logp_grad`, in the dtype of products."""
     from pad_fast.kernels.linear_logprob import launch
 
-    found = torch.empty_like(u, dtype=head.factor_dtype)
+    found = torch.empty_like(u, dtype=head.factor_dtype) if into is None else into
     u = head.add_bias(u, columns)
     rows = (numbers.labels, numbers.peak, numbers.total, numbers.grad)
     launch.tile(u, *rows, columns.start, found, head.options)

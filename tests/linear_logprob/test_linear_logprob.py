@@ -25,6 +25,7 @@ from pad_fast.linear_logprob import head as head_module
 from pad_fast.linear_logprob import memory_budget as budgets
 from pad_fast.linear_logprob import op as linear_op
 from pad_fast.linear_logprob import torch_impl as linear_torch
+from pad_fast.linear_logprob.upstream import Upstream
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import TokenOptions
 
@@ -198,7 +199,8 @@ def test_rows_without_an_upstream_gradient_pass_nothing_on(small_tiles, kept):
 
 @pytest.mark.parametrize("kept", ["all", "some", "none"])
 @pytest.mark.parametrize("size", [1e-9, 1e9])
-def test_float16_gradients_of_any_size(small_tiles, kept, size):
+@pytest.mark.parametrize("product_rows", [3, 8])
+def test_float16_gradients_of_any_size(small_tiles, kept, size, product_rows):
     """Upstream gradients, large by loss scaling or small by averaging, keep within float16."""
     hidden, weight, bias, labels, grad = draw(torch.float16)
     leaves = [x.clone().requires_grad_() for x in (hidden, weight.float() / 64, bias)]
@@ -209,24 +211,23 @@ def test_float16_gradients_of_any_size(small_tiles, kept, size):
         hidden, weight, bias = (x.detach() for x in leaves)
         hidden, labels_ = hidden.view(8, -1), labels.view(-1)
         saved = {"all": 8, "some": 4, "none": 0}[kept]
-        split = (saved, False, False)
+        split = (saved, False, False, 8)
         _, peak, total, logp_grad, _ = linear_op.linear_token_logprobs(
             hidden, weight, bias, labels_, rows, None, *split, *options.numbers, "torch"
         )
         packed = linear_backward.PackedRows(
-            head_module.pack(hidden, rows, 1),
+            hidden,
             rows,
             labels_[rows],
             peak,
             total,
-            linear_backward.Upstream.of(grad.view(-1)[rows] * size, total, torch.float16),
+            Upstream.of(grad.view(-1)[rows] * size, total, torch.float16),
         )
         # A float32 target shows what would be rounded.
         into = linear_backward.Gradients(None, torch.zeros(45, 12), None)
         head = head_module.Head(weight, bias, options)
-        linear_backward.backward(
-            packed, head, logp_grad, linear_torch.tile_logp_grad, into, read_all=False
-        )
+        how = linear_backward.HowToBackward(linear_torch.tile_logp_grad, False, product_rows)
+        linear_backward.backward(packed, head, logp_grad, into, how)
     _, want = gradients(linear_reference, [x.detach().double() for x in leaves], labels, grad)
     close(into.weight / size, want[1], torch.float16)
 

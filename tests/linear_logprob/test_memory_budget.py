@@ -13,7 +13,7 @@ from pad_fast import argument_checks, linear_preference_loss, linear_token_logpr
 from pad_fast.device import planning_for
 from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import head as linear_head
-from pad_fast.linear_logprob import matmul, memory_budget
+from pad_fast.linear_logprob import matmul, memory_budget, upstream
 from pad_fast.linear_logprob import op as linear_op
 from pad_fast.plan import operation_costs
 
@@ -141,7 +141,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake tensors pass for a GPU's. Kernels, which hold only their arguments, do nothing."""
     from pad_fast.kernels.linear_logprob import launch
 
-    for module in (memory_budget, linear_backward, linear_head):
+    for module in (memory_budget, linear_backward, linear_head, upstream):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
     monkeypatch.setattr(matmul, "multiplies_into_float32", lambda tensor: True)
     for module, names in (
@@ -155,19 +155,26 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
-    ("width", "vocabulary", "softcap"), [(4096, 128256, 0.0), (2304, 256000, 30.0)]
+    ("rows", "width", "vocabulary"),
+    [
+        (16384, 4096, 128256),  # Llama-3
+        (16384, 2304, 256000),  # Gemma-2
+        (16384, 8192, 128256),
+        (65536, 8192, 128257),
+        (65536, 2048, 32000),
+        (300, 2304, 256000),
+    ],
 )
 @pytest.mark.parametrize("gibibytes", [0, 2, 5, 9])
 def test_a_budget_holds_on_a_gpu(
-    gibibytes: int, width: int, vocabulary: int, softcap: float, frozen: bool, as_on_a_gpu: None
+    gibibytes: int, rows: int, width: int, vocabulary: int, frozen: bool, as_on_a_gpu: None
 ) -> None:
-    """16,384 rows of Llama-3's and Gemma-2's heads, counted on fake tensors.
-
-    A budget of 0 takes 1 GiB, accumulators included.
-    """
-    rows, dtype, size = 16384, torch.bfloat16, gibibytes << 30
-    kept = 0 if frozen else memory_budget.saved_rows(size, rows, width, vocabulary, dtype, GPU)
-    options = (1.0, softcap, 1.0, -100, "triton")
+    """Counted on fake tensors; a budget of 0 takes up to 1 GiB, accumulators included."""
+    dtype, size = torch.bfloat16, gibibytes << 30
+    sizes = (width, vocabulary, dtype, GPU)
+    kept = 0 if frozen else memory_budget.saved_rows(size, rows, *sizes)
+    together = memory_budget.product_rows(size, rows, None if frozen else kept, *sizes)
+    options = (together, 1.0, 30.0, 1.0, -100, "triton")
     with FakeTensorMode(), operation_costs.Meter() as counted:
         hidden, weight = (torch.empty(length, width, dtype=dtype) for length in (rows, vocabulary))
         labels, places = torch.empty(2, rows, dtype=torch.int64)
@@ -176,7 +183,8 @@ def test_a_budget_holds_on_a_gpu(
         _, peak, total, logp_grad, unscaled = linear_op.linear_token_logprobs._init_fn(
             *head, kept, frozen, False, *options
         )
-        forward = counted.peak - counted.start
+        # What a frozen head keeps for the backward is the gradient of hidden states, unscaled.
+        forward = counted.peak - counted.start - unscaled.untyped_storage().nbytes()
         counted.peak = counted.held
         grad = torch.empty(rows)
         if frozen:
@@ -186,13 +194,16 @@ def test_a_budget_holds_on_a_gpu(
             gradients = linear_op.linear_token_logprobs_backward._init_fn(
                 grad, *head, peak, total, logp_grad, *needed, *options
             )
+        results = (*gradients, unscaled)
         backward = (
             counted.peak
             - counted.start
-            - sum(gradient.untyped_storage().nbytes() for gradient in gradients)
+            - sum(result.untyped_storage().nbytes() for result in results)
         )
     assert logp_grad.shape[0] == kept
     assert max(forward, backward) <= max(size, 1 << 30)
+    # What there is is used: a product takes all rows, or as many as two thirds hold.
+    assert together >= rows or max(forward, backward) >= 0.66 * max(size, 1 << 30)
 
 
 def test_a_planned_gpu_decides_what_auto_is() -> None:

@@ -16,24 +16,24 @@ def test_opcheck(small_tiles):
     for saved in (0, 2, 6):
         torch.library.opcheck(
             linear_op.linear_token_logprobs,
-            (*leaves, labels, rows, count, saved, False, False, *options),
+            (*leaves, labels, rows, count, saved, False, False, 2, *options),
         )
     torch.library.opcheck(
         linear_op.linear_token_logprobs,
-        (hidden, weight, None, labels, given, None, 4, False, False, *options),
+        (hidden, weight, None, labels, given, None, 4, False, False, 2, *options),
     )
     frozen = (hidden, weight.detach(), None)
     torch.library.opcheck(
-        linear_op.linear_token_logprobs, (*frozen, labels, rows, count, 0, True, False, *options)
+        linear_op.linear_token_logprobs, (*frozen, labels, rows, count, 0, True, False, 2, *options)
     )
     detached = [x.detach() for x in leaves]
     _, *kept, _ = linear_op.linear_token_logprobs(
-        *detached, labels, rows, count, 4, False, False, *options
+        *detached, labels, rows, count, 4, False, False, 2, *options
     )
     for needed in ((True, True, True), (True, False, False)):
-        arguments = (grad, *detached, labels, rows, count, *kept, *needed, *options)
+        arguments = (grad, *detached, labels, rows, count, *kept, *needed, 2, *options)
         torch.library.opcheck(linear_op.linear_token_logprobs_backward, arguments)
     _, _, total, _, unscaled = linear_op.linear_token_logprobs(
-        *detached, labels, rows, count, 0, True, False, *options
+        *detached, labels, rows, count, 0, True, False, 2, *options
     )
     torch.library.opcheck(linear_op.scale_live_rows, (grad, rows, count, total, unscaled))

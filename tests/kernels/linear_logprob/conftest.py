@@ -5,7 +5,7 @@ from pad_fast.kernels.linear_logprob import launch, tuning
 from pad_fast.kernels.logprob import launch as logprob_launch
 from pad_fast.kernels.logprob import tuning as logprob_tuning
 
-from pad_fast.linear_logprob import memory_budget, op, torch_impl, triton_impl
+from pad_fast.linear_logprob import memory_budget, op
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def small_tiles(monkeypatch):
 
     Chunks have 4 rows, tiles 64 columns of logits, and those of the product 16 x 32 x 16 entries.
     """
-    for module in (memory_budget, torch_impl, op, triton_impl):
+    for module in (memory_budget, op):
         monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, device: 4)
 
     def workspace(rows, width, vocabulary, dtype, device, *, recomputed):
@@ -23,7 +23,9 @@ def small_tiles(monkeypatch):
     # A GPU's, also under the interpreter: a CPU's would leave no room for rows that keep logp_grad.
     monkeypatch.setattr(memory_budget, "workspace", workspace)
     fused = tuning.ScoringTiling(rows=16, columns=32, depth=64, num_warps=4, num_stages=2)
-    monkeypatch.setattr(launch, "scoring_of", lambda device: fused)
+    monkeypatch.setattr(
+        launch, "scoring_of", lambda device: tuning.ScoringTilings(fused, fused, fused)
+    )
     monkeypatch.setattr(launch, "rows_of", lambda device: tuning.RowTiling(64, 4))
     tiling = logprob_tuning.Tiling(tile_bytes=1024, num_warps=4, chunk=2)
     monkeypatch.setattr(logprob_launch, "tiling_of", lambda device: tiling)

@@ -1,5 +1,7 @@
 """The fused kernel, which scores hidden states without logits in memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pad_fast.kernels.linear_logprob import launch, tuning
@@ -19,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("described", [False, True])
 def test_fused_scores(monkeypatch, dtype, options, vocabulary, width, described):
     tiling = tuning.ScoringTiling(16, 32, 64, 4, 2, described=described)
-    monkeypatch.setattr(launch, "scoring_of", lambda device: tiling)
+    plain = replace(tiling, described=False)
+    tilings = tuning.ScoringTilings(aligned=tiling, odd=plain, float32=plain)
+    monkeypatch.setattr(launch, "scoring_of", lambda device: tilings)
     hidden, weight, bias, labels, _ = draw(rows=18, width=width, vocabulary=vocabulary, dtype=dtype)
     with torch.no_grad():
         logps = ours(hidden, weight, labels, bias=bias, memory_budget=0, **options)
@@ -66,8 +70,8 @@ def test_scoring_takes_the_fused_kernel_where_memory_is_short(monkeypatch):
     hidden, weight, bias, labels, _ = draw()
     monkeypatch.setattr(launch, "rows", None)  # the launcher of the other way
     with torch.no_grad():
-        ours(hidden, weight, labels, bias=bias, memory_budget=4 * 4 * 300 - 1)
+        ours(hidden, weight, labels, bias=bias, memory_budget=4 * 4 * 320 - 1)
         with pytest.raises(TypeError):
-            ours(hidden, weight, labels, bias=bias, memory_budget=4 * 4 * 300)
+            ours(hidden, weight, labels, bias=bias, memory_budget=4 * 4 * 320)
         with pytest.raises(TypeError):
             ours(hidden, weight, labels, bias=bias)

@@ -6,7 +6,9 @@ from pad_fast.kernels.linear_logprob import launch, tuning
 
 from pad_fast import reference
 from pad_fast.linear_logprob import op as linear_op
-from pad_fast.logprob.softmax import TokenOptions
+from pad_fast.linear_logprob import torch_impl
+from pad_fast.linear_logprob.head import Head
+from pad_fast.logprob.softmax import RowNumbers, TokenOptions
 from tests.kernels.linear_logprob.cases import (
     BUDGETS,
     CAPPED,
@@ -123,6 +125,18 @@ def test_a_confident_label_keeps_its_gradient():
         torch.testing.assert_close(logp_grad.double(), exact_logits.grad, rtol=1e-5, atol=2.4e-7)
 
 
+def test_logits_that_are_computed_again_may_exceed_their_peak():
+    """Products of other numbers of rows are rounded differently: no probability exceeds 1."""
+    logits = torch.tensor([[3.0 + 1e-6, -60.0]], device=DEVICE)
+    labels, one = torch.zeros(1, dtype=torch.int64, device=DEVICE), torch.ones(1, device=DEVICE)
+    found = torch.empty_like(logits)
+    launch.tile(logits, labels, 3.0 * one, one, one, 0, found, TokenOptions())
+    assert found[0, 0] == 0
+    numbers = RowNumbers(labels, 3.0 * one, one, one)
+    head = Head(logits.T, None, TokenOptions())
+    assert torch_impl.tile_logp_grad(logits, numbers, slice(0, 2), head, None)[0, 0] == 0
+
+
 def test_a_row_has_the_same_bits_in_any_company():
     hidden, weight, bias, labels, _ = draw(rows=12)
     labels = labels.clamp(min=0)
@@ -165,16 +179,18 @@ def test_opcheck():
     rows, count = linear_op.live_rows(labels, -100)
     leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
     torch.library.opcheck(
-        linear_op.linear_token_logprobs, (*leaves, labels, rows, count, 4, False, False, *options)
+        linear_op.linear_token_logprobs,
+        (*leaves, labels, rows, count, 4, False, False, 4, *options),
     )
     detached = [x.detach() for x in leaves]
     torch.library.opcheck(
-        linear_op.linear_token_logprobs, (*detached, labels, rows, count, 0, False, True, *options)
+        linear_op.linear_token_logprobs,
+        (*detached, labels, rows, count, 0, False, True, 4, *options),
     )
     _, *kept, _ = linear_op.linear_token_logprobs(
-        *detached, labels, rows, count, 4, False, False, *options
+        *detached, labels, rows, count, 4, False, False, 4, *options
     )
-    arguments = (grad, *detached, labels, rows, count, *kept, True, True, True, *options)
+    arguments = (grad, *detached, labels, rows, count, *kept, True, True, True, 4, *options)
     torch.library.opcheck(linear_op.linear_token_logprobs_backward, arguments)
 
 

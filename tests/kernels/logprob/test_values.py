@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import triton
+import triton.language as tl
+from pad_fast.kernels.common.numerics import scaled_tanh
 
 from pad_fast import functional
 from tests.kernels.logprob.cases import (
@@ -164,3 +167,19 @@ def test_float64_values(small_tiles):
         exact = reference_of(logits, labels, grad, torch.float64, **options)
         for got, want in zip(kernel_of(logits, labels, grad, **options), exact, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
+
+
+@triton.jit
+def _tanh(x_ptr, out_ptr, inner: tl.float64, scale: tl.float64, SIZE: tl.constexpr):
+    places = tl.arange(0, SIZE)[:, None] + tl.arange(0, 1)[None, :]
+    inner, scale = tl.full((), inner, tl.float64), tl.full((), scale, tl.float64)
+    tl.store(out_ptr + places, scaled_tanh(tl.load(x_ptr + places), inner, scale, tl.float64))
+
+
+def test_float64_softcap_has_all_its_digits():
+    """Near 0 too, where 1 - exp(-2 q) would cancel."""
+    x = torch.logspace(-12, 3, 512, dtype=torch.float64, device=DEVICE)
+    x[::2] *= -1
+    found = torch.empty_like(x)
+    _tanh[(1,)](x, found, 1 / 30.0, 30.0, SIZE=512)
+    torch.testing.assert_close(found, 30 * (x / 30).tanh(), rtol=2e-15, atol=0)
