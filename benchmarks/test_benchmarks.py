@@ -1,10 +1,13 @@
 """``pytest benchmarks/``: the suite of this device through pytest-benchmark, a group for each case.
 
 It gives times alone; ``python -m benchmarks`` measures memory and errors too, and a GPU's times
-with its own clock.
+with its own clock. ``PAD_FAST_BENCHMARK`` names another suite, such as "smoke".
 """
 
 from __future__ import annotations
+
+import os
+import time
 
 import pytest
 
@@ -15,7 +18,8 @@ from benchmarks.suites import SUITES
 from pad_fast.device import default_device, is_gpu, synchronize
 
 DEVICE = default_device()
-SUITE = SUITES["gpu" if is_gpu(DEVICE) else "cpu"]
+SUITE = SUITES[os.environ.get("PAD_FAST_BENCHMARK") or ("gpu" if is_gpu(DEVICE) else "cpu")]
+SECONDS = 3.0  # for the rounds of a case, which has one at least
 PAIRS = [
     (case, contestant)
     for case in SUITE.cases
@@ -24,6 +28,8 @@ PAIRS = [
 ]
 
 
+# A peer's warnings, such as those of deprecation, are not errors of ours.
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     ("case", "contestant"),
     PAIRS,
@@ -33,7 +39,10 @@ def test_step(benchmark, case: Case, contestant: Contestant) -> None:
     benchmark.group = case.label
     try:
         step = make_step(contestant, case, make_inputs(case, DEVICE))
+        step()  # compiles what is compiled
+        start = time.perf_counter()
         step()
+        synchronize(DEVICE)
     except (ImportError, Unsupported) as error:
         pytest.skip(str(error))
 
@@ -41,4 +50,5 @@ def test_step(benchmark, case: Case, contestant: Contestant) -> None:
         step()
         synchronize(DEVICE)
 
-    benchmark.pedantic(finished, rounds=min(case.rounds, 5))
+    rounds = int(SECONDS / (time.perf_counter() - start))
+    benchmark.pedantic(finished, rounds=max(1, min(case.rounds, 5, rounds)))
