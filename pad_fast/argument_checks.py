@@ -105,7 +105,7 @@ def check_linear(
         raise ValueError(f"bias must be (V,) = ({weight.shape[0]},), got {shape(bias)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and (tensor.dtype != hidden.dtype or tensor.device != hidden.device):
-            given = f"{tensor.dtype} on {tensor.device}; move or cast one of them, or use autocast"
+            given = f"{tensor.dtype} on {tensor.device}; move or cast one of them"
             raise ValueError(
                 f"{name} must have the dtype and device of hidden, "
                 f"{hidden.dtype} on {hidden.device}, got {given}"

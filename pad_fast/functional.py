@@ -116,7 +116,8 @@ def linear_token_logprobs(
     Notes:
         Rows without room in the budget are computed again in the backward: 4 matrix products in
         place of 3 (a frozen head takes 2), rounded differently. A budget of 0 takes up to 1 GiB on
-        a GPU. Autocast casts as for ``F.linear``.
+        a GPU. Autocast casts as for ``F.linear``; without it a float32 or 16-bit head is cast to
+        the dtype of ``hidden``, and its gradients have the head's own.
 
         Call this within the module that owns the weight, where FSDP2 or ZeRO-3 has gathered it.
     """
@@ -173,7 +174,7 @@ def response_rewards(
     logps = token_logprobs(
         logits, responses.labels, ignore_index=ignore_index, impl=impl, **token_options
     )
-    return responses.rewards(logps, impl)
+    return responses.rewards(logps, impl)[0]
 
 
 def linear_response_rewards(
@@ -216,7 +217,7 @@ def linear_response_rewards(
     logps = linear_token_logprobs(
         hidden, weight, responses.labels, ignore_index=ignore_index, impl=impl, **token_options
     )
-    return responses.rewards(logps, impl)
+    return responses.rewards(logps, impl)[0]
 
 
 def response_lengths(

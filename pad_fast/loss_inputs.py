@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -95,13 +96,23 @@ class Preferences:
     """A batch of prompts whose student's rewards are still to come."""
 
     settings: LossSettings
-    columns: PromptColumns  # with a mask that leaves out responses without tokens
+    given: PromptColumns  # with the mask as the user gave it
     responses: Responses
 
     @property
     def teacher(self) -> Tensor:  # (P, N)
         """The teacher's rewards."""
-        return self.columns.teacher_rewards
+        return self.given.teacher_rewards
+
+    @cached_property
+    def columns(self) -> PromptColumns:
+        """The columns, with a mask that also leaves out responses without tokens."""
+        return self._columns(self.responses.lengths())
+
+    def _columns(self, lengths: Tensor) -> PromptColumns:
+        # The reward of an empty response is 0, the best log-probability there is.
+        live, mask = (lengths > 0).view(self.teacher.shape), self.given.mask
+        return replace(self.given, mask=live if mask is None else live & mask)
 
     @classmethod
     def checked(
@@ -126,15 +137,13 @@ class Preferences:
             settings.tokens.ignore_index,
             settings.normalize,
         )
-        # The reward of an empty response is 0, the best log-probability there is.
-        live = (responses.lengths() > 0).view(teacher_rewards.shape)
-        live = live if mask is None else live & mask
-        return cls(settings, replace(columns, mask=live), responses)
+        return cls(settings, columns, responses)
 
     def loss(self, logps: Tensor, impl: str) -> tuple[Tensor, Tensor]:
         """The loss and the rewards (P, N), detached, from the log-probabilities of all labels."""
-        rewards = self.responses.rewards(logps, impl).view(self.teacher.shape)
-        return self._loss(rewards, self.columns), rewards.detach()
+        rewards, lengths = self.responses.rewards(logps, impl)
+        rewards = rewards.view(self.teacher.shape)
+        return self._loss(rewards, self._columns(lengths)), rewards.detach()
 
     def losses(self, rewards: Tensor, prompts: slice) -> Tensor:
         """The loss of each of some prompts (p,), 0 where it has none, from their rewards (p, N)."""

@@ -284,6 +284,8 @@ def _ranking_losses(
         not waits if options.check_finite is None else options.check_finite,
         impl,
     )
+    if len(losses) == num_prompts:  # one group each, whose sum and mean are the group's loss
+        return losses
     by_prompt = (num_prompts, losses.shape[0] // max(1, num_prompts))
     if options.group_reduction == "sum":
         return losses.view(by_prompt).sum(1)

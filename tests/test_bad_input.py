@@ -81,7 +81,7 @@ LINEAR_ERRORS = {
         "weight": torch.zeros(0)
     },
     "weight must have the dtype and device of hidden": {
-        "weight": torch.zeros(45, 12, dtype=torch.float16)
+        "weight": torch.zeros(45, 12, dtype=torch.float64)
     },
     "on cpu, got torch.float32 on meta; move or cast": {
         "weight": torch.zeros(45, 12, device="meta")

@@ -178,8 +178,9 @@ def linear_cases() -> list[Case]:
     """The kernels of hidden states times the head, in every branch that a call can reach.
 
     "kept" writes d log p / d logits in the named dtype, and "alone" does not. A name without them
-    is that of the product without logits. "odd" is a vocabulary, or a width of the product, whose
-    rows do not start at multiples of 16 bytes.
+    is that of the product without logits. "odd" is a vocabulary of 50,257
+    columns in padded rows, or a width of the product whose rows do not start at multiples of 16
+    bytes.
     """
     short = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     cases: list[Case] = []
@@ -208,19 +209,20 @@ def _row_case(
         from pad_fast.kernels.common.device import nearest
         from pad_fast.kernels.linear_logprob import launch, tuning
 
+        from pad_fast.linear_logprob.memory_budget import padded
         from pad_fast.logprob.softmax import TokenOptions, accumulator
 
         wide = accumulator(dtype or torch.float32)
         labels, *found = torch.zeros(1, 2, dtype=torch.int64)[0], *torch.zeros(3, 2, dtype=wide)
-        kept = None if dtype is None else torch.zeros(2, -(-columns // 64) * 64, dtype=dtype)
+        kept = None if dtype is None else torch.zeros(2, padded(columns), dtype=dtype)
         launch.rows(
-            torch.zeros(2, columns, dtype=wide),
+            torch.zeros(2, padded(columns), dtype=wide)[:, :columns],
             torch.zeros(columns, dtype=dtype) if bias else None,
             labels,
             None if kept is None else kept[:, :columns],
             tuple(found),
             TokenOptions(softcap=softcap),
-            tiling=nearest(tuning.ROWS, name).of(wide),
+            tiling=nearest(tuning.ROWS, name).of(wide, softcap),
         )
 
     return go

@@ -50,7 +50,7 @@ FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
 SOFTMAX, NUMERICS = "kernels/logprob/softmax.py", "kernels/common/numerics.py"
 OPS, RESPONSES = "pad_fast/logprob/response_op.py", "kernels/logprob/responses.py"
 ROWS, SCORING = "kernels/linear_logprob/row_softmax.py", "kernels/linear_logprob/fused.py"
-LINEAR = "pad_fast/linear_logprob/backward.py"
+LINEAR, UPSTREAM = (f"pad_fast/linear_logprob/{name}.py" for name in ("backward", "upstream"))
 MUTANTS = {
     "forward: a dropped mask": Mutant(FORWARD, 'tl.where(there, z, float("-inf"))', "z"),
     "forward: off by one tile": Mutant(
@@ -242,16 +242,38 @@ HEAD_MUTANTS = {
         "at = split * rows.to(tl.int64) + places + 1",
     ),
     "recomputed: rows with g = 0 are read": Mutant(
-        LINEAR, "torch.where(grad.unsqueeze(1) == 0, 0, packed.hidden[rows])", "packed.hidden[rows]"
+        UPSTREAM,
+        "torch.where(factor == 0, 0, factor * rows if scaled else rows)",
+        "factor * rows if scaled else rows",
     ),
     "recomputed: kept rows in their place": Mutant(
-        LINEAR, "others = slice(kept, count)", "others = slice(0, count - kept)"
+        LINEAR,
+        "again = torch.arange(kept, len(packed.places), device=grad.device)",
+        "again = torch.arange(len(packed.places) - kept, device=grad.device)",
     ),
 }
 ONLY = {SCORING: FUSED, ROWS: NOT_FUSED}
 MUTANTS |= {
     name: mutant._replace(suite=LINEAR_SUITE, only=mutant.only or ONLY.get(mutant.file, ""))
     for name, mutant in HEAD_MUTANTS.items()
+}
+MUTANTS |= {
+    "fused: parts outside": Mutant(
+        SCORING,
+        "return item // SPLITS, item % SPLITS",
+        "return item % SPLITS, item // SPLITS",
+        (f"{TESTS}/test_l2_model.py",),
+    ),
+    "recomputed: above its peak": Mutant(
+        SOFTMAX,
+        "tl.minimum(z - peak, 0.0) if AGAIN else z - peak",
+        "z - peak",
+        LINEAR_SUITE,
+        "exceed",
+    ),
+    "tanh: float64 cancels": Mutant(
+        NUMERICS, "t = _float64_tanh(", "t = _far_tanh(", only="float64_softcap"
+    ),
 }
 
 EXACT_KL, EXACT_JSD = "kernels/preference/exact_kl.py", "kernels/preference/exact_jsd.py"
@@ -432,7 +454,7 @@ MUTANTS |= {
 
 def copy_with(mutant: Mutant, folder: Path) -> None:
     """Copy the sources and tests into ``folder``, with the replacement made."""
-    for part in ("kernels", "pad_fast", "tests"):
+    for part in ("kernels", "pad_fast", "tests", "tools"):
         ignored = shutil.ignore_patterns("tiny_world", "__pycache__")
         shutil.copytree(ROOT / part, folder / part, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", folder)

@@ -40,7 +40,7 @@ def rows(
     """
     if not labels.numel():
         return
-    tiling = tiling or rows_of(logits.device).of(logits.dtype)
+    tiling = tiling or rows_of(logits.device).of(logits.dtype, options.softcap)
     bias = bias.contiguous() if bias is not None else None
     with on(logits.device):
         linear_logprob_rows[(labels.numel(),)](

@@ -6,6 +6,7 @@ results keep their bits. None was timed.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,35 +20,52 @@ class RowTiling:
 
     columns: int  # columns of a tile, a power of two
     num_warps: int
-
-    def of(self, dtype: torch.dtype) -> RowTiling:
-        """The tiling for logits of ``dtype``: a float64 takes two registers."""
-        return RowTiling(self.columns // 2, self.num_warps // 2) if dtype.itemsize > 4 else self
+    most_registers: int | None = None  # of a thread; None leaves it to the compiler
 
     @property
     def limits(self) -> dict[str, int]:
-        """All registers that 1,024 threads can have.
+        """The limit of registers, which only NVIDIA's compiler takes."""
+        return {} if self.most_registers is None else {"maxnreg": self.most_registers}
 
-        Without a limit, ptxas may spill in order to fit a second program on a multiprocessor.
-        """
-        return {"maxnreg": 64} if self.num_warps == 32 else {}
+
+@dataclass(frozen=True)
+class RowTilings:
+    """The tilings of an architecture, by what is done to the logits."""
+
+    plain: RowTiling
+    capped: RowTiling  # with a softcap
+
+    def of(self, dtype: torch.dtype, softcap: float) -> RowTiling:
+        """The tiling for logits of ``dtype``: a float64 takes two registers."""
+        tiling = self.capped if softcap else self.plain
+        if dtype.itemsize <= 4:
+            return tiling
+        return RowTiling(tiling.columns // 2, tiling.num_warps // 2)
 
 
 # A row's gradient needs its logits twice. A program of 1,024 threads with more than 32 registers
 # each has a multiprocessor to itself, so that as few rows as possible are in flight: 132 rows of
 # 128,256 float32 logits are 68 MB, and an H200 has 50 MB of second-level cache. The second walk,
 # which goes backwards, should find the larger part of them there. A thread reads 32 bytes of a
-# tile: 32 KB are in flight, where 25 KB keep an H200's memory busy.
+# tile: 32 KB are in flight, where 25 KB keep an H200's memory busy. 64 registers are all that 1,024
+# threads can have; without the limit ptxas may spill in order to fit a second program.
+#
+# With a softcap the threads of a program wait for one another at each tile, and while they do, none
+# loads or computes. So four programs of 256 threads share a multiprocessor, with the same bytes in
+# flight. They read their rows again from memory, which is less than the waiting.
+_CAPPED = RowTiling(2048, 8, most_registers=64)
 ROWS = {
-    "sm_80": RowTiling(4096, 16),
-    "sm_90": RowTiling(8192, 32),
-    "sm_100": RowTiling(8192, 32),
-    "gfx942": RowTiling(4096, 16),  # warps of 64 threads, and 1,024 threads at most
+    "sm_80": RowTilings(RowTiling(4096, 16), _CAPPED),
+    "sm_90": RowTilings(RowTiling(8192, 32, most_registers=64), _CAPPED),
+    "sm_100": RowTilings(RowTiling(8192, 32, most_registers=64), _CAPPED),
+    # Warps of 64 threads, and 1,024 threads at most.
+    "gfx942": RowTilings(RowTiling(4096, 16), RowTiling(2048, 8)),
 }
 
 
-def rows_of(device: torch.device) -> RowTiling:
-    """The tiling of linear_logprob_rows on a device."""
+@functools.cache
+def rows_of(device: torch.device) -> RowTilings:
+    """The tilings of linear_logprob_rows on a device."""
     return nearest(ROWS, architecture(device))
 
 
@@ -109,6 +127,7 @@ SCORING = {
 SPLITS = 8
 
 
+@functools.cache
 def scoring_of(device: torch.device) -> ScoringTilings:
     """The tilings of linear_logprob_fwd on a device."""
     return nearest(SCORING, architecture(device))

@@ -6,6 +6,7 @@ results keep their bits. None was timed.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,7 @@ TILINGS = {
 }
 
 
+@functools.cache
 def tiling_of(device: torch.device) -> Tiling:
     """The tiling on a device."""
     return nearest(TILINGS, architecture(device))

@@ -17,6 +17,9 @@ from pad_fast.linear_logprob.head import Head
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.logprob.softmax import TokenOptions
 
+# Dtypes that hidden states and the head may have at the same time.
+MIXED = (torch.float16, torch.bfloat16, torch.float32)
+
 
 @dataclass(frozen=True)
 class LinearInputs:
@@ -66,11 +69,19 @@ class LinearInputs:
 def _cast(
     hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tensors as ``F.linear`` would cast them under autocast."""
-    dtype = autocast_dtype(hidden.device)
-    if dtype is None or hidden.dtype == torch.float64:
+    """The tensors in one dtype: that of autocast, as ``F.linear`` has it, or else of ``hidden``.
+
+    float64 stays, and is refused next to another dtype: it was chosen for its digits.
+    """
+    dtype = autocast_dtype(hidden.device) or hidden.dtype
+    if hidden.dtype not in MIXED:
         return hidden, weight, bias
-    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    hidden = hidden.to(dtype)
+    if weight.dtype in MIXED:
+        weight = weight.to(dtype)
+    if bias is not None and bias.dtype in MIXED:
+        bias = bias.to(dtype)
+    return hidden, weight, bias
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:

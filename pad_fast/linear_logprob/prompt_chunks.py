@@ -56,8 +56,10 @@ class PromptRows(NamedTuple):
         own = ids.index_select(0, rows).long()
         prompts = own // per_prompt
         order = prompts.argsort(stable=True)
-        sizes = torch.bincount(prompts, minlength=responses.count // per_prompt).tolist()
-        return cls(rows[order], own[order], sizes, per_prompt)
+        # bincount would wait twice more, for the least and the largest prompt.
+        sizes = prompts.new_zeros(responses.count // per_prompt)
+        sizes.index_add_(0, prompts, torch.ones_like(prompts))
+        return cls(rows[order], own[order], sizes.tolist(), per_prompt)
 
     @property
     def largest(self) -> int:

@@ -67,9 +67,12 @@ def _save_for_backward(ctx, inputs, output) -> None:
     ctx.save_for_backward(response_ids, output[1] if mean else None)
     ctx.shape = logps.shape
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad: Tensor, _) -> Sequence[Tensor | None]:
+def _backward(ctx, grad: Tensor | None, _) -> Sequence[Tensor | None]:
+    if grad is None:
+        return (None,) * 7
     response_ids, lengths = ctx.saved_tensors
     if lengths is not None:
         grad = grad / lengths.clamp(min=1)

@@ -45,12 +45,11 @@ class Responses:
         labels = labels.masked_fill(response_ids < 0, ignore_index)
         return cls(labels, response_ids, num_responses, ignore_index, normalize == "mean")
 
-    def rewards(self, logps: Tensor, impl: str) -> Tensor:  # (R,)
-        """The reward of each response from the log-probabilities of its tokens, as ``labels``."""
-        rewards, _ = response_op.response_sums(
+    def rewards(self, logps: Tensor, impl: str) -> tuple[Tensor, Tensor]:  # (R,) each
+        """The reward of each response from the log-probabilities of its tokens, and its length."""
+        return response_op.response_sums(
             logps, self.labels, self.ids, self.count, self.ignore_index, self.mean, impl
         )
-        return rewards
 
     def lengths(self) -> Tensor:  # (R,) int64
         """The number of live tokens of each response."""

@@ -105,7 +105,7 @@ def aligned(resources) -> dict[str, dict[str, int]]:
     return {
         name: used
         for name, used in resources.items()
-        if name.split()[1] in kernels and "V=" not in name and "odd" not in name
+        if name.split()[1] in kernels and "V=" not in name
     }
 
 

@@ -26,6 +26,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(
         launch, "scoring_of", lambda device: tuning.ScoringTilings(fused, fused, fused)
     )
-    monkeypatch.setattr(launch, "rows_of", lambda device: tuning.RowTiling(64, 4))
+    small = tuning.RowTilings(tuning.RowTiling(64, 4), tuning.RowTiling(64, 4))
+    monkeypatch.setattr(launch, "rows_of", lambda device: small)
     tiling = logprob_tuning.Tiling(tile_bytes=1024, num_warps=4, chunk=2)
     monkeypatch.setattr(logprob_launch, "tiling_of", lambda device: tiling)
