@@ -92,7 +92,7 @@ def linear_token_logprobs(
 
     Args:
         hidden: (..., D) hidden states.
-        weight, bias: (V, D) and (V,) of the output head, in the dtype of ``hidden``.
+        weight, bias: (V, D) and (V,) of the output head; cast to the dtype of ``hidden``.
         labels: (...), each at the hidden state that predicts it.
         temperature, softcap, logit_scale, ignore_index, impl: as in :func:`token_logprobs`.
         live_rows: (L,) places of the labels that are not ignored, among all labels flattened;
@@ -116,8 +116,7 @@ def linear_token_logprobs(
     Notes:
         Rows without room in the budget are computed again in the backward: 4 matrix products in
         place of 3 (a frozen head takes 2), rounded differently. A budget of 0 takes up to 1 GiB on
-        a GPU. Autocast casts as for ``F.linear``; without it a float32 or 16-bit head is cast to
-        the dtype of ``hidden``, and its gradients have the head's own.
+        a GPU. Autocast casts as for ``F.linear``.
 
         Call this within the module that owns the weight, where FSDP2 or ZeRO-3 has gathered it.
     """

@@ -102,7 +102,8 @@ def logprob_cases() -> list[Case]:
             options, tiling = TokenOptions(softcap=softcap), nearest(tuning.TILINGS, name)
             logp, peak, total = launch.forward(logits, labels, options, tiling=tiling)
             written = torch.empty_like(logits)
-            launch.backward(logp, logits, labels, peak, total, options, written, tiling=tiling)
+            softmax = (peak, total)
+            launch.backward(logp, logits, labels, softmax, options, written, tiling=tiling)
 
         return go
 

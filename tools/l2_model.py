@@ -2,10 +2,9 @@
 
     python tools/l2_model.py [--rows 16384] [--width 4096] [--vocabulary 128256]
 
-Programs run in step, one tile of the product after another, and share one cache that forgets what
-was not read for the longest time. The order of work items is the kernel's own. A GPU's cache is
-larger or smaller than that for some addresses, and its programs drift apart, so that the numbers
-tell orders of work from one another, and not a time to the millisecond.
+Programs run in step and share one cache, which forgets what was not read for the longest time. The
+order of work items is the kernel's own. A GPU's programs drift apart, so the numbers compare orders
+of work, and are no times to the millisecond.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ class Work:
     vocabulary: int
     itemsize: int = 2
     block: int = 128  # rows and columns of a tile
-    parts: int = 8  # of the vocabulary
-    pieces: int = 8  # of a tile along D, which are read one after another
+    parts: int = 8  # parts of the vocabulary
+    pieces: int = 8  # pieces of a tile along D, which are read one after another
 
     @property
     def blocks(self) -> int:

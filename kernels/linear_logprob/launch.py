@@ -84,8 +84,7 @@ def tile(
         grad[None],
         logits[None],
         labels[None] - first_column,
-        peak[None],
-        total[None],
+        (peak[None], total[None]),
         replace(options, ignore_index=NO_LABEL),  # all these rows are live
         logp_grad[None],
         again=True,

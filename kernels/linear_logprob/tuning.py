@@ -20,7 +20,7 @@ class RowTiling:
 
     columns: int  # columns of a tile, a power of two
     num_warps: int
-    most_registers: int | None = None  # of a thread; None leaves it to the compiler
+    most_registers: int | None = None  # a thread's; None leaves it to the compiler
 
     @property
     def limits(self) -> dict[str, int]:
@@ -80,7 +80,7 @@ class ScoringTiling:
     num_stages: int
     # Whether tiles are fetched by tensor descriptors, and as many programs run as multiprocessors.
     described: bool = False
-    most_registers: int | None = None  # of a thread; None leaves it to the compiler
+    most_registers: int | None = None  # a thread's; None leaves it to the compiler
 
     @property
     def limits(self) -> dict[str, int]:

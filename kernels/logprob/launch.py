@@ -105,8 +105,7 @@ def backward(
     grad: Tensor,  # (R, T)
     logits: Tensor,  # (R, T, V), any strides
     labels: Tensor,  # (R, T)
-    peak: Tensor,  # (R, T)
-    total: Tensor,  # (R, T)
+    softmax: tuple[Tensor, Tensor],  # peaks and totals (R, T)
     options: TokenOptions,
     dlogits: Tensor,  # (R, T, V), written; may be logits
     again: bool = False,
@@ -120,6 +119,7 @@ def backward(
     if logits.numel() == 0:
         return
     tiling = tiling or tiling_of(logits.device)
+    peak, total = softmax
     chunk = tiling.chunk * tiling.block(logits.element_size())
     with on(logits.device):
         logprob_bwd[(labels.numel(), triton.cdiv(logits.shape[2], chunk))](

@@ -110,7 +110,7 @@ def _write_gradient(
     if impl == "triton":
         from pad_fast.kernels.logprob import launch
 
-        launch.backward(grad, logits, labels, *softmax, options, dlogits)
+        launch.backward(grad, logits, labels, softmax, options, dlogits)
         return
     with no_autocast(logits):
         torch_impl.logits_backward(grad, logits, labels, *softmax, options, dlogits)

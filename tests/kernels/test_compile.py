@@ -192,7 +192,7 @@ def go(kernels, shapes, *every, dtype=torch.bfloat16, labels=torch.int64):
             x, y = torch.zeros(shape, dtype=dtype), torch.zeros(shape[:2], dtype=labels)
             logp, peak, total = launch.forward(x, y, options, tiling=tiling)
             written = torch.empty_like(x)
-            launch.backward(logp, x, y, peak, total, options, written, tiling=tiling)
+            launch.backward(logp, x, y, (peak, total), options, written, tiling=tiling)
     print(len(kernels) - before)
 
 plain, scaled = TokenOptions(), TokenOptions(0.7, 0.0, 2.0, 0)

@@ -38,13 +38,12 @@ def test_traffic(traffic, inplace, options):
     labels[0, 1] = -100  # two of five rows
     values = TokenOptions.checked(**options, ignore_index=-100)
     live, every = 3 * 20000 * 2, 5 * 20000 * 2
-    _, peak, total = launch.forward(logits, labels, values)
+    _, *rows = launch.forward(logits, labels, values)
     assert live <= traffic.loaded <= 1.02 * live
     assert traffic.stored <= 0.02 * live
     traffic.loaded = traffic.stored = 0
-    launch.backward(
-        grad, logits, labels, peak, total, values, logits if inplace else torch.empty_like(logits)
-    )
+    dlogits = logits if inplace else torch.empty_like(logits)
+    launch.backward(grad, logits, labels, rows, values, dlogits)
     assert live <= traffic.loaded <= 1.02 * live
     assert every <= traffic.stored <= 1.02 * every
 
@@ -58,7 +57,7 @@ def test_label_that_is_no_column_is_nan_and_not_read(small_tiles, wrong, softcap
     options = TokenOptions(softcap=softcap)
     logps, *rows = launch.forward(logits, labels, options)
     dlogits = torch.zeros_like(logits)
-    launch.backward(grad, logits, labels, *rows, options, dlogits)
+    launch.backward(grad, logits, labels, rows, options, dlogits)
     plain, *plain_rows = logits_torch.logits_forward(logits, labels, options)
     dplain = torch.zeros_like(logits)
     logits_torch.logits_backward(grad, logits, labels, *plain_rows, options, dplain)

@@ -41,7 +41,7 @@ def test_column_offsets_are_64_bit(small_tiles):
     for ours, theirs in zip(got, expected, strict=True):
         assert torch.equal(ours, theirs)
     for x in (near, logits):
-        launch.backward(grad, x, labels, *expected[1:], TokenOptions(), x)
+        launch.backward(grad, x, labels, expected[1:], TokenOptions(), x)
     assert torch.equal(logits, near)
 
 
