@@ -95,7 +95,7 @@ def linear_token_logprobs(
         weight, bias: (V, D) and (V,) of the output head; cast to the dtype of ``hidden``.
         labels: (...), each at the hidden state that predicts it.
         temperature, softcap, logit_scale, ignore_index, impl: as in :func:`token_logprobs`.
-        live_rows: (L,) places of the labels that are not ignored, among all labels flattened;
+        live_rows: (L,) places of the labels that are not ignored, among labels flattened;
             finding them waits for the device once.
         memory_budget: bytes for forward and backward, without arguments and gradients; "auto" is a
             16th of a GPU's memory, or 128 MiB on a CPU.
