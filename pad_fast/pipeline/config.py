@@ -253,6 +253,18 @@ class DistillationConfig:
         "Go on with a run folder that was begun with other versions or variables of the "
         "environment; its manifest tells of the change.",
     )
+    validation_size: int | None = option(
+        None,
+        "Training prompts that no round trains on, and on which each student's greedy answers are "
+        "measured: by the right answers, or where there are none by the teacher's rewards. "
+        "Default: a tenth, at most 128; none if that is below 16.",
+    )
+    load_best_round: bool = option(
+        True, "Name the round with the best validation as the run's student, not the last one."
+    )
+    patience: int = option(
+        2, "Stop after so many rounds in a row without a better validation; 0 does all rounds."
+    )
     teacher_system_prompt: str | None = option(
         None,
         "Instructions that the teacher is given and the student never sees: the teacher scores, "

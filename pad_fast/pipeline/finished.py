@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pad_fast.evaluation import model_names
-from pad_fast.pipeline.evaluate import heldout
+from pad_fast.pipeline.evaluate import heldout, validation
 from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
 from pad_fast.pipeline.evaluate.heldout import Subject
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
@@ -65,8 +65,9 @@ def phase_files(run: RunContext, round: int, phase: str) -> Iterator[Path]:
         if with_baseline(run, round):
             prompts = {row["prompt_id"] for r in range(1, round + 1) for row in run.round_rows(r)}
             yield from _shards(run, [{}] * len(prompts), run.folder.seqkd / "answers")
-    elif phase == EVALUATE.name and run.heldout_rows:
-        for subject in subjects(run, round):
+    elif phase == EVALUATE.name:
+        yield from validation.validation_files(run, round)
+        for subject in subjects(run, round) if run.heldout_rows else ():
             yield from heldout.evaluation_files(run, subject)
 
 
@@ -107,7 +108,7 @@ def students(run: RunContext, round: int) -> list[Path]:
 
 def with_baseline(run: RunContext, round: int) -> bool:
     """Whether the baseline is trained after this round."""
-    return run.config.baseline == "seqkd" and round == run.config.rounds
+    return run.config.baseline == "seqkd" and round == validation.last_round(run)
 
 
 def seqkd_student(run: RunContext) -> Path:

@@ -27,6 +27,8 @@ BENCHMARK_RULES: dict[str, NumberRule] = {
 RULES: dict[str, NumberRule] = {
     **BENCHMARK_RULES,
     "heldout_size": whole(0, MOST, "prompts"),
+    "validation_size": whole(0, MOST, "prompts"),
+    "patience": whole(0, 10_000, "rounds; 0 does all"),
     "rounds": whole(1, 10_000),
     "prompts_per_round": whole(1, 100_000_000, "prompts"),
     "shard_size": whole(1, MOST, "prompts"),

@@ -57,6 +57,7 @@ PREPARE = Phase(
             "shard_size",
             "seed",
             "baseline",
+            "validation_size",
             "teacher_system_prompt",
         }
     ),
@@ -115,8 +116,8 @@ TRAIN = Phase(
 EVALUATE = Phase(
     "evaluate",
     "evaluate the student on the held-out prompts",
-    frozenset({"answer_rule"}),
-    ("evaluation/*.json",),
+    frozenset({"answer_rule", "patience"}),
+    ("evaluation/*.json", "validation/*.json"),
 )
 
 # The phases of a round, in their order. A new run is prepared before the first of them.
@@ -149,6 +150,7 @@ FREE = OF_BENCHMARKS | frozenset(
     {
         "output_dir",
         "accept_environment",
+        "load_best_round",
         "student_server",
         "teacher_server",
         "student_serve",
@@ -194,11 +196,12 @@ def first_phase(setting: str) -> str | None:
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str | None]:
     """The settings that differ between two configurations of a run, each with its first phase.
 
-    Raising ``rounds`` only adds to a run, so its phase is then None. With a baseline it is not:
-    the baseline's number of steps depends on the number of rounds.
+    Raising ``rounds`` only adds to a run, and so does another ``patience``: the phase is then None.
+    With a baseline it is not, since its number of steps depends on the number of rounds.
     """
     # What only one of them has is of another version, which is noticed by itself. In their own
     # order: a setting stands before those whose default it is.
     names = [name for name in now if name in before and before[name] != now[name]]
-    adds = before["baseline"] == "none" and now["rounds"] >= before["rounds"]
-    return {name: None if name == "rounds" and adds else first_phase(name) for name in names}
+    free = {"patience"} if before["baseline"] == "none" else set()
+    free |= {"rounds"} if free and now["rounds"] >= before["rounds"] else set()
+    return {name: None if name in free else first_phase(name) for name in names}

@@ -105,6 +105,9 @@ def restore_metrics(run: RunContext) -> None:
         for shard in scored:
             metrics.add(round, shard_index(shard), "score", reward_metrics(read_rows(shard)))
         _restore_training(run, folder, round, "train")
+    for path in sorted((root / "validation").glob("*.json")):
+        row = read_json(path)
+        metrics.add(row["round"], 0, "validate", {"name": path.stem, row["metric"]: row["value"]})
     _restore_training(run, run.folder.seqkd, run.config.rounds, "seqkd")
     for path in sorted((root / "evaluation").glob("*.json")):
         row = read_json(path)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pad_fast.evaluation import model_names
 from pad_fast.pipeline.config import Settings
-from pad_fast.pipeline.evaluate import heldout
+from pad_fast.pipeline.evaluate import heldout, validation
 from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
+from pad_fast.pipeline.evaluate.best_round import announce_stop, chosen_student
 from pad_fast.pipeline.evaluate.summary import print_table
 from pad_fast.pipeline.findings.first_shard import of_samples, of_scores, warn
 from pad_fast.pipeline.finished import (
@@ -54,6 +55,7 @@ def sample(run: RunContext, round: int) -> None:
         heldout.sample_groups(run)
         if run.config.student_server:  # later the servers have other weights
             heldout.sample_base(run)
+            validation.sample_validation(run, 0)
     folder, rows = run.folder.round(round) / "samples", run.round_rows(round)
     restore_samples(folder.parent / "scores", folder)
     teachers = sample_answers_of_round(run, round)
@@ -137,8 +139,10 @@ def evaluate(run: RunContext, round: int) -> None:
     """
     if not is_trained(run, round):
         raise ValueError(f"evaluate: round {round} is not trained yet; give `pad-fast train` first")
+    models = subjects(run, round)  # of before the validation, which may make the round the last
+    validation.validate(run, round)
     if run.heldout_rows:
-        heldout.evaluate(run, subjects(run, round))
+        heldout.evaluate(run, models)
     RunBenchmarks(run).do(benchmark_subjects(run, round))
 
 
@@ -150,10 +154,11 @@ def phase_function(name: str) -> Callable[[RunContext, int], None]:
 def run_phase(settings: Settings, phase: str) -> None:
     """Do one phase of the first round that is not finished."""
     with _opened(settings, trains=phase != EVALUATE.name) as run:
-        rounds = range(1, run.config.rounds + 1)
-        round = next((r for r in rounds if not is_finished(run, r)), None)
+        last = validation.last_round(run)
+        round = next((r for r in range(1, last + 1) if not is_finished(run, r)), None)
         if round is None:
-            print(f"{phase}: all {run.config.rounds} rounds are finished; raise rounds to go on")
+            more = "rounds" if last == run.config.rounds else "patience"
+            print(f"{phase}: all {last} rounds are finished; raise {more} to go on")
             return
         if phase != TRAIN.name:
             run.try_servers()
@@ -173,14 +178,23 @@ def run_all(settings: Settings) -> Path:
         if not all(is_finished(run, round) for round in range(1, run.config.rounds + 1)):
             run.try_servers()
         for round in range(1, run.config.rounds + 1):
-            for phase in PHASES:
-                phase_function(phase.name)(run, round)
-                run.engines.close()
-                run.folder.finished(f"round-{round:02d}/{phase.name}")
+            _do_round(run, round)
+            if round == validation.last_round(run) < run.config.rounds:
+                announce_stop(run, round)
+                _do_round(run, round)  # now it is the last one, which the baseline follows
+                break
         report = _report(run)
         print_table(run.folder.root)
-        print(f"student  {run.folder.student(run.config.rounds)}\nreport   {report}")
+        print(f"student  {chosen_student(run)}\nreport   {report}")
         return report
+
+
+def _do_round(run: RunContext, round: int) -> None:
+    """Do what is missing of every phase of a round."""
+    for phase in PHASES:
+        phase_function(phase.name)(run, round)
+        run.engines.close()
+        run.folder.finished(f"round-{round:02d}/{phase.name}")
 
 
 def write_report(settings: Settings) -> Path:

@@ -26,6 +26,10 @@ from pad_fast.pipeline.weights import weights_digest
 from pad_fast.pipeline.whole_files import Row, read_rows
 from pad_fast.training.config import PADConfig
 
+# Of the training prompts a tenth is kept for validation, within these numbers; with fewer, chance
+# would choose the round.
+LEAST_VALIDATION, MOST_VALIDATION = 16, 128
+
 Model = TypeVar("Model", bound=Checkpoint)
 
 
@@ -183,9 +187,32 @@ class RunContext:
         return weights_digest(self.judge.path, self.judge.config)
 
     @cached_property
+    def _prompt_rows(self) -> list[Row]:
+        return read_rows(self.folder.root / "prompts.parquet")
+
+    @cached_property
+    def _validation_places(self) -> set[int]:
+        """Which of the prompts are kept from training: drawn once, by the run's seed."""
+        size = self.config.validation_size
+        if size is None:
+            size = min(MOST_VALIDATION, len(self._prompt_rows) // 10)
+            has_measure = self.config.has_judge or any(row["answer"] for row in self._prompt_rows)
+            size = size if size >= LEAST_VALIDATION and has_measure else 0
+            size = 0 if self.config.responses else size
+        size = min(size, len(self._prompt_rows) - 1)
+        draw = random.Random(derive_seed(self.config.seed, "validation"))
+        return set(draw.sample(range(len(self._prompt_rows)), size))
+
+    @cached_property
     def train_rows(self) -> list[Row]:
         """The training prompts."""
-        return read_rows(self.folder.root / "prompts.parquet")
+        left_out = self._validation_places
+        return [row for place, row in enumerate(self._prompt_rows) if place not in left_out]
+
+    @cached_property
+    def validation_rows(self) -> list[Row]:
+        """The prompts that choose among the rounds."""
+        return [self._prompt_rows[place] for place in sorted(self._validation_places)]
 
     @cached_property
     def heldout_rows(self) -> list[Row]:

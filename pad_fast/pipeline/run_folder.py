@@ -27,7 +27,13 @@ MEASURED = (
     "evaluation/*.json",
 )
 # What a run leaves after its manifest was written.
-OWN = (*MEASURED, "heldout/samples/part-*.parquet", "*/trainer", "seqkd/answers/part-*.parquet")
+OWN = (
+    *MEASURED,
+    "validation/*.json",
+    "heldout/samples/part-*.parquet",
+    "*/trainer",
+    "seqkd/answers/part-*.parquet",
+)
 # What a student's folder holds and no phase reads.
 UNREAD = ("README.md", "training_args.bin")
 STATE = "trainer_state.json"  # holds times

@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
 
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.evaluate.validation import last_round
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
@@ -27,7 +28,7 @@ def answer_rows(run: RunContext) -> list[Row]:
     """Each prompt of the run once, with the teacher's ``prompt_ids``."""
     rows = {
         row["prompt_id"]: row
-        for round in range(1, run.config.rounds + 1)
+        for round in range(1, last_round(run) + 1)
         for row in run.round_rows(round)
     }
     return [{**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])} for row in rows.values()]
@@ -53,7 +54,7 @@ def train_seqkd(run: RunContext) -> None:
     """Train the student of the folder ``seqkd`` on the teacher's answers."""
     folder, student = run.folder.seqkd, run.student(0)
     examples = [example(student, row) for row in read_rows(folder / "answers")]
-    steps = sum(steps_of(run.folder.student(r)) for r in range(1, run.config.rounds + 1))
+    steps = sum(steps_of(run.folder.student(r)) for r in range(1, last_round(run) + 1))
     args = run.settings.pad_config(
         folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
     )
