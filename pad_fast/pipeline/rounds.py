@@ -139,7 +139,7 @@ def evaluate(run: RunContext, round: int) -> None:
     """
     if not is_trained(run, round):
         raise ValueError(f"evaluate: round {round} is not trained yet; give `pad-fast train` first")
-    models = subjects(run, round)  # of before the validation, which may make the round the last
+    models = subjects(run, round)  # before the validation, which may make the round the last one
     validation.validate(run, round)
     if run.heldout_rows:
         heldout.evaluate(run, models)

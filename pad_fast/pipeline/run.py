@@ -26,7 +26,7 @@ from pad_fast.pipeline.weights import weights_digest
 from pad_fast.pipeline.whole_files import Row, read_rows
 from pad_fast.training.config import PADConfig
 
-# Of the training prompts a tenth is kept for validation, within these numbers; with fewer, chance
+# A tenth of the training prompts is kept for validation, within these numbers; with fewer, chance
 # would choose the round.
 LEAST_VALIDATION, MOST_VALIDATION = 16, 128
 

@@ -128,7 +128,7 @@ def test_one_long_group_trains_where_one_response_fits(tmp_path):
     """No forward with a gradient holds more than a prompt and the responses that fit with it."""
     row = {
         "prompt_ids": [3] * 8,
-        "completion_ids": [[i % VOCABULARY] * 20 for i in range(64)],
+        "completion_ids": [[i % VOCABULARY] * 19 + [i // VOCABULARY] for i in range(64)],
         "teacher_rewards": [i / 64 for i in range(64)],
     }
     model, sizes = make_model(), []
