@@ -48,6 +48,7 @@ class Chat:
         self._parts: dict[Roles, bool] = {}
         self._kept: dict[Roles, list[bool]] = {}
         self._leads: dict[Roles, str] = {}
+        self._endless = ""  # what is wrong with a template that took too long
 
     @cached_property
     def template(self) -> str:
@@ -198,6 +199,8 @@ class Chat:
                 f"{self.owner} raises a number to a power, which may take without end; write the "
                 f"number out{self.suffix}"
             )
+        if self._endless:  # each conversation would take as long
+            raise ValueError(self._endless)
         try:
             with time_limit(SECONDS):
                 return str(
@@ -210,10 +213,11 @@ class Chat:
                     )
                 )
         except TookTooLong:
-            raise ValueError(
+            self._endless = (
                 f"{self.owner} takes more than {SECONDS:g} seconds for a conversation and may "
                 f"never end; change the template{self.suffix}"
-            ) from None
+            )
+            raise ValueError(self._endless) from None
         except Exception as error:  # a template is a program of someone else's
             raise ValueError(
                 f"{self.owner} refuses the conversation: {error}{self.suffix}"

@@ -63,6 +63,18 @@ def test_templates_that_never_end(a_second, template, words):
     assert time.monotonic() - begun < 20
 
 
+def test_a_template_that_never_ends_is_waited_for_once(monkeypatch):
+    """Not once for each of the conversations that are tried."""
+    monkeypatch.setattr(chat_module, "SECONDS", 1.0)
+    tried, begun = chat(ENDLESS), time.monotonic()
+    roles = (("user",), ("system", "user"), ("user", "assistant"))
+    assert tried.probes(roles) == [None] * 3
+    for _ in range(3):
+        with pytest.raises(ValueError, match="takes more than 1 seconds"):
+            tried.prompt_ids(USER)
+    assert time.monotonic() - begun < 2.5
+
+
 def test_two_stars_in_the_text_of_a_template_are_no_power():
     template = "**{{ messages[0].content }}** {{ '2**3' }}"
     assert chat(template).rendered(USER) == "**Hi** 2**3"
