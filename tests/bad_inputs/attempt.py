@@ -19,7 +19,7 @@ from pad_fast import cli
 
 Spoil = Callable[[Path], Mapping[str, Any] | None]
 SAID = "said.txt"  # standard output and error of the command
-LONGEST = 90.0  # seconds of a command
+LONGEST = 120.0  # seconds of a command
 READ = "weights.txt"  # a line for each model whose weights were read
 
 

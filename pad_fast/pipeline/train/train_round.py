@@ -132,7 +132,7 @@ def train_round(run: RunContext, round: int) -> None:
     folder, before = run.folder.round(round), run.student(round - 1)
     seed = round_seed(run.config.seed, round, "train")
     args = run.settings.pad_config(folder / "trainer", seed, **run.chosen)
-    rows = pad_dataset(folder / "scores")  # what is damaged is found before weights are read
+    rows = pad_dataset(folder / "scores")  # a damaged shard is found before weights are read
     trainer = PADTrainer(
         model=trainable(run, before),
         args=args,
