@@ -97,14 +97,15 @@ def _parse(
         _refuse(str(key))
         if key not in keys:
             raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), keys)}")
-    # The values of the YAML pass through the parser too, so that they are converted and checked in
-    # the same way as flags.
+    # No flag says these.
+    empty = {key: value for key, value in values.items() if value is None or value == []}
+    # The others pass through the parser too, so that they are converted and checked as flags are.
     words = [
-        word for key, value in values.items() if value is not None for word in _as_flag(key, value)
+        word for key, value in values.items() if key not in empty for word in _as_flag(key, value)
     ]
     defaults = vars(parser.parse_args([]))
     from_yaml = vars(parser.parse_args(words))
-    parser.set_defaults(**from_yaml | {key: None for key, value in values.items() if value is None})
+    parser.set_defaults(**from_yaml | empty)
     parsed = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
     for some in parsed:
         expand_paths(some)

@@ -17,6 +17,11 @@ from pad_fast.pipeline.config import RunConfig
 ROOT = Path(__file__).parents[2]
 
 
+def test_an_empty_list_is_a_value(world, tmp_path):
+    config = changed_config(world, tmp_path, report_to=[])
+    assert parse_settings("run", [str(config)]).flat()["report_to"] == []
+
+
 def test_flags_override_the_yaml(world, tmp_path):
     config = changed_config(
         world,
