@@ -12,6 +12,7 @@ from pad_fast.linear_logprob import memory_budget
 from pad_fast.linear_logprob.prompt_chunks import PromptRows
 from pad_fast.linear_loss import linear_preference_loss
 from pad_fast.logprob import torch_impl as logits_torch
+from pad_fast.logprob.responses import Responses
 from pad_fast.modules import LinearPADLoss
 
 
@@ -189,3 +190,16 @@ def test_each_check_runs_once(
     budget = room_for_two if by_chunks else 0
     linear_preference_loss(hidden, weight, labels, teacher, memory_budget=budget)
     assert sorted(calls) == sorted([*(f"check_{name}" for name in names), "resolve_impl"])
+
+
+def test_the_sizes_of_prompts_wait_for_the_device_once():
+    """Live rows wait once too; ``bincount`` would wait for the least and the largest prompt."""
+    labels = torch.randint(9, (6, 5))
+    labels[:, 3:] = -100
+    responses = Responses.checked(labels, None, None, -100, "mean")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        found = PromptRows.of(responses, 2)
+    assert found.sizes == [6, 6, 6]
+    called = [event.name for event in profiler.events()]
+    assert called.count("aten::nonzero") == 1
+    assert not {"aten::bincount", "aten::item"} & set(called)
