@@ -36,11 +36,11 @@ class RowTilings:
     capped: RowTiling  # with a softcap
 
     def of(self, dtype: torch.dtype, softcap: float) -> RowTiling:
-        """The tiling for logits of ``dtype``: a float64 takes two registers."""
+        """The tiling for logits of ``dtype``: a float64 takes two registers, and its tanh more."""
         tiling = self.capped if softcap else self.plain
         if dtype.itemsize <= 4:
             return tiling
-        return RowTiling(tiling.columns // 2, tiling.num_warps // 2)
+        return RowTiling(tiling.columns // 4, tiling.num_warps // 2)
 
 
 # A row's gradient needs its logits twice. A program of 1,024 threads with more than 32 registers
