@@ -20,7 +20,7 @@ class TookTooLong(Exception):
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise :class:`TookTooLong` in what runs inside for longer than so many seconds.
 
-    It works in every thread, unlike a signal, and costs a microsecond. The exception arrives before
+    It works in every thread, unlike a signal, and costs microseconds. The exception arrives before
     the next instruction of Python: a single call into C that never returns is not interrupted.
     """
     thread = threading.get_ident()
