@@ -9,6 +9,7 @@ from typing import Any
 
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.serving.dialects import Drawn, Garbled, Request, ServerError
+from pad_fast.pipeline.serving.pool import Pool
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 
 logger = logging.getLogger("pad_fast")
@@ -52,6 +53,7 @@ def try_out(engine: ServerEngine, letters: Sequence[int] = ()) -> None:
         )
     if letters:
         _check_letters(engine, prompt, letters)
+    _check_alike(engine, prompt, hot[0])
     engine.watch(_canary(engine, prompt, hot[0]))
 
 
@@ -128,6 +130,22 @@ def _other_vocabulary(engine: ServerEngine, url: str, told: str) -> ServerError:
         f"{told or 'has other tokens for a text'}; serve the same checkpoint, or give the server "
         f"--tokenizer {path}"
     )
+
+
+def _check_alike(engine: ServerEngine, prompt: list[int], known: Drawn) -> None:
+    """Raise ServerError if one of the servers gives other log-probabilities than the rest."""
+    found = {}
+    for url in engine.pool.urls:
+        single = Pool([url], engine.pool.limits, engine.pool.restart)
+        [[found[url]]] = single.run([engine.dialect.scoring(prompt, [known.ids])])
+    first = engine.pool.urls[0]
+    for url, logps in found.items():
+        apart = [abs(one - other) for one, other in zip(found[first], logps, strict=True)]
+        if sum(apart) > MOST_APART * len(apart):
+            raise ServerError(
+                f"{url} gives other log-probabilities than {first}, by "
+                f"{sum(apart) / len(apart):.3g} nats a token; serve the same weights by all"
+            )
 
 
 def _check_letters(engine: ServerEngine, prompt: list[int], letters: Sequence[int]) -> None:

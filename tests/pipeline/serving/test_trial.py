@@ -153,6 +153,13 @@ def test_servers_that_differ(stub_of, engine_of):
         engine_of(stub_of(), stub_of(version="0.31.0"))
 
 
+def test_servers_of_different_weights(stub_of, engine_of, world):
+    other = stub_of(served_as="teacher")
+    other.load(world / "student")
+    with pytest.raises(ServerError, match=r"gives other log-probabilities than .* serve the same"):
+        try_out(engine_of(stub_of(served_as="teacher"), other))
+
+
 def test_the_key_is_sent_and_asked_for(stub_of, engine_of, monkeypatch):
     def locked(handler, body) -> bool:
         if handler.headers.get("Authorization") == "Bearer sesame":
