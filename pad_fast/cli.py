@@ -43,6 +43,7 @@ class Command:
         preset: words that are put in front of the user's.
         options: a dataclass whose fields are flags of this command alone, as "module:class".
         arguments: fixed arguments of the function.
+        many: whether many processes can work on it together.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Command:
     preset: tuple[str, ...] = ()
     options: str = ""
     arguments: tuple[Any, ...] = ()
+    many: bool = False
 
     @property
     def usage(self) -> str:
@@ -68,12 +70,14 @@ MAIN_COMMANDS = (
         f"the whole distillation: in every round {', '.join(phase.name for phase in PHASES)}; "
         "then the report",
         "pad_fast.pipeline.rounds:run_all",
+        many=True,
     ),
     Command(
         "demo",
         "the whole distillation with the tiny models that come with the package",
         "pad_fast.pipeline.rounds:run_all",
         preset=(str(TINY_WORLD),),
+        many=True,
     ),
     Command(
         "report",
@@ -108,7 +112,13 @@ MAIN_COMMANDS = (
     ),
 )
 PHASE_COMMANDS = tuple(
-    Command(phase.name, phase.help, "pad_fast.pipeline.rounds:run_phase", arguments=(phase.name,))
+    Command(
+        phase.name,
+        phase.help,
+        "pad_fast.pipeline.rounds:run_phase",
+        arguments=(phase.name,),
+        many=True,
+    )
     for phase in PHASES
 )
 COMMANDS = {command.name: command for command in (*MAIN_COMMANDS, *PHASE_COMMANDS)}
@@ -203,13 +213,18 @@ def _run(name: str, words: list[str]) -> int:
     if command.reads:
         given = [words]
     elif command.config:
+        from pad_fast.launch.launcher import hand_over, split_launch
         from pad_fast.pipeline.arguments import parse_settings, parse_with
 
+        launch, words = split_launch(words) if command.many else (None, words)
+        whole = [name, *words]
         words = [*command.preset, *words]
         if command.options:
             given = list(parse_with(name, words, _imported(command.options)))
         else:
             given = [parse_settings(name, words)]
+        if launch is not None:  # the settings are right, or the processes would all say so
+            return hand_over(launch, whole)
     result = _imported(command.call)(*given, *command.arguments)
     if isinstance(result, str):
         print(result)

@@ -22,6 +22,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def count_gpus() -> int:
+    """The number of GPUs of this machine that this process may use."""
+    return torch.cuda.device_count()
+
+
 def is_gpu(device: torch.device) -> bool:
     """Whether the device is a GPU that PyTorch calls "cuda", NVIDIA's or AMD's."""
     return device.type == "cuda"

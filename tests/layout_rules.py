@@ -21,7 +21,9 @@ PRODUCT = ("pad_fast", "kernels", "benchmarks", "tools", "examples")
 
 # A module imports from lower layers and from its own package only.
 LAYERS = (
+    ("__main__",),
     ("cli",),
+    ("launch",),
     ("plan", "doctor", "benchmark"),
     ("pipeline",),
     ("report",),

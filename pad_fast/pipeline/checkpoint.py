@@ -178,12 +178,15 @@ class Checkpoint:
     def load(self, device: Any) -> Any:
         """The model on a device, in evaluation mode, which is not kept."""
         _ = self.tokenizer  # a missing one has to fail before the weights are loaded
-        attention = (
-            {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
-        )
+        if self.check is not None:
+            self.check()
         try:
             model: Any = self.model_class.from_pretrained(
-                self.path, revision=self.revision, dtype=self.dtype, **attention, **NO_CODE
+                self.path,
+                revision=self.revision,
+                dtype=self.dtype,
+                **self.attention_argument,
+                **NO_CODE,
             )
         except (SafetensorError, EOFError, UnpicklingError) as error:
             raise ValueError(
@@ -191,6 +194,12 @@ class Checkpoint:
                 "or download them again"
             ) from None
         return model.to(device).eval()
+
+    @property
+    def attention_argument(self) -> dict[str, str]:
+        """The attention as an argument of ``from_pretrained``, none if it was not set."""
+        name = self.attn_implementation
+        return {"attn_implementation": name} if name else {}
 
     def free(self) -> None:
         """Release the weights' memory for the next model."""

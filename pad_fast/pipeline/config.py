@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,7 @@ from pad_fast.files.json_text import json_value
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.pipeline.benchmark.config import BenchmarkConfig
 from pad_fast.pipeline.calibration import FORMULAS, PRESETS, preset_defaults
+from pad_fast.pipeline.lora_options import LoraOptions
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
     LETTERS,
@@ -54,7 +54,7 @@ NO_SETTINGS = MANAGED | {"local_rank"}
 
 
 @dataclass
-class DistillationConfig:
+class DistillationConfig(LoraOptions):
     """The settings of a distillation, in addition to those of PADConfig.
 
     The defaults are the paper's where it states a value (PAD, arXiv 2502.14272).
@@ -123,12 +123,12 @@ class DistillationConfig:
             "help": 'JSON object passed to both chat templates, such as {"enable_thinking": false}.'
         },
     )
-    student_server: list[str] | None = option(  # noqa: RUF009
+    student_server: list[str] | None = option(
         None,
         "URLs of vLLM or SGLang servers that sample from the student. The run waits where a new "
         "round's student has to be loaded into them.",
     )
-    teacher_server: list[str] | None = option(  # noqa: RUF009
+    teacher_server: list[str] | None = option(
         None, "URLs of vLLM or SGLang servers that score and answer in the teacher's place."
     )
     student_serve: str | None = option(
@@ -307,6 +307,7 @@ class DistillationConfig:
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         self._check_numbers()
         check_rule(self.answer_rule)
+        self.check_adapter()
         try:
             choice_question("", ["", ""], self.mcq_template)
         except ValueError as error:
@@ -446,19 +447,13 @@ class Settings:
         training: PADConfig's fields, those that differ from their defaults.
 
     Raises:
-        ValueError: the training cannot be done with them, or under a launcher of more than one
-            process.
+        ValueError: the training cannot be done with them.
     """
 
     run: RunConfig
     training: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError(
-                "a run is one process, got WORLD_SIZE > 1; under accelerate launch use PADTrainer "
-                "on the scored shards"
-            )
         # A wrong setting of the training has to fail now and not after hours of sampling.
         training, n = self._built(), self.run.most_generations
         kind = LOSSES[training.loss].kind(training.divergence)

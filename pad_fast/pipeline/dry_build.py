@@ -22,6 +22,7 @@ from pad_fast.environment import shown, variables
 from pad_fast.models.auto import build_model
 from pad_fast.pipeline import hub
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.train.adapter import check_adapter
 from pad_fast.training.config import PADConfig
 
 STEPS = 10  # in the learning rate's schedule
@@ -37,6 +38,7 @@ def check_training(run: RunContext) -> None:
             be pushed to the hub although that is wanted. The message names the setting.
     """
     resolve_impl(run.training.impl, torch.empty(0, device=default_device()))
+    check_adapter(run.config, run.student(0))
     _check_hub(run.training)
     _check_trackers(run.training)
     _check_compilation(run.training)

@@ -13,7 +13,7 @@ from pad_fast.pipeline.evaluate.heldout import Subject
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import shards
-from pad_fast.pipeline.sample.teacher_answers import answers_folder
+from pad_fast.pipeline.sample.teacher_answers import answers_folder, unanswered
 from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
@@ -53,7 +53,7 @@ def phase_files(run: RunContext, round: int, phase: str) -> Iterator[Path]:
     if phase == SAMPLE.name:
         yield from _shards(run, run.round_rows(round), run.folder.round(round) / "samples")
         if run.config.teacher_response != "none":
-            yield from _shards(run, run.round_rows(round), answers_folder(run, round))
+            yield from _shards(run, unanswered(run, round), answers_folder(run, round))
         if round == 1:
             yield from _shards(run, run.heldout_rows, run.folder.root / "heldout" / "samples")
     elif phase == SCORE.name:

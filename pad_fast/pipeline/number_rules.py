@@ -53,5 +53,8 @@ RULES: dict[str, NumberRule] = {
     "serve_timeout": real(0, 86_400, "seconds", above=True),
     "mcq_opponents": whole(2, 65_536, "an even one"),
     "mcq_weight": real(0, 1),
+    "lora_r": whole(1, 65_536),
+    "lora_alpha": whole(1, 65_536),
+    "lora_dropout": real(0, 1, below=True),
     "mcq_floor": real(0, 1, above=True, below=True),
 }

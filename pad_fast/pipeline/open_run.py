@@ -30,6 +30,7 @@ from pad_fast.pipeline.preflight import (
     fitting,
     read_split,
 )
+from pad_fast.pipeline.rank_checks import check_ranks, check_shared_folder
 from pad_fast.pipeline.restore import (
     PROMPTS,
     lost_prompts,
@@ -69,18 +70,26 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
         )
     if run.config.score_cache is not None:
         check_writable(Path(run.config.score_cache))
-    with locked(run.folder.root):
-        run.folder.check_manifest_is_not_lost()
-        if run.folder.manifest_path.exists():
-            _check_unchanged(run)
-            if trains and not is_finished(run, run.config.rounds):
-                check_training(run)
-        else:
-            check_sources(run.config)
-            _check_foreign_files(run)
-            check_training(run)
-            _prepare(run)
+    check_ranks(run)
+    with contextlib.ExitStack() as stack:
+        if run.ranks.is_main:
+            stack.enter_context(locked(run.folder.root))
+            _check_or_prepare(run, trains)
+        check_shared_folder(run)
         yield run
+
+
+def _check_or_prepare(run: RunContext, trains: bool) -> None:
+    run.folder.check_manifest_is_not_lost()
+    if run.folder.manifest_path.exists():
+        _check_unchanged(run)
+        if trains and not is_finished(run, run.config.rounds):
+            check_training(run)
+    else:
+        check_sources(run.config)
+        _check_foreign_files(run)
+        check_training(run)
+        _prepare(run)
 
 
 def _prepare(run: RunContext) -> None:

@@ -110,7 +110,17 @@ SCORE = Phase(
 TRAIN = Phase(
     "train",
     "train the student on the scored responses",
-    frozenset({"train_dtype"}),
+    frozenset(
+        {
+            "train_dtype",
+            "use_peft",
+            "lora_r",
+            "lora_alpha",
+            "lora_dropout",
+            "lora_target_modules",
+            "load_in_4bit",
+        }
+    ),
     ("*/student", "*/trainer/checkpoint-*/trainer_state.json"),  # in round-RR/ and in seqkd/
 )
 EVALUATE = Phase(

@@ -15,11 +15,11 @@ from pathlib import Path
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.teacher_answers import sampled_alone
-from pad_fast.pipeline.score.metrics import reward_metrics
 from pad_fast.pipeline.score.scorer import TEACHER_COLUMNS
 from pad_fast.pipeline.whole_files import (
     Row,
     read_json,
+    read_metrics,
     read_rows,
     shard_index,
     shard_paths,
@@ -72,39 +72,30 @@ def restore_samples(scored: Path, samples: Path) -> None:
         if not target.exists():
             rows = read_rows(source)
             kept = [name for name in rows[0] if name not in TEACHER_COLUMNS]
-            write_rows(target, [{name: row[name] for name in kept} for row in rows])
+            samples_of = [{name: row[name] for name in kept} for row in rows]
+            write_rows(target, samples_of, sampling_metrics(sampled_alone(samples_of)))
 
 
 def restore_metrics(run: RunContext) -> None:
-    """Write metrics.jsonl again if it is missing although lines must have been in it.
+    """Write the lines of metrics.jsonl that must have been there and are not.
 
-    What the multiple-choice questions measured is in no other file and stays missing.
+    A shard carries what was measured of it, and another rank may have written it just before a
+    kill. A file that is missing altogether is made again from all other files.
     """
     root, metrics = run.folder.root, run.metrics
-    if metrics.path.exists() or not run.folder.has_metrics():
-        return
-    logger.warning(
-        "%s was missing and is made again from the other files, without mcq/position_bias and "
-        "mcq/letter_mass",
-        metrics.path,
-    )
-    for shard in shard_paths(root / "heldout" / "groups"):
-        metrics.add(0, shard_index(shard), "score", reward_metrics(read_rows(shard)))
+    lost = not metrics.path.exists() and run.folder.has_metrics()
+    if lost:
+        logger.warning("%s was missing and is made again from the other files", metrics.path)
+    add_shards(run, 0, "score", root / "heldout" / "groups")
     for folder in sorted(root.glob("round-*")):
         round = int(folder.name.removeprefix("round-"))
-        scored = shard_paths(folder / "scores")
-        # A scored shard holds its samples too.
-        sampled = {path.name: path for path in (*scored, *shard_paths(folder / "samples"))}
-        for shard in sampled.values():
-            metrics.add(
-                round,
-                shard_index(shard),
-                "sample",
-                sampling_metrics(sampled_alone(read_rows(shard))),
-            )
-        for shard in scored:
-            metrics.add(round, shard_index(shard), "score", reward_metrics(read_rows(shard)))
-        _restore_training(run, folder, round, "train")
+        for phase, name in (("sample", "samples"), ("score", "scores")):
+            add_shards(run, round, phase, folder / name)
+        if lost:
+            _add_lost_samples(run, round, folder)
+            _restore_training(run, folder, round, "train")
+    if not lost:
+        return
     for path in sorted((root / "validation").glob("*.json")):
         row = read_json(path)
         metrics.add(row["round"], 0, "validate", {"name": path.stem, row["metric"]: row["value"]})
@@ -115,6 +106,21 @@ def restore_metrics(run: RunContext) -> None:
             name: value for name, value in row.items() if name not in ("round", "num_prompts")
         }
         metrics.add(row["round"], 0, "evaluate", values)
+
+
+def add_shards(run: RunContext, round: int, phase: str, folder: Path) -> None:
+    """Add the metrics that the shards of a folder carry, as far as they are not there yet."""
+    for shard in shard_paths(folder):
+        if (found := read_metrics(shard)) is not None:
+            run.metrics.add(round, shard_index(shard), phase, found)
+
+
+def _add_lost_samples(run: RunContext, round: int, folder: Path) -> None:
+    """Add the metrics of samples that only scored shards still hold."""
+    for shard in shard_paths(folder / "scores"):
+        if not (folder / "samples" / shard.name).exists():
+            found = sampling_metrics(sampled_alone(read_rows(shard)))
+            run.metrics.add(round, shard_index(shard), "sample", found)
 
 
 def _restore_training(run: RunContext, folder: Path, round: int, phase: str) -> None:

@@ -7,6 +7,7 @@ The functions :func:`sample`, :func:`score`, :func:`train` and :func:`evaluate` 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from pad_fast.pipeline.finished import (
 )
 from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, TRAIN
-from pad_fast.pipeline.restore import restore_samples
+from pad_fast.pipeline.restore import add_shards, restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
@@ -38,8 +39,9 @@ from pad_fast.pipeline.sample.teacher_answers import (
     with_teacher_answers,
 )
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.train.saved_student import drop_checkpoints
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
-from pad_fast.pipeline.train.train_round import drop_checkpoints, train_round
+from pad_fast.pipeline.train.train_round import train_round
 from pad_fast.pipeline.whole_files import Row
 
 
@@ -51,32 +53,37 @@ def sample(run: RunContext, round: int) -> None:
     """
     if round == 1:
         groups = heldout.groups_folder(run)
-        restore_samples(groups, groups.parent / "samples")
+        run.ranks.on_main(lambda: restore_samples(groups, groups.parent / "samples"))
         heldout.sample_groups(run)
         if run.config.student_server:  # later the servers have other weights
             heldout.sample_base(run)
             validation.sample_validation(run, 0)
     folder, rows = run.folder.round(round) / "samples", run.round_rows(round)
-    restore_samples(folder.parent / "scores", folder)
+    run.ranks.on_main(lambda: restore_samples(folder.parent / "scores", folder))
     teachers = sample_answers_of_round(run, round)
-    if not unfinished(rows, folder, run.config.shard_size):
+    if not run.ranks.agree(unfinished(rows, folder, run.config.shard_size)):
         return
+    on_shard = partial(_look_at_shard, run, round, "sample")
     if round == 1 and given.is_given(rows):
-        on_shard = partial(_look_at_shard, run, round, "sample")
-        given.write_samples(run, rows, folder, on_shard=on_shard)
+        run.ranks.on_main(lambda: given.write_samples(run, rows, folder, on_shard=on_shard))
         _print_means(run, round, "sample")
         return
+    sampler = run.sampler(run.config.num_generations, rewards=True)
     with run.engine(run.student(round - 1)) as student:
+        if teachers:
+            with_answers = partial(with_teacher_answers, run, student, teachers)
+            sampler = dataclasses.replace(sampler, complete=with_answers)
         sample_shards(
             student,
             rows,
             folder,
-            run.sampler(run.config.num_generations, rewards=True),
+            sampler,
             seed=round_seed(run.config.seed, round, "sample"),
             title=_title(run, round, "sample"),
-            on_shard=partial(_look_at_shard, run, round, "sample"),
-            complete=partial(with_teacher_answers, run, student, teachers) if teachers else None,
+            on_shard=on_shard,
+            ranks=run.workers(run.student(round - 1)),
         )
+    add_shards(run, round, "sample", folder)
     _print_means(run, round, "sample")
 
 
@@ -90,12 +97,9 @@ def score(run: RunContext, round: int) -> None:
         raise ValueError(f"score: round {round} is not sampled yet; give `pad-fast sample` first")
     groups = heldout.groups_folder(run)
     if round == 1:
-        given.write_scores(groups.parent / "samples", groups)
-        on_shard = partial(_look_at_shard, run, round, "score")
-        given.write_scores(folder / "samples", folder / "scores", on_shard)
-    if not unfinished(rows, folder / "scores", size) and not unfinished(
-        run.heldout_rows, groups, size
-    ):
+        run.ranks.on_main(partial(_keep_given_scores, run, groups, folder))
+    todo = unfinished(rows, folder / "scores", size) or unfinished(run.heldout_rows, groups, size)
+    if not run.ranks.agree(todo):
         return
     with run.scorer() as scorer:
         if round == 1 and run.heldout_rows:
@@ -113,23 +117,30 @@ def score(run: RunContext, round: int) -> None:
             title=_title(run, round, "teacher"),
             on_shard=partial(_look_at_shard, run, round, "score"),
         )
+    add_shards(run, 0, "score", groups)
+    add_shards(run, round, "score", folder / "scores")
     _print_means(run, round, "score")
+
+
+def _keep_given_scores(run: RunContext, groups: Path, folder: Path) -> None:
+    """Write the scored shards of responses whose scores are given."""
+    given.write_scores(groups.parent / "samples", groups)
+    on_shard = partial(_look_at_shard, run, 1, "score")
+    given.write_scores(folder / "samples", folder / "scores", on_shard)
 
 
 def train(run: RunContext, round: int) -> None:
     """Train the round's student, and after the last round the baseline."""
     if unfinished(run.round_rows(round), run.folder.round(round) / "scores", run.config.shard_size):
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
-    if not run.folder.student(round).exists():
+    if run.ranks.agree(not run.folder.student(round).exists()):
         train_round(run, round)
-    _record(run, run.folder.student(round), model_names.student(round), round)
-    drop_checkpoints(run.folder.round(round) / "trainer")
+    run.ranks.on_main(partial(_keep_student, run, run.folder.student(round), round))
     if with_baseline(run, round):
         sample_answers(run)
-        if not seqkd_student(run).exists():
+        if run.ranks.agree(not seqkd_student(run).exists()):
             train_seqkd(run)
-        _record(run, seqkd_student(run), model_names.SEQKD, round)
-        drop_checkpoints(run.folder.seqkd / "trainer")
+        run.ranks.on_main(partial(_keep_student, run, seqkd_student(run), round))
 
 
 def evaluate(run: RunContext, round: int) -> None:
@@ -143,7 +154,7 @@ def evaluate(run: RunContext, round: int) -> None:
     validation.validate(run, round)
     if run.heldout_rows:
         heldout.evaluate(run, models)
-    RunBenchmarks(run).do(benchmark_subjects(run, round))
+    run.ranks.on_main(lambda: RunBenchmarks(run).do(benchmark_subjects(run, round)))
 
 
 def phase_function(name: str) -> Callable[[RunContext, int], None]:
@@ -162,9 +173,8 @@ def run_phase(settings: Settings, phase: str) -> None:
             return
         if phase != TRAIN.name:
             run.try_servers()
-        phase_function(phase)(run, round)
-        run.folder.finished(f"round-{round:02d}/{phase}")
-        if phase == PHASES[-1].name:
+        _do(run, phase, round)
+        if phase == PHASES[-1].name and run.ranks.is_main:
             print_table(run.folder.root)
 
 
@@ -179,22 +189,32 @@ def run_all(settings: Settings) -> Path:
             run.try_servers()
         for round in range(1, run.config.rounds + 1):
             _do_round(run, round)
-            if round == validation.last_round(run) < run.config.rounds:
-                announce_stop(run, round)
+            if round == run.ranks.agree(validation.last_round(run)) < run.config.rounds:
+                run.ranks.on_main(partial(announce_stop, run, round))
                 _do_round(run, round)  # now it is the last one, which the baseline follows
                 break
-        report = _report(run)
-        print_table(run.folder.root)
-        print(f"student  {chosen_student(run)}\nreport   {report}")
-        return report
+        run.ranks.on_main(partial(_conclude, run))
+        return run.folder.report
+
+
+def _do(run: RunContext, phase: str, round: int) -> None:
+    """Do a phase on all ranks, and record in the manifest that it is finished."""
+    phase_function(phase)(run, round)
+    run.engines.close()
+    run.ranks.on_main(lambda: run.folder.finished(f"round-{round:02d}/{phase}"))
+
+
+def _conclude(run: RunContext) -> None:
+    """Write the report, and print what a run prints last."""
+    report = _report(run)
+    print_table(run.folder.root)
+    print(f"student  {chosen_student(run)}\nreport   {report}")
 
 
 def _do_round(run: RunContext, round: int) -> None:
     """Do what is missing of every phase of a round."""
     for phase in PHASES:
-        phase_function(phase.name)(run, round)
-        run.engines.close()
-        run.folder.finished(f"round-{round:02d}/{phase.name}")
+        _do(run, phase.name, round)
 
 
 def write_report(settings: Settings) -> Path:
@@ -221,18 +241,22 @@ def _report(run: RunContext) -> Path:
 def _opened(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]:
     """The run, after a look for files that were lost."""
     with open_run(settings, trains=trains) as run:
-        warn_of_lost_files(run)
-        _ = RunBenchmarks(run).asked  # a wrong file of questions has to fail now
+        if run.ranks.is_main:
+            warn_of_lost_files(run)
+        # A wrong file of questions has to fail now.
+        run.ranks.on_main(lambda: RunBenchmarks(run).asked)
         try:
             yield run
         finally:
             run.engines.close()
 
 
-def _record(run: RunContext, folder: Path, name: str, round: int) -> None:
-    """Record a trained student, which later files may come from."""
+def _keep_student(run: RunContext, folder: Path, round: int) -> None:
+    """Record a trained student, which later files may come from, and remove its checkpoints."""
+    name = model_names.SEQKD if folder == seqkd_student(run) else model_names.student(round)
     later = (run.folder.evaluation(name), run.folder.round(round + 1) / "samples")
     run.folder.record_student(folder, any(path.exists() for path in later))
+    drop_checkpoints(folder.parent / "trainer")
 
 
 def _title(run: RunContext, round: int, phase: str) -> str:
@@ -240,6 +264,8 @@ def _title(run: RunContext, round: int, phase: str) -> str:
 
 
 def _print_means(run: RunContext, round: int, phase: str) -> None:
+    if not run.ranks.is_main:
+        return
     means = run.metrics.means(round, phase)
     values = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
     print(f"{_title(run, round, phase)}: {values}")

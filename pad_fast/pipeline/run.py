@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import Settings
+from pad_fast.pipeline.ranks import Ranks, current_ranks
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.reward_model import RewardModel, RewardScorer
@@ -44,19 +46,20 @@ class RunContext:
         self.settings, self.config = settings, settings.run
         self.folder = RunFolder(Path(str(settings.run.output_dir)))
         self.training = settings.pad_config(self.folder.root)
-        self.started = self.folder.started() or datetime.datetime.now(datetime.timezone.utc)
-        self.metrics = Metrics(self.folder.root / "metrics.jsonl")
+        self.ranks = current_ranks()
+        self.started = self._start()
+        self.metrics = Metrics(self.folder.root / "metrics.jsonl", writes=self.ranks.is_main)
         self.scores = ModelScores(
             self.config,
             self.training.normalize,
             self.training.impl,
-            self.folder.add_implementation,
+            self._add_implementation,
         )
         self.engines = RunEngines(
             self.config,
             self.scores,
             self.folder.root,
-            self.folder.add_engine,
+            self._add_engine,
             self._telling_rows,
             self._other_students,
         )
@@ -93,6 +96,20 @@ class RunContext:
         path, revision = self.config.reward_model, self.config.reward_model_revision
         return self._checkpoint(RewardModel, "reward_model", str(path), revision)
 
+    def _start(self) -> datetime.datetime:
+        """When the run was started, which is now if it was not; the same time on all ranks."""
+        known = self.folder.started() if self.ranks.is_main else None
+        now = known or datetime.datetime.now(datetime.timezone.utc)
+        return datetime.datetime.fromisoformat(self.ranks.agree(now.isoformat()))
+
+    def _add_implementation(self, name: str) -> None:
+        if self.ranks.is_main:
+            self.folder.add_implementation(name)
+
+    def _add_engine(self, role: str, identity: str) -> None:
+        if self.ranks.is_main:
+            self.folder.add_engine(role, identity)
+
     def student(self, round: int) -> Checkpoint:
         """The student after ``round``, which must be finished."""
         if round == 0:
@@ -126,12 +143,24 @@ class RunContext:
         return Sampler(self.config, num_generations, rewards)
 
     def engine(self, checkpoint: Checkpoint) -> contextlib.AbstractContextManager[Engine]:
-        """What runs a model inside a block, see :meth:`RunEngines.open`."""
+        """What runs a model inside a block, see :meth:`RunEngines.open`.
+
+        Where servers run it, rank 0 alone asks them, and keeps all of them busy.
+        """
+        if self.engines.are_servers(checkpoint) and not self.ranks.is_main:
+            return contextlib.nullcontext(TransformersEngine(checkpoint, self.scores))
         return self.engines.open(checkpoint)
+
+    def workers(self, checkpoint: Checkpoint) -> Ranks:
+        """The ranks that work on what a model is asked: rank 0 alone where servers run it."""
+        served = self.engines.are_servers(checkpoint)
+        return self.ranks.only_main() if served else self.ranks
 
     def try_servers(self) -> None:
         """Try out the servers that are given by their URLs, see :meth:`RunEngines.try_servers`."""
         # Once a student is trained, its server may have been stopped for that, and is waited for.
+        if not self.ranks.is_main:
+            return
         untrained = not self.folder.student(1).exists()
         teachers = [self.teacher] if self.config.teacher else []
         self.engines.try_servers([self.student(0)] * untrained + teachers)
@@ -164,7 +193,9 @@ class RunContext:
             model, config = self.reward_model, self.config
             try:
                 with contextlib.closing(self._cache(model.identity)) as cache:
-                    yield RewardScorer(model, cache, config.score_batch_tokens, config.disable_tqdm)
+                    yield RewardScorer(
+                        model, cache, config.score_batch_tokens, config.disable_tqdm, self.ranks
+                    )
             finally:
                 model.free()
             return
@@ -172,7 +203,8 @@ class RunContext:
             self.engine(self.teacher) as engine,
             contextlib.closing(self._cache(engine.identity)) as cache,
         ):
-            yield Scorer(self.teacher, self.student(0), self.config, engine, cache)
+            ranks = self.workers(self.teacher)
+            yield Scorer(self.teacher, self.student(0), self.config, engine, cache, ranks)
 
     def _cache(self, identity: str) -> ScoreCache:
         """The cache of the judge's numbers, the run's own or the one that runs share."""

@@ -47,8 +47,8 @@ class Metrics:
     folder's lock.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
 
     @cached_property
     def records(self) -> list[Row]:
@@ -76,7 +76,7 @@ class Metrics:
             for name, value in values.items()
         }
         record = {"round": round, "step": step, "phase": phase, **known}
-        if self._key(record) in self._known:
+        if not self.writes or self._key(record) in self._known:
             return
         self._known.add(self._key(record))
         self.records.append(record)
@@ -126,6 +126,11 @@ class RunFolder:
     def seqkd(self) -> Path:
         """The folder of the baseline."""
         return self.root / "seqkd"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.root / "report" / "index.html"
 
     def evaluation(self, name: str) -> Path:
         """The summary of the evaluation of one model."""

@@ -7,12 +7,14 @@ read.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pad_fast.files.checksums import ends_hash
 from pad_fast.files.own_files import read_json, read_table, write_json, write_table
@@ -23,6 +25,7 @@ __all__ = [
     "Row",
     "ends_hash",
     "read_json",
+    "read_metrics",
     "read_rows",
     "replacing",
     "shard_index",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 Row = dict[str, Any]
+METRICS_KEY = b"pad_fast.metrics"
 
 # Fixed types, since Arrow would infer other ones from a shard whose values are all null.
 COLUMNS = {
@@ -88,9 +92,25 @@ def _is_finite(value: Any) -> bool:
     )
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``rows`` as one Parquet file with its checksum."""
-    write_table(path, table(rows))
+def write_rows(path: Path, rows: Sequence[Row], metrics: Row | None = None) -> None:
+    """Write ``rows`` as one Parquet file with its checksum, and what was measured of them."""
+    content = table(rows)
+    if metrics is not None:
+        content = content.replace_schema_metadata({METRICS_KEY: json.dumps(metrics)})
+    write_table(path, content)
+
+
+def read_metrics(path: Path) -> Row | None:
+    """What was measured of the rows in a Parquet file.
+
+    None if nothing was written with them, or if the file is damaged: whoever needs its rows finds
+    out.
+    """
+    try:
+        found = (pq.read_schema(path).metadata or {}).get(METRICS_KEY)
+    except pa.ArrowException:
+        return None
+    return None if found is None else json.loads(found)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -150,11 +150,6 @@ def test_a_merged_mapping_may_be_overridden(tmp_path):
     assert read_config(tmp_path / "config.yaml")["kwargs"] == {"a": 3, "b": 2}
 
 
-def test_a_run_is_one_process(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one process" in failing(capsys, "run", changed_config(world, tmp_path))
-
-
 def test_every_setting_is_read_by_something():
     source = "".join(path.read_text() for path in (ROOT / "pad_fast" / "pipeline").rglob("*.py"))
     unread = [

@@ -27,7 +27,7 @@ MADE_AGAIN = [
     "evaluation/samples/student-00/greedy/part-00000.parquet",
     "evaluation/samples/student-01/fresh/part-00001.parquet",
     "evaluation/samples/student-02/scored/part-00000.parquet",
-    "evaluation/samples/seqkd/fixed.parquet",
+    "evaluation/samples/seqkd/fixed/part-00000.parquet",
     "seqkd/answers/part-00002.parquet",
     "metrics.jsonl",
 ]

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from pad_fast.evaluation import reported_metrics
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
@@ -24,8 +23,9 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.metrics import sampling_metrics
-from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished
+from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished, without_result
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.shared_bar import SharedBar
 from pad_fast.pipeline.whole_files import Row, read_rows, write_json, write_rows
 
 
@@ -58,7 +58,7 @@ class Subject:
         return not self.is_teacher and (not self.is_base or self.given)
 
     @property
-    def has_fixed_file(self) -> bool:
+    def has_fixed_rewards(self) -> bool:
         """Whether its rewards of the fixed groups are in a file of their own."""
         return not self.is_teacher and not self.is_base
 
@@ -67,10 +67,12 @@ def sample_groups(run: RunContext) -> None:
     """Sample the responses of the fixed groups from the base student, unless they are given."""
     folder = run.folder.root / "heldout" / "samples"
     if given.is_given(run.heldout_rows):
-        given.write_samples(run, run.heldout_rows, folder, rewards=True)
+        run.ranks.on_main(
+            lambda: given.write_samples(run, run.heldout_rows, folder, rewards=True)
+        )
         return
     count = run.config.heldout_num_generations or 0
-    if unfinished(run.heldout_rows, folder, run.config.shard_size):
+    if run.ranks.agree(unfinished(run.heldout_rows, folder, run.config.shard_size)):
         with run.engine(run.student(0)) as student:
             sample_shards(
                 student,
@@ -79,6 +81,7 @@ def sample_groups(run: RunContext) -> None:
                 run.sampler(count, rewards=True),
                 seed=round_seed(run.config.seed, 0, "sample"),
                 title="held-out · sample",
+                ranks=run.workers(run.student(0)),
             )
 
 
@@ -99,11 +102,14 @@ def groups_folder(run: RunContext) -> Path:
 
 def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
     """Write the files of each model's evaluation that are not there."""
-    todo = [
-        subject
-        for subject in subjects
-        if not all(path.exists() for path in evaluation_files(run, subject))
-    ]
+    names = run.ranks.agree(
+        [
+            subject.name
+            for subject in subjects
+            if not all(path.exists() for path in evaluation_files(run, subject))
+        ]
+    )
+    todo = [subject for subject in subjects if subject.name in names]
     for subject in todo:
         _sample(run, subject)
     scored = [subject for subject in todo if subject.has_scored_samples and run.config.has_judge]
@@ -114,7 +120,7 @@ def evaluate(run: RunContext, subjects: Sequence[Subject]) -> None:
                 folder, title = _samples_folder(run, subject), f"evaluate {subject.name}"
                 scorer.score_shards(folder / "fresh", folder / "scored", count, title=title)
     for subject in todo:
-        _write(run, subject)
+        run.ranks.on_main(partial(_write, run, subject))
 
 
 def evaluation_files(run: RunContext, subject: Subject) -> list[Path]:
@@ -123,9 +129,8 @@ def evaluation_files(run: RunContext, subject: Subject) -> list[Path]:
     parts = ["greedy"]
     parts += ["fresh"] if subject.is_teacher or subject.has_scored_samples else []
     parts += ["scored"] if subject.has_scored_samples and run.config.has_judge else []
-    found = [summary, summary.with_suffix(".parquet")]
-    found += [folder / "fixed.parquet"] if subject.has_fixed_file else []
-    return found + [
+    parts += ["fixed"] if subject.has_fixed_rewards else []
+    return [summary, summary.with_suffix(".parquet")] + [
         path
         for part in parts
         for _, path, _ in shards(run.heldout_rows, folder / part, run.config.shard_size)
@@ -138,42 +143,51 @@ def _samples_folder(run: RunContext, subject: Subject) -> Path:
 
 def _sample(run: RunContext, subject: Subject) -> None:
     """A model's greedy responses, its samples, and its rewards of the fixed groups."""
-    folder, rows, size = _samples_folder(run, subject), run.heldout_rows, run.config.shard_size
-    restore_samples(folder / "scored", folder / "fresh")
+    folder, rows = _samples_folder(run, subject), run.heldout_rows
+    run.ranks.on_main(lambda: restore_samples(folder / "scored", folder / "fresh"))
     own = subject.is_teacher or subject.has_scored_samples
-    parts = ("greedy", "fresh") if own else ("greedy",)
-    path = folder / "fixed.parquet"
-    fixed = subject.has_fixed_file and not path.exists()
-    if not fixed and not any(unfinished(rows, folder / part, size) for part in parts):
+    parts = ["greedy"] + ["fresh"] * own + ["fixed"] * subject.has_fixed_rewards
+    if not run.ranks.agree(
+        any(unfinished(rows, folder / part, run.config.shard_size) for part in parts)
+    ):
         return
     if subject.is_teacher:
         ids = [subject.checkpoint.prompt_ids(row["prompt"]) for row in rows]
         rows = [{**row, "prompt_ids": found} for row, found in zip(rows, ids, strict=True)]
     title = f"evaluate {subject.name}"
     seed = round_seed(run.config.seed, subject.round, title)
-    greedy = run.sampler(0)
     with run.engine(subject.checkpoint) as model:
-        sample_shards(model, rows, folder / "greedy", greedy, seed=seed, title=f"{title}: greedy")
+        ranks = run.workers(subject.checkpoint)
+        sampled = partial(sample_shards, model, rows, seed=seed, ranks=ranks)
+        sampled(folder / "greedy", run.sampler(0), title=f"{title}: greedy")
         if own:
             count = run.config.heldout_num_generations or 0
             fresh = run.sampler(count, rewards=not subject.is_teacher)
-            sample_shards(model, rows, folder / "fresh", fresh, seed=seed, title=f"{title}: sample")
-        if fixed:
-            write_rows(path, _fixed_rewards(run, model, f"{title}: fixed groups"))
+            sampled(folder / "fresh", fresh, title=f"{title}: sample")
+        if subject.has_fixed_rewards:
+            _write_fixed_rewards(run, subject, model, f"{title}: fixed groups")
 
 
-def _fixed_rewards(run: RunContext, student: Engine, title: str) -> list[Row]:
-    """The student's rewards of the fixed groups."""
-    groups, config = read_rows(groups_folder(run)), run.config
-    responses = [row["completion_ids"] for row in groups]
-    count = sum(map(len, responses))
-    with tqdm(total=count, desc=title, unit="response", disable=config.disable_tqdm) as bar:
-        prompts = [row["prompt_ids"] for row in groups]
-        rewards = student.rewards(prompts, responses, bar.update)
-    return [
-        {"prompt_id": row["prompt_id"], "student_rewards": found}
-        for row, found in zip(groups, rewards, strict=True)
-    ]
+def _write_fixed_rewards(run: RunContext, subject: Subject, student: Engine, title: str) -> None:
+    """Write the student's rewards of the fixed groups, shard by shard."""
+    folder, ranks = _samples_folder(run, subject) / "fixed", run.workers(subject.checkpoint)
+    todo = without_result(groups_folder(run), folder, ranks)
+    total = (run.config.heldout_num_generations or 0) * len(run.heldout_rows)
+    with SharedBar(
+        ranks, total, title, "response", quiet=run.config.disable_tqdm or not todo
+    ) as bar:
+        for source in ranks.share(todo):
+            rows = read_rows(source)
+            prompts = [row["prompt_ids"] for row in rows]
+            responses = [row["completion_ids"] for row in rows]
+            rewards = student.rewards(prompts, responses, bar.update)
+            write_rows(
+                folder / source.name,
+                [
+                    {"prompt_id": row["prompt_id"], "student_rewards": found}
+                    for row, found in zip(rows, rewards, strict=True)
+                ],
+            )
 
 
 def _write(run: RunContext, subject: Subject) -> None:
@@ -207,7 +221,7 @@ def _read(run: RunContext, subject: Subject) -> Evaluated:
     if subject.is_teacher:
         own = read_rows(folder / "fresh")
         return Evaluated(greedy, own, sampling_metrics(own), rule=rule)
-    rewarded = read_rows(folder / "fixed.parquet") if subject.has_fixed_file else groups
+    rewarded = read_rows(folder / "fixed") if subject.has_fixed_rewards else groups
     fixed = _pair(rewarded, groups)
     sampled = groups
     fresh: RewardPair | None = fixed

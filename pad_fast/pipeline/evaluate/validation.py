@@ -8,6 +8,7 @@ alone: what they measure would be too good for a round that was chosen by them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pad_fast.evaluation import model_names
@@ -36,11 +37,13 @@ def sample_validation(run: RunContext, round: int) -> Path:
     """Write the greedy answers of the student after a round that are missing; their folder."""
     name, rows = model_names.student(round), run.validation_rows
     folder = run.folder.root / "validation" / "samples" / name
-    if unfinished(rows, folder / "greedy", run.config.shard_size):
-        title = f"validate {name}"
-        seed = round_seed(run.config.seed, round, title)
+    if run.ranks.agree(unfinished(rows, folder / "greedy", run.config.shard_size)):
+        title, ranks = f"validate {name}", run.workers(run.student(round))
+        sampled = partial(
+            sample_shards, seed=round_seed(run.config.seed, round, title), title=title, ranks=ranks
+        )
         with run.engine(run.student(round)) as student:
-            sample_shards(student, rows, folder / "greedy", run.sampler(0), seed=seed, title=title)
+            sampled(student, rows, folder / "greedy", run.sampler(0))
     return folder
 
 
@@ -49,7 +52,7 @@ def validate(run: RunContext, round: int) -> None:
     rounds = (0, 1) if round == 1 else (round,)
     for each in rounds if run.validation_rows else ():
         path = validation_file(run, each)
-        if path.exists():
+        if run.ranks.agree(path.exists()):
             continue
         folder = sample_validation(run, each)
         value, metric = accuracy(read_rows(folder / "greedy"), run.config.answer_rule), ACCURACY
@@ -57,7 +60,8 @@ def validate(run: RunContext, round: int) -> None:
             value, metric = _teacher_reward(run, folder), REWARD
         found: Row = {"round": each, "metric": metric, "value": value}
         run.metrics.add(each, 0, "validate", {"name": path.stem, metric: value})
-        write_json(path, {**found, "num_prompts": len(run.validation_rows)})
+        found["num_prompts"] = len(run.validation_rows)
+        run.ranks.on_main(partial(write_json, path, found))
 
 
 def _teacher_reward(run: RunContext, folder: Path) -> float | None:

@@ -19,11 +19,13 @@ class Sampler:
         config: gives temperature, top-p, top-k and the lengths.
         num_generations: number of responses to each prompt; 0 asks for one greedy response.
         rewards: whether the model's rewards of its own responses are stored with them.
+        complete: makes the rows that are kept from those that were sampled, where they differ.
     """
 
     config: RunConfig
     num_generations: int
     rewards: bool = False
+    complete: Callable[[list[Row]], list[Row]] | None = None
 
     @property
     def per_prompt(self) -> int:

@@ -61,9 +61,10 @@ def write_samples(
             found = [
                 {**row, "student_rewards": values} for row, values in zip(found, own, strict=True)
             ]
+        metrics = sampling_metrics(found)
         if on_shard is not None:
-            on_shard(index, found, sampling_metrics(found))
-        write_rows(path, found)
+            on_shard(index, found, metrics)
+        write_rows(path, found, metrics)
     if cut:
         logger.warning("%d given responses were cut at the end of the student's window", cut)
 
@@ -85,9 +86,10 @@ def write_scores(samples: Path, folder: Path, on_shard: OnShard | None = None) -
             }
             for row in read_rows(source)
         ]
+        metrics = reward_metrics(scored)
         if on_shard is not None:
-            on_shard(shard_index(source), scored, reward_metrics(scored))
-        write_rows(target, scored)
+            on_shard(shard_index(source), scored, metrics)
+        write_rows(target, scored, metrics)
 
 
 def _encoded(student: Checkpoint, row: Row, responses: dict[str, Row]) -> Row:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
+from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler, generate
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.seeds import derive_seed
-from pad_fast.pipeline.whole_files import Row, shard_path, write_rows
+from pad_fast.pipeline.shared_bar import SharedBar
+from pad_fast.pipeline.whole_files import Row, shard_path, shard_paths, write_rows
 
 OnShard = Callable[[int, Sequence[Row], Row], None]
 
@@ -29,6 +29,12 @@ def unfinished(rows: Sequence[Row], folder: Path, size: int) -> bool:
     return any(not path.exists() for _, path, _ in shards(rows, folder, size))
 
 
+def without_result(sources: Path, results: Path, ranks: Ranks) -> list[Path]:
+    """The shards in a folder that have no shard of the same name in another, as rank 0 sees it."""
+    found = [path.name for path in shard_paths(sources) if not (results / path.name).exists()]
+    return [sources / name for name in ranks.agree(found)]
+
+
 def sample_shards(
     engine: Engine,
     rows: Sequence[Row],
@@ -38,12 +44,12 @@ def sample_shards(
     seed: int,
     title: str,
     on_shard: OnShard | None = None,
-    complete: Callable[[list[Row]], list[Row]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write the shards of responses to ``rows`` that ``folder`` lacks.
+    """Write the shards of responses to ``rows`` that ``folder`` lacks, on all ranks together.
 
     The seed of a shard depends on ``seed`` and its index alone. A run that was killed therefore
-    samples the same responses as one that was not.
+    samples the same responses as one that was not, and so do any number of ranks.
 
     Args:
         engine: the model that responds.
@@ -52,20 +58,23 @@ def sample_shards(
         sampler: how the model samples.
         seed: of all shards.
         title: of the progress bar.
-        on_shard: called with index, rows and metrics of each shard before it is written.
-        complete: makes the rows that are written from those that were sampled.
+        on_shard: called with index, rows and metrics of each shard that this rank samples, before
+            it is written.
+        ranks: those that sample.
     """
-    config = sampler.config
-    todo = shards(rows, folder, config.shard_size)
-    done = sum(len(part) for _, path, part in todo if path.exists()) * sampler.per_prompt
+    config, every = sampler.config, shards(rows, folder, sampler.config.shard_size)
+    missing = set(ranks.agree([index for index, path, _ in every if not path.exists()]))
+    done = sum(len(part) for index, _, part in every if index not in missing)
     total = len(rows) * sampler.per_prompt
-    with tqdm(
-        total=total, initial=done, desc=title, unit="response", disable=config.disable_tqdm
+    with SharedBar(
+        ranks, total, title, "response", done * sampler.per_prompt, quiet=config.disable_tqdm
     ) as bar:
-        for index, path, part in todo:
-            if path.exists():
-                continue
+        for index, path, part in ranks.share([shard for shard in every if shard[0] in missing]):
             sampled = generate(engine, part, sampler, derive_seed(seed, index), bar.update)
+            metrics = sampling_metrics(sampled)
             if on_shard is not None:
-                on_shard(index, sampled, sampling_metrics(sampled))
-            write_rows(path, sampled if complete is None else complete(sampled))
+                on_shard(index, sampled, metrics)
+            if sampler.complete is not None:
+                sampled = sampler.complete(sampled)
+            write_rows(path, sampled, metrics)
+            bar.add_tokens(sum(len(ids) for row in sampled for ids in row["completion_ids"]))

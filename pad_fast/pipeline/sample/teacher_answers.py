@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.engines import Engine
-from pad_fast.pipeline.sample.generate import generate
-from pad_fast.pipeline.sample.shards import shards, unfinished
-from pad_fast.pipeline.seeds import derive_seed, round_seed
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_paths, write_rows
+from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.whole_files import Row, read_rows
 
 OWN = "from_teacher"  # the column that marks the teacher's responses
 
@@ -29,35 +26,29 @@ def sample_answers_of_round(run: RunContext, round: int) -> dict[str, Row]:
     """
     if run.config.teacher_response == "none":
         return {}
-    folder, rows, size = answers_folder(run, round), run.round_rows(round), run.config.shard_size
-    known: dict[str, Row] = {}
-    for earlier in range(1, round + 1):
-        for path in shard_paths(answers_folder(run, earlier)):
-            for row in read_rows(path):
-                known.setdefault(row["prompt_id"], row)
-    if not unfinished(rows, folder, size):
-        return known
-    sampler = run.sampler(0 if run.config.teacher_response == "greedy" else 1)
-    seed, title = round_seed(run.config.seed, round, "answers"), "teacher's answers"
-    total = len({row["prompt_id"] for row in rows} - known.keys())
-    with (
-        run.engine(run.teacher) as teacher,
-        tqdm(total=total, desc=title, unit="answer", disable=run.config.disable_tqdm) as bar,
-    ):
-        for index, path, part in shards(rows, folder, size):
-            if path.exists():
-                continue
-            missing = {row["prompt_id"]: row for row in part if row["prompt_id"] not in known}
-            asked = [
-                {**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])}
-                for row in missing.values()
-            ]
-            if asked:
-                found = generate(teacher, asked, sampler, derive_seed(seed, index), bar.update)
-                known |= {row["prompt_id"]: row for row in found}
-            write_rows(path, [known[row["prompt_id"]] for row in part])
-    run.engines.close()  # the student needs the memory
-    return known
+    folder, rows = answers_folder(run, round), unanswered(run, round)
+    if run.ranks.agree(unfinished(rows, folder, run.config.shard_size)):
+        asked = [{**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])} for row in rows]
+        with run.engine(run.teacher) as teacher:
+            sample_shards(
+                teacher,
+                asked,
+                folder,
+                run.sampler(0 if run.config.teacher_response == "greedy" else 1),
+                seed=round_seed(run.config.seed, round, "answers"),
+                title="teacher's answers",
+                ranks=run.workers(run.teacher),
+            )
+        run.engines.close()  # the student needs the memory
+    folders = [answers_folder(run, earlier) for earlier in range(1, round + 1)]
+    return {row["prompt_id"]: row for path in folders for row in read_rows(path)}
+
+
+def unanswered(run: RunContext, round: int) -> list[Row]:
+    """The prompts of a round that no earlier round has, each once."""
+    seen = {row["prompt_id"] for r in range(1, round) for row in run.round_rows(r)}
+    new = {row["prompt_id"]: row for row in run.round_rows(round) if row["prompt_id"] not in seen}
+    return list(new.values())
 
 
 def with_teacher_answers(

@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 import transformers
-from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
 from pad_fast.device import default_device
 from pad_fast.files.own_files import count_rows
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
+from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Ids, Progress, unseen
+from pad_fast.pipeline.sample.shards import without_result
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import reward_metrics
 from pad_fast.pipeline.score.scorer import OnShard
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, shard_paths, write_rows
+from pad_fast.pipeline.shared_bar import SharedBar
+from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, write_rows
 
 CLASSIFIER = "ForSequenceClassification"
 
@@ -156,10 +158,19 @@ class RewardScorer:
         cache: holds what it was asked before.
         max_tokens: the most in a batch.
         quiet: show no progress bar.
+        ranks: those that score.
     """
 
-    def __init__(self, model: RewardModel, cache: ScoreCache, max_tokens: int, quiet: bool) -> None:
+    def __init__(
+        self,
+        model: RewardModel,
+        cache: ScoreCache,
+        max_tokens: int,
+        quiet: bool,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.model, self.cache, self.max_tokens, self.quiet = model, cache, max_tokens, quiet
+        self.ranks = ranks
 
     def score_shards(
         self,
@@ -171,15 +182,16 @@ class RewardScorer:
         on_shard: OnShard | None = None,
     ) -> None:
         """Write the shards of ``samples`` that ``folder`` lacks, see :class:`Scorer`."""
-        todo = [path for path in shard_paths(samples) if not (folder / path.name).exists()]
+        todo = without_result(samples, folder, self.ranks)
         rows = sum(count_rows(source) for source in todo)
         quiet, total = self.quiet or not todo, rows * num_generations
-        with tqdm(total=total, desc=f"{title}: score", unit="response", disable=quiet) as bar:
-            for source in todo:
+        with SharedBar(self.ranks, total, f"{title}: score", "response", quiet=quiet) as bar:
+            for source in self.ranks.share(todo):
                 scored = self.scored(read_rows(source), bar.update)
+                metrics = reward_metrics(scored)
                 if on_shard is not None:
-                    on_shard(shard_index(source), scored, reward_metrics(scored))
-                write_rows(folder / source.name, scored)
+                    on_shard(shard_index(source), scored, metrics)
+                write_rows(folder / source.name, scored, metrics)
 
     def scored(self, rows: Sequence[Row], progress: Progress = unseen) -> list[Row]:
         """The rows with rewards; a response that is too long for the model has None."""

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from pad_fast.evaluation.choice import ChoiceEffect, choice_effect
 from pad_fast.files.own_files import count_rows
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine, Progress
+from pad_fast.pipeline.sample.shards import without_result
 from pad_fast.pipeline.score.asked_questions import Quiz, configured_questions, make_quiz
 from pad_fast.pipeline.score.asked_teacher import AskedTeacher
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
 from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, shard_paths, write_rows
+from pad_fast.pipeline.shared_bar import SharedBar
+from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, write_rows
 
 logger = logging.getLogger("pad_fast")
 
@@ -64,6 +65,7 @@ class Scorer:
         config: the run's settings.
         engine: the teacher as it is asked.
         cache: holds what the teacher was asked before.
+        ranks: those that score.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Scorer:
         config: RunConfig,
         engine: Engine,
         cache: ScoreCache,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.teacher, self.config, self.engine = teacher, config, engine
+        self.teacher, self.config, self.engine, self.ranks = teacher, config, engine, ranks
         self.teacher_numbers = AskedTeacher(engine, cache, config.reward_temperature)
         self.reuse_ids = teacher.same_tokenizer(student)
 
@@ -87,7 +90,7 @@ class Scorer:
         title: str,
         on_shard: OnShard | None = None,
     ) -> None:
-        """Write the shards of ``samples`` that ``folder`` lacks, with the teacher's columns.
+        """Write the shards of ``samples`` that ``folder`` lacks, on all ranks together.
 
         All log-probabilities come first and all questions after them.
 
@@ -96,35 +99,35 @@ class Scorer:
             folder: where the scored shards are.
             num_generations: number of responses in a row.
             title: of the two progress bars.
-            on_shard: called with index, rows and metrics of each shard before it is written.
+            on_shard: called with index, rows and metrics of each shard that this rank scores,
+                before it is written.
         """
-        todo = [
-            (source, folder / source.name)
-            for source in shard_paths(samples)
-            if not (folder / source.name).exists()
-        ]
-        rows = sum(count_rows(source) for source, _ in todo)
+        todo = without_result(samples, folder, self.ranks)
+        rows = sum(count_rows(source) for source in todo)
         quiet = self.config.disable_tqdm or not todo
-        with tqdm(
-            total=rows * num_generations, desc=f"{title}: score", unit="response", disable=quiet
+        with SharedBar(
+            self.ranks, rows * num_generations, f"{title}: score", "response", quiet=quiet
         ) as bar:
-            for source, _ in todo:
+            for source in self.ranks.share(todo):
                 views = [self.view(row) for row in read_rows(source)]
                 self.teacher_numbers.logps(views, bar.update)
+                bar.add_tokens(sum(len(ids) for view in views for ids in view.responses))
         per_row, unasked = len(configured_questions(self.config, num_generations)), 0
-        with tqdm(
-            total=rows * per_row,
-            desc=f"{title}: calibrate",
-            unit="question",
-            disable=quiet or not self.config.asks,
+        quiet = quiet or not self.config.asks
+        with SharedBar(
+            self.ranks, rows * per_row, f"{title}: calibrate", "question", quiet=quiet
         ) as bar:
-            for source, target in todo:
+            for source in self.ranks.share(todo):
                 scored, metrics = self._scored_shard(read_rows(source), per_row, bar.update)
                 unasked += metrics.get("mcq/too_long", 0)
                 if on_shard is not None:
                     on_shard(shard_index(source), scored, metrics)
-                write_rows(target, scored)
-        if unasked:
+                write_rows(folder / source.name, scored, metrics)
+        if unasked := sum(self.ranks.gather(unasked)):
+            self._warn_of_unasked(title, unasked, rows)
+
+    def _warn_of_unasked(self, title: str, unasked: int, rows: int) -> None:
+        if self.ranks.is_main:
             logger.warning(
                 "%s: %d of %d prompts keep uncalibrated rewards, as a question about them is "
                 "longer than the teacher's window of %d tokens",

@@ -77,6 +77,11 @@ class RunEngines:
         finally:
             engine.close()
 
+    def are_servers(self, checkpoint: Checkpoint) -> bool:
+        """Whether servers run a model, and not this process."""
+        role = checkpoint.role
+        return any(getattr(self.config, f"{role}_{how}") for how in ("serve", "server"))
+
     def try_servers(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Try out the servers that are there already, before the first hour of work.
 

@@ -21,7 +21,7 @@ from pad_fast.files.weights import fault_of
 logger = logging.getLogger("pad_fast")
 
 STATE = "trainer_state.json"  # Trainer writes it last
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors")
 CHECKSUMS = "pad_fast_checksums.json"
 
 

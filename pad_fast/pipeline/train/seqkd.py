@@ -18,8 +18,9 @@ from pad_fast.pipeline.evaluate.validation import last_round
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE
-from pad_fast.pipeline.train.train_round import fit, trainable
+from pad_fast.pipeline.train.train_round import fit
 from pad_fast.pipeline.whole_files import Row, read_json, read_rows
 from pad_fast.training.resumed_log import ResumableLog
 
@@ -37,11 +38,13 @@ def answer_rows(run: RunContext) -> list[Row]:
 def sample_answers(run: RunContext) -> None:
     """Write the teacher's answers that the folder ``seqkd/answers`` lacks."""
     folder, rows = run.folder.seqkd / "answers", answer_rows(run)
-    if unfinished(rows, folder, run.config.shard_size):
+    if run.ranks.agree(unfinished(rows, folder, run.config.shard_size)):
         seed = round_seed(run.config.seed, 0, "seqkd")
-        title = "SeqKD · teacher's answers"
+        title, ranks = "SeqKD · teacher's answers", run.workers(run.teacher)
         with run.engine(run.teacher) as teacher:
-            sample_shards(teacher, rows, folder, run.sampler(0), seed=seed, title=title)
+            sample_shards(
+                teacher, rows, folder, run.sampler(0), seed=seed, title=title, ranks=ranks
+            )
         run.engines.close()  # the training needs the memory
 
 
@@ -59,13 +62,13 @@ def train_seqkd(run: RunContext) -> None:
         folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
     )
     trainer = ResumableLog(
-        model=trainable(run, student),
+        model=trainable(run.config, student, args.seed),
         args=args,
         train_dataset=Dataset.from_list(examples),
         processing_class=student.tokenizer,
         data_collator=DataCollatorForSeq2Seq(_with_padding(student.tokenizer)),
     )
-    fit(trainer, run, run.config.rounds, "seqkd", folder / "student")
+    fit(trainer, run, student, run.config.rounds, "seqkd", folder / "student")
 
 
 def _with_padding(tokenizer: Any) -> Any:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +14,24 @@ from pad_fast.files.own_files import read_table
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint, step_folders
-from pad_fast.pipeline.whole_files import replacing, shard_paths
+from pad_fast.pipeline.train.adapter import trainable
+from pad_fast.pipeline.train.checkpoints import Checksums, last_checkpoint
+from pad_fast.pipeline.train.saved_student import save_student
+from pad_fast.pipeline.whole_files import shard_paths
 from pad_fast.training.trainer import PADTrainer
 
 SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")
 
 
-def trainable(run: RunContext, student: Checkpoint) -> Any:
-    """The student's model in the data type of training."""
-    return dataclasses.replace(student, dtype=run.config.train_dtype).model
-
-
-def fit(trainer: Trainer, run: RunContext, round: int, phase: str, target: Path) -> None:
+def fit(
+    trainer: Trainer, run: RunContext, before: Checkpoint, round: int, phase: str, target: Path
+) -> None:
     """Train, and save the model with its tokenizer.
 
     Args:
         trainer: a trainer of the run's student.
         run: the run.
+        before: the student that the training begins with.
         round: the round, for the progress bar and the metrics.
         phase: "train", or "seqkd" for the baseline.
         target: the folder to save to. It exists only once it is complete.
@@ -45,15 +42,13 @@ def fit(trainer: Trainer, run: RunContext, round: int, phase: str, target: Path)
         trainer.add_callback(TitledProgress(f"round {round}/{run.config.rounds} · {phase}"))
     trainer.add_callback(MetricsLines(run, round, phase))
     trainer.add_callback(Checksums())
-    last = last_checkpoint(folder, trainer.args)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    with replacing(target) as temporary:
-        trainer.save_model(str(temporary))
-        trainer.state.save_to_json(str(temporary / STATE))
-        if isinstance(trainer, PADTrainer):
-            (temporary / "README.md").write_text(
-                trainer.card_body(str(run.config.student), _card_note(run, round)), encoding="utf-8"
-            )
+    found = last_checkpoint(folder, trainer.args) if run.ranks.is_main else None
+    last = run.ranks.agree(None if found is None else str(found))
+    trainer.train(resume_from_checkpoint=last)
+    card = None
+    if isinstance(trainer, PADTrainer):
+        card = trainer.card_body(str(run.config.student), _card_note(run, round))
+    save_student(trainer, run, before, target, card)
 
 
 def _card_note(run: RunContext, round: int) -> str:
@@ -119,14 +114,6 @@ def pad_dataset(path: Path) -> Dataset:
     return Dataset(table.rename_columns([more.get(name, name) for name in table.column_names]))
 
 
-def drop_checkpoints(folder: Path) -> None:
-    """Remove a trainer's checkpoints after its student was saved, but not a tracker's logs."""
-    for checkpoint in step_folders(folder):
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    with contextlib.suppress(OSError):  # it is not there, or holds logs
-        folder.rmdir()
-
-
 def train_round(run: RunContext, round: int) -> None:
     """Train the student of ``round`` from that of the round before, on the scored responses."""
     folder, before = run.folder.round(round), run.student(round - 1)
@@ -134,11 +121,11 @@ def train_round(run: RunContext, round: int) -> None:
     args = run.settings.pad_config(folder / "trainer", seed, **run.chosen)
     rows = pad_dataset(folder / "scores")  # a damaged shard is found before weights are read
     trainer = PADTrainer(
-        model=trainable(run, before),
+        model=trainable(run.config, before, args.seed),
         args=args,
         train_dataset=rows,
         processing_class=before.tokenizer,
     )
-    if args.chooses_teacher_beta:
+    if args.chooses_teacher_beta and run.ranks.is_main:
         run.folder.choose("teacher_beta", trainer.args.teacher_beta)
-    fit(trainer, run, round, "train", run.folder.student(round))
+    fit(trainer, run, before, round, "train", run.folder.student(round))

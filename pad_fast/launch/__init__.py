@@ -1,0 +1,1 @@
+"""Starting a command on many processes, with accelerate's launcher or torchrun."""

@@ -1,0 +1,269 @@
+"""Handing a command over to a launcher, which starts it on many processes.
+
+``pad-fast run CONFIG --num_processes 8 --accelerate_config fsdp2`` becomes ``accelerate launch
+--config_file fsdp2.yaml --num_processes 8 ... -m pad_fast run CONFIG``. accelerate does not start
+several processes on CPUs by itself, so that torchrun starts them there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pad_fast.device import count_gpus
+
+CONFIGS = Path(__file__).parent / "configs"
+NAMES = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+# What a launcher sets in the environment of each process that it starts.
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+# The line that a user gave, in the environment of the processes that were started for it.
+COMMAND = "PAD_FAST_COMMAND"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """On what a command is started.
+
+    Args:
+        num_processes: the number of processes on all machines together.
+        accelerate_config: one of :data:`NAMES`, or a file that ``accelerate config`` wrote.
+        num_machines: the number of machines.
+        machine_rank: the number of this machine, from 0.
+        main_process_ip: address of machine 0.
+        main_process_port: a free port on machine 0; a launcher's own choice if not given.
+        max_restarts: how often all processes are started again after one of them died.
+    """
+
+    num_processes: int | None = None
+    accelerate_config: str | None = None
+    num_machines: int = 1
+    machine_rank: int = 0
+    main_process_ip: str | None = None
+    main_process_port: int | None = None
+    max_restarts: int = 0
+
+
+def split_launch(words: Sequence[str]) -> tuple[Launch | None, list[str]]:
+    """The flags of a launch among a command's words, and the other words.
+
+    Returns:
+        None in place of a launch if none of its flags is given.
+
+    Raises:
+        ValueError: a flag's value is wrong; the message names the flag.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for name, kind in _flags().items():
+        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
+    found, rest = parser.parse_known_args(list(words))
+    if not vars(found):
+        return None, rest
+    launch = Launch(**vars(found))
+    _check(launch)
+    return launch, rest
+
+
+def launch_command(launch: Launch, words: Sequence[str]) -> list[str]:
+    """The command that starts ``pad-fast`` with ``words`` on many processes.
+
+    Raises:
+        ValueError: there is no such configuration of accelerate.
+    """
+    path, gpus = config_path(launch.accelerate_config or _default_config(launch)), count_gpus()
+    processes = launch.num_processes or max(1, gpus) * launch.num_machines
+    module = ["-m", "pad_fast", *words]
+    if gpus == 0:
+        return [*_torchrun(launch, processes), *module]
+    flags = {
+        "config_file": path,
+        "num_processes": processes,
+        "num_machines": launch.num_machines,
+        "machine_rank": launch.machine_rank,
+        "main_process_ip": launch.main_process_ip,
+        "main_process_port": launch.main_process_port,
+        "max_restarts": launch.max_restarts,
+    }
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    return [*launcher, *_as_flags(flags), *module]
+
+
+def hand_over(launch: Launch, words: Sequence[str]) -> int:
+    """Become the launcher that starts ``pad-fast`` with ``words`` on many processes.
+
+    Signals then reach the launcher itself, which ends its processes.
+
+    Returns:
+        The exit code of the launcher, where the system cannot replace a process (Windows).
+
+    Raises:
+        ValueError: the launch's port is taken, its configuration is not there, or this process was
+            started by a launcher already.
+    """
+    if found := [name for name in LAUNCHED if name in os.environ]:
+        raise ValueError(
+            f"num_processes, accelerate_config: a launcher has started this process ({found[0]} is "
+            "set); give these flags to the launcher"
+        )
+    command = launch_command(launch, words)
+    if launch.main_process_port and launch.machine_rank == 0:
+        check_port(launch.main_process_port)
+    print(f"pad-fast: {shlex.join(command)}", file=sys.stderr, flush=True)
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, COMMAND: command_given(launch, words)}
+    if count_gpus() == 0:
+        environment["ACCELERATE_USE_CPU"] = "true"
+        if note := cpu_note(config_path(launch.accelerate_config or _default_config(launch))):
+            print(f"pad-fast: {note}", file=sys.stderr, flush=True)
+    if os.name == "posix":
+        os.execve(command[0], command, environment)
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def command_given(launch: Launch, words: Sequence[str]) -> str:
+    """The line that a user gave, with the launch's flags at its end."""
+    flags = {
+        field.name: getattr(launch, field.name)
+        for field in dataclasses.fields(launch)
+        if getattr(launch, field.name) != field.default
+    }
+    return shlex.join(["pad-fast", *words, *_as_flags(flags)])
+
+
+def config_path(name: str) -> Path:
+    """The file of a configuration of accelerate.
+
+    Raises:
+        ValueError: it is neither one of :data:`NAMES` nor a file.
+    """
+    if name in NAMES:
+        return CONFIGS / f"{name}.yaml"
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    suggestion = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(
+        f"accelerate_config: must be one of {', '.join(NAMES)}, or a file that `accelerate config` "
+        f"wrote, got {name!r}{suggestion}"
+    )
+
+
+def cpu_note(config: Path) -> str | None:
+    """What accelerate makes of a configuration on a CPU where that is something else, or None."""
+    asked = _read(config).get("distributed_type")
+    if asked in ("FSDP", "DEEPSPEED"):
+        return (
+            f"{config.stem} asks for {asked}, which needs GPUs: on these CPUs each process trains "
+            "a whole copy of the student, and gradients are averaged (DDP)"
+        )
+    return None
+
+
+def check_port(port: int) -> None:
+    """Raise ValueError if a port of this machine is taken."""
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"main_process_port: {port} cannot be used on this machine "
+                f"({error.strerror or error}); give another one, such as {port + 1}"
+            ) from None
+
+
+def _read(config: Path) -> dict[str, Any]:
+    """The configuration in a file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"accelerate_config: {config} is not YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"accelerate_config: {config} must hold keys and values, got {type(values).__name__}"
+        )
+    return values
+
+
+def _default_config(launch: Launch) -> str:
+    many = (launch.num_processes or count_gpus()) > 1 or launch.num_machines > 1
+    return "multi_gpu" if many else "single_gpu"
+
+
+def _torchrun(launch: Launch, processes: int) -> list[str]:
+    """torchrun with its own choice of a port, or with that of a launch."""
+    flags: dict[str, Any] = {
+        "nproc_per_node": processes // launch.num_machines,
+        "nnodes": launch.num_machines,
+        "node_rank": launch.machine_rank,
+        "max_restarts": launch.max_restarts,
+    }
+    words = [sys.executable, "-m", "torch.distributed.run"]
+    if launch.num_machines == 1 and launch.main_process_port is None:
+        return [*words, "--standalone", *_as_flags(flags)]
+    flags["master_addr"] = launch.main_process_ip or "127.0.0.1"
+    flags["master_port"] = launch.main_process_port or 29500
+    return [*words, *_as_flags(flags)]
+
+
+def _as_flags(values: dict[str, Any]) -> list[str]:
+    return [
+        word
+        for name, value in values.items()
+        if value is not None
+        for word in (f"--{name}", str(value))
+    ]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ValueError(message.removeprefix("argument --").removeprefix("argument "))
+
+
+def _flags() -> dict[str, type]:
+    """Each field of a launch with the type of its flag."""
+    kinds = {"accelerate_config": str, "main_process_ip": str}
+    return {name: kinds.get(name, int) for name in Launch.__dataclass_fields__}
+
+
+def _check(launch: Launch) -> None:
+    """Raise ValueError for numbers that no launcher can use."""
+    if launch.num_processes is not None and launch.num_processes < 1:
+        raise ValueError(f"num_processes: must be 1 or more, got {launch.num_processes}")
+    if launch.num_machines < 1:
+        raise ValueError(f"num_machines: must be 1 or more, got {launch.num_machines}")
+    if not 0 <= launch.machine_rank < launch.num_machines:
+        raise ValueError(
+            f"machine_rank: must be from 0 to num_machines - 1, which is {launch.num_machines - 1},"
+            f" got {launch.machine_rank}"
+        )
+    if launch.num_machines > 1 and launch.main_process_ip is None:
+        raise ValueError("main_process_ip: needed on several machines, the address of machine 0")
+    if (launch.num_processes or launch.num_machines) % launch.num_machines:
+        raise ValueError(
+            f"num_processes: must be a multiple of num_machines, {launch.num_machines}, since each "
+            f"machine starts as many; got {launch.num_processes}"
+        )
+    if launch.max_restarts < 0:
+        raise ValueError(f"max_restarts: must be 0 or more, got {launch.max_restarts}")
+    if launch.main_process_port is not None and not 1 <= launch.main_process_port <= 65535:
+        raise ValueError(
+            f"main_process_port: must be from 1 to 65535, got {launch.main_process_port}"
+        )

@@ -1,0 +1,67 @@
+"""The student that a training leaves: its weights, its tokenizer, its state and its card."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from transformers import Trainer
+
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.train.adapter import merged
+from pad_fast.pipeline.train.checkpoints import STATE, step_folders
+from pad_fast.pipeline.whole_files import replacing
+
+ADAPTER = "adapter"  # next to the student's folder
+
+
+def save_student(
+    trainer: Trainer, run: RunContext, before: Checkpoint, target: Path, card: str | None
+) -> None:
+    """Save a trained model with its tokenizer, on all ranks together.
+
+    Args:
+        trainer: holds the model, or the parts of it that this rank has.
+        run: the run.
+        before: the student that the training began with.
+        target: the folder to save to. It exists only once it is complete.
+        card: text of the model card.
+    """
+    if run.config.use_peft:
+        _save_whole(trainer, run, target.parent / ADAPTER)
+        if run.ranks.is_main:
+            trainer.model = None  # its memory is needed for the merged one
+            with replacing(target) as temporary:
+                merged(run.config, before, target.parent / ADAPTER).save_pretrained(temporary)
+                before.tokenizer.save_pretrained(temporary)
+                _add_texts(trainer, temporary, card)
+            before.free()
+    else:
+        _save_whole(trainer, run, target, card)
+    run.ranks.wait()
+
+
+def _save_whole(trainer: Trainer, run: RunContext, target: Path, card: str | None = None) -> None:
+    """Save what the trainer trains. Ranks that hold a part of it give it to the main one."""
+    if not run.ranks.is_main:
+        trainer.save_model(str(target))  # takes part, and writes nothing
+        return
+    with replacing(target) as temporary:
+        trainer.save_model(str(temporary))
+        _add_texts(trainer, temporary, card)
+
+
+def _add_texts(trainer: Trainer, folder: Path, card: str | None) -> None:
+    trainer.state.save_to_json(str(folder / STATE))
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove a trainer's checkpoints after its student was saved, but not a tracker's logs."""
+    for checkpoint in step_folders(folder):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it is not there, or holds logs
+        folder.rmdir()
