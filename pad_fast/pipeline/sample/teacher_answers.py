@@ -40,8 +40,8 @@ def sample_answers_of_round(run: RunContext, round: int) -> dict[str, Row]:
                 ranks=run.workers(run.teacher),
             )
         run.engines.close()  # the student needs the memory
-    folders = [answers_folder(run, earlier) for earlier in range(1, round + 1)]
-    return {row["prompt_id"]: row for path in folders for row in read_rows(path)}
+    folders = (answers_folder(run, earlier) for earlier in range(1, round + 1))
+    return {row["prompt_id"]: row for path in folders if path.exists() for row in read_rows(path)}
 
 
 def unanswered(run: RunContext, round: int) -> list[Row]:
