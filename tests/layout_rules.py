@@ -1,8 +1,7 @@
 """The rules of the layout, each as a function that yields what breaks it.
 
-``python tests/layout_rules.py [FOLDER ...]`` prints what breaks them.
-
-tests/test_layout.py asserts that every one yields nothing.
+``python tests/layout_rules.py [FOLDER ...]`` prints what breaks them, and tests/test_layout.py
+asserts that every one yields nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ PRODUCT = ("pad_fast", "kernels", "benchmarks", "tools", "examples")
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("launch",),
     ("plan", "doctor", "benchmark"),
     ("pipeline",),
     ("report",),
@@ -39,6 +37,7 @@ LAYERS = (
     ("dispatch",),
     ("kernels",),
     ("argument_checks", "conversation"),
+    ("launch",),
     ("files",),
     ("terminal", "interrupts"),
     ("device", "secret_values"),
@@ -57,9 +56,8 @@ PUBLIC = {
     "LinearPADLoss.forward",
     "PADTrainer.__init__",
 }
-MOST_LINES = 45
+MOST_LINES, MOST_TEST_LINES = 45, 300
 MOST_WORDS, WORDS_WITHOUT_HEADING = 200, 80
-MOST_TEST_LINES = 300
 DEVICE_FILES = ("pad_fast/device.py", "kernels/common/device.py")
 DEVICE_QUESTIONS = re.compile(
     r"\bis_cuda\b|\bdevice\.type\s*[!=]=|torch\.cuda\b|torch\.version\b|torch\.accelerator\b"

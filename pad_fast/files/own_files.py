@@ -48,6 +48,17 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(pa.BufferReader(content), columns=chosen)
 
 
+def read_note(path: Path, key: bytes) -> bytes | None:
+    """What stands under a key in a Parquet file's metadata; None if there is none.
+
+    None also if the file is damaged, which whoever needs its rows finds out.
+    """
+    try:
+        return (pq.read_schema(path).metadata or {}).get(key)
+    except pa.ArrowException:
+        return None
+
+
 def count_rows(path: Path) -> int:
     """The number of rows of a Parquet file, of which the end alone is read."""
     with path.open("rb") as stream, _readable(path):

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pad_fast.device import count_gpus
+from pad_fast.files.yaml_files import read_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 NAMES = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
@@ -189,12 +188,7 @@ def _read(config: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file holds something else.
     """
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"accelerate_config: {config} is not YAML: {' '.join(str(error).split())}"
-        ) from None
+    values = read_yaml(config)
     if not isinstance(values, dict):
         raise ValueError(
             f"accelerate_config: {config} must hold keys and values, got {type(values).__name__}"

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pad_fast.files.checksums import ends_hash
-from pad_fast.files.own_files import read_json, read_table, write_json, write_table
+from pad_fast.files.own_files import read_json, read_note, read_table, write_json, write_table
 from pad_fast.files.writing import replacing
 
 __all__ = [
@@ -106,10 +105,7 @@ def read_metrics(path: Path) -> Row | None:
     None if nothing was written with them, or if the file is damaged: whoever needs its rows finds
     out.
     """
-    try:
-        found = (pq.read_schema(path).metadata or {}).get(METRICS_KEY)
-    except pa.ArrowException:
-        return None
+    found = read_note(path, METRICS_KEY)
     return None if found is None else json.loads(found)
 
 
