@@ -26,7 +26,7 @@ DAMAGED = {
     "evaluation/teacher.json": None,
     "evaluation/student-02.parquet": None,
     "evaluation/samples/student-00/greedy/part-00000.parquet": "evaluation/student-00.json",
-    "evaluation/samples/seqkd/fixed.parquet": "evaluation/seqkd.json",
+    "evaluation/samples/seqkd/fixed/part-00000.parquet": "evaluation/seqkd.json",
     "seqkd/answers/part-00002.parquet": "seqkd/student",
     "metrics.jsonl": None,
 }

@@ -118,7 +118,7 @@ def test_the_new_student_is_waited_for(through_urls):
     for stub in stubs[:2]:
         assert f"vllm serve {student} --port {stub.port}" in said
     groups = read_rows(run / "heldout" / "groups")
-    fixed = read_rows(run / "evaluation" / "samples" / "student-01" / "fixed.parquet")
+    fixed = read_rows(run / "evaluation" / "samples" / "student-01" / "fixed")
     prompts, ids = ([row[c] for row in groups] for c in ("prompt_ids", "completion_ids"))
     found = [row["student_rewards"] for row in fixed]
     same(found, engine(student, "student").rewards(prompts, ids))
