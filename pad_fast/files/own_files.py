@@ -48,14 +48,17 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(pa.BufferReader(content), columns=chosen)
 
 
-def read_note(path: Path, key: bytes) -> bytes | None:
-    """What stands under a key in a Parquet file's metadata; None if there is none.
+def read_note(path: Path, key: bytes) -> dict[str, Any] | None:
+    """The JSON object under a key of a Parquet file's metadata; None if there is none.
 
     None also if the file is damaged, which whoever needs its rows finds out.
     """
     try:
-        return (pq.read_schema(path).metadata or {}).get(key)
-    except pa.ArrowException:
+        found = (pq.read_schema(path).metadata or {}).get(key)
+        return None if found is None else json.loads(found)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # the system's, which says nothing of it
+            raise
         return None
 
 

@@ -105,8 +105,7 @@ def read_metrics(path: Path) -> Row | None:
     None if nothing was written with them, or if the file is damaged: whoever needs its rows finds
     out.
     """
-    found = read_note(path, METRICS_KEY)
-    return None if found is None else json.loads(found)
+    return read_note(path, METRICS_KEY)
 
 
 def read_rows(path: Path) -> list[Row]:
