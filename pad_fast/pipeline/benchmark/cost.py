@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 from pad_fast.evaluation.benchmarks.records import Question
@@ -27,10 +28,11 @@ def tokens_line(
     )
 
 
-def most_seconds(answering: Answering, questions: Sequence[Question]) -> float | None:
+def longest_seconds(answering: Answering, questions: Sequence[Question]) -> float | None:
     """The time of all turns if each answer takes all tokens that it may; None for a few shards.
 
-    It is estimated from the first shard: the time of one token, and of 16 more.
+    It is estimated from the largest batch of the first shard: the time of one token, and of 16
+    more. A later turn reads the answers before it too.
 
     Args:
         answering: the model.
@@ -38,19 +40,41 @@ def most_seconds(answering: Answering, questions: Sequence[Question]) -> float |
     """
     if len(questions) < WORTH_IT * answering.shard_size:
         return None
-    batch = answering.prompts(questions[: answering.shard_size])
+    groups = _by_temperature(answering, questions[: answering.shard_size])
+    batch = answering.prompts(max(groups, key=len))
     batch = [prompt for prompt in batch if answering.room(prompt) > TRIED]
     if not batch:
         return None
-    engine, times = answering.engine, []
+    engine, times, longest = answering.engine, [], answering.asking.longest
     engine.sample([min(batch, key=len)], 1, Sampling(1, 0.0), seed=0)  # loads the weights
     for tokens in (1, 1 + TRIED):
         start = time.perf_counter()
         engine.sample(batch, 1, Sampling(tokens, 0.0), seed=0)
         times.append(time.perf_counter() - start)
     a_token = max(0.0, times[1] - times[0]) / TRIED
-    turns = sum(len(question.turns) for question in questions)
-    return turns / len(batch) * (times[0] + a_token * (answering.asking.longest - 1))
+    grows = longest * len(batch) / sum(map(len, batch))
+    return sum(
+        calls * (times[0] * (1 + turn * grows) + a_token * (longest - 1))
+        for turn, calls in enumerate(_calls(answering, questions))
+    )
+
+
+def _by_temperature(answering: Answering, questions: Sequence[Question]) -> list[list[Question]]:
+    """The questions that are sampled together."""
+    groups: dict[float, list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[answering.asking.temperature_of(question)].append(question)
+    return list(groups.values())
+
+
+def _calls(answering: Answering, questions: Sequence[Question]) -> list[int]:
+    """The number of batches of each turn."""
+    size, found = answering.shard_size, [0] * max(len(question.turns) for question in questions)
+    for start in range(0, len(questions), size):
+        for group in _by_temperature(answering, questions[start : start + size]):
+            for turn in range(max(len(question.turns) for question in group)):
+                found[turn] += 1
+    return found
 
 
 def duration(seconds: float) -> str:

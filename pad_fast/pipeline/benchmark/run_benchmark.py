@@ -16,7 +16,7 @@ from pad_fast.evaluation.benchmarks.gsm8k import Share
 from pad_fast.evaluation.benchmarks.records import Answer, Question
 from pad_fast.pipeline.benchmark.answering import Answering, answers_of
 from pad_fast.pipeline.benchmark.asking import Asking
-from pad_fast.pipeline.benchmark.cost import duration, most_seconds, tokens_line
+from pad_fast.pipeline.benchmark.cost import duration, longest_seconds, tokens_line
 from pad_fast.pipeline.benchmark.folder import MANIFEST, BenchmarkFolder, questions_hash
 from pad_fast.pipeline.benchmark.lm_eval_harness import run_lm_eval
 from pad_fast.pipeline.benchmark.official_judge import OfficialJudge, write_official_judge
@@ -142,8 +142,9 @@ def _by_engine(task: Task, folder: BenchmarkFolder, engine: Engine, say: Say) ->
     answering = Answering(engine, task.asking, folder.shards, task.shard_size, task.quiet)
     if missing := answering.missing(task.questions):
         line = tokens_line(task.asking, missing, answering.prompts(missing))
-        seconds = most_seconds(answering, missing)
-        say(line + ("" if seconds is None else f"; at most {duration(seconds)} by a trial"))
+        seconds = longest_seconds(answering, missing)
+        told = "" if seconds is None else f"; by a trial {duration(seconds)} if all are used"
+        say(line + told)
     rows = answering.answer(task.questions, f"{task.benchmark.name} {task.model}")
     count, counted_in = token_counter(task.checkpoint.tokenizer) if _counts(task) else (len, "")
     answers = answers_of(task.asking, task.questions, rows, count)
