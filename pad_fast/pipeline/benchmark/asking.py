@@ -27,6 +27,8 @@ class Asking:
         system_prompt: the system prompt; empty for what the chat template does without one.
         strip_thinking: whether blocks of thinking are removed from answers.
         seed: of the samples.
+        from_hub: whether problems and examples are the hub's own, so that lm-eval's task can be
+            taken as it is.
     """
 
     benchmark: Benchmark
@@ -37,6 +39,7 @@ class Asking:
     system_prompt: str = ""
     strip_thinking: bool = False
     seed: int = 42
+    from_hub: bool = False
 
     def __post_init__(self) -> None:
         if self.shots and self.benchmark.judged:
@@ -79,6 +82,7 @@ class Asking:
             "max_new_tokens": self.longest,
             "temperature": "by the benchmark" if self.temperature is None else self.temperature,
             "shots": [shot.turns[0] for shot in self.shots],
+            "from_hub": self.from_hub,
             "suffix": self.suffix,
             "system_prompt": self.system_prompt,
             "strip_thinking": self.strip_thinking,

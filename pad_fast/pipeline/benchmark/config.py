@@ -108,6 +108,7 @@ class BenchmarkConfig:
             self.benchmark_system_prompt,
             self.benchmark_strip_thinking,
             seed,
+            not questions_given and self.benchmark_shots_file is None,
         )
 
     def form_name(self, benchmark: Benchmark) -> str:

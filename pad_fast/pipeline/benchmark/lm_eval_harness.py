@@ -59,6 +59,7 @@ def run_lm_eval(
         model_args=_model_args(checkpoint, asking),
         tasks=[_task(asking, questions, folder)],
         num_fewshot=len(asking.shots),
+        limit=len(questions),
         batch_size="auto" if is_gpu(default_device()) else CPU_BATCH,
         device=str(default_device()),
         use_cache=str(folder / "responses"),
@@ -109,28 +110,39 @@ def _model_args(checkpoint: Checkpoint, asking: Asking) -> Row:
 
 
 def _task(asking: Asking, questions: Sequence[Question], folder: Path) -> Row:
-    """lm-eval's own task ``gsm8k`` on these problems and these examples."""
+    """lm-eval's own task ``gsm8k``; on problems and examples from files if they are the user's.
+
+    With the hub's, lm-eval draws examples for each problem as it always does, so that its numbers
+    compare with published ones.
+    """
     import lm_eval
 
     path = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
     task: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
-    files = {"test": _write_problems(folder / "test.jsonl", questions)}
     task.pop("tag", None)
-    task.pop("dataset_name", None)
-    if asking.shots:
-        files["train"] = _write_problems(folder / "train.jsonl", asking.shots)
-    else:
-        task.pop("training_split"), task.pop("fewshot_split")
     generation = {**task["generation_kwargs"], "max_gen_toks": asking.longest}
     if asking.temperature:
         generation |= {"do_sample": True, "temperature": asking.temperature}
+    task |= {
+        "doc_to_text": task["doc_to_text"] + asking.suffix,
+        "generation_kwargs": generation,
+    }
+    return task if asking.from_hub else _on_files(task, asking, questions, folder)
+
+
+def _on_files(task: Row, asking: Asking, questions: Sequence[Question], folder: Path) -> Row:
+    """The task with problems and examples that are written into ``folder``."""
+    files = {"test": _write_problems(folder / "test.jsonl", questions)}
+    del task["dataset_name"]
+    if asking.shots:
+        files["train"] = _write_problems(folder / "train.jsonl", asking.shots)
+    else:
+        del task["training_split"], task["fewshot_split"]
     return {
         **task,
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": files},
-        "doc_to_text": task["doc_to_text"] + asking.suffix,
         "fewshot_config": {"sampler": "first_n"},
-        "generation_kwargs": generation,
     }
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import benchmark_files
 import pytest
 import worlds
+import yaml
 
 from pad_fast.evaluation.benchmarks import gsm8k
 from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
+from pad_fast.pipeline.benchmark import lm_eval_harness
 from pad_fast.pipeline.benchmark.answering import Answering, answers_of
 from pad_fast.pipeline.benchmark.asking import Asking
 from pad_fast.pipeline.benchmark.harness import harness_for
@@ -71,3 +74,17 @@ def test_our_module_agrees_with_lm_eval(tmp_path):
         assert [gsm8k.is_right(*pair, name) for pair in pairs] == theirs
     # A second call takes the responses from where the first one kept them.
     assert run_lm_eval(checkpoint, asking, problems, tmp_path / "lm_eval").answers[0].turns
+
+
+def test_the_hubs_problems_are_asked_by_the_task_as_it_is(tmp_path):
+    """Only limits and suffix differ, so that numbers compare with published ones."""
+    lm_eval = pytest.importorskip("lm_eval")
+    path = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
+    theirs = yaml.safe_load(path.read_text())
+    asking = Asking(BENCHMARKS["gsm8k"], from_hub=True)
+    found = lm_eval_harness._task(asking, [], tmp_path)
+    changed = {name for name in theirs if found.get(name) != theirs[name]}
+    assert changed == {"tag", "generation_kwargs"}
+    assert found.keys() <= theirs.keys()
+    assert found["generation_kwargs"] == {**theirs["generation_kwargs"], "max_gen_toks": 256}
+    assert not list(tmp_path.iterdir())
