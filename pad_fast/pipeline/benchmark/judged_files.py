@@ -159,7 +159,8 @@ def print_comparisons(result: Mapping[str, Any], console: Console | None = None)
         table.add_row(*cells(Comparison.of(row)))
     console.print(table)
     console.print(
-        "w/t/l: won in both orders, tied, lost in both. Win rate: wins and half of the ties. LC: at equal lengths. Flips: verdicts "
+        "w/t/l: won in both orders, tied, lost in both. Win rate: wins and half of the ties. "
+        "LC: at equal lengths. Flips: verdicts "
         "that change with the order. First: what the judge gives to whichever answer stands first "
         f"(50% is fair). The letters have {100 * result['letter_mass']:.0f}% of the judge's "
         f"probability; {result['unjudged']} matches are longer than its window.",
