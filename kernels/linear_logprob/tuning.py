@@ -120,6 +120,12 @@ SCORING = {
         # Triton 3.9 puts 40 bytes of a biased tile of 128 columns on a stack.
         biased=ScoringTiling(128, 64, 128, 8, 4, described=True),
     ),
+    "sm_120": ScoringTilings(
+        ScoringTiling(128, 128, 64, 8, 3),
+        _ODD,
+        _FLOAT32,
+        biased=ScoringTiling(128, 64, 64, 8, 3),  # 8 bytes of 128 columns would be on a stack
+    ),
     "gfx942": ScoringTilings(ScoringTiling(128, 128, 64, 8, 2), _ODD, _FLOAT32_AMD),
 }
 # Parts of the vocabulary. The number does not follow the batch, since the order of a row's sums
