@@ -30,17 +30,20 @@ from pad_fast.training.trainer import PADTrainer
 pytestmark = RENAMED
 
 
+COMPOSED = {"loss": "dpo", "anchor": "start", "likelihood_weight": 2.0, "likelihood_on": "weighted"}
 RANKS = """
 import os, sys, torch
 sys.path[:0] = {folders!r}
 torch.set_num_threads(1)
 from test_ranks import *
 trainer = trained({out!r}, make_rows(12, seed=3), collator=SomeDead(), **{options!r})
+composed = trained({out!r}, make_rows(11, seed=4), **COMPOSED, **{options!r})
 args = make_args({out!r}, per_device_eval_batch_size=2)
 metrics = PADTrainer(make_model(), args, None, make_rows(7)).evaluate()
 check_sharded_gradients()
 if trainer.args.process_index == 0:
     found = (parameters(trainer.model), trainer.state.log_history, metrics)
+    found += (parameters(composed.model), list(composed.train_dataset["anchor_rewards"]))
     torch.save(found, {out!r} + "/found.pt")
 torch.distributed.barrier()
 os._exit(0)  # without it the interpreter sometimes finds a thread of gloo alive, and aborts
@@ -96,7 +99,7 @@ def test_two_ranks_are_one(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found, history, metrics = torch.load(tmp_path / "found.pt")
+    found, history, metrics, composed, anchors = torch.load(tmp_path / "found.pt")
     trainer = trained(
         tmp_path, make_rows(12, seed=3), collator=SomeDead(), per_device_train_batch_size=6, **PLAIN
     )
@@ -104,6 +107,12 @@ def test_two_ranks_are_one(tmp_path):
     for ours, theirs in zip(trainer.state.log_history[:-1], history[:-1], strict=True):
         for name in {"loss", "grad_norm", *NAMES} & set(ours):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
+    # Each rank scores its share of the rows for the anchor, and all have all.
+    options = {**COMPOSED, **PLAIN, "per_device_train_batch_size": 6}
+    one = trained(tmp_path, make_rows(11, seed=4), **options)
+    for ours, theirs in zip(one.train_dataset["anchor_rewards"], anchors, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5)
+    assert_same(composed, parameters(one.model), rtol=1e-3, atol=2e-5)
     alone = PADTrainer(make_model(), make_args(tmp_path), None, make_rows(7)).evaluate()
     # 7 rows on two ranks: the row that pads the last batch is not counted twice.
     for name in NAMES:
