@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import worlds
+from safetensors.torch import save_file
 from worlds import contents
 
 from pad_fast import cli
@@ -50,9 +51,10 @@ def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
     students = tmp_path / "student"
     students.mkdir()
     for file in (world / "student").iterdir():
-        (students / file.name).write_bytes(
-            b"no weights" if file.suffix == ".safetensors" else file.read_bytes()
-        )
+        if file.suffix == ".safetensors":
+            save_file({}, students / file.name)
+        else:
+            (students / file.name).write_bytes(file.read_bytes())
     path = config_of(world, tmp_path, student=str(students))
     before = contents(tmp_path)
     assert cli.main(["plan", str(path)]) == 0

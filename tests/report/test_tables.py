@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from made_runs import ROUNDS, STEPS, make_run, read, write_rows
 
 from pad_fast.report import write_report
@@ -93,9 +94,9 @@ def test_steps_logged_twice_and_broken_lines(run_dir: Path, finished: Path) -> N
     before = read(finished)
     metrics = run_dir / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines()
-    # The run was killed in the middle of a line, and went on from an earlier step.
-    metrics.write_text(
-        "\n".join([*lines[:10], lines[10][:25], *lines[5:]]) + "\n" + lines[-1][:30],
-        encoding="utf-8",
-    )
+    # The run was killed, and went on from an earlier step; it was killed again within a line.
+    metrics.write_text("\n".join([*lines[:10], *lines[5:], lines[-1][:30]]), encoding="utf-8")
     assert read(write_report(run_dir)) == before
+    metrics.write_text("\n".join([*lines[:10], lines[10][:25], *lines[5:], ""]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 11 is damaged"):
+        write_report(run_dir)
