@@ -23,7 +23,8 @@ PACKAGES = (
 # Other versions of these may change a result; the other packages read and write files.
 DECISIVE = ("pad-fast", "torch", "triton", "transformers", "accelerate", "flash-attn")
 # What accelerate, torch and this package read from the environment and what may change a result,
-# by how the names begin, and those that begin alike and change none.
+# by how the names begin, and those that begin alike and change none. The device, which one of them
+# chooses, stands in the manifest by itself.
 VARIABLES = (
     "ACCELERATE_",
     "CUBLAS_",
@@ -37,7 +38,25 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TRITON_INTERPRET",
 )
-HARMLESS = ("ACCELERATE_DEBUG", "ACCELERATE_DISABLE_RICH", "ACCELERATE_LOG_LEVEL", "CUBLAS_LOG")
+HARMLESS = (
+    "ACCELERATE_CPU_AFFINITY",
+    "ACCELERATE_DEBUG",
+    "ACCELERATE_DISABLE_RICH",
+    "ACCELERATE_LOG_LEVEL",
+    "ACCELERATE_USE_CPU",
+    "CUBLAS_LOG",
+)
+# What accelerate's launcher sets where nothing is asked for, so that a run may be begun without it
+# and go on with it.
+UNCHANGED = {
+    "ACCELERATE_DYNAMO_BACKEND": "no",
+    "ACCELERATE_DYNAMO_MODE": "default",
+    "ACCELERATE_DYNAMO_USE_DYNAMIC": "false",
+    "ACCELERATE_DYNAMO_USE_FULLGRAPH": "false",
+    "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "false",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    "ACCELERATE_MIXED_PRECISION": "no",
+}
 
 
 def variables() -> dict[str, str]:
@@ -45,7 +64,9 @@ def variables() -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith(VARIABLES) and not name.startswith(HARMLESS)
+        if name.startswith(VARIABLES)
+        and not name.startswith(HARMLESS)
+        and UNCHANGED.get(name) != value.lower()
     }
 
 

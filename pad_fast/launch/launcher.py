@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import difflib
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from pad_fast.device import count_gpus
 from pad_fast.files.yaml_files import read_yaml
+from pad_fast.terminal import command_line
 
 CONFIGS = Path(__file__).parent / "configs"
 NAMES = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
@@ -118,7 +118,7 @@ def hand_over(launch: Launch, words: Sequence[str]) -> int:
     command = launch_command(launch, words)
     if launch.main_process_port and launch.machine_rank == 0:
         check_port(launch.main_process_port)
-    print(f"pad-fast: {shlex.join(command)}", file=sys.stderr, flush=True)
+    print(f"pad-fast: {command_line(command)}", file=sys.stderr, flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ, COMMAND: command_given(launch, words)}
     if count_gpus() == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
@@ -130,13 +130,13 @@ def hand_over(launch: Launch, words: Sequence[str]) -> int:
 
 
 def command_given(launch: Launch, words: Sequence[str]) -> str:
-    """The line that a user gave, with the launch's flags at its end."""
+    """The line that a user gave, with the launch's flags at its end and without secrets."""
     flags = {
         field.name: getattr(launch, field.name)
         for field in dataclasses.fields(launch)
         if getattr(launch, field.name) != field.default
     }
-    return shlex.join(["pad-fast", *words, *_as_flags(flags)])
+    return command_line(["pad-fast", *words, *_as_flags(flags)])
 
 
 def config_path(name: str) -> Path:

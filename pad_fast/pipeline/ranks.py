@@ -7,6 +7,7 @@ Files are the only record of progress; the store only lasts as long as the proce
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -177,6 +178,11 @@ def current_ranks() -> Ranks:
     """The ranks of this run. The process group has to be set up, which TrainingArguments does."""
     if world_size() == 1:
         return ALONE
+    return _launched()
+
+
+@functools.cache  # two that count their calls from 0 would use each other's keys
+def _launched() -> Ranks:
     import torch.distributed
     from torch.distributed.distributed_c10d import _get_default_store
 

@@ -38,6 +38,7 @@ from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
 from pad_fast.training.dataset_rows import RowReader, is_prepared, prepare_dataset
+from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.likelihood_watch import LikelihoodWatch
 from pad_fast.training.metrics import (
     CHOSEN,
@@ -270,18 +271,10 @@ class PADTrainer(ResumableLog):
     # The loss.
 
     def _leave_out_repeats(self, batches: list[dict[str, Any]]) -> None:
-        """Mask the rows with which accelerate fills the last batch of an epoch up on several ranks.
-
-        They are rows from the epoch's start, and stand behind all others in the order of the ranks.
-        """
-        last = self.accelerator.gradient_state.end_of_dataloader
-        ranks = self.accelerator.num_processes
-        if ranks == 1 or not batches or not last or self.args.dataloader_drop_last:
-            return
-        mask = batches[-1]["mask"]
-        rows: Any = self.train_dataset
-        if left := len(rows) % (ranks * len(mask)):
-            mask[max(0, left - self.accelerator.process_index * len(mask)) :] = False
+        """Mask the rows with which accelerate fills the last batch of an epoch up."""
+        if batches:
+            mask = batches[-1]["mask"]
+            mask[rows_of_its_own(self, len(mask)) :] = False
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """The live prompts of the global batch, where Trainer would count tokens."""

@@ -147,3 +147,14 @@ def test_a_run_of_an_older_format_is_refused(config, capsys):
     assert cli.main(["sample", str(config)]) == 0
     rewrite(config, format=1)
     assert "has format 1, and this version reads format 2" in failing(capsys, "sample", config)
+
+
+def test_what_a_launcher_sets_by_itself_changes_nothing(monkeypatch):
+    before = variables()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    assert variables() == before
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "16")
+    assert variables().keys() - before.keys() == {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS"}

@@ -10,6 +10,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
 
@@ -22,7 +23,10 @@ from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE
 from pad_fast.pipeline.train.train_round import fit
 from pad_fast.pipeline.whole_files import Row, read_json, read_rows
+from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog
+
+IGNORED = -100  # the label of a token that no loss counts
 
 
 def answer_rows(run: RunContext) -> list[Row]:
@@ -61,7 +65,7 @@ def train_seqkd(run: RunContext) -> None:
     args = run.settings.pad_config(
         folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
     )
-    trainer = ResumableLog(
+    trainer = _AnswersTrainer(
         model=trainable(run.config, student, args.seed),
         args=args,
         train_dataset=Dataset.from_list(examples),
@@ -69,6 +73,17 @@ def train_seqkd(run: RunContext) -> None:
         data_collator=DataCollatorForSeq2Seq(_with_padding(student.tokenizer)),
     )
     fit(trainer, run, student, run.config.rounds, "seqkd", folder / "student")
+
+
+class _AnswersTrainer(ResumableLog):
+    """Trainer on answers, which counts no row twice on several ranks."""
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
+        """The tokens of the global batch, without those that fill up its last part."""
+        if batch_samples:
+            labels = batch_samples[-1]["labels"]
+            labels[rows_of_its_own(self, len(labels)) :] = IGNORED
+        return super()._get_num_items_in_batch(batch_samples, device)
 
 
 def _with_padding(tokenizer: Any) -> Any:
@@ -94,5 +109,5 @@ def example(student: Checkpoint, row: Row) -> Row:
     return {
         "input_ids": ids,
         "attention_mask": [1] * len(ids),
-        "labels": [-100] * len(prompt) + answer,
+        "labels": [IGNORED] * len(prompt) + answer,
     }

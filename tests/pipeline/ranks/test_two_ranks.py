@@ -1,0 +1,113 @@
+"""A run on two ranks leaves what a run on one leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import launched
+import pytest
+import runs_in_turn
+import torch
+import worlds
+from safetensors.torch import load_file
+
+from pad_fast.pipeline.whole_files import read_rows
+
+pytestmark = pytest.mark.slow
+
+# Batches of one process; two ranks take half of each. Weights move by their gradients, as Adam
+# would make a step of the learning rate of a gradient that is nothing but rounding.
+BATCH = 4
+PLAIN = {"optim": "sgd", "learning_rate": 0.1, "validation_size": 0, "heldout_size": 3}
+LORA = {"use_peft": True, "lora_r": 2, "lora_alpha": 4}
+CASES = {
+    "7": {"prompts_per_round": 7},
+    "10": {"prompts_per_round": 10},
+    "15": {"prompts_per_round": 15, "baseline": "seqkd"},
+    "idle": {"prompts_per_round": 7, "shard_size": 16},  # one shard, which one rank takes
+    "lora": {"prompts_per_round": 7, **LORA},
+    "validated": {"validation_size": 3, "teacher_response": "greedy"},
+}
+AFTER_TRAINING = ("round-01/student", "round-01/adapter", "seqkd", "student-01", "validation/")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> dict[int, Path]:
+    """The folders of all cases on one rank and on two."""
+    world = tmp_path_factory.mktemp("world")
+    worlds.write_config(world)
+    worlds.write_prompts(world / "train.jsonl", 15)
+    found = {}
+    for ranks in (1, 2):
+        found[ranks] = folder = tmp_path_factory.mktemp(f"on-{ranks}")
+        configs = [config(world, folder / name, ranks, **CASES[name]) for name in CASES]
+        launched.script(ranks, runs_in_turn.__file__, *configs)
+    return found
+
+
+def config(world: Path, folder: Path, ranks: int, **changes: object) -> Path:
+    folder.mkdir()
+    size = BATCH // ranks
+    given = {"output_dir": str(folder / "run"), "per_device_train_batch_size": size}
+    return worlds.changed_config(world, folder, **{**PLAIN, **given, **changes})
+
+
+def folders(both: dict[int, Path], name: str) -> tuple[Path, Path]:
+    return both[1] / name / "run", both[2] / name / "run"
+
+
+def numbers(value: object) -> object:
+    """A value with its floats as one that compares to rounding."""
+    if isinstance(value, float):
+        return pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True)
+    if isinstance(value, dict):
+        return {name: numbers(item) for name, item in value.items()}
+    return [numbers(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_comes_before_the_training_is_the_same_to_the_last_bit(both, name):
+    one, two = (
+        {
+            path: digest
+            for path, digest in worlds.contents(run).items()
+            if not any(part in path for part in AFTER_TRAINING)
+        }
+        for run in folders(both, name)
+    )
+    assert one == two
+    shards = {path.split("/part-")[0] for path in one if "/part-" in path}
+    wanted = {"round-01/samples", "round-01/scores", "heldout/groups", "heldout/samples"}
+    assert wanted | {"evaluation/samples/student-00/greedy"} <= shards
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_trained_weights_are_the_same_to_rounding(both, name):
+    parts = ["round-01/student/model.safetensors"]
+    parts += ["round-01/adapter/adapter_model.safetensors"] if name == "lora" else []
+    parts += ["seqkd/student/model.safetensors"] if name == "15" else []
+    for part in parts:
+        one, two = (load_file(run / part) for run in folders(both, name))
+        assert one.keys() == two.keys()
+        for key, wanted in one.items():
+            torch.testing.assert_close(two[key], wanted, rtol=1e-4, atol=1e-5, msg=f"{part} {key}")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_evaluation_of_the_trained_student_is_the_same_to_rounding(both, name):
+    one, two = folders(both, name)
+    part = "evaluation/samples/student-01/fixed"
+    assert [numbers(row) for row in read_rows(one / part)] == read_rows(two / part)
+    assert {path.name for path in one.glob("evaluation/*")} == {
+        path.name for path in two.glob("evaluation/*")
+    }
+
+
+def test_the_manifest_and_metrics_are_written_once(both):
+    from pad_fast.files.own_files import read_json
+
+    one, two = folders(both, "10")
+    phases = [read_json(run / "run.json")["phases"].keys() for run in (one, two)]
+    assert phases[0] == phases[1]
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (one, two)]
+    assert len(lines[0]) == len(lines[1])
