@@ -25,6 +25,10 @@ class ServerError(ValueError):
     """A server that cannot be used, with what mends it."""
 
 
+class Unreachable(ServerError):
+    """A server that does not answer."""
+
+
 class Garbled(Exception):
     """An answer that makes no sense; it is asked for again."""
 

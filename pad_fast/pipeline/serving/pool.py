@@ -25,7 +25,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from pad_fast.pipeline.serving.dialects import Garbled, Request, ServerError
+from pad_fast.pipeline.serving.dialects import Garbled, Request, ServerError, Unreachable
 
 logger = logging.getLogger("pad_fast")
 
@@ -42,7 +42,7 @@ class Limits:
     Args:
         concurrency: requests to each URL at a time.
         timeout: seconds that one request may take.
-        patience: seconds for which all URLs may be out of reach at a time.
+        patience: seconds for which all URLs may be out of reach at a time; 0 gives up at once.
         attempts: how often one request is sent before it is given up.
         pause: seconds before the second attempt, which double from then on.
     """
@@ -75,8 +75,8 @@ class Pool:
         restart: Callable[[str], object] = lambda url: None,
     ) -> None:
         self.urls, self.limits, self.restart = tuple(urls), limits, restart
-        self.canary: Request | None = None  # its read raises if a server came back as another
         self.down: dict[str, str] = {}  # URLs that do not answer, and why
+        self.admit: Callable[[str], object] = lambda url: None  # see :meth:`take_up`
 
     def run(
         self, requests: Sequence[Request], progress: Callable[[int], object] = lambda count: None
@@ -89,11 +89,27 @@ class Pool:
         """
         return asyncio.run(_Call(self).run(requests, progress)) if requests else []
 
+    def take_up(self, url: str) -> None:
+        """Ask a URL again that answers, if ``admit``, which tries it out, raises no ServerError."""
+        try:
+            self.admit(url)
+        except Unreachable as error:
+            self.down[url] = str(error)
+            raise
+        except ServerError as error:
+            if self.down[url] != str(error):
+                logger.warning("a server that answers now is not used: %s", error)
+            self.down[url] = str(error)
+            raise
+        del self.down[url]
+        logger.warning("%s answers and is used", url)
+
     def ask(self, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of one server at a path, or of ``body`` sent there; None without such a path.
 
         Raises:
-            ServerError: the server does not answer three times, or wants a key.
+            Unreachable: the server does not answer three times.
+            ServerError: it answers something else than JSON, or wants a key.
         """
         method, headers = "GET" if body is None else "POST", _headers()
         retrying = Retrying(
@@ -108,12 +124,16 @@ class Pool:
             )
             if found.status_code in (401, 403):
                 raise ServerError(f"{url} wants a key; set {KEY} in the environment")
+            if found.status_code in DOWN:
+                raise Unreachable(f"{url} does not answer: status {found.status_code}")
             if found.status_code in (404, 405, 501):
                 return None
             found.raise_for_status()
             return found.json()
         except ServerError:
             raise
+        except httpx.TransportError as error:
+            raise Unreachable(f"{url} does not answer: {_told(error)}") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServerError(f"{url} does not answer: {_told(error)}") from None
 
@@ -218,6 +238,8 @@ class _Call:
             return
         self.pool.down[url] = why
         left = len(self.pool.urls) - len(self.pool.down)
+        if not left and not self.limits.patience:
+            raise Unreachable(f"{url} does not answer: {why}")
         logger.warning(
             "%s does not answer (%s); %s",
             url,
@@ -243,8 +265,6 @@ class _Call:
         except ServerError as error:
             self.hopeless = error
         else:
-            logger.warning("%s answers again", url)
-            del self.pool.down[url]
             self.silent_since = time.monotonic()
         # Whoever waits for a slot takes one of these, and finds that the call is hopeless if so.
         for _ in range(max(1, self.parked[url]) if self.hopeless else self.parked[url]):
@@ -252,6 +272,7 @@ class _Call:
         self.parked[url] = 0
 
     async def _probe(self, url: str) -> None:
+        """One look at a URL that is out; raises :class:`_Again` if it stays so."""
         silent = time.monotonic() - self.silent_since
         if len(self.pool.down) == len(self.pool.urls) and silent > self.limits.patience:
             told = "; ".join(f"{url}: {why}" for url, why in self.pool.down.items())
@@ -262,16 +283,15 @@ class _Call:
         self.pool.restart(url)
         try:
             found = await self.client.get(url + "/v1/models", timeout=CONNECT)
-            if found.status_code == 200 and self.pool.canary is not None:
-                canary = self.pool.canary
-                found = await self.client.post(url + canary.path, json=canary.body)
-                if found.status_code == 200:
-                    canary.read(found.json())
-        except (httpx.TransportError, Garbled, KeyError, TypeError, ValueError) as error:
+            if found.status_code != 200:
+                raise _Again(f"status {found.status_code}")
+            # The thread goes on to its end, so that short calls do not begin it again and again.
+            await asyncio.to_thread(self.pool.take_up, url)
+        except httpx.TransportError as error:
             self.pool.down[url] = _told(error)
             raise _Again(_told(error)) from None
-        if found.status_code != 200:
-            raise _Again(f"status {found.status_code}")
+        except ServerError as error:
+            raise _Again(str(error)) from None
 
 
 def _headers() -> dict[str, str]:

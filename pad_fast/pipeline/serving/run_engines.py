@@ -146,7 +146,7 @@ class RunEngines:
         return engine
 
     def _with_weights(self, checkpoint: Checkpoint, urls: Sequence[str]) -> ServerEngine:
-        """The servers once all of them have the checkpoint's weights.
+        """The servers once all of them that answer have the checkpoint's weights.
 
         Where another student was served before, somebody has to load these, which is waited for.
         Those of the base student are there at the start, or the servers are wrong.
@@ -154,14 +154,15 @@ class RunEngines:
         probe, told = Probe.of(self.rows()), ""
         wanted = probe.local(checkpoint)
         others = [probe.local(other) for other in self.others(checkpoint)]
+
+        def check(single: ServerEngine) -> None:
+            if why := difference(probe, single, wanted, others):
+                raise ServerError(f"{single.first}: {why}")
+
         while True:
             try:
-                for url in urls:
-                    single = self._engine(checkpoint, Pool([url], self._limits))
-                    if why := difference(probe, single, wanted, others):
-                        raise ServerError(f"{url}: {why}")
                 engine = self._engine(checkpoint, Pool(urls, self._limits))
-                try_out(engine)
+                try_out(engine, weights=check)
                 return engine
             except ServerError as error:
                 if not others:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.engines import Engine, Ids, Progress, Sample, Sampling, unseen
 from pad_fast.pipeline.seeds import derive_seed
-from pad_fast.pipeline.serving.dialects import DIALECTS, Dialect, Drawn, Request, ServerError
+from pad_fast.pipeline.serving.dialects import DIALECTS, Dialect, Drawn, ServerError, Unreachable
 from pad_fast.pipeline.serving.pool import Pool
+
+TRIED_FOR = 60.0  # seconds for a request to one server while others work
 
 
 class ServerEngine(Engine):
     """Servers of one model.
 
     All responses to a prompt, all scores of a prompt's responses and every question are one request
-    each, and so come from one server.
+    each, and so come from one server. A server that does not answer now is taken up later, when
+    it answers and passes the trial of the others.
 
     Args:
         checkpoint: the model that is served.
@@ -25,26 +30,28 @@ class ServerEngine(Engine):
         pool: the servers.
 
     Raises:
-        ServerError: one of them does not answer, or they are of different kinds.
+        ServerError: none of them answers, or they are of different kinds.
     """
 
     def __init__(self, checkpoint: Checkpoint, normalize: str, pool: Pool) -> None:
         super().__init__(checkpoint, normalize)
         self.pool = pool
-        found = {url: served(pool, url) for url in pool.urls}
-        first = found[pool.urls[0]]
+        found = {}
+        for url in pool.urls:
+            try:
+                found[url] = served(pool, url)
+            except Unreachable as error:
+                pool.down[url] = str(error)
+                if len(pool.down) == len(pool.urls):
+                    raise
+        # The one that takes the fewest tokens speaks for all.
+        self.first, self.served = min(found.items(), key=lambda one: one[1].most)
         for url, other in found.items():
-            if other.identity != first.identity or other.model != first.model:
-                raise ServerError(
-                    f"{pool.urls[0]} serves {first.model} by {first.identity}, and {url} serves "
-                    f"{other.model} by {other.identity}; give servers that are alike, since their "
-                    "numbers are compared"
-                )
-        self.served = first
-        self.dialect = first.dialect
-        if first.window is not None:
+            self._check_like_first(url, other)
+        self.dialect = self.served.dialect
+        if self.served.window is not None:
             # One token has to be left for the server to make after what it reads.
-            checkpoint.most_tokens = first.window - 1
+            checkpoint.most_tokens = self.served.window - 1
 
     @property
     def identity(self) -> str:
@@ -55,6 +62,39 @@ class ServerEngine(Engine):
         path, names = self.checkpoint.path, (self.served.model, self.served.root)
         same = self.checkpoint.role == "student" or any(_same_path(path, name) for name in names)
         return self.served.identity + ("" if same else f" serving {self.served.root}")
+
+    def alone(self, url: str, patience: float = 0.0) -> ServerEngine:
+        """One of the servers by itself.
+
+        Args:
+            url: of the server.
+            patience: see :class:`Limits`.
+
+        Raises:
+            ServerError: it does not answer, or is not like the others.
+        """
+        single = copy.copy(self)
+        single.first, single.served = url, served(self.pool, url)
+        self._check_like_first(url, single.served)
+        limits = replace(self.pool.limits, patience=patience)
+        if not patience:
+            limits = replace(limits, timeout=min(limits.timeout, TRIED_FOR))
+        single.pool = Pool([url], limits, self.pool.restart)
+        return single
+
+    def _check_like_first(self, url: str, other: Served) -> None:
+        first = self.served
+        if other.identity != first.identity or other.model != first.model:
+            raise ServerError(
+                f"{self.first} serves {first.model} by {first.identity}, and {url} serves "
+                f"{other.model} by {other.identity}; give servers that are alike, since their "
+                "numbers are compared"
+            )
+        if other.most < first.most:
+            raise ServerError(
+                f"{url} takes {other.window} tokens, and {self.first} takes {first.window}; start "
+                f"it with the same {first.dialect.window}"
+            )
 
     def sample(
         self,
@@ -132,15 +172,11 @@ class ServerEngine(Engine):
             [self.dialect.choosing(prompt, token_ids) for prompt in prompts], progress
         )
 
-    def watch(self, request: Request) -> None:
-        """Take up a server that was gone only if it answers ``request`` as it should."""
-        self.pool.canary = request
-
     def _check_window(self, prompts: Sequence[Ids], more: int, what: str) -> None:
         longest, most = max(map(len, prompts), default=0), self.served.window
         if most is not None and longest + more > most:
             raise ServerError(
-                f"{self.pool.urls[0]} takes {most} tokens, and a prompt of {longest} with {what} "
+                f"{self.first} takes {most} tokens, and a prompt of {longest} with {what} "
                 f"needs {longest + more}; start the server with a larger {self.dialect.window}"
             )
 
@@ -161,6 +197,11 @@ class Served:
 
     def __init__(self, identity: str, model: str, root: str, window: int | None) -> None:
         self.identity, self.model, self.root, self.window = identity, model, root, window
+
+    @property
+    def most(self) -> float:
+        """The most tokens that it is known to take."""
+        return math.inf if self.window is None else self.window
 
     @property
     def dialect(self) -> Dialect:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import Any
 
 from pad_fast.pipeline.sample.engines import Sampling
-from pad_fast.pipeline.serving.dialects import Drawn, Garbled, Request, ServerError
-from pad_fast.pipeline.serving.pool import Pool
+from pad_fast.pipeline.serving.dialects import Drawn, ServerError, Unreachable
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 
 logger = logging.getLogger("pad_fast")
+
+Check = Callable[[ServerEngine], object]
 
 QUESTION = "Name three things that one finds in a kitchen, and say what each is for."
 TEXT = "The quick brown fox, 1,234 of them: déjà vu?\n\tAnd 'so' on; def f(x): return x**2\n"
@@ -21,24 +21,65 @@ HOT = 2.0  # so that log-probabilities after the temperature would be others
 MOST_APART = 0.05  # nats a token, on average: bfloat16 stays below, a wrong temperature far above
 
 
-def try_out(engine: ServerEngine, letters: Sequence[int] = ()) -> None:
+def try_out(
+    engine: ServerEngine, letters: Sequence[int] = (), weights: Check = lambda single: None
+) -> None:
     """Ask every server of ``engine`` what a run will ask, and compare the answers.
 
     It has to serve a model of the checkpoint's name and with its vocabulary, to return token ids,
     log-probabilities at temperature 1 while it samples at another one, and the same ones for given
-    responses.
+    responses. A server that does not answer is tried when it does.
 
     Args:
         engine: the servers.
         letters: the tokens of the multiple-choice letters, if there are questions.
+        weights: called with an engine of one server at a time; raises :class:`ServerError` if that
+            has other weights than it should.
 
     Raises:
-        ServerError: something of this does not hold.
+        ServerError: something of this does not hold, or none of them answers.
     """
+    trial, pool = _Trial(engine, letters, weights), engine.pool
+    there = [url for url in pool.urls if url not in pool.down]
+    for url in there:
+        try:
+            trial.admit(url, pool.limits.patience if len(there) == 1 else 0.0)
+        except Unreachable as error:
+            pool.down[url] = str(error)
+            if len(pool.down) == len(pool.urls):
+                raise
+    for why in pool.down.values():
+        logger.warning("%s; it is taken up when it does", why)
+    pool.admit = trial.admit
+
+
+class _Trial:
+    """The trial of one server after the other, also of those that come later.
+
+    Args:
+        engine, letters, weights: see :func:`try_out`.
+    """
+
+    def __init__(self, engine: ServerEngine, letters: Sequence[int], weights: Check) -> None:
+        self.engine, self.letters, self.weights = engine, letters, weights
+        self.prompt = engine.checkpoint.prompt_ids([{"role": "user", "content": QUESTION}])
+        self.known: tuple[str, Drawn] | None = None  # the first server that passed, and a response
+
+    def admit(self, url: str, patience: float = 0.0) -> None:
+        """Return if a server passes, else raise ServerError."""
+        single = self.engine.alone(url, patience)
+        self.weights(single)
+        drawn = _try_one(single, self.prompt, self.letters)
+        if self.known is None:
+            self.known = url, drawn
+        else:
+            _check_alike(single, self.prompt, *self.known)
+
+
+def _try_one(engine: ServerEngine, prompt: list[int], letters: Sequence[int]) -> Drawn:
+    """Try out one server; returns a response of it."""
     _check_name(engine)
-    for url in engine.pool.urls:
-        _check_vocabulary(engine, url)
-    prompt = engine.checkpoint.prompt_ids([{"role": "user", "content": QUESTION}])
+    _check_vocabulary(engine)
     hot = _drawn(engine, prompt, HOT)
     _check_texts(engine, hot)
     apart = _apart(engine, prompt, hot)
@@ -48,13 +89,12 @@ def try_out(engine: ServerEngine, letters: Sequence[int] = ()) -> None:
         logger.warning(
             "%s samples other responses to the same seeds; a shard that is sampled again will be "
             "another one (%s mends that, more slowly)",
-            engine.pool.urls[0],
+            engine.first,
             engine.dialect.seeds,
         )
     if letters:
         _check_letters(engine, prompt, letters)
-    _check_alike(engine, prompt, hot[0])
-    engine.watch(_canary(engine, prompt, hot[0]))
+    return hot[0]
 
 
 def _drawn(engine: ServerEngine, prompt: list[int], temperature: float) -> list[Drawn]:
@@ -74,7 +114,7 @@ def _apart(engine: ServerEngine, prompt: list[int], drawn: Sequence[Drawn]) -> f
 
 
 def _refuse(engine: ServerEngine, hot: float, plain: float) -> None:
-    url, dialect = engine.pool.urls[0], engine.dialect
+    url, dialect = engine.first, engine.dialect
     if plain <= MOST_APART:
         raise ServerError(
             f"{url} returns log-probabilities after the temperature: at {HOT:g} they are off by "
@@ -93,20 +133,20 @@ def _check_name(engine: ServerEngine) -> None:
     known = {PurePath(name).name.lower() for name in (served.model, served.root)}
     if engine.checkpoint.role == "teacher" and PurePath(path).name.lower() not in known:
         raise ServerError(
-            f"{engine.pool.urls[0]} serves {served.model}, and the teacher is {path}; serve that, "
+            f"{engine.first} serves {served.model}, and the teacher is {path}; serve that, "
             f"or add --served-model-name {PurePath(path).name} if it is the same under a new name"
         )
 
 
-def _check_vocabulary(engine: ServerEngine, url: str) -> None:
+def _check_vocabulary(engine: ServerEngine) -> None:
     """Raise ServerError if the server's tokenizer reads a text as other tokens than ours."""
     body = {"model": engine.served.model, "prompt": TEXT, "add_special_tokens": False}
-    answer = engine.pool.ask(url, "/tokenize", body)
+    answer = engine.pool.ask(engine.first, "/tokenize", body)
     if isinstance(answer, dict) and isinstance(answer.get("tokens"), list):
         ours = engine.checkpoint.tokenizer(TEXT, add_special_tokens=False).input_ids
         if answer["tokens"] != ours:
             told = f"reads a text as {len(answer['tokens'])} tokens where ours are {len(ours)}"
-            raise _other_vocabulary(engine, url, told if len(ours) != len(answer["tokens"]) else "")
+            raise _other_vocabulary(engine, told if len(ours) != len(answer["tokens"]) else "")
 
 
 def _check_texts(engine: ServerEngine, drawn: Sequence[Drawn]) -> None:
@@ -115,37 +155,31 @@ def _check_texts(engine: ServerEngine, drawn: Sequence[Drawn]) -> None:
     for one in drawn:
         ids = one.ids[:-1] if one.ids[-1] in ends else one.ids
         if max(one.ids) >= len(tokenizer):
-            raise _other_vocabulary(
-                engine, engine.pool.urls[0], f"sampled the token {max(one.ids)} of {len(tokenizer)}"
-            )
+            raise _other_vocabulary(engine, f"sampled the token {max(one.ids)} of {len(tokenizer)}")
         if tokenizer.decode(ids).strip("\ufffd") in one.text:  # an end may be half a character
             return
-    raise _other_vocabulary(engine, engine.pool.urls[0], "")
+    raise _other_vocabulary(engine, "")
 
 
-def _other_vocabulary(engine: ServerEngine, url: str, told: str) -> ServerError:
+def _other_vocabulary(engine: ServerEngine, told: str) -> ServerError:
     role, path = engine.checkpoint.role, engine.checkpoint.path
     return ServerError(
-        f"{url} has another vocabulary than the {role} {path}: it "
+        f"{engine.first} has another vocabulary than the {role} {path}: it "
         f"{told or 'has other tokens for a text'}; serve the same checkpoint, or give the server "
         f"--tokenizer {path}"
     )
 
 
-def _check_alike(engine: ServerEngine, prompt: list[int], known: Drawn) -> None:
-    """Raise ServerError if one of the servers gives other log-probabilities than the rest."""
-    found = {}
-    for url in engine.pool.urls:
-        single = Pool([url], engine.pool.limits, engine.pool.restart)
-        [[found[url]]] = single.run([engine.dialect.scoring(prompt, [known.ids])])
-    first = engine.pool.urls[0]
-    for url, logps in found.items():
-        apart = [abs(one - other) for one, other in zip(found[first], logps, strict=True)]
-        if sum(apart) > MOST_APART * len(apart):
-            raise ServerError(
-                f"{url} gives other log-probabilities than {first}, by "
-                f"{sum(apart) / len(apart):.3g} nats a token; serve the same weights by all"
-            )
+def _check_alike(engine: ServerEngine, prompt: list[int], first: str, known: Drawn) -> None:
+    """Raise ServerError if a server gives other log-probabilities than the first one did."""
+    [[found]] = engine.token_logps([prompt], [[known.ids]])
+    apart = [abs(one - other) for one, other in zip(known.logps, found, strict=True)]
+    if sum(apart) > MOST_APART * len(apart):
+        raise ServerError(
+            f"{engine.first} gives other log-probabilities than "
+            f"{'before' if engine.first == first else first}, by {sum(apart) / len(apart):.3g} "
+            "nats a token; serve the same weights by all"
+        )
 
 
 def _check_letters(engine: ServerEngine, prompt: list[int], letters: Sequence[int]) -> None:
@@ -156,19 +190,6 @@ def _check_letters(engine: ServerEngine, prompt: list[int], letters: Sequence[in
     # Letters may be very improbable here, where bfloat16 is coarse.
     if apart > 4 * MOST_APART + 0.02 * max(map(abs, given)):
         raise ServerError(
-            f"{engine.pool.urls[0]} answers questions with other log-probabilities than in a "
+            f"{engine.first} answers questions with other log-probabilities than in a "
             f"prompt, by {apart:.3g} nats; start it with {engine.dialect.raw}"
         )
-
-
-def _canary(engine: ServerEngine, prompt: list[int], known: Drawn) -> Request:
-    """A request whose answer tells whether a server that was gone has the same weights."""
-    request = engine.dialect.scoring(prompt, [known.ids])
-
-    def read(answer: Any) -> None:
-        [logps] = request.read(answer)
-        apart = [abs(one - other) for one, other in zip(known.logps, logps, strict=True)]
-        if sum(apart) > MOST_APART * len(apart):
-            raise Garbled("other weights than before")
-
-    return Request(request.path, request.body, read, 0)

@@ -4,49 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 import worlds
+from served_runs import (
+    ROLES,
+    assert_rewards_of_this_process,
+    assert_same_results,
+    engine,
+    killed_and_resumed,
+    same,
+)
 from stub_server import Stub
-from worlds import changed_config, contents, run_config
+from worlds import changed_config, run_config
 
 from pad_fast import cli
 from pad_fast.pipeline import rounds
-from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
-from pad_fast.pipeline.score.cache import ScoreCache
-from pad_fast.pipeline.score.model_scores import ModelScores
-from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.serving import run_engines
 from pad_fast.pipeline.whole_files import read_rows
 
-TESTS = Path(__file__).parents[2]
-CRASH, FORWARDER = TESTS / "crash.py", TESTS / "forwarder.py"
-PLACES = [
-    "before:heldout/samples/part-00001",
-    "after:round-01/samples/part-00002",
-    "before:heldout/groups/part-00001",
-    "after:round-01/scores/part-00001",
-    "to:trainer/checkpoint-1/trainer_state.json",
-    "after:round-01/student",
-    "after:samples/student-01/greedy/part-00000",
-    "before:evaluation/student-01.json",
-]
-
-
-def engine(path: Path, role: str) -> TransformersEngine:
-    checkpoint = Checkpoint(role, str(path))
-    return TransformersEngine(checkpoint, ModelScores(run_config(path.parent), "mean"))
-
-
-def same(found, wanted) -> None:
-    assert len(found) == len(wanted)
-    for ours, others in zip(found, wanted, strict=True):
-        assert ours == pytest.approx(others, abs=1e-5)
+FORWARDER = Path(__file__).parents[2] / "forwarder.py"
 
 
 @pytest.fixture(scope="module")
@@ -84,25 +64,12 @@ def test_rewards_are_those_of_this_process(through_urls, world, tmp_path):
     """Log-probabilities, questions and rewards, of the round and of the held-out groups."""
     run, _, _ = through_urls
     config = run_config(world)
-    teacher, student = engine(world / "teacher", "teacher"), engine(world / "student", "student")
     for samples, scores in (
-        (run / "round-01" / "samples", run / "round-01" / "scores"),
-        (run / "heldout" / "samples", run / "heldout" / "groups"),
+        ("round-01/samples", "round-01/scores"),
+        ("heldout/samples", "heldout/groups"),
     ):
-        own = tmp_path / scores.name
-        scorer = Scorer(
-            teacher.checkpoint,
-            student.checkpoint,
-            config,
-            teacher,
-            ScoreCache(tmp_path / f"{scores.name}-cache", teacher.identity),
-        )
-        scorer.score_shards(samples, own, 3, title="")
-        served, expected = read_rows(scores), read_rows(own)
-        for column in ("teacher_logps", "teacher_choice_probs", "teacher_rewards"):
-            same([row[column] for row in served], [row[column] for row in expected])
-        prompts, ids = ([row[c] for row in served] for c in ("prompt_ids", "completion_ids"))
-        same([row["student_rewards"] for row in served], student.rewards(prompts, ids))
+        served = read_rows(run / scores)
+        assert_rewards_of_this_process(served, run / samples, config, tmp_path / scores)
         assert {(row["sampled_by"], row["scored_by"]) for row in served} == {("vllm 0.32.0",) * 2}
     assert json.loads((run / "run.json").read_text())["engines"] == {
         "student": ["vllm 0.32.0"],
@@ -110,7 +77,7 @@ def test_rewards_are_those_of_this_process(through_urls, world, tmp_path):
     }
 
 
-def test_the_new_student_is_waited_for(through_urls):
+def test_the_new_student_is_waited_for(through_urls, world):
     run, said, stubs = through_urls
     student = run / "round-01" / "student"
     assert f"waits for servers with {student}" in said
@@ -121,7 +88,7 @@ def test_the_new_student_is_waited_for(through_urls):
     fixed = read_rows(run / "evaluation" / "samples" / "student-01" / "fixed")
     prompts, ids = ([row[c] for row in groups] for c in ("prompt_ids", "completion_ids"))
     found = [row["student_rewards"] for row in fixed]
-    same(found, engine(student, "student").rewards(prompts, ids))
+    same(found, engine(student, "student", run_config(world)).rewards(prompts, ids))
     assert found != [row["student_rewards"] for row in groups]
 
 
@@ -173,37 +140,36 @@ def pids(folder: Path) -> list[str]:
 def test_killed_everywhere_the_result_is_the_same(through_urls, world, tmp_path):
     """The run is killed in each phase, and its servers die and come back meanwhile."""
     stubs = [Stub(world / role) for role in ("student", "teacher")]
-    student = tmp_path / "run" / "round-01" / "student"
-
-    def unreliable(handler, body) -> bool:
-        stub = handler.server.stub
-        if stub is stubs[0] and student.exists() and not stub.loaded:
-            stub.load(student)
-        if stub.answered % 23 == 22:
-            stub.answered += 1
-            threading.Thread(target=stub.stop).start()
-            threading.Timer(0.3, stub.start).start()
-            handler.close_connection = True
-            return True
-        return False
-
-    for stub in stubs:
-        stub.fault = unreliable
     config = changed_config(
         world, tmp_path, student_server=[stubs[0].url], teacher_server=[stubs[1].url]
     )
-    done = subprocess.run(
-        [sys.executable, str(CRASH), str(config), *PLACES],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    expected, found = contents(through_urls[0]), contents(tmp_path / "run")
-    common = {name for name in expected if "report" not in name}
-    assert len(common) > 15
-    assert {name: found[name] for name in common} == {name: expected[name] for name in common}
+    killed_and_resumed(config, *stubs)
+    assert_same_results(tmp_path / "run", through_urls[0])
+
+
+@pytest.mark.usefixtures("no_report")
+def test_one_of_two_servers_is_not_there_at_the_start(world, tmp_path, monkeypatch, caplog):
+    """The run warns and goes on with the other; the student's comes when it is trained."""
+    stubs = {role: [Stub(world / role, served_as=role) for _ in range(2)] for role in ROLES}
+    for gone, _ in stubs.values():
+        gone.stop()
+    own_train = rounds.train_round
+
+    def train(run, round) -> None:
+        own_train(run, round)
+        for stub in stubs["student"]:
+            stub.load(tmp_path / "run" / "round-01" / "student")
+        for gone, _ in stubs.values():
+            gone.start()
+
+    monkeypatch.setattr(rounds, "train_round", train)
+    urls = {f"{role}_server": [stub.url for stub in stubs[role]] for role in ROLES}
+    assert cli.main(["run", str(changed_config(world, tmp_path, **urls))]) == 0
+    for gone, _ in stubs.values():
+        assert f"{gone.url} does not answer: ConnectError" in caplog.text
+        assert gone.answered > 5, "it is taken up"
+    for stub in (*stubs["student"], *stubs["teacher"]):
+        stub.stop()
 
 
 def test_what_is_there_at_the_start_is_tried_first(world, tmp_path, capsys):

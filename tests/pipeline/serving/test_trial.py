@@ -6,10 +6,9 @@ import logging
 
 import pytest
 import worlds
-from stub_server import Stub, TinyModel
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.serving.dialects import Garbled, ServerError
+from pad_fast.pipeline.serving.dialects import ServerError
 from pad_fast.pipeline.serving.pool import KEY, Limits, Pool
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 from pad_fast.pipeline.serving.trial import try_out
@@ -174,19 +173,12 @@ def test_the_key_is_sent_and_asked_for(stub_of, engine_of, monkeypatch):
     try_out(engine)
 
 
-def test_a_server_that_comes_back_with_other_weights_is_left_alone(stub_of, engine_of, world):
-    stub: Stub = stub_of()
-    engine = engine_of(stub)
-    try_out(engine)
-    canary = engine.pool.canary
-    canary.read(stub.completions(canary.body))
-    stub.model = TinyModel(world / "student")
-    with pytest.raises(Garbled, match="other weights"):
-        canary.read(stub.completions(canary.body))
-    engine.pool.down[stub.url] = "it was gone"
-    with pytest.raises(
-        ServerError, match=r"no server has answered for .* other weights than before"
-    ):
-        engine.choices([[7, 8]], LETTERS)
-    stub.load(world / "teacher")
-    assert engine.choices([[7, 8]], LETTERS)
+def test_every_server_is_tried(stub_of, engine_of):
+    """Also those that would have been asked nothing in a trial of all at a time."""
+    processed = stub_of(raw=False)
+    with pytest.raises(ServerError, match=rf"{processed.url} returns log-probabilities after the"):
+        try_out(engine_of(stub_of(), processed))
+
+
+def test_the_smallest_window_counts(stub_of, engine_of):
+    assert engine_of(stub_of(window=200), stub_of(window=100)).checkpoint.window == 99
