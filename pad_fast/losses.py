@@ -40,6 +40,7 @@ from pad_fast.preference.reward_inputs import (
     counted_prompts,
     in_full_precision,
     in_groups,
+    with_second_place,
 )
 
 
@@ -215,9 +216,14 @@ def preference_loss(
     check_loss(loss, options)
     entry, given = loss_kinds.LOSSES[loss], LossOptions(**options)
     check_impl(impl)
-    check_rewards(student_rewards, teacher_rewards, mask)
+    check_rewards(student_rewards, teacher_rewards, mask, entry.least_live(given))
     check_columns(entry, student_rewards, anchor_rewards, from_teacher)
-    student, teacher = in_full_precision(student_rewards), teacher_rewards.detach()
+    if student_rewards.shape[1] == 1 and mask is None:
+        mask = torch.ones_like(student_rewards, dtype=torch.bool)
+    mask, anchor_rewards = with_second_place(mask), with_second_place(anchor_rewards)
+    from_teacher = with_second_place(from_teacher)
+    student = with_second_place(in_full_precision(student_rewards))
+    teacher = with_second_place(teacher_rewards.detach())
     live = torch.ones_like(teacher, dtype=torch.bool) if mask is None else mask
     entry.check_weights(given.preference_weight, given.likelihood_weight)
     checked = {"anchor_rewards": anchor_rewards}

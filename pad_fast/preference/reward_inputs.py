@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -9,14 +11,20 @@ from torch.nn.functional import pad
 from pad_fast import argument_checks
 from pad_fast.preference.loss_kinds import Loss
 
+Column = TypeVar("Column", Tensor, Tensor | None)
 
-def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
-    """Raise ValueError unless rewards are (P, N) with N >= 2, on one device, and so is the mask."""
+
+def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None, least: int = 2) -> None:
+    """Raise ValueError unless rewards are (P, N) on one device, and so is the mask.
+
+    N is at least ``least``: 2 to be ranked, 1 for a loss that has a likelihood.
+    """
     argument_checks.check_floating("student_rewards", student)
     argument_checks.check_floating("teacher_rewards", teacher)
     shape = argument_checks.shape(student)
-    if student.ndim != 2 or student.shape[1] < 2:
-        rule = "must be (P, N) with at least N = 2 responses a prompt"
+    if student.ndim != 2 or student.shape[1] < least:
+        responses = "responses" if least > 1 else "response"
+        rule = f"must be (P, N) with at least N = {least} {responses} a prompt"
         raise ValueError(f"student_rewards {rule}, got {shape}")
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool, True for live responses, got {mask.dtype}")
@@ -50,6 +58,14 @@ def check_columns(
         if (tensor.dtype == torch.bool) != (name == "from_teacher"):
             rule = "bool" if name == "from_teacher" else "floating point"
             raise ValueError(f"{name} must be {rule}, got {tensor.dtype}")
+
+
+def with_second_place(column: Column) -> Column:
+    """A column (P, 1) as (P, 2), the second place False or 0; a wider one as it is.
+
+    Rankings are of at least two places, of which a mask then leaves out the second.
+    """
+    return column if column is None or column.shape[1] > 1 else pad(column, (0, 1))
 
 
 def in_full_precision(rewards: Tensor) -> Tensor:

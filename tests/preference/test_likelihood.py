@@ -157,3 +157,15 @@ def test_the_modules_and_the_linear_loss_take_the_columns(on: str, normalize: st
     torch.testing.assert_close(from_logits, wanted, rtol=1e-4, atol=1e-5)
     module = LinearPADLoss(**options)(hidden, weight, labels, teacher, **columns)
     torch.testing.assert_close(module, wanted)
+
+
+def test_one_response_a_prompt_has_a_likelihood() -> None:
+    student = torch.tensor([[-1.0], [-3.0]], requires_grad=True)
+    teacher = torch.tensor([[-0.5], [-0.25]])
+    for loss, options in (("rft", {}), ("vpd", {"likelihood_weight": 1.0})):
+        found = preference_loss(loss, student, teacher, **options)
+        torch.testing.assert_close(found, torch.tensor(2.0))
+        (gradient,) = torch.autograd.grad(found, student)
+        torch.testing.assert_close(gradient, torch.full((2, 1), -0.5))
+    with pytest.raises(ValueError, match=r"at least N = 1 response a prompt, got \(2, 0\)"):
+        preference_loss("rft", student[:, :0], teacher[:, :0])
