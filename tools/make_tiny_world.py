@@ -115,6 +115,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--student-seed", type=int, default=1, help="seed of the student")
     parser.add_argument(
+        "--student-width",
+        type=int,
+        default=STUDENT.hidden,
+        help="hidden size of the student, a multiple of 8 (default: the package's)",
+    )
+    parser.add_argument(
         "--only",
         choices=["teacher", "student", "facts"],
         help="train only this model, or none; another model that is in OUT is kept",
@@ -124,7 +130,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         help="stop the training of either model after so many steps, to try the script out",
     )
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.student_width < 8 or given.student_width % 8:  # 4 heads of an even size
+        parser.error(f"--student-width must be a multiple of 8, got {given.student_width}")
+    return given
 
 
 def obtain(
@@ -137,7 +146,7 @@ def obtain(
         make, recipe, seed = (
             (make_teacher, TEACHER, args.seed)
             if name == "teacher"
-            else (make_student, STUDENT, args.student_seed)
+            else (make_student, replace(STUDENT, hidden=args.student_width), args.student_seed)
         )
         steps = min(recipe.steps, args.max_steps or recipe.steps)
         model, training = make(tokenizer, replace(recipe, steps=steps), seed)

@@ -1,0 +1,1 @@
+"""The study of when preference distillation helps: ``python -m benchmarks.evidence``."""

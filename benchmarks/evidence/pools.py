@@ -1,0 +1,147 @@
+"""Scored groups of responses, made by the phases of a run, and the models of the study."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.settings import Size
+from pad_fast.pipeline import rounds
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.config import RunConfig, Settings
+from pad_fast.pipeline.evaluate.heldout import groups_folder
+from pad_fast.pipeline.open_run import open_run
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.engines import Sampling
+from pad_fast.pipeline.whole_files import Row, read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+WORLD = ROOT / "pad_fast" / "tiny_world"
+TEACHER = WORLD / "teacher"
+EMBEDDED_STUDENT = 1  # the seed of the student that the package has
+LONGEST = 40  # tokens of a response
+
+COMMON: dict[str, Any] = {
+    "temperature": 0.7,
+    "max_new_tokens": LONGEST,
+    "score_batch_tokens": 4096,
+    "mcq_preset": "paper",
+    "mcq_weight": 0.0,
+    "mcq_opponents": 2,
+    "mcq_template": "{query}\n\n{options}\n\nWhich answer is best? Reply with its letter.",
+    "validation_size": 0,  # the study has validation prompts of its own
+    "disable_tqdm": True,
+}
+
+
+def prompts_of(split: str, count: int) -> list[Row]:
+    """The first prompts of a split of the embedded world."""
+    lines = (WORLD / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[:count]]
+
+
+def base_student(folder: Path, seed: int, width: int | None) -> Path:
+    """The folder of a base student, which is trained if it is not there.
+
+    Args:
+        folder: where students are kept that the package does not have.
+        seed: of the student; 1 is the embedded one.
+        width: hidden size; None for the embedded one's.
+    """
+    if seed == EMBEDDED_STUDENT and width is None:
+        return WORLD / "student"
+    place = folder / f"{seed}-{width or 'usual'}"
+    if not (place / "facts.json").exists():  # the last file that the tool writes
+        command = [sys.executable, str(ROOT / "tools" / "make_tiny_world.py"), "--only", "student"]
+        command += ["--student-seed", str(seed), "--out", str(place)]
+        command += [] if width is None else ["--student-width", str(width)]
+        subprocess.run(command, check=True)
+    return place / "student"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What one student sampled to the training prompts and the held-out ones, and the scores.
+
+    Args:
+        folder: the run folder.
+        student: that samples.
+        size: numbers of prompts and responses.
+        seed: of the run.
+        changes: settings of the run, beside those that all pools have.
+    """
+
+    folder: Path
+    student: Path
+    size: Size
+    seed: int
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def run(self) -> RunContext:
+        """The run, whose engines sample and score."""
+        return RunContext(self._settings)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The scored groups of the training prompts, the teacher's answer the last of each."""
+        self._make()
+        return read_rows(self.run.folder.round(1) / "scores")
+
+    @cached_property
+    def fixed(self) -> list[Row]:
+        """The scored groups of the held-out prompts."""
+        self._make()
+        return read_rows(groups_folder(self.run))
+
+    @cached_property
+    def teacher(self) -> Checkpoint:
+        """The teacher, whose weights are loaded once."""
+        return self.run.teacher
+
+    def teacher_answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The teacher's greedy answer to each prompt, as token ids."""
+        how = Sampling(LONGEST, temperature=0.0)
+        engine = self.run.engines.open(self.teacher)
+        with engine as teacher:
+            return [group[0].ids for group in teacher.sample(prompts, 1, how, seed=0)]
+
+    @cached_property
+    def _settings(self) -> Settings:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "heldout"):
+            path = self.folder / f"{split}.jsonl"
+            count = self.size.prompts if split == "train" else self.size.heldout
+            text = "".join(json.dumps(row) + "\n" for row in prompts_of(split, count))
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+        values = {
+            "num_generations": self.size.generations,
+            "heldout_num_generations": self.size.generations,
+            "teacher_response": "greedy",
+            **COMMON,
+            **self.changes,
+        }
+        config = RunConfig(
+            student=str(self.student),
+            teacher=str(TEACHER),
+            prompts=str(self.folder / "train.jsonl"),
+            heldout=str(self.folder / "heldout.jsonl"),
+            output_dir=str(self.folder / "run"),
+            seed=self.seed,
+            **values,
+        )
+        return Settings(config, {"divergence": "kl"})
+
+    def _make(self) -> None:
+        """Do what is missing of the phases that sample and score."""
+        with open_run(self._settings, trains=False) as run:
+            rounds.sample(run, 1)
+            rounds.score(run, 1)
+            run.engines.close()

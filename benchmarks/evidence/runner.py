@@ -1,0 +1,209 @@
+"""Doing the cells that have no record yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import records
+from benchmarks.evidence.cells import STEPS, TEST, TOKENS, TUNE, Cell, cells, key_of, tuning
+from benchmarks.evidence.measures import Examination, means, score
+from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, tokens_of, training_rows
+from benchmarks.evidence.pools import Pool, base_student
+from benchmarks.evidence.settings import SETTINGS, Setting, Size
+from benchmarks.evidence.training import Plan, Trained, train
+from benchmarks.machine import describe
+from benchmarks.records import Record
+
+SAMPLES_SEED = 1000  # all students are sampled with the same seed
+DIGITS = 4  # numbers in records are rounded to this many
+
+
+@dataclass
+class Study:
+    """The cells of one size, their files, and their records.
+
+    Args:
+        size: which cells there are.
+        folder: students, pools and trained students are kept here.
+        results: folder of the file ``evidence.jsonl``, which is only added to.
+    """
+
+    size: Size
+    folder: Path
+    results: Path
+    known: dict[tuple, Record] = field(init=False)
+    _places: dict[tuple, Place] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.known = {key_of(record): record for record in records.load(self.results, "evidence")}
+
+    @property
+    def todo(self) -> list[Cell]:
+        """The cells without a record, in the order of worth."""
+        return [cell for cell in cells(self.size) if cell.key not in self.known]
+
+    def run(self, hours: float | None = None) -> Iterator[Record]:
+        """Do cells until none is left, or none may begin any more; yields each new record.
+
+        Args:
+            hours: after which no further cell begins; None for no limit.
+        """
+        end = None if hours is None else time.monotonic() + 3600 * hours
+        about = {"run": records.now(), **describe(torch.device("cpu"))}
+        for cell in self.todo:
+            if end is not None and time.monotonic() >= end:
+                return
+            record = {**about, "cell": dataclasses.asdict(cell), **self._do(cell)}
+            records.append(records.path(self.results, "evidence"), record)
+            self.known[cell.key] = record
+            yield record
+
+    def _do(self, cell: Cell) -> Record:
+        """What a record says of a cell, beside when and where it was made."""
+        place, began = self._place(cell), time.perf_counter()
+        if cell.method == BASE:
+            found: dict[str, Any] = {}
+            student = place.start
+        else:
+            rate, beta = self._point(cell)
+            trained = place.train(cell, rate, beta)
+            student = trained[-1].folder
+            found = {
+                "learning_rate": rate,
+                "beta": beta,
+                "steps": sum(part.steps for part in trained),
+                "tokens": sum(part.tokens for part in trained),
+                "train_seconds": round(sum(part.seconds for part in trained), 2),
+                "loss": trained[-1].loss,
+            }
+        examination = place.validation if cell.purpose == TUNE else place.heldout
+        values = examination.measure(student, SAMPLES_SEED, cell.temperature)
+        found |= {"means": _rounded(means(values)), "score": round(score(values), DIGITS)}
+        if cell.purpose == TEST:
+            found["prompts"] = {name: _shortened(series) for name, series in values.items()}
+        if cell.method != BASE:
+            shutil.rmtree(place.folder_of(cell), ignore_errors=True)
+        return {**found, "seconds": round(time.perf_counter() - began, 2)}
+
+    def _point(self, cell: Cell) -> tuple[float, float | None]:
+        """Learning rate and beta: the cell's own, or the best on the validation prompts."""
+        if cell.learning_rate is not None:
+            return cell.learning_rate, cell.beta
+        tried = tuning(cell, self.size)
+        done = [other for other in tried if other.key in self.known]
+        if not done:
+            raise ValueError(
+                f"{cell.label}: learning rate and beta are not tuned; do the cells of setting "
+                f"{tried[0].setting} first (they come first in the order of worth)"
+            )
+        best = max(done, key=lambda other: self.known[other.key]["score"])
+        assert best.learning_rate is not None
+        return best.learning_rate, best.beta
+
+    def _place(self, cell: Cell) -> Place:
+        key = (cell.setting, cell.student, cell.seed)
+        if key not in self._places:
+            self._places.clear()  # the groups of one place at a time are held in memory
+            self._places[key] = Place(self.folder, self.size, *key)
+        return self._places[key]
+
+
+@dataclass
+class Place:
+    """One setting with one base student and seed: where its methods start, and what they read.
+
+    Args:
+        root: folder of the study.
+        size: of the study.
+        setting_name: of :data:`SETTINGS`.
+        student, seed: of the run.
+    """
+
+    root: Path
+    size: Size
+    setting_name: str
+    student: int
+    seed: int
+    setting: Setting = field(init=False)
+    start: Path = field(init=False)
+    pool: Pool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.setting = SETTINGS[self.setting_name]
+        base = base_student(self.root / "students", self.student, self.setting.width)
+        self.start = self._saturated(base) if self.setting.saturated else base
+        changes = dict(self.setting.pool)
+        if self.setting.rounds > 1:
+            changes["num_generations"] = self.size.generations // self.setting.rounds
+        self.pool = self._pool(self.start, "pool", changes)
+        # The fixed groups, where the setting has samples of its own kind, are those of its pool.
+        self.validation = Examination(self.pool, "validation")
+        self.heldout = Examination(self.pool, "heldout")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this setting, student and seed."""
+        pair = f"{self.student}-{self.seed}"
+        return self.root / self.size.name / self.setting_name / pair
+
+    def folder_of(self, cell: Cell) -> Path:
+        """The folder of a cell's trained students."""
+        point = f"{cell.purpose}-{cell.budget}-{cell.learning_rate}-{cell.beta}"
+        return self.folder / f"{cell.method}-{point}"
+
+    def train(self, cell: Cell, rate: float, beta: float | None) -> list[Trained]:
+        """The student of each round; the pool of a later one is sampled from the one before."""
+        method, rounds = METHODS[cell.method], self.setting.rounds
+        folder, start, pool, done = self.folder_of(cell), self.start, self.pool, []
+        shutil.rmtree(folder, ignore_errors=True)  # left by a study that was stopped
+        for round in range(1, rounds + 1):
+            rows = training_rows(method, pool.rows, self.setting.noise, self.seed)
+            steps = self._steps(cell, rows) // rounds
+            plan = Plan(max(1, steps), self.size.batch, rate, beta, self.seed + round - 1)
+            done.append(train(method, start, rows, plan, folder / f"round-{round}"))
+            start = done[-1].folder
+            if round < rounds:
+                name = f"{folder.name}/pool-{round + 1}"
+                pool = self._pool(start, name, self.pool.changes)
+        return done
+
+    def _steps(self, cell: Cell, rows: Sequence[dict]) -> int:
+        """The optimizer steps of a cell; at equal tokens as many as read the whole groups' tokens.
+
+        The tokens that others read are those of the student's own samples, each prompt once.
+        """
+        if cell.budget == STEPS:
+            return self.size.steps
+        assert cell.budget == TOKENS
+        whole = tokens_of(training_rows(METHODS["ppd_kl"], self.pool.rows))
+        return round(self.size.steps * whole / tokens_of(rows))
+
+    def _pool(self, student: Path, name: str, changes: dict[str, Any]) -> Pool:
+        return Pool(self.folder / name, student, self.size, self.seed, changes)
+
+    def _saturated(self, base: Path) -> Path:
+        """The base student after SeqKD for as many steps as the size says."""
+        folder = self.folder / "saturated"
+        if not (folder / "done").exists():
+            pool = self._pool(base, "start", {})
+            method = METHODS[REFERENCE]
+            plan = Plan(self.size.saturated_steps, self.size.batch, 1e-3, None, self.seed)
+            train(method, base, training_rows(method, pool.rows), plan, folder)
+            (folder / "done").touch()
+        return folder
+
+
+def _shortened(values: Sequence[float | None]) -> list[float | None]:
+    return [value if value is None else round(value, DIGITS) for value in values]
+
+
+def _rounded(values: dict[str, float | None]) -> dict[str, float | None]:
+    return dict(zip(values, _shortened(list(values.values())), strict=True))

@@ -1,0 +1,163 @@
+"""The settings of the study, and its sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.evidence.methods import METHODS
+
+FEW = ("rft", "ppd_kl", "best_kl", "weighted_own", "dpo")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a comparison takes place.
+
+    Args:
+        name: its name in records; its letter is that of the table of settings.
+        title: what it is, in tables.
+        tuned_in: the setting whose validation chose learning rate and beta.
+        saturated: whether the students start from SeqKD until it no longer improves.
+        answers: whether methods may read the teacher's own answers.
+        width: hidden size of the base students; None for the embedded ones.
+        noise: see :func:`benchmarks.evidence.methods.training_rows`.
+        rounds: of sampling, scoring and training, at equal samples and steps in all.
+        pool: settings of the run that samples and scores, beside those of all settings.
+        methods: names; None for all that fit.
+        shares: the setting whose cells these are too, which are not run again.
+    """
+
+    name: str
+    title: str
+    tuned_in: str
+    saturated: bool = False
+    answers: bool = True
+    width: int | None = None
+    noise: float = 0.0
+    rounds: int = 1
+    pool: dict[str, Any] = field(default_factory=dict)
+    methods: tuple[str, ...] | None = None
+    shares: str | None = None
+
+    def method_names(self) -> list[str]:
+        """The methods of this setting, in the order of worth."""
+        return [
+            name
+            for name, method in METHODS.items()
+            if (self.methods is None or name in self.methods)
+            and (self.answers or not method.needs_answers)
+        ]
+
+
+def _group(name: str, title: str, **more: Any) -> Setting:
+    return Setting(f"g-{name}", f"g: {title}", "a", answers=False, methods=FEW, **more)
+
+
+# In the order of worth.
+_ALL = (
+    Setting("a", "a: from the base student", "a"),
+    Setting("c", "c: the teacher only scores", "a", answers=False, shares="a"),
+    Setting("b", "b: after SeqKD that no longer improves", "b", saturated=True),
+    Setting("f-1", "f: noise of one spread in the scores", "a", noise=1.0),
+    Setting("d", "d: a student of width 48", "d", width=48),
+    Setting("f-3", "f: noise of three spreads in the scores", "a", noise=3.0),
+    _group("n2", "n = 2", pool={"num_generations": 2}),
+    _group("n4", "n = 4", pool={"num_generations": 4}),
+    _group("n16", "n = 16", pool={"num_generations": 16}),
+    _group("rounds2", "2 rounds of half the samples", rounds=2),
+    _group("rounds4", "4 rounds of a quarter of the samples", rounds=4),
+    _group("mcq.1", "mcq_weight 0.1", pool={"mcq_weight": 0.1}),
+    _group("mcq.5", "mcq_weight 0.5", pool={"mcq_weight": 0.5}),
+    _group("mcq1", "mcq_weight 1", pool={"mcq_weight": 1.0}),
+)
+SETTINGS = {setting.name: setting for setting in _ALL}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the study is.
+
+    Args:
+        name: its name in records.
+        prompts, validation, heldout: numbers of prompts.
+        generations: responses to a training prompt, and samples of a held-out one.
+        steps, batch: of a training, in optimizer steps and prompts a step.
+        saturated_steps: of SeqKD in setting b.
+        students, seeds: of which there is a run for each pair.
+        learning_rates, betas: the grid.
+        temperatures: at which the start is sampled, as the control.
+        settings: names.
+        methods: names; None for all.
+    """
+
+    name: str
+    prompts: int
+    validation: int
+    heldout: int
+    generations: int
+    steps: int
+    batch: int
+    saturated_steps: int
+    students: tuple[int, ...]
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    betas: tuple[float, ...]
+    temperatures: tuple[float, ...] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    settings: tuple[str, ...] = tuple(SETTINGS)
+    methods: tuple[str, ...] | None = None
+
+    def method_names(self, setting: Setting) -> list[str]:
+        """The methods of a setting at this size."""
+        names = setting.method_names()
+        return [name for name in names if self.methods is None or name in self.methods]
+
+
+FULL = Size(
+    "full",
+    prompts=3000,
+    validation=200,
+    heldout=600,
+    generations=8,
+    steps=192,
+    batch=32,
+    saturated_steps=1500,
+    students=(1, 2, 3),
+    seeds=(1, 2, 3),
+    learning_rates=(3e-5, 1e-4, 3e-4),
+    betas=(1.0, 3.0, 10.0),
+)
+QUICK = Size(
+    "quick",
+    prompts=384,
+    validation=100,
+    heldout=150,
+    generations=8,
+    steps=24,
+    batch=16,
+    saturated_steps=200,
+    students=(1,),
+    seeds=(1,),
+    learning_rates=(1e-4, 3e-4),
+    betas=(3.0, 10.0),
+    temperatures=(1.0, 0.8, 0.6, 0.4),
+    settings=("a", "c"),
+)
+SMALLEST = Size(
+    "smallest",
+    prompts=16,
+    validation=8,
+    heldout=8,
+    generations=4,
+    steps=2,
+    batch=8,
+    saturated_steps=2,
+    students=(1,),
+    seeds=(1,),
+    learning_rates=(1e-4,),
+    betas=(10.0,),
+    temperatures=(1.0, 0.5),
+    settings=("a", "c"),
+    methods=("seqkd", "ppd_kl"),
+)
+SIZES = {size.name: size for size in (FULL, QUICK, SMALLEST)}

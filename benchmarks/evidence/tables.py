@@ -1,0 +1,237 @@
+"""The study's tables, from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.evidence.cells import STEPS, TEST, TOKENS
+from benchmarks.evidence.measures import MEASURES
+from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, WHOLE_GROUP
+from benchmarks.evidence.settings import SETTINGS, Setting, Size
+from benchmarks.evidence.statistics import Estimate, interval, win_rate
+from benchmarks.records import Record
+
+ANSWERS = ("greedy_right", "sampled_right", "pass", "distinct_right", "distinct")
+PERCENT = ("greedy_right", "sampled_right", "pass")
+WITH_INTERVAL = ("greedy_right", "sampled_right")
+OTHERS = tuple(name for name in MEASURES if name not in ANSWERS)
+NO_ANSWERS_REFERENCE = "rft"  # what others are compared with where the teacher only scores
+
+Pair = tuple[int, int]  # a base student and a seed
+Table = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of one setting at one size.
+
+    Args:
+        size, setting: whose.
+        records: all of the study.
+    """
+
+    size: Size
+    setting: Setting
+    records: Sequence[Record]
+
+    def of(self, method: str, budget: str, temperature: float = 1.0) -> dict[Pair, Record]:
+        """The test records of a method by student and seed.
+
+        A method that reads whole groups reads the equal tokens in the equal steps.
+        """
+        if method == BASE or METHODS[method].reads in WHOLE_GROUP:
+            budget = STEPS
+        wanted = {
+            "size": self.size.name,
+            "setting": self.setting.shares or self.setting.name,
+            "method": method,
+            "purpose": TEST,
+            "budget": budget,
+            "temperature": temperature,
+        }
+        return {
+            (record["cell"]["student"], record["cell"]["seed"]): record
+            for record in self.records
+            if all(record["cell"][name] == value for name, value in wanted.items())
+        }
+
+    def methods(self, budget: str) -> list[str]:
+        """The untrained student and the methods that have records."""
+        names = [BASE, *self.size.method_names(self.setting)]
+        return [name for name in names if self.of(name, budget)]
+
+    @property
+    def reference(self) -> str:
+        """The method that the others are compared with."""
+        names = self.size.method_names(self.setting)
+        return REFERENCE if REFERENCE in names else NO_ANSWERS_REFERENCE
+
+
+def report(size: Size, records: Sequence[Record]) -> str:
+    """All tables of which there are records, as Markdown."""
+    parts: list[str] = []
+    for name in size.settings:
+        results = Results(size, SETTINGS[name], records)
+        if not results.methods(STEPS):
+            continue
+        parts.append(f"## {results.setting.title}")
+        for budget in (STEPS, TOKENS):
+            parts += [
+                f"### Equal {budget}",
+                shown(measured(results, budget, ANSWERS, costs=True)),
+                shown(measured(results, budget, OTHERS)),
+                shown(compared(results, budget)),
+                shown(controls(results, budget)),
+            ]
+    return "\n\n".join(filter(None, parts))
+
+
+def measured(results: Results, budget: str, measures: Sequence[str], costs: bool = False) -> Table:
+    """A row for each method: means over runs and prompts, some with their interval of 95%."""
+    head = ["", "runs", *(MEASURES[name] for name in measures)]
+    head += ["lr", "beta", "steps", "tokens read"] if costs else []
+    rows = [head]
+    for method in results.methods(budget):
+        found = results.of(method, budget)
+        row = [_title(method), str(len(found))]
+        for name in measures:
+            values = matrix(found, name)
+            row.append(_cell(name, None if values is None else interval(values)))
+        one = next(iter(found.values()))
+        if costs:
+            keys = ("learning_rate", "beta", "steps", "tokens")
+            row += [_number(one.get(key)) for key in keys]
+        rows.append(row)
+    return rows
+
+
+def compared(results: Results, budget: str) -> Table:
+    """Paired win rates of greedy answers against the reference, by the checker and the teacher."""
+    reference = results.reference
+    against = results.of(reference, budget)
+    rows = [
+        [
+            f"greedy answers against {_title(reference)}",
+            "checker: win / tie / loss %",
+            "lead [95%]",
+            "teacher: win / tie / loss %",
+            "lead [95%]",
+        ]
+    ]
+    for method in results.methods(budget):
+        pairs = common(results.of(method, budget), against)
+        if method == reference or not pairs[0]:
+            continue
+        row = [_title(method)]
+        for name in ("greedy_right", "greedy_teacher"):
+            first, second = (matrix(part, name) for part in pairs)
+            assert first is not None
+            assert second is not None
+            found = win_rate(first, second)
+            shares = (found.win, found.tie, found.loss)
+            row.append(" / ".join(f"{100 * share:.0f}" for share in shares))
+            row.append(_percent(found.lead))
+        rows.append(row)
+    return rows if len(rows) > 1 else []
+
+
+def controls(results: Results, budget: str) -> Table:
+    """Each method's samples against those of the start at the temperature of the same entropy.
+
+    A run's temperature is the one, of those at which the start was sampled, whose mean entropy is
+    nearest to the method's in that run.
+    """
+    rows = [
+        [
+            "against the start at the entropy of its samples",
+            "T",
+            "entropy, start's",
+            "right, sampled: more than the start [95%]",
+            "teacher logp: more than the start [95%]",
+        ]
+    ]
+    for method in results.methods(budget):
+        found, starts = common(results.of(method, budget), _matched(results, method, budget))
+        if method == BASE or not found:
+            continue
+        temperatures = [record["cell"]["temperature"] for record in starts.values()]
+        entropies = [
+            np.mean([record["means"]["entropy"] for record in part.values()])
+            for part in (found, starts)
+        ]
+        row = [_title(method), f"{np.mean(temperatures):.2g}"]
+        row.append(f"{entropies[0]:.2f}, {entropies[1]:.2f}")
+        for name in ("sampled_right", "sampled_teacher"):
+            first, second = (matrix(part, name) for part in (found, starts))
+            assert first is not None
+            assert second is not None
+            more = interval(first - second)
+            row.append(_percent(more) if name in PERCENT else _plain(more))
+        rows.append(row)
+    return rows if len(rows) > 1 else []
+
+
+def _matched(results: Results, method: str, budget: str) -> dict[Pair, Record]:
+    """For each run the record of the start whose entropy is nearest to the method's."""
+    starts = [results.of(BASE, STEPS, temperature) for temperature in results.size.temperatures]
+    chosen = {}
+    for pair, record in results.of(method, budget).items():
+        entropy = record["means"]["entropy"]
+        known = [start[pair] for start in starts if pair in start]
+        if known:
+            chosen[pair] = min(known, key=lambda start: abs(start["means"]["entropy"] - entropy))
+    return chosen
+
+
+def common(
+    first: dict[Pair, Record], second: dict[Pair, Record]
+) -> tuple[dict[Pair, Record], dict[Pair, Record]]:
+    """The records of the runs that both have, in the same order."""
+    pairs = [pair for pair in first if pair in second]
+    return {pair: first[pair] for pair in pairs}, {pair: second[pair] for pair in pairs}
+
+
+def matrix(records: dict[Pair, Record], name: str) -> np.ndarray | None:
+    """A measure as (R, P), NaN where there is none; None if the records lack it."""
+    series = [record["prompts"].get(name) for record in records.values()]
+    if not series or any(values is None for values in series):
+        return None
+    return np.array([[np.nan if value is None else value for value in values] for values in series])
+
+
+def shown(table: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown; nothing for an empty one."""
+    rows = [list(row) for row in table]
+    if not rows:
+        return ""
+    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _title(method: str) -> str:
+    return "start" if method == BASE else METHODS[method].title
+
+
+def _cell(name: str, found: Estimate | None) -> str:
+    if found is None or np.isnan(found.mean):
+        return "–"
+    if name in WITH_INTERVAL:
+        return _percent(found)
+    return f"{100 * found.mean:.1f}" if name in PERCENT else f"{found.mean:.3f}"
+
+
+def _percent(found: Estimate) -> str:
+    return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _plain(found: Estimate) -> str:
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -1,0 +1,113 @@
+"""Training one student with one method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_callback import PrinterCallback
+
+from benchmarks.evidence.methods import TOKEN_KD, Method, tokens_of
+from benchmarks.evidence.pools import TEACHER
+from benchmarks.evidence.token_kd import TokenKDTrainer
+from pad_fast.pipeline.whole_files import Row
+from pad_fast.training.config import PADConfig
+from pad_fast.training.trainer import PADTrainer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a student is trained; the schedule is a cosine to zero.
+
+    Args:
+        steps, batch: optimizer steps, and prompts of each.
+        learning_rate: at the start.
+        beta: factor of the student's rewards; None for a method without.
+        seed: of the order of the prompts.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    beta: float | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained student, and what it cost.
+
+    Args:
+        folder: of its weights and tokenizer.
+        steps: that were done.
+        tokens: that training read, each prompt once a step for all of its responses.
+        seconds: of training.
+        loss: the last that was logged.
+    """
+
+    folder: Path
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float
+
+
+def train(method: Method, start: Path, rows: Sequence[Row], plan: Plan, folder: Path) -> Trained:
+    """Train the student in ``start`` and save it in ``folder``.
+
+    Args:
+        method: its loss.
+        start: folder of the student.
+        rows: what :func:`benchmarks.evidence.methods.training_rows` gives.
+        plan: how long and how fast.
+        folder: for the trained student.
+    """
+    began = time.perf_counter()
+    args = _arguments(method, plan, folder)
+    kind: Any = TokenKDTrainer if method.trainer == TOKEN_KD else PADTrainer
+    more = {"teacher": str(TEACHER)} if method.trainer == TOKEN_KD else {}
+    trainer = kind(
+        model=AutoModelForCausalLM.from_pretrained(start),
+        args=args,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=AutoTokenizer.from_pretrained(start),
+        **more,
+    )
+    trainer.remove_callback(PrinterCallback)  # the study prints a line for each cell
+    trainer.train()
+    trainer.save_model(str(folder))
+    trainer.processing_class.save_pretrained(folder)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return Trained(
+        folder,
+        trainer.state.global_step,
+        round(plan.steps * plan.batch * tokens_of(rows) / len(rows)),
+        round(time.perf_counter() - began, 2),
+        losses[-1],
+    )
+
+
+def _arguments(method: Method, plan: Plan, folder: Path) -> PADConfig:
+    options = dict(method.options)
+    if method.has_beta and plan.beta is not None:
+        options["beta"] = plan.beta
+    return PADConfig(
+        output_dir=str(folder),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch,
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=max(1, plan.steps // 4),
+        disable_tqdm=True,
+        seed=plan.seed,
+        **options,
+    )

@@ -1,0 +1,176 @@
+"""The study: its smallest cell is run, and its arithmetic is compared with other computations."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import kl_div
+
+from benchmarks.evidence import __main__ as command
+from benchmarks.evidence import runner
+from benchmarks.evidence.cells import TEST, TOKENS, cells, tuning
+from benchmarks.evidence.measures import MEASURES, repetition
+from benchmarks.evidence.methods import METHODS, members, tokens_of, training_rows
+from benchmarks.evidence.settings import FULL, QUICK, SETTINGS, SIZES, SMALLEST
+from benchmarks.evidence.statistics import interval, win_rate
+from benchmarks.evidence.tables import report
+from benchmarks.evidence.token_kd import token_kl
+from pad_fast.training.config import PADConfig
+
+
+def test_the_smallest_cells_become_records_and_tables(tmp_path, capsys, monkeypatch) -> None:
+    """The start, a point of the grid, and a method at its best point; then the study goes on."""
+    torch.set_num_threads(1)
+    study = runner.Study(SMALLEST, tmp_path / "runs", tmp_path)
+    base, tried, tested = itertools.islice(study.run(), 3)
+    assert [record["cell"]["method"] for record in (base, tried, tested)] == ["base"] + 2 * [
+        "seqkd"
+    ]
+    assert set(tested["prompts"]) == set(MEASURES)
+    assert all(len(values) == SMALLEST.heldout for values in tested["prompts"].values())
+    assert "prompts" not in tried
+    assert tested["learning_rate"] == tried["cell"]["learning_rate"]
+    assert tested["prompts"]["answer_logp"] != base["prompts"]["answer_logp"]  # it was trained
+    assert tested["commit"]
+    again = runner.Study(SMALLEST, tmp_path / "runs", tmp_path)
+    assert len(again.todo) == len(cells(SMALLEST)) - 3
+    monkeypatch.setattr(runner.Study, "_do", None)  # nothing is done for a list or tables
+    arguments = ["--size", "smallest", "--results", str(tmp_path)]
+    command.main([*arguments, "--list"])
+    assert capsys.readouterr().out.count("done ") == 3
+    command.main([*arguments, "--tables"])
+    shown = capsys.readouterr().out
+    assert f"| SeqKD | 1 | {100 * tested['means']['greedy_right']:.1f} [" in shown
+
+
+def test_no_cell_begins_after_the_time(tmp_path, monkeypatch) -> None:
+    study = runner.Study(QUICK, tmp_path, tmp_path)
+    clock = iter([0.0, 0.0, 3599.0, 3601.0])
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(study, "_do", lambda cell: {"means": {}})
+    assert len(list(study.run(hours=1))) == 2
+    with pytest.raises(SystemExit):
+        command.parse(["--hours", "0"])
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_every_cell_is_once_there_and_tuned_before(size) -> None:
+    found = cells(size)
+    assert len({cell.key for cell in found}) == len(found)
+    before = set()
+    for cell in found:
+        if cell.purpose == TEST and cell.method != "base":
+            assert {other.key for other in tuning(cell, size)} <= before, cell.label
+        before.add(cell.key)
+
+
+def test_the_grid_is_the_same_for_all_methods() -> None:
+    first = next(cell for cell in cells(FULL) if cell.method == "ppd_kl" and cell.purpose == TEST)
+    assert len(tuning(first, FULL)) == len(FULL.learning_rates) * len(FULL.betas)
+    assert {cell.setting for cell in cells(FULL)} == set(SETTINGS) - {"c"}  # a's cells are c's too
+    assert not any(METHODS[name].needs_answers for name in SETTINGS["c"].method_names())
+
+
+def test_every_method_has_options_that_a_training_takes(tmp_path) -> None:
+    for method in METHODS.values():
+        beta = {"beta": 2.0} if method.has_beta else {}
+        PADConfig(output_dir=str(tmp_path), **method.options, **beta)
+
+
+ROW = {
+    "prompt_id": 0,
+    "prompt_ids": [1, 2],
+    "completion_ids": [[3], [4, 5], [6], [7, 8, 9]],
+    "finish_reasons": ["stop"] * 4,
+    "teacher_rewards": [-2.0, -1.0, -3.0, -0.5],
+    "student_rewards": [-1.0, -1.5, -2.5, -4.0],
+    "from_teacher": [False, False, False, True],
+}
+
+
+def test_a_method_reads_its_part_of_a_group() -> None:
+    found = {reads: members(reads, ROW) for reads in ("own", "best", "pair", "teacher", "mixed")}
+    assert found == {
+        "own": [0, 1, 2],
+        "best": [1],
+        "pair": [1, 2],
+        "teacher": [3],
+        "mixed": [0, 1, 3],
+    }
+    with pytest.raises(ValueError, match="needs the teacher's answer in every group"):
+        members("mixed", {**ROW, "from_teacher": [False] * 4})
+    (row,) = training_rows(METHODS["dpo"], [ROW])
+    assert row["teacher_rewards"] == [-1.0, -3.0]
+    assert row["anchor_rewards"] == [-1.5, -2.5]
+    assert tokens_of([row]) == 5
+
+
+def test_noise_is_the_same_for_all_methods() -> None:
+    rows = [{**ROW, "prompt_id": i} for i in range(2000)]
+    own, best = (training_rows(METHODS[name], rows, 0.5, 3) for name in ("ppd_kl", "rft"))
+    assert [max(row["teacher_rewards"]) for row in own] == [
+        row["teacher_rewards"][0] for row in best
+    ]
+    noise = np.array([row["teacher_rewards"] for row in own]) - ROW["teacher_rewards"][:3]
+    assert noise.std() == pytest.approx(0.5 * np.std([-2.0, -1.0, -3.0]), rel=0.05)
+
+
+def test_an_interval_is_that_of_the_mean() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(3.0, 2.0, (1, 400))
+    found = interval(values)
+    error = 1.96 * values.std() / 20
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.mean - found.low, found.high - found.mean) == pytest.approx(
+        (error, error), rel=0.1
+    )
+    # Runs that differ make it wider than prompts alone do.
+    runs = interval(values + np.array([[-1.0], [0.0], [1.0]]))
+    assert runs.high - runs.low > 2 * (found.high - found.low)
+    with_gaps = np.where(rng.random(values.shape) < 0.2, np.nan, values)
+    assert interval(with_gaps).mean == pytest.approx(np.nanmean(with_gaps))
+
+
+def test_ties_are_neither_won_nor_lost() -> None:
+    first, second = np.array([[1.0, 0.0, 1.0, 1.0]]), np.array([[0.0, 1.0, 1.0, 0.0]])
+    found = win_rate(first, second)
+    assert (found.win, found.tie, found.loss, found.lead.mean) == (0.5, 0.25, 0.25, 0.25)
+
+
+def test_token_kl_is_pytorchs() -> None:
+    student, teacher = torch.randn(2, 5, 7, dtype=torch.float64)
+    wanted = kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True
+    )
+    torch.testing.assert_close(token_kl(student, teacher), wanted.sum(-1))
+
+
+def test_repetition_counts_what_occurred_before() -> None:
+    assert repetition([1, 2, 3, 1, 2, 3]) == 0.25
+    assert repetition([1, 2, 3, 4]) == 0.0
+    assert repetition([1]) == 0.0
+
+
+def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
+    def record(method, entropy, right, temperature=1.0):
+        cell = next(cell for cell in cells(SMALLEST) if cell.method == method)
+        about = {**vars(cell), "purpose": TEST, "budget": "steps", "temperature": temperature}
+        prompts = {name: [right, right] for name in MEASURES}
+        means = dict.fromkeys(MEASURES, right) | {"entropy": entropy}
+        return {"cell": about, "means": means, "prompts": prompts}
+
+    found = [record("base", 5.0, 0.25), record("base", 2.0, 0.5, 0.5), record("ppd_kl", 2.4, 0.75)]
+    shown = report(SMALLEST, found)
+    assert "| PPD-KL | 0.5 | 2.40, 2.00 | 25.0 [25.0, 25.0] |" in shown
+
+
+def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:
+    place = object.__new__(runner.Place)
+    place.size, place.pool = SMALLEST, SimpleNamespace(rows=[ROW])
+    cell = next(cell for cell in cells(SMALLEST) if cell.budget == TOKENS)
+    rows = training_rows(METHODS["seqkd"], [ROW])
+    assert place._steps(cell, rows) == round(SMALLEST.steps * 6 / 5)
