@@ -39,11 +39,11 @@ from pad_fast.pipeline.restore import (
     rows_digest,
 )
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.sample.given import without_responses
+from pad_fast.pipeline.sample.given import is_given, without_responses
 from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.whole_files import Row, write_json, write_rows
-from pad_fast.report.wording import RATER
+from pad_fast.report.wording import GIVEN, RATER, SAMPLED
 
 logger = logging.getLogger("pad_fast")
 
@@ -127,6 +127,7 @@ def _prepare(run: RunContext) -> None:
             "files": _file_hashes(config),
         },
         "judge": _judge_of(run, rows["train"]),
+        "fixed_groups": GIVEN if is_given(rows["heldout"]) else SAMPLED,
         "phases": {},
         "students": {},
     }

@@ -55,7 +55,7 @@ def write(run_dir: Path) -> Path:
     settings = {
         name: run.config[name] for name in SHOWN_SETTINGS if run.config.get(name) is not None
     }
-    page = _template(run.judge).render(
+    page = _template(run.judge, run.fixed_groups).render(
         run=run,
         pictures=sections,
         headlines=tables.headlines(run),
@@ -91,7 +91,7 @@ def choose(groups: Sequence[FixedGroup]) -> list[FixedGroup]:
     return [ranked[place] for place in places]
 
 
-def _template(judge: str) -> jinja2.Template:
+def _template(judge: str, groups: str) -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -99,7 +99,7 @@ def _template(judge: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     source = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    return environment.from_string(worded(source, judge))
+    return environment.from_string(worded(source, judge, groups))
 
 
 def _facts(run: RunRecords, loss: LossSettings) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def _over_rounds(run: RunRecords, *pictures: RoundPicture) -> Iterator[Picture]:
                 levels=_levels(run, picture.level),
                 percent=picture.percent,
             )
-            yield Picture(picture.name, png, worded(picture.caption, run.judge))
+            yield Picture(picture.name, png, worded(picture.caption, run.judge, run.fixed_groups))
 
 
 def _levels(run: RunRecords, key: str) -> dict[str, tuple[float, str]]:
@@ -174,7 +174,7 @@ def _over_steps(run: RunRecords, unit: str) -> Iterator[Picture]:
         if curves := _present(rows, picture.curves):
             named = {key: worded(label, run.judge) for key, label in curves.items()}
             png = plots.training_curves(rows, named, worded(picture.ylabel, run.judge))
-            yield Picture(picture.name, png, worded(picture.caption, run.judge))
+            yield Picture(picture.name, png, worded(picture.caption, run.judge, run.fixed_groups))
 
 
 def _present(rows: Sequence[Row], curves: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pad_fast.conversation import conversation_text
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.files.own_files import read_json, read_json_lines, read_table
+from pad_fast.report.wording import SAMPLED
 
 Floats = NDArray[np.float64]
 
@@ -68,6 +69,11 @@ class RunRecords:
     def judge(self) -> str:
         """Who scored the responses: the teacher, a reward model, or the rater of given scores."""
         return str(self.manifest.get("judge", "teacher"))
+
+    @property
+    def fixed_groups(self) -> str:
+        """What the fixed groups are, in words."""
+        return str(self.manifest.get("fixed_groups", SAMPLED))
 
     @property
     def base(self) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -80,3 +81,48 @@ def test_numbers_of_heldout_prompts():
     for count, verdict in ((0, "ok"), (1, "problem"), (2, "look"), (29, "look"), (30, "ok")):
         check_verdict(heldout(count), verdict, *(["heldout_size"] if verdict != "ok" else []))
     assert "up to 9%" in heldout(30).found
+
+
+@pytest.fixture
+def given(world, tmp_path):
+    """Responses whose scores follow their length, and that the student ranks alike."""
+    rows = [
+        {"prompt": f"{n}+1=?", "completions": ["a", "ab" * 8], "ratings": [2.0, 1.0]}
+        for n in range(12)
+    ]
+    path = tmp_path / "given.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return changed_config(
+        world,
+        tmp_path,
+        prompts=None,
+        heldout=None,
+        teacher=None,
+        responses=str(path),
+        heldout_size=4,
+        teacher_beta=500.0,
+        divergence="jsd",
+    )
+
+
+def test_scores_of_elsewhere_are_no_teachers_and_ask_nothing(given, caplog, capsys):
+    """No advice about questions where none are asked, and none about a teacher."""
+    caplog.set_level(logging.WARNING)
+    assert cli.main(["run", str(given)]) == 0
+    (said,) = [text for text in warnings(caplog) if " · score: " in text]
+    assert "length (problem): tau of reward and length is -1.00" in said
+    assert "the rater mostly ranks shorter responses first: leave cut ones out" in said
+    assert "mcq" not in said
+    assert "teacher " not in said
+    assert "fixed groups (given responses)" in " ".join(capsys.readouterr().out.split())
+    page = (given.parent / "run" / "report" / "index.html").read_text()
+    assert "on the fixed groups (given responses) and" in page
+    assert "The fixed groups are given responses, the same for every model" in page
+
+
+def test_given_groups_that_a_teacher_scores_are_not_called_samples(given, world, capsys, no_report):
+    """The words for the groups do not depend on who scores them."""
+    teacher = ["--teacher", str(world / "teacher"), "--responses_scores", "ignore"]
+    assert cli.main(["run", str(given), *teacher, "--mcq_style", "none"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with the teacher's, on fixed groups (given responses) and on fresh samples" in said

@@ -13,7 +13,7 @@ from pad_fast.evaluation.benchmarks.run_table import read_run_table
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS
 from pad_fast.files.own_files import read_json
-from pad_fast.report.wording import worded
+from pad_fast.report.wording import SAMPLED, worded
 from pad_fast.terminal import console as plain_console
 
 
@@ -23,12 +23,13 @@ def print_table(root: Path, console: Console | None = None) -> None:
     console = console or plain_console()
     if rows:
         manifest = root / "run.json"
-        judge = read_json(manifest).get("judge", "teacher") if manifest.exists() else "teacher"
-        _print_evaluations(rows, judge, console)
+        known = read_json(manifest) if manifest.exists() else {}
+        words = known.get("judge", "teacher"), known.get("fixed_groups", SAMPLED)
+        _print_evaluations(rows, words, console)
     _print_benchmarks(root, console)
 
 
-def _print_evaluations(rows: list[Row], judge: str, console: Console) -> None:
+def _print_evaluations(rows: list[Row], words: tuple[str, str], console: Console) -> None:
     table = Table(
         title=f"{rows[0]['num_prompts']} held-out prompts",
         box=box.SIMPLE_HEAD,
@@ -51,7 +52,7 @@ def _print_evaluations(rows: list[Row], judge: str, console: Console) -> None:
         "tau and top-1 compare the student's ranking of responses with the teacher's, on fixed "
         "groups (the base student's samples) and on fresh samples of the student itself."
     )
-    console.print(worded(note, judge), style="dim")
+    console.print(worded(note, *words), style="dim")
 
 
 def _print_benchmarks(root: Path, console: Console) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pad_fast.pipeline.findings import responses, rewards, templates
 from pad_fast.pipeline.findings.finding import Finding
 from pad_fast.pipeline.findings.heldout import heldout
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.whole_files import Row
+from pad_fast.report.wording import RATER, worded
 
 logger = logging.getLogger("pad_fast")
 
@@ -33,18 +35,30 @@ def of_samples(run: RunContext, rows: Sequence[Row], heldout_prompts: int) -> li
 
 
 def of_scores(run: RunContext, rows: Sequence[Row], metrics: Row) -> list[Finding]:
-    """The findings of rows that the teacher has scored, and of the metrics of scoring them."""
+    """The findings of rows that are scored, and of the metrics of scoring them.
+
+    They speak of whoever scored, and of multiple choice only where there is some.
+    """
     config, training = run.config, run.training
-    return [
+    judge = RATER if "given_scores" in rows[0] or run.judge is None else run.judge.role
+    found = [
         *([templates.template(run.teacher, rows)] if config.teacher else []),
         rewards.masked(rows),
-        rewards.flat_groups(rows, training),
-        rewards.saturated(rows, training),
+        rewards.flat_groups(rows, training, config.asks),
+        rewards.saturated(rows, training, config.asks),
         responses.length(rows, config, training),
-        rewards.agreement(rows),
+        rewards.agreement(rows, config.asks),
         rewards.position(metrics, config),
         rewards.letters(metrics, config),
         rewards.choices(metrics, config),
+    ]
+    return [
+        replace(
+            one,
+            found=worded(one.found, judge.replace("_", " ")),
+            advice=worded(one.advice, judge.replace("_", " ")),
+        )
+        for one in found
     ]
 
 

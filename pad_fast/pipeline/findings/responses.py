@@ -105,14 +105,14 @@ def length(rows: Sequence[Row], config: RunConfig, training: PADConfig) -> Findi
         return Finding("length", "ok", "no ranking to compare with", numbers={"kendall_tau": None})
     tau, error = mean_and_error(taus)
     kind = "longer" if tau > 0 else "shorter"
-    advice = (
-        f"the teacher mostly ranks {kind} responses first: raise mcq_weight (now "
-        f"{config.mcq_weight}), which judges content"
-    )
-    if training.normalize == "sum":
-        advice += ", or set normalize: mean"
-    else:
-        advice += ", or leave cut ones out with mask_truncated_completions: true"
+    remedies = [
+        f"raise mcq_weight (now {config.mcq_weight}), which judges content",
+        "set normalize: mean"
+        if training.normalize == "sum"
+        else "leave cut ones out with mask_truncated_completions: true",
+    ]
+    advice = f"the teacher mostly ranks {kind} responses first: "
+    advice += ", or ".join(remedies if config.asks else remedies[1:])
     verdict = grade(abs(tau) - 2 * error, 0.1, 0.5)
     found = f"tau of reward and length is {tau:+.2f} ± {error:.2f}"
     return Finding(

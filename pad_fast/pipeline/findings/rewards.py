@@ -34,7 +34,7 @@ def masked(rows: Sequence[Row]) -> Finding:
     return graded("unscored", share, 1e-9, 0.25, found, advice)
 
 
-def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
+def flat_groups(rows: Sequence[Row], training: PADConfig, asks: bool = True) -> Finding:
     """The share of groups whose rewards hardly differ: "look" from 25%, "problem" from 75%.
 
     In such a group, teacher_beta * (best reward - worst reward) is below 0.1.
@@ -56,10 +56,14 @@ def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
         spreads[len(spreads) // 2],
     )
     unit = "nats per token" if training.normalize == "mean" else "nats"
-    advice = (
-        f"raise teacher_beta (now {beta:g}), temperature or num_generations; if the responses' "
-        "log-probabilities are the flat ones, set mcq_preset: paper and change mcq_weight"
-    )
+    advice = f"raise teacher_beta (now {beta:g})"
+    if rows[0].get("sampled_by") != "given":
+        advice += ", temperature or num_generations"
+    if asks:
+        advice += (
+            "; if the responses' log-probabilities are the flat ones, set mcq_preset: paper and "
+            "change mcq_weight"
+        )
     found = f"in {flat:.0%} of the groups rewards hardly differ; median spread {median:.3g} {unit}"
     return graded(
         "reward spread",
@@ -72,7 +76,7 @@ def flat_groups(rows: Sequence[Row], training: PADConfig) -> Finding:
     )
 
 
-def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
+def saturated(rows: Sequence[Row], training: PADConfig, asks: bool = True) -> Finding:
     """The share of prompts with a JSD above 0.95 ln 2: "look" from 50%, "problem" from 95%.
 
     There the JSD has almost no gradient. Other losses have no upper bound, and neither has a sum
@@ -88,14 +92,13 @@ def saturated(rows: Sequence[Row], training: PADConfig) -> Finding:
         return Finding("first loss", "ok", text, numbers=numbers)
     share = sum(loss > limit for loss in found) / len(found)
     text += f"; {share:.0%} of the prompts near the upper bound of the JSD, ln 2"
-    advice = (
-        f"lower teacher_beta (now {_teacher_beta(rows, training):g}), set divergence: kl, or raise "
-        "mcq_floor if mcq_formula is paper"
-    )
+    advice = f"lower teacher_beta (now {_teacher_beta(rows, training):g}), or set divergence: kl"
+    if asks:
+        advice += ", or raise mcq_floor if mcq_formula is paper"
     return graded("first loss", share, 0.5, 0.95, text, advice, numbers)
 
 
-def agreement(rows: Sequence[Row]) -> Finding:
+def agreement(rows: Sequence[Row], asks: bool = True) -> Finding:
     """The agreement of the student's ranking with the teacher's before any training.
 
     The verdict is "problem" from a tau of 0.9, since nothing is left to learn, and "look" if tau is
@@ -115,10 +118,8 @@ def agreement(rows: Sequence[Row]) -> Finding:
     text = f"tau {tau:+.2f} ± {error:.2f}, top-1 {found['top1']:.0%} (by chance {chance:.0%})"
     numbers = {**found, "standard_error": error}
     if tau >= 0.9:
-        advice = (
-            "the student already ranks as the teacher does: use a stronger teacher or other "
-            "prompts; raise mcq_weight if it is low"
-        )
+        advice = "the student already ranks as the teacher does: use a stronger teacher or other "
+        advice += "prompts; raise mcq_weight if it is low" if asks else "prompts"
         return Finding("agreement", "problem", text, advice, numbers)
     if tau + 2 * error < -0.3:
         advice = (
