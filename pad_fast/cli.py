@@ -18,9 +18,10 @@ from typing import Any
 
 from pad_fast.files.system_errors import in_words
 from pad_fast.interrupts import Interrupts
+from pad_fast.launch import process
 from pad_fast.pipeline.phases import PHASES
 from pad_fast.secret_values import HideSecrets, hide_secrets
-from pad_fast.terminal import command_line, use_stand_ins
+from pad_fast.terminal import use_stand_ins
 
 FAILED, BAD_INPUT, PROBLEM = 1, 2, 3
 SIGNALLED = 128  # plus the signal's number, as a shell has it
@@ -183,16 +184,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(words[0], words[1:])
     except (KeyboardInterrupt, Exception) as error:
         if interrupts.number is not None or isinstance(error, KeyboardInterrupt):
-            resume = command_line(["pad-fast", *words])
-            print(
-                f"\npad-fast: stopped; finished work is kept. To resume: {resume}",
-                file=sys.stderr,
-            )
+            if process.rank() == 0:
+                resume = process.given_command(words)
+                print(
+                    f"\npad-fast: stopped; finished work is kept. To resume: {resume}",
+                    file=sys.stderr,
+                )
             return SIGNALLED + (interrupts.number or signal.SIGINT)
         if show_traceback:
             print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
-        message, code = _explain(error, command_line(["pad-fast", *words]))
-        print(f"pad-fast: {hide_secrets(message)}", file=sys.stderr)
+        message, code = _explain(error, process.given_command(words))
+        if process.speaks(message):
+            # In one piece, since other processes write to the same terminal.
+            sys.stderr.write(f"pad-fast: {process.named(hide_secrets(message))}\n")
+            sys.stderr.flush()
         return code
 
 
@@ -245,6 +250,12 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
         return f"{trouble}; finished work is kept, and the same command goes on: {command}", FAILED
     if isinstance(error, ValueError):
         return text, BAD_INPUT
+    if process.is_left_alone(error):
+        return (
+            "another rank has ended, and this one cannot go on without it; its own message says "
+            f"why. Finished work is kept, and the same command goes on: {command}",
+            FAILED,
+        )
     return f"{type(error).__name__}: {text} (pad-fast --traceback COMMAND shows where)", FAILED
 
 

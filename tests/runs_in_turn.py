@@ -1,13 +1,18 @@
 """``python runs_in_turn.py CONFIG ...``: runs one after the other in one process, without reports.
 
-The pictures of a report take longer than the rest of a small run.
+The pictures of a report take longer than the rest of a small run. Variables of the environment
+kill a process on its way: KILLED_AT_STEP after a step of a training, KILLED_IN where a phase has
+done its first shard or step; KILLED_RANK is the rank that it concerns, and KILLED_MARK a file that
+lets it happen once.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -16,8 +21,49 @@ from pad_fast import cli, report
 
 def main(configs: list[str]) -> int:
     report.write_report = lambda root: Path(root) / "report" / "index.html"
+    if os.environ.get("RANK", "0") == os.environ.get("KILLED_RANK", "0"):
+        _kill_on_the_way()
     codes = [cli.main(["run", config]) for config in configs]
     return max(codes)
+
+
+def kill() -> None:
+    mark = os.environ.get("KILLED_MARK")
+    if mark is not None:
+        if Path(mark).exists():
+            return
+        Path(mark).write_text("killed")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill_on_the_way() -> None:
+    from pad_fast.pipeline.sample import shards
+    from pad_fast.pipeline.score import scorer
+    from pad_fast.pipeline.train.train_round import MetricsLines
+
+    step, place = os.environ.get("KILLED_AT_STEP"), os.environ.get("KILLED_IN")
+    modules: dict[str, Any] = {"sample": shards, "score": scorer}
+    if place == "train":
+        step = "1"
+    if step is not None:
+        own = MetricsLines.on_log
+
+        def on_log(self: Any, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
+            own(self, args, state, *rest, **kwargs)
+            if self.phase == "train" and state.global_step == int(step) + 1:
+                kill()
+
+        MetricsLines.on_log = on_log
+    elif place in ("sample", "score", "evaluate"):
+        module = modules.get(place, shards)
+        write = module.write_rows
+
+        def write_rows(path: Path, *rest: Any) -> None:
+            write(path, *rest)
+            if place != "evaluate" or "evaluation" in path.parts:
+                kill()
+
+        module.write_rows = write_rows
 
 
 if __name__ == "__main__":

@@ -21,14 +21,13 @@ from typing import Any
 
 from pad_fast.device import count_gpus
 from pad_fast.files.yaml_files import read_yaml
+from pad_fast.launch.process import COMMAND
 from pad_fast.terminal import command_line
 
 CONFIGS = Path(__file__).parent / "configs"
 NAMES = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 # What a launcher sets in the environment of each process that it starts.
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-# The line that a user gave, in the environment of the processes that were started for it.
-COMMAND = "PAD_FAST_COMMAND"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pad_fast.evaluation.answers import RULES, check_rule
 from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
 from pad_fast.files.json_text import json_value
+from pad_fast.launch import process
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.pipeline.benchmark.config import BenchmarkConfig
 from pad_fast.pipeline.calibration import FORMULAS, PRESETS, preset_defaults
@@ -27,6 +28,7 @@ from pad_fast.pipeline.option import option
 from pad_fast.pipeline.origins import check_origins
 from pad_fast.pipeline.output_dir import check_output_dir
 from pad_fast.pipeline.server_settings import check_servers
+from pad_fast.pipeline.step_size import BATCH, divided, with_product
 from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.secret_values import without_secrets
 from pad_fast.training.number_rules import problems
@@ -45,6 +47,7 @@ FIXED = {
         None,
         "a run loads its models itself, as dtype, train_dtype and attn_implementation say",
     ),
+    "save_on_each_node": (False, "all machines share the run folder"),
     "ignore_data_skip": (False, "a training that is resumed would read other rows"),
 }
 TEACHER_RESPONSES = ("none", "greedy", "sampled")
@@ -277,6 +280,12 @@ class DistillationConfig(LoraOptions):
         "group: none, greedy (or true) or sampled, at the temperature of the student's. Each is "
         "made once.",
     )
+    prompts_per_step: int | None = option(
+        None,
+        "Prompts in one optimizer step over all processes. A run may then go on with another "
+        "number of processes. Default: per_device_train_batch_size times "
+        "gradient_accumulation_steps times the number of processes.",
+    )
     baseline: Literal["none", "seqkd"] = option(
         "none",
         "seqkd: also train a student on one greedy answer of the teacher to each prompt, for as "
@@ -481,6 +490,8 @@ class Settings:
                 f"{' or '.join(named)}: a package that it needs is not installed: {error}"
             ) from None
         except Exception as error:  # such as a file that a setting names, and is not there
+            if (meeting := process.cannot_meet(error)) is not None:
+                raise ValueError(meeting) from error
             given = [name for name in LOADED if self.training.get(name)]
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
@@ -500,6 +511,9 @@ class Settings:
 
         # Checkpoints only serve to resume a training, and for that the last one is enough.
         values: dict[str, Any] = {"save_total_limit": 1, **self.training, **changes}
+        if self.run.prompts_per_step is not None:
+            usual: Any = PADConfig.__dataclass_fields__[BATCH].default
+            values |= divided(self.run.prompts_per_step, self.training, usual)
         owned: dict[str, Any] = {"temperature": self.run.reward_temperature}
         owned |= {name: getattr(self.run, name) for name in ("disable_tqdm", "share_prefix")}
         return PADConfig(
@@ -526,4 +540,5 @@ class Settings:
         }
         values = {name: value for name, value in values.items() if name not in NO_SETTINGS}
         values |= dataclasses.asdict(self.run)
+        values = with_product(values, self.run.prompts_per_step)
         return _kept(json.loads(json.dumps(values, default=str)))

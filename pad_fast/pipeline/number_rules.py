@@ -31,6 +31,7 @@ RULES: dict[str, NumberRule] = {
     "patience": whole(0, 10_000, "rounds; 0 does all"),
     "rounds": whole(1, 10_000),
     "prompts_per_round": whole(1, 100_000_000, "prompts"),
+    "prompts_per_step": whole(1, 100_000_000, "prompts"),
     "shard_size": whole(1, MOST, "prompts"),
     "seed": SEEDS,
     "num_generations": RESPONSES,

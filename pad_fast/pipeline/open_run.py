@@ -42,6 +42,7 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.given import is_given, without_responses
 from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.step_size import PRODUCT
 from pad_fast.pipeline.whole_files import Row, write_json, write_rows
 from pad_fast.report.wording import GIVEN, RATER, SAMPLED
 
@@ -192,9 +193,15 @@ def _check_unchanged(run: RunContext) -> None:
     for name, phase in changed.items():
         if phase in begun:
             since = "was started" if phase == PREPARE.name else f"has begun to {phase}"
+            remedy = "go on with the former or give another output_dir"
+            if name == PRODUCT and run.config.prompts_per_step is None:
+                remedy = (
+                    f"set {PRODUCT} to {before[PRODUCT]}, which any number of processes may "
+                    "divide, or start as many processes as before"
+                )
             raise ValueError(
                 f"{name}: {run.folder.root} {since} with {before.get(name)!r}, "
-                f"got {now.get(name)!r}; go on with the former or give another output_dir"
+                f"got {now.get(name)!r}; {remedy}"
             )
     for checkpoint in _models(run):
         if checkpoint.fingerprint() != manifest["models"].get(checkpoint.role):

@@ -113,6 +113,7 @@ TRAIN = Phase(
     frozenset(
         {
             "train_dtype",
+            "prompts_per_step",
             "use_peft",
             "lora_r",
             "lora_alpha",

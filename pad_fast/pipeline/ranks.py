@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
+
+from pad_fast.launch.process import world_size
 
 Item = TypeVar("Item")
 PREFIX = "pad_fast"
@@ -167,11 +168,6 @@ def _difference(first: Any, other: Any) -> str:
 
 
 ALONE = Ranks()
-
-
-def world_size() -> int:
-    """The number of processes that a launcher has started, 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def current_ranks() -> Ranks:

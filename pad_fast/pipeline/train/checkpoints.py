@@ -7,6 +7,7 @@ the others are written next to them when the checkpoint is complete.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ logger = logging.getLogger("pad_fast")
 
 STATE = "trainer_state.json"  # Trainer writes it last
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors")
+# What accelerate's launcher sets where weights or the optimizer are split over ranks.
+SPLIT = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 CHECKSUMS = "pad_fast_checksums.json"
 
 
@@ -109,10 +112,20 @@ def damaged_files(checkpoint: Path, args: TrainingArguments) -> Iterator[str]:
 
 def _needed(checkpoint: Path, args: TrainingArguments) -> list[str]:
     """The names of the files that an exact resume needs."""
-    if args.deepspeed or args.fsdp:  # these have files of their own
+    if args.deepspeed or args.fsdp or any(map(os.environ.get, SPLIT)):  # have their own files
         return [STATE]
-    names = [STATE, *_weights(checkpoint), "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+    names = [STATE, *_weights(checkpoint), "optimizer.pt", "scheduler.pt", *_random(checkpoint)]
     return [*names, "scaler.pt"] if args.fp16 else names
+
+
+def _random(checkpoint: Path) -> list[str]:
+    """The files of the random generators: one, or one of each rank that wrote the checkpoint.
+
+    Another number of ranks may go on from it. It finds no state of some generators, from which only
+    dropout draws: which rows come next depends on the seed and the step.
+    """
+    of_ranks = sorted(path.name for path in checkpoint.glob("rng_state_*.pth"))
+    return of_ranks or ["rng_state.pth"]
 
 
 def _weights(checkpoint: Path) -> list[str]:

@@ -31,8 +31,9 @@ def save_student(
     """
     if run.config.use_peft:
         _save_whole(trainer, run, target.parent / ADAPTER)
+        run.ranks.wait()  # nobody gathers any more
+        _release(trainer)  # the merged one needs the memory
         if run.ranks.is_main:
-            trainer.model = None  # its memory is needed for the merged one
             with replacing(target) as temporary:
                 merged(run.config, before, target.parent / ADAPTER).save_pretrained(temporary)
                 before.tokenizer.save_pretrained(temporary)
@@ -51,6 +52,13 @@ def _save_whole(trainer: Trainer, run: RunContext, target: Path, card: str | Non
     with replacing(target) as temporary:
         trainer.save_model(str(temporary))
         _add_texts(trainer, temporary, card)
+
+
+def _release(trainer: Trainer) -> None:
+    """Drop a trainer's model with its wrappers, gradients and optimizer, on all ranks."""
+    for name in ("model", "model_wrapped", "optimizer", "lr_scheduler"):
+        setattr(trainer, name, None)
+    trainer.accelerator.free_memory()
 
 
 def _add_texts(trainer: Trainer, folder: Path, card: str | None) -> None:

@@ -21,7 +21,7 @@ from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE
-from pad_fast.pipeline.train.train_round import fit
+from pad_fast.pipeline.train.train_round import fit, training_args
 from pad_fast.pipeline.whole_files import Row, read_json, read_rows
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog
@@ -62,9 +62,8 @@ def train_seqkd(run: RunContext) -> None:
     folder, student = run.folder.seqkd, run.student(0)
     examples = [example(student, row) for row in read_rows(folder / "answers")]
     steps = sum(steps_of(run.folder.student(r)) for r in range(1, last_round(run) + 1))
-    args = run.settings.pad_config(
-        folder / "trainer", round_seed(run.config.seed, 0, "train"), max_steps=steps
-    )
+    seed = round_seed(run.config.seed, 0, "train")
+    args = training_args(run, student, folder / "trainer", seed, max_steps=steps)
     trainer = _AnswersTrainer(
         model=trainable(run.config, student, args.seed),
         args=args,

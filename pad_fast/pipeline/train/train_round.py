@@ -18,6 +18,7 @@ from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
 from pad_fast.pipeline.whole_files import shard_paths
+from pad_fast.training.config import PADConfig
 from pad_fast.training.trainer import PADTrainer
 
 SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")
@@ -49,6 +50,30 @@ def fit(
     if isinstance(trainer, PADTrainer):
         card = trainer.card_body(str(run.config.student), _card_note(run, round))
     save_student(trainer, run, before, target, card)
+
+
+def training_args(
+    run: RunContext, before: Checkpoint, folder: Path, seed: int, **changes: Any
+) -> PADConfig:
+    """The arguments of one training of the run.
+
+    Args:
+        run: the run.
+        before: the student that the training begins with.
+        folder: of the trainer.
+        seed: of the training.
+        changes: arguments that differ from the run's settings.
+    """
+    args = run.settings.pad_config(folder, seed, **changes)
+    if args.ddp_find_unused_parameters is None:  # a search in every step, and a warning if in vain
+        args.ddp_find_unused_parameters = may_leave_weights_unused(before.config)
+    return args
+
+
+def may_leave_weights_unused(config: Any) -> bool:
+    """Whether a text may leave weights without a gradient: those of experts, images or sound."""
+    names = [name for name in vars(config) if not name.startswith("_")]
+    return any(part in name for name in names for part in ("expert", "vision", "audio"))
 
 
 def _card_note(run: RunContext, round: int) -> str:
@@ -118,7 +143,7 @@ def train_round(run: RunContext, round: int) -> None:
     """Train the student of ``round`` from that of the round before, on the scored responses."""
     folder, before = run.folder.round(round), run.student(round - 1)
     seed = round_seed(run.config.seed, round, "train")
-    args = run.settings.pad_config(folder / "trainer", seed, **run.chosen)
+    args = training_args(run, before, folder / "trainer", seed, **run.chosen)
     rows = pad_dataset(folder / "scores")  # a damaged shard is found before weights are read
     trainer = PADTrainer(
         model=trainable(run.config, before, args.seed),

@@ -10,7 +10,10 @@ import runs_in_turn
 import torch
 import worlds
 from safetensors.torch import load_file
+from transformers import Gemma3Config, LlamaConfig, MixtralConfig
 
+from pad_fast.files.own_files import read_json
+from pad_fast.pipeline.train.train_round import may_leave_weights_unused
 from pad_fast.pipeline.whole_files import read_rows
 
 pytestmark = pytest.mark.slow
@@ -41,7 +44,8 @@ def both(tmp_path_factory) -> dict[int, Path]:
     for ranks in (1, 2):
         found[ranks] = folder = tmp_path_factory.mktemp(f"on-{ranks}")
         configs = [config(world, folder / name, ranks, **CASES[name]) for name in CASES]
-        launched.script(ranks, runs_in_turn.__file__, *configs)
+        done = launched.script(ranks, runs_in_turn.__file__, *configs)
+        (folder / "stderr").write_text(done.stderr)
     return found
 
 
@@ -104,10 +108,20 @@ def test_the_evaluation_of_the_trained_student_is_the_same_to_rounding(both, nam
 
 
 def test_the_manifest_and_metrics_are_written_once(both):
-    from pad_fast.files.own_files import read_json
-
     one, two = folders(both, "10")
     phases = [read_json(run / "run.json")["phases"].keys() for run in (one, two)]
     assert phases[0] == phases[1]
     lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (one, two)]
     assert len(lines[0]) == len(lines[1])
+
+
+def test_no_rank_searches_for_unused_weights(both):
+    assert "find_unused_parameters" not in (both[2] / "stderr").read_text()
+
+
+@pytest.mark.parametrize(
+    ("config", "unused"),
+    [(LlamaConfig(), False), (MixtralConfig(), True), (Gemma3Config(), True)],
+)
+def test_weights_that_a_text_may_leave_unused(config, unused):
+    assert may_leave_weights_unused(config) is unused

@@ -1,0 +1,90 @@
+"""One of the processes that a launcher has started: its number, and what it says when it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pad_fast.terminal import command_line
+
+# The line that a user gave, in the environment of the processes that were started for it.
+COMMAND = "PAD_FAST_COMMAND"
+# What gloo and NCCL say where the other end of a connection is gone.
+GONE = re.compile(
+    r"closed by peer|reset by peer|remote process exited|Broken pipe|Connection refused", re.I
+)
+
+
+def rank() -> int:
+    """The number of this process, 0 without a launcher."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """The number of processes that a launcher has started, 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def given_command(words: Sequence[str]) -> str:
+    """The line that a user gave: that of the launch, or ``pad-fast`` with ``words``."""
+    return os.environ.get(COMMAND) or command_line(["pad-fast", *words])
+
+
+def named(message: str) -> str:
+    """A message with the number and the machine of the process that it comes from, if several."""
+    if world_size() == 1:
+        return message
+    return f"rank {rank()} of {world_size()} ({platform.node()}): {message}"
+
+
+def speaks(message: str) -> bool:
+    """Whether this process says a message, which other processes may have too.
+
+    The first that has it does. Where they have not met yet, one on each machine does.
+    """
+    store = _store()
+    if world_size() == 1:
+        return True
+    if store is None:
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    digest = hashlib.sha256(message.encode()).hexdigest()
+    try:
+        return int(store.add(f"pad_fast/said/{digest}", 1)) == 1
+    except Exception:  # the process that held the store is gone
+        return True
+
+
+def is_left_alone(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    return world_size() > 1 and isinstance(error, RuntimeError) and bool(GONE.search(str(error)))
+
+
+def cannot_meet(error: BaseException) -> str | None:
+    """What hinders the processes from meeting, if an error says that they cannot; else None."""
+    import torch.distributed
+
+    if world_size() == 1 or not isinstance(error, torch.distributed.DistError):
+        return None
+    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    return (
+        f"MASTER_ADDR, MASTER_PORT: the {world_size()} processes cannot meet at {place}, where "
+        "rank 0 should listen: another program has the port, or the machine is not reached; give "
+        f"all of them another MASTER_PORT ({str(error).strip().splitlines()[0]})"
+    )
+
+
+def _store() -> Any:
+    """The store of torch.distributed, or None where the processes have not met."""
+    if "torch.distributed" not in sys.modules:
+        return None
+    import torch.distributed
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return _get_default_store()

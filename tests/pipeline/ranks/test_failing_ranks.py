@@ -1,0 +1,174 @@
+"""What a run on several ranks says and does where one of them cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import launched
+import pytest
+import worlds
+
+from pad_fast.launch import process
+
+SECONDS = 20  # from the death of one rank to the end of all; most of them on a busy machine
+DIFFERENT = """
+import os, sys
+from pad_fast import cli
+rank = os.environ["RANK"]
+{before}
+sys.exit(cli.main(["run", {config!r}, *([] if rank == "0" else {words!r})]))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    worlds.write_config(folder)
+    return folder
+
+
+def differing(world: Path, folder: Path, *words: str, before: str = "") -> str:
+    """What two ranks print, of which the second has ``words`` more."""
+    config = worlds.changed_config(world, folder, output_dir=str(folder / "run"))
+    script = folder / "differing.py"
+    script.write_text(DIFFERENT.format(config=str(config), words=list(words), before=before))
+    done = launched.script(2, script, ends=1)
+    return "\n".join(line for line in done.stderr.splitlines() if line.startswith("pad-fast: "))
+
+
+@pytest.mark.slow
+def test_ranks_with_different_settings_say_so_once(world, tmp_path):
+    said = differing(world, tmp_path, "--temperature", "0.5")
+    assert said.count("\n") == 0
+    assert f" of 2 ({process.platform.node()}): settings: rank 0 (" in said
+    assert "differ: temperature is 1.0 and 0.5; start all of them with the same command" in said
+
+
+@pytest.mark.slow
+def test_ranks_with_different_versions_say_so(world, tmp_path):
+    said = differing(
+        world,
+        tmp_path,
+        before="""
+from pad_fast.pipeline import rank_checks
+if rank == "1":
+    known = rank_checks.versions
+    rank_checks.versions = lambda: {**known(), "torch": "1.0"}
+""",
+    )
+    assert "environment: rank 0 (" in said
+    assert "torch is " in said
+    assert "and '1.0'" in said
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared(world, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    said = differing(
+        world,
+        tmp_path,
+        before=f"""
+from pad_fast.pipeline import rank_checks, run
+rank_checks.check_shared_folder.__defaults__ = (2.0,)
+if rank == "1":
+    from pathlib import Path
+    folder = run.RunFolder
+    run.RunFolder = lambda root: folder(Path({str(elsewhere)!r}))
+""",
+    )
+    assert "rank 1 of 2 (" in said
+    assert f"does not see {elsewhere}/run.json, which rank 0 on " in said
+    assert "give a folder that all machines share" in said
+
+
+@pytest.mark.slow
+def test_bad_settings_are_said_once(world, tmp_path):
+    config = worlds.changed_config(world, tmp_path, learning_rate=-1)
+    done = launched.run(2, "run", config, ends=1)
+    said = [line for line in done.stderr.splitlines() if line.startswith("pad-fast: ")]
+    assert len(said) == 1
+    assert said[0].startswith("pad-fast: rank 0 of 2 (")
+    assert "learning_rate" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_is_killed_ends_the_others(world, tmp_path, rank):
+    config = worlds.changed_config(
+        world, tmp_path, output_dir=str(tmp_path / "run"), num_train_epochs=2000
+    )
+    words = (str(Path(__file__).parents[2] / "runs_in_turn.py"), config)
+    changes = {"KILLED_RANK": rank, "KILLED_IN": "train", "KILLED_MARK": str(tmp_path / "killed")}
+    started = subprocess.Popen(
+        launched.command(2, *words), env=launched.environment(**changes), stderr=subprocess.PIPE
+    )
+    _, error = started.communicate(timeout=200)
+    assert started.returncode == 1
+    assert time.time() - (tmp_path / "killed").stat().st_mtime < SECONDS
+    assert b"Traceback" not in error.split(b"torch/distributed/elastic")[0]
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_answered_once_with_the_command_that_was_given(world, tmp_path):
+    config = worlds.changed_config(
+        world, tmp_path, output_dir=str(tmp_path / "run"), num_train_epochs=2000
+    )
+    words = ["-m", "pad_fast", "run", str(config), "--num_processes", "2"]
+    started = subprocess.Popen(
+        [sys.executable, *words],
+        env=launched.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/round-01/trainer/checkpoint-*")):
+        assert started.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
+    _, error = started.communicate(timeout=60)
+    command = f"pad-fast run {config} --num_processes 2"
+    assert error.count("To resume") == 1
+    assert f"pad-fast: stopped; finished work is kept. To resume: {command}\n" in error
+
+
+def test_a_port_that_is_taken_in_words(world, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        config = worlds.changed_config(world, tmp_path, output_dir=str(tmp_path / "run"))
+        done = subprocess.run(
+            [sys.executable, "-m", "pad_fast", "run", str(config)],
+            env=launched.environment(
+                RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+            ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2, done.stderr
+    assert f"the 2 processes cannot meet at 127.0.0.1:{port}, where rank 0 should" in done.stderr
+    assert "give all of them another MASTER_PORT" in done.stderr
+
+
+def test_what_a_process_says(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert process.named("message") == "message"
+    assert process.speaks("message")
+    assert not process.is_left_alone(RuntimeError("Connection closed by peer"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert process.named("message").startswith("rank 1 of 2 (")
+    assert not process.speaks("message")
+    assert process.is_left_alone(RuntimeError("[gloo/pair.cc] Connection closed by peer [::1]"))
+    assert not process.is_left_alone(RuntimeError("mat1 and mat2 cannot be multiplied"))
