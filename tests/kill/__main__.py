@@ -14,7 +14,6 @@ import secrets
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the shared modules of tests/
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> int:
         report = attack(Path(folder), options.kills, options.per_folder, seed)
     record = {
         "seed": seed,
-        **asdict(report),
+        **vars(report),
         "minutes": round((time.monotonic() - began) / 60, 1),
         "machine": platform.platform(),
         "versions": versions(),
