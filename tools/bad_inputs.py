@@ -55,7 +55,9 @@ def page(found: Sequence[tuple[Case, Outcome]]) -> str:
         "`tests/bad_inputs/` holds them.",
         "Seconds are from the start of the command, imports apart; the slowest took "
         f"{slowest:.1f} s on two busy cores. Weights: the models whose weights had been read by "
-        "then. `WORK` is the folder of the world.",
+        "then. `WORK` is the folder of the world. "
+        f"{sum(case.reads > 0 for case, _ in found)} of the inputs cannot be known before: weights "
+        "that are NaN, and a quota that a file exceeds.",
     ]
     for group in dict.fromkeys(case.group for case, _ in found):
         lines += ["", f"## {group.capitalize()}", ""]
