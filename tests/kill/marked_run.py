@@ -6,11 +6,14 @@ import functools
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from pad_fast import cli
 from pad_fast.pipeline import rounds
@@ -86,6 +89,8 @@ def _child(pipe: int, config: Path, log: Path) -> int:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    # Forks share tqdm's lock, and one that was killed while it held it would stop all others.
+    tqdm.set_lock(threading.RLock())
     current = [0]
 
     def say(place: str, round: int, enters: bool) -> None:
