@@ -210,7 +210,9 @@ class RunContext:
         """The cache of the judge's numbers, the run's own or the one that runs share."""
         shared = self.config.score_cache
         if shared is None:  # the run folder is bound to one judge
-            return ScoreCache(self.folder.root / "teacher_cache", identity)
+            cache = ScoreCache(self.folder.root / "teacher_cache", identity)
+            cache.tidy(0)  # the folder's lock is held
+            return cache
         return ScoreCache(Path(shared), f"{identity} {self._judge_weights}")
 
     @cached_property

@@ -204,6 +204,17 @@ def test_what_a_killed_writer_left_goes_in_the_end(tmp_path):
     assert {path.name for path in tmp_path.glob(".*")} == {".new.tmp"}
 
 
+def test_a_folder_of_ones_own_is_tidied_at_once(tmp_path):
+    cache = ScoreCache(tmp_path)
+    cache.add({cache.key("a", [1]): [0.5]})
+    (tmp_path / ".abc.tmp").write_bytes(b"half")
+    cache.tidy(60)
+    assert (tmp_path / ".abc.tmp").exists()
+    cache.tidy(0)
+    assert not (tmp_path / ".abc.tmp").exists()
+    assert cache.find([cache.key("a", [1])])
+
+
 def test_a_full_disk_is_known_as_such(tmp_path, monkeypatch):
     """SQLite has words of its own for it; a limit of five pages stands in for the disk."""
     connect = cache_part._connect

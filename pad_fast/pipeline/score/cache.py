@@ -125,9 +125,16 @@ class ScoreCache:
         for parts in by_size.values():
             if len(parts) >= MERGED:
                 self._merge_into_one(parts)
+        self.tidy(STALE)
+
+    def tidy(self, seconds: float) -> None:
+        """Remove what killed writers left that is older than so many seconds.
+
+        With 0 it removes all, for a folder that no other process writes to.
+        """
         for path in self.folder.glob(".*.tmp"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > STALE:
+                if seconds == 0 or time.time() - path.stat().st_mtime > seconds:
                     path.unlink()
 
     def _merge_into_one(self, parts: Sequence[Part]) -> None:
