@@ -206,6 +206,8 @@ def details(run: RunRecords) -> dict[str, dict[str, str]]:
     """The manifest: long tables that stay folded."""
     tables: dict[str, dict[str, str]] = {"All settings": {}}
     for section, value in run.manifest.items():
+        if section == "phases":  # a page written again is the same as the first
+            value = {name: state for name, state in value.items() if name != "report"}
         title = "All settings" if section == "config" else section.replace("_", " ").capitalize()
         tables[title] = flat(value if isinstance(value, dict) else {section: value})
     return {title: rows for title, rows in tables.items() if rows}

@@ -100,3 +100,16 @@ def test_steps_logged_twice_and_broken_lines(run_dir: Path, finished: Path) -> N
     metrics.write_text("\n".join([*lines[:10], lines[10][:25], *lines[5:], ""]), encoding="utf-8")
     with pytest.raises(ValueError, match=r"metrics\.jsonl: line 11 is damaged"):
         write_report(run_dir)
+
+
+def test_a_page_written_again_is_the_same(tmp_path: Path) -> None:
+    """Also once the manifest says that the report was written, as after a kill behind it."""
+    run = make_run(tmp_path / "run")
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["phases"] = {"round-01/sample": "finished"}
+    (run / "run.json").write_text(json.dumps(manifest))
+    first = write_report(run).read_text()
+    assert "round-01/sample" in first
+    manifest["phases"]["report"] = "finished"
+    (run / "run.json").write_text(json.dumps(manifest))
+    assert write_report(run).read_text() == first
