@@ -208,6 +208,7 @@ def _run(name: str, words: list[str]) -> int:
         suggestion = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown command {name!r}{suggestion}; pad-fast --help lists them")
     command = COMMANDS[name]
+    process.check_launched(name, command.many)
     given: list[Any] = []
     if command.config or command.reads:
         import pyarrow

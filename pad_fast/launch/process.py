@@ -14,6 +14,8 @@ from pad_fast.terminal import command_line
 
 # The line that a user gave, in the environment of the processes that were started for it.
 COMMAND = "PAD_FAST_COMMAND"
+# What every launcher sets, beside the number of processes.
+NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # What gloo and NCCL say where the other end of a connection is gone.
 GONE = re.compile(
     r"closed by peer|reset by peer|remote process exited|Broken pipe|Connection refused", re.I
@@ -28,6 +30,29 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes that a launcher has started, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def check_launched(command: str, many: bool) -> None:
+    """Raise ValueError where a launcher's variables are missing, or a command takes one process.
+
+    Args:
+        command: its name.
+        many: whether many processes can work on it together.
+    """
+    if world_size() == 1:
+        return
+    missing = [name for name in NEEDED if not os.environ.get(name)]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE: is {world_size()}, and {', '.join(missing)} are not set, by which the "
+            "processes find one another; start them with --num_processes, torchrun or accelerate "
+            "launch, or unset WORLD_SIZE"
+        )
+    if not many:
+        raise ValueError(
+            f"{command}: takes one process, and a launcher has started {world_size()}; give it "
+            "without the launcher"
+        )
 
 
 def given_command(words: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ def _variable(name: str, value: str, *says: str, **more) -> Case:
 
 
 CASES = (
-    _variable("WORLD_SIZE", "2", "WORLD_SIZE", "one process"),
+    _variable("WORLD_SIZE", "2", "WORLD_SIZE: is 2", "MASTER_PORT", "torchrun"),
     _variable("PAD_FAST_IMPL", "cuda", "PAD_FAST_IMPL", "cuda", "torch"),
     _variable("ACCELERATE_MIXED_PRECISION", "fp7", "fp7", "ACCELERATE_MIXED_PRECISION"),
     _variable(

@@ -7,7 +7,10 @@ serves for whole weights, for weights in 4 bits and for weights that are split o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,7 +57,8 @@ def with_adapter(model: Any, config: RunConfig, **options: Any) -> Any:
         lora_dropout=config.lora_dropout,
         target_modules=targets,
     )
-    return get_peft_model(model, lora, **options)
+    with _without_deprecations():
+        return get_peft_model(model, lora, **options)
 
 
 def trainable(config: RunConfig, student: Checkpoint, seed: int) -> Any:
@@ -90,4 +94,13 @@ def merged(config: RunConfig, student: Checkpoint, adapter: Path) -> Any:
     from peft import PeftModel
 
     model = dataclasses.replace(student, dtype=config.train_dtype).model
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    with _without_deprecations():
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Hides that PEFT asks transformers by a name that will go, of which a user can do nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

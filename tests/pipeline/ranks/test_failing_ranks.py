@@ -13,6 +13,7 @@ from pathlib import Path
 import launched
 import pytest
 import worlds
+from commands import failing
 
 from pad_fast.launch import process
 
@@ -172,3 +173,21 @@ def test_what_a_process_says(monkeypatch):
     assert not process.speaks("message")
     assert process.is_left_alone(RuntimeError("[gloo/pair.cc] Connection closed by peer [::1]"))
     assert not process.is_left_alone(RuntimeError("mat1 and mat2 cannot be multiplied"))
+
+
+def test_variables_of_a_launcher_that_are_missing(monkeypatch, capsys, world):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in process.NEEDED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    error = failing(capsys, "run", world / "config.yaml")
+    assert "WORLD_SIZE: is 2, and RANK, LOCAL_RANK, MASTER_PORT are not set" in error
+
+
+def test_a_command_of_one_process(monkeypatch, capsys, world):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in process.NEEDED:
+        monkeypatch.setenv(name, "0")
+    assert "report: takes one process, and a launcher has started 2" in failing(
+        capsys, "report", world / "config.yaml"
+    )
