@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, WHOLE_GROUP
+from benchmarks.evidence.methods import BASE, METHODS, WHOLE_GROUP
 from benchmarks.evidence.settings import SETTINGS, Setting, Size
 from benchmarks.records import Record
 
@@ -77,7 +77,7 @@ def cells(size: Size) -> list[Cell]:
     The first student and seed of each setting come first, then the other pairs.
     """
     settings = [SETTINGS[name] for name in size.settings if SETTINGS[name].shares is None]
-    first, *others = itertools.product(size.seeds, size.students)
+    first, *others = pairs = list(itertools.product(size.seeds, size.students))
     found: list[Cell] = []
     main = [setting for setting in settings if not setting.name.startswith("g-")]
     rest = [setting for setting in settings if setting.name.startswith("g-")]
@@ -88,7 +88,8 @@ def cells(size: Size) -> list[Cell]:
         found += _of_pair(size, setting, first[1], first[0], tunes=True)
     for seed, student in others:
         for setting in (*main[1:], *rest):
-            found += _of_pair(size, setting, student, seed, tunes=False)
+            if pairs.index((seed, student)) < setting.pairs:
+                found += _of_pair(size, setting, student, seed, tunes=False)
     return found
 
 
@@ -127,6 +128,6 @@ def _of_pair(size: Size, setting: Setting, student: int, seed: int, tunes: bool)
         yield cell
         if METHODS[name].reads not in WHOLE_GROUP:  # the others read the budget already
             yield dataclasses.replace(cell, budget=TOKENS)
-        if name == REFERENCE or name == names[0]:
+        if setting.controls and name == names[0]:
             for temperature in size.temperatures[1:]:
                 yield dataclasses.replace(start, temperature=temperature)

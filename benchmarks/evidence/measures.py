@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.evidence.pools import LONGEST, Pool, prompts_of
+from benchmarks.evidence.pools import LONGEST, Pool
 from pad_fast.evaluation.agreement import ranking_agreement
-from pad_fast.evaluation.answers import exact_match
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.engines import Sample, Sampling
@@ -64,7 +63,7 @@ class Examination:
         """The prompts, with token ids."""
         size = self.pool.size
         count = size.heldout if self.split == "heldout" else size.validation
-        found = prompts_of(self.split, count)
+        found = self.pool.world.prompts(self.pool.models, self.split, count)
         student = Checkpoint("student", str(self.pool.student))
         return [{**row, "prompt_ids": student.prompt_ids(row["prompt"])} for row in found]
 
@@ -135,15 +134,17 @@ class Examination:
         return {**found, "best_logp": [group[i] for group, i in zip(own, best, strict=True)]}
 
     def _right(self, greedy: list[list[str]], fresh: list[list[str]]) -> dict[str, Values]:
-        """How many responses the true checker calls right."""
+        """How good responses are: in the tiny world 1 for a right answer, else 0."""
+        world = self.pool.world
         names = ("greedy_right", "sampled_right", "pass", "distinct_right", "distinct")
         found: dict[str, Values] = {name: [] for name in names}
         for row, (first,), texts in zip(self.rows, greedy, fresh, strict=True):
-            right = [text for text in texts if exact_match(text, row["answer"])]
+            grades = [world.grade(row, text) for text in texts]
+            right = [text for text in texts if world.is_right(row, text)]
             values = (
-                exact_match(first, row["answer"]),
-                len(right) / len(texts),
-                bool(right),
+                world.grade(row, first),
+                _mean(grades),
+                max(grades),
                 len(set(right)),
                 len(set(texts)),
             )
@@ -159,7 +160,7 @@ def means(values: dict[str, Values]) -> dict[str, float | None]:
 
 
 def score(values: dict[str, Values]) -> float:
-    """What tuning maximises: the mean of the greedy and the sampled share of right answers."""
+    """What tuning maximises: the mean of the greedy and the sampled answers' grades."""
     found = means(values)
     greedy, sampled = found["greedy_right"], found["sampled_right"]
     assert greedy is not None

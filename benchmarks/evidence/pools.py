@@ -1,10 +1,8 @@
-"""Scored groups of responses, made by the phases of a run, and the models of the study."""
+"""Scored groups of responses, made by the phases of a run, on which methods are trained."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.settings import Size
+from benchmarks.evidence.worlds import World
 from pad_fast.pipeline import rounds
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
@@ -21,10 +20,6 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.whole_files import Row, read_rows
 
-ROOT = Path(__file__).resolve().parents[2]
-WORLD = ROOT / "pad_fast" / "tiny_world"
-TEACHER = WORLD / "teacher"
-EMBEDDED_STUDENT = 1  # the seed of the student that the package has
 LONGEST = 40  # tokens of a response
 
 COMMON: dict[str, Any] = {
@@ -40,37 +35,14 @@ COMMON: dict[str, Any] = {
 }
 
 
-def prompts_of(split: str, count: int) -> list[Row]:
-    """The first prompts of a split of the embedded world."""
-    lines = (WORLD / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[:count]]
-
-
-def base_student(folder: Path, seed: int, width: int | None) -> Path:
-    """The folder of a base student, which is trained if it is not there.
-
-    Args:
-        folder: where students are kept that the package does not have.
-        seed: of the student; 1 is the embedded one.
-        width: hidden size; None for the embedded one's.
-    """
-    if seed == EMBEDDED_STUDENT and width is None:
-        return WORLD / "student"
-    place = folder / f"{seed}-{width or 'usual'}"
-    if not (place / "facts.json").exists():  # the last file that the tool writes
-        command = [sys.executable, str(ROOT / "tools" / "make_tiny_world.py"), "--only", "student"]
-        command += ["--student-seed", str(seed), "--out", str(place)]
-        command += [] if width is None else ["--student-width", str(width)]
-        subprocess.run(command, check=True)
-    return place / "student"
-
-
 @dataclass(frozen=True)
 class Pool:
     """What one student sampled to the training prompts and the held-out ones, and the scores.
 
     Args:
         folder: the run folder.
+        world: of its prompts and teacher.
+        models: the folder in which the study keeps models.
         student: that samples.
         size: numbers of prompts and responses.
         seed: of the run.
@@ -78,6 +50,8 @@ class Pool:
     """
 
     folder: Path
+    world: World
+    models: Path
     student: Path
     size: Size
     seed: int
@@ -118,7 +92,9 @@ class Pool:
         for split in ("train", "heldout"):
             path = self.folder / f"{split}.jsonl"
             count = self.size.prompts if split == "train" else self.size.heldout
-            text = "".join(json.dumps(row) + "\n" for row in prompts_of(split, count))
+            text = "".join(
+                json.dumps(row) + "\n" for row in self.world.prompts(self.models, split, count)
+            )
             if not path.exists():
                 path.write_text(text, encoding="utf-8")
         values = {
@@ -130,7 +106,7 @@ class Pool:
         }
         config = RunConfig(
             student=str(self.student),
-            teacher=str(TEACHER),
+            teacher=str(self.world.teacher(self.models)),
             prompts=str(self.folder / "train.jsonl"),
             heldout=str(self.folder / "heldout.jsonl"),
             output_dir=str(self.folder / "run"),

@@ -16,9 +16,10 @@ from benchmarks import records
 from benchmarks.evidence.cells import STEPS, TEST, TOKENS, TUNE, Cell, cells, key_of, tuning
 from benchmarks.evidence.measures import Examination, means, score
 from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, tokens_of, training_rows
-from benchmarks.evidence.pools import Pool, base_student
+from benchmarks.evidence.pools import Pool
 from benchmarks.evidence.settings import SETTINGS, Setting, Size
 from benchmarks.evidence.training import Plan, Trained, train
+from benchmarks.evidence.worlds import World
 from benchmarks.machine import describe
 from benchmarks.records import Record
 
@@ -134,11 +135,13 @@ class Place:
     seed: int
     setting: Setting = field(init=False)
     start: Path = field(init=False)
+    world: World = field(init=False)
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
         self.setting = SETTINGS[self.setting_name]
-        base = base_student(self.root / "students", self.student, self.setting.width)
+        self.world = self.setting.world
+        base = self.world.student(self.root, self.student, self.setting.width)
         self.start = self._saturated(base) if self.setting.saturated else base
         changes = dict(self.setting.pool)
         if self.setting.rounds > 1:
@@ -154,6 +157,11 @@ class Place:
         pair = f"{self.student}-{self.seed}"
         return self.root / self.size.name / self.setting_name / pair
 
+    @property
+    def teacher(self) -> Path:
+        """The teacher's folder."""
+        return self.world.teacher(self.root)
+
     def folder_of(self, cell: Cell) -> Path:
         """The folder of a cell's trained students."""
         point = f"{cell.purpose}-{cell.budget}-{cell.learning_rate}-{cell.beta}"
@@ -168,7 +176,7 @@ class Place:
             rows = training_rows(method, pool.rows, self.setting.noise, self.seed)
             steps = self._steps(cell, rows) // rounds
             plan = Plan(max(1, steps), self.size.batch, rate, beta, self.seed + round - 1)
-            done.append(train(method, start, rows, plan, folder / f"round-{round}"))
+            done.append(train(method, start, self.teacher, rows, plan, folder / f"round-{round}"))
             start = done[-1].folder
             if round < rounds:
                 name = f"{folder.name}/pool-{round + 1}"
@@ -180,6 +188,8 @@ class Place:
 
         The tokens that others read are those of the student's own samples, each prompt once.
         """
+        if cell.purpose == TUNE:
+            return max(1, self.size.steps // 2)
         if cell.budget == STEPS:
             return self.size.steps
         assert cell.budget == TOKENS
@@ -187,7 +197,9 @@ class Place:
         return round(self.size.steps * whole / tokens_of(rows))
 
     def _pool(self, student: Path, name: str, changes: dict[str, Any]) -> Pool:
-        return Pool(self.folder / name, student, self.size, self.seed, changes)
+        return Pool(
+            self.folder / name, self.world, self.root, student, self.size, self.seed, changes
+        )
 
     def _saturated(self, base: Path) -> Path:
         """The base student after SeqKD for as many steps as the size says."""
@@ -196,7 +208,8 @@ class Place:
             pool = self._pool(base, "start", {})
             method = METHODS[REFERENCE]
             plan = Plan(self.size.saturated_steps, self.size.batch, 1e-3, None, self.seed)
-            train(method, base, training_rows(method, pool.rows), plan, folder)
+            rows = training_rows(method, pool.rows)
+            train(method, base, self.teacher, rows, plan, folder)
             (folder / "done").touch()
         return folder
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.evidence.methods import METHODS
+from benchmarks.evidence.worlds import GRADED, TINY, World
 
 FEW = ("rft", "ppd_kl", "best_kl", "weighted_own", "dpo")
+MAIN = (*FEW, "seqkd", "weighted", "weighted_kl", "simpo")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Setting:
         rounds: of sampling, scoring and training, at equal samples and steps in all.
         pool: settings of the run that samples and scores, beside those of all settings.
         methods: names; None for all that fit.
+        pairs: the most pairs of a base student and a seed.
+        controls: whether the start is sampled at lower temperatures too.
         shares: the setting whose cells these are too, which are not run again.
+        world: of the models and prompts.
     """
 
     name: str
@@ -38,7 +43,10 @@ class Setting:
     rounds: int = 1
     pool: dict[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] | None = None
+    pairs: int = 1
+    controls: bool = True
     shares: str | None = None
+    world: World = TINY
 
     def method_names(self) -> list[str]:
         """The methods of this setting, in the order of worth."""
@@ -51,17 +59,22 @@ class Setting:
 
 
 def _group(name: str, title: str, **more: Any) -> Setting:
-    return Setting(f"g-{name}", f"g: {title}", "a", answers=False, methods=FEW, **more)
+    return Setting(
+        f"g-{name}", f"g: {title}", "a", answers=False, methods=FEW, controls=False, **more
+    )
 
 
 # In the order of worth.
 _ALL = (
-    Setting("a", "a: from the base student", "a"),
-    Setting("c", "c: the teacher only scores", "a", answers=False, shares="a"),
-    Setting("b", "b: after SeqKD that no longer improves", "b", saturated=True),
-    Setting("f-1", "f: noise of one spread in the scores", "a", noise=1.0),
-    Setting("d", "d: a student of width 48", "d", width=48),
-    Setting("f-3", "f: noise of three spreads in the scores", "a", noise=3.0),
+    Setting("a", "a: from the base student", "a", pairs=9),
+    Setting("c", "c: the teacher only scores", "a", answers=False, shares="a", pairs=9),
+    Setting(
+        "b", "b: after SeqKD that no longer improves", "b", saturated=True, methods=MAIN, pairs=3
+    ),
+    Setting("e", "e: open-ended, graded", "e", world=GRADED, methods=MAIN, pairs=3),
+    Setting("f-1", "f: noise of one spread in the scores", "a", noise=1.0, methods=MAIN),
+    Setting("d", "d: a student of width 48", "d", width=48, methods=MAIN),
+    Setting("f-3", "f: noise of three spreads in the scores", "a", noise=3.0, methods=MAIN),
     _group("n2", "n = 2", pool={"num_generations": 2}),
     _group("n4", "n = 4", pool={"num_generations": 4}),
     _group("n16", "n = 16", pool={"num_generations": 16}),
@@ -82,7 +95,8 @@ class Size:
         name: its name in records.
         prompts, validation, heldout: numbers of prompts.
         generations: responses to a training prompt, and samples of a held-out one.
-        steps, batch: of a training, in optimizer steps and prompts a step.
+        steps, batch: of a training, in optimizer steps and prompts a step. To tune a method takes
+            half of the steps.
         saturated_steps: of SeqKD in setting b.
         students, seeds: of which there is a run for each pair.
         learning_rates, betas: the grid.
@@ -125,7 +139,7 @@ FULL = Size(
     students=(1, 2, 3),
     seeds=(1, 2, 3),
     learning_rates=(3e-5, 1e-4, 3e-4),
-    betas=(1.0, 3.0, 10.0),
+    betas=(3.0, 10.0),
 )
 QUICK = Size(
     "quick",

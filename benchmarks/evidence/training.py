@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.evidence.methods import TOKEN_KD, Method, tokens_of
-from benchmarks.evidence.pools import TEACHER
 from benchmarks.evidence.token_kd import TokenKDTrainer
 from pad_fast.pipeline.whole_files import Row
 from pad_fast.training.config import PADConfig
@@ -57,12 +56,15 @@ class Trained:
     loss: float
 
 
-def train(method: Method, start: Path, rows: Sequence[Row], plan: Plan, folder: Path) -> Trained:
+def train(
+    method: Method, start: Path, teacher: Path, rows: Sequence[Row], plan: Plan, folder: Path
+) -> Trained:
     """Train the student in ``start`` and save it in ``folder``.
 
     Args:
         method: its loss.
         start: folder of the student.
+        teacher: folder of the teacher, which only the bound reads.
         rows: what :func:`benchmarks.evidence.methods.training_rows` gives.
         plan: how long and how fast.
         folder: for the trained student.
@@ -70,7 +72,7 @@ def train(method: Method, start: Path, rows: Sequence[Row], plan: Plan, folder: 
     began = time.perf_counter()
     args = _arguments(method, plan, folder)
     kind: Any = TokenKDTrainer if method.trainer == TOKEN_KD else PADTrainer
-    more = {"teacher": str(TEACHER)} if method.trainer == TOKEN_KD else {}
+    more = {"teacher": str(teacher)} if method.trainer == TOKEN_KD else {}
     trainer = kind(
         model=AutoModelForCausalLM.from_pretrained(start),
         args=args,

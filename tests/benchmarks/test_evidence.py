@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import kl_div
 
 from benchmarks.evidence import __main__ as command
@@ -19,7 +20,8 @@ from benchmarks.evidence.settings import FULL, QUICK, SETTINGS, SIZES, SMALLEST
 from benchmarks.evidence.statistics import interval, win_rate
 from benchmarks.evidence.tables import report
 from benchmarks.evidence.token_kd import token_kl
-from pad_fast.training.config import PADConfig
+from benchmarks.evidence.training import Plan, train
+from benchmarks.evidence.worlds import TINY
 
 
 def test_the_smallest_cells_become_records_and_tables(tmp_path, capsys, monkeypatch) -> None:
@@ -75,12 +77,6 @@ def test_the_grid_is_the_same_for_all_methods() -> None:
     assert not any(METHODS[name].needs_answers for name in SETTINGS["c"].method_names())
 
 
-def test_every_method_has_options_that_a_training_takes(tmp_path) -> None:
-    for method in METHODS.values():
-        beta = {"beta": 2.0} if method.has_beta else {}
-        PADConfig(output_dir=str(tmp_path), **method.options, **beta)
-
-
 ROW = {
     "prompt_id": 0,
     "prompt_ids": [1, 2],
@@ -107,6 +103,19 @@ def test_a_method_reads_its_part_of_a_group() -> None:
     assert row["teacher_rewards"] == [-1.0, -3.0]
     assert row["anchor_rewards"] == [-1.5, -2.5]
     assert tokens_of([row]) == 5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains(name, tmp_path) -> None:
+    torch.set_num_threads(1)
+    method, start = METHODS[name], TINY.student(tmp_path, 1, None)
+    rows = training_rows(method, [ROW] * 4)
+    plan = Plan(2, 2, 1e-3, 2.0 if method.has_beta else None, 1)
+    done = train(method, start, TINY.teacher(tmp_path), rows, plan, tmp_path / "trained")
+    assert (done.steps, done.tokens) == (2, tokens_of(rows))
+    assert done.loss != 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, done.folder))
+    assert any((before[key] != after[key]).any() for key in before)
 
 
 def test_noise_is_the_same_for_all_methods() -> None:
