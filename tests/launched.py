@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pad_fast.launch.process import NEW_STORE
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -15,7 +17,7 @@ def environment(**changes: str) -> dict[str, str]:
     set_by_launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in set_by_launchers}
     path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
-    fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", NEW_STORE: "1"}
     return {**kept, **fixed, "PYTHONPATH": path, **changes}
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from pad_fast.device import count_gpus
 from pad_fast.files.yaml_files import read_yaml
-from pad_fast.launch.process import COMMAND
+from pad_fast.launch.process import COMMAND, NEW_STORE
 from pad_fast.terminal import command_line
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -118,7 +118,8 @@ def hand_over(launch: Launch, words: Sequence[str]) -> int:
     if launch.main_process_port and launch.machine_rank == 0:
         check_port(launch.main_process_port)
     print(f"pad-fast: {command_line(command)}", file=sys.stderr, flush=True)
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, COMMAND: command_given(launch, words)}
+    given = {COMMAND: command_given(launch, words)}
+    environment = {"OMP_NUM_THREADS": "1", NEW_STORE: "1", **os.environ, **given}
     if count_gpus() == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
         if note := cpu_note(config_path(launch.accelerate_config or _default_config(launch))):

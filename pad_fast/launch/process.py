@@ -16,6 +16,9 @@ from pad_fast.terminal import command_line
 COMMAND = "PAD_FAST_COMMAND"
 # What every launcher sets, beside the number of processes.
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# torchrun keeps one store over all restarts unless this is set: processes that are started again
+# would read the addresses and counters of those that died.
+NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 # What gloo and NCCL say where the other end of a connection is gone.
 GONE = re.compile(
     r"closed by peer|reset by peer|remote process exited|Broken pipe|Connection refused", re.I
@@ -48,6 +51,12 @@ def check_launched(command: str, many: bool) -> None:
             "processes find one another; start them with --num_processes, torchrun or accelerate "
             "launch, or unset WORLD_SIZE"
         )
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if again and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            f"{NEW_STORE}: set it to 1 for torchrun's restarts, which otherwise keep what the "
+            "processes that died have written into its store; the same command then goes on"
+        )
     if not many:
         raise ValueError(
             f"{command}: takes one process, and a launcher has started {world_size()}; give it "
@@ -62,7 +71,7 @@ def given_command(words: Sequence[str]) -> str:
 
 def named(message: str) -> str:
     """A message with the number and the machine of the process that it comes from, if several."""
-    if world_size() == 1:
+    if world_size() == 1 or "RANK" not in os.environ:
         return message
     return f"rank {rank()} of {world_size()} ({platform.node()}): {message}"
 

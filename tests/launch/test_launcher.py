@@ -14,6 +14,7 @@ from commands import failing
 
 from pad_fast.launch import launcher
 from pad_fast.launch.launcher import CONFIGS, LAUNCHED, NAMES, Launch, launch_command, split_launch
+from pad_fast.launch.process import NEW_STORE
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -229,6 +230,7 @@ def test_the_command_that_was_given_goes_along(started):
     given = shlex.split(environment[launcher.COMMAND])
     assert given == ["pad-fast", "run", "my run.yaml", "--seed", "3", "--num_processes", "2"]
     assert environment["ACCELERATE_USE_CPU"] == "true"
+    assert environment[NEW_STORE] == "1"  # or restarts read what dead processes wrote
 
 
 def test_no_secret_is_shown(started, capsys):

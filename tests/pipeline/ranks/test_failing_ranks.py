@@ -191,3 +191,13 @@ def test_a_command_of_one_process(monkeypatch, capsys, world):
     assert "report: takes one process, and a launcher has started 2" in failing(
         capsys, "report", world / "config.yaml"
     )
+
+
+def test_restarts_on_a_store_that_is_kept(monkeypatch, capsys, world):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in process.NEEDED:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    error = failing(capsys, "run", world / "config.yaml")
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE: set it to 1 for torchrun's restarts" in error
