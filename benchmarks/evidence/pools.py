@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from benchmarks.evidence.settings import Size
 from benchmarks.evidence.worlds import World
 from pad_fast.pipeline import rounds
@@ -117,7 +119,8 @@ class Pool:
 
     def _make(self) -> None:
         """Do what is missing of the phases that sample and score."""
-        with open_run(self._settings, trains=False) as run:
+        lock = FileLock(self.folder.parent / f"{self.folder.name}.lock")
+        with lock, open_run(self._settings, trains=False) as run:
             rounds.sample(run, 1)
             rounds.score(run, 1)
             run.engines.close()

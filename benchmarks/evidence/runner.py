@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from benchmarks import records
 from benchmarks.evidence.cells import STEPS, TEST, TOKENS, TUNE, Cell, cells, key_of, tuning
@@ -24,6 +27,7 @@ from benchmarks.machine import describe
 from benchmarks.records import Record
 
 SAMPLES_SEED = 1000  # all students are sampled with the same seed
+WAIT = 2.0  # seconds until the next look at what other processes did
 DIGITS = 4  # numbers in records are rounded to this many
 
 
@@ -44,7 +48,7 @@ class Study:
     _places: dict[tuple, Place] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.known = {key_of(record): record for record in records.load(self.results, "evidence")}
+        self._read_records()
 
     @property
     def todo(self) -> list[Cell]:
@@ -54,18 +58,49 @@ class Study:
     def run(self, hours: float | None = None) -> Iterator[Record]:
         """Do cells until none is left, or none may begin any more; yields each new record.
 
+        Several processes may do this at a time with the same folders: each does the next cell
+        that no other one is doing.
+
         Args:
             hours: after which no further cell begins; None for no limit.
         """
         end = None if hours is None else time.monotonic() + 3600 * hours
         about = {"run": records.now(), **describe(torch.device("cpu"))}
-        for cell in self.todo:
-            if end is not None and time.monotonic() >= end:
-                return
-            record = {**about, "cell": dataclasses.asdict(cell), **self._do(cell)}
+        while todo := self.todo:
+            for cell in todo:
+                if end is not None and time.monotonic() >= end:
+                    return
+                with contextlib.suppress(Timeout), self._claim(cell):
+                    self._read_records()
+                    if cell.key in self.known or not self._is_tuned(cell):
+                        continue
+                    record = {**about, "cell": dataclasses.asdict(cell), **self._do(cell)}
+                    self._add(cell, record)
+                    yield record
+                    break  # what comes first may have become possible
+            else:
+                time.sleep(WAIT)  # others do all that is left, or what it waits for
+                self._read_records()
+
+    def _read_records(self) -> None:
+        self.known = {key_of(record): record for record in records.load(self.results, "evidence")}
+
+    def _claim(self, cell: Cell) -> FileLock:
+        """What the process that does a cell holds; it is free when that process ends."""
+        name = hashlib.sha256(repr(cell.key).encode()).hexdigest()[:16]
+        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / "claims" / f"{name}.lock", timeout=0)
+
+    def _is_tuned(self, cell: Cell) -> bool:
+        """Whether all that chooses a cell's learning rate and beta has a record."""
+        if cell.method == BASE or cell.purpose == TUNE:
+            return True
+        return all(other.key in self.known for other in tuning(cell, self.size))
+
+    def _add(self, cell: Cell, record: Record) -> None:
+        with FileLock(self.folder / "claims" / "records.lock"):
             records.append(records.path(self.results, "evidence"), record)
-            self.known[cell.key] = record
-            yield record
+        self.known[cell.key] = record
 
     def _do(self, cell: Cell) -> Record:
         """What a record says of a cell, beside when and where it was made."""
@@ -99,13 +134,7 @@ class Study:
         if cell.learning_rate is not None:
             return cell.learning_rate, cell.beta
         tried = tuning(cell, self.size)
-        done = [other for other in tried if other.key in self.known]
-        if not done:
-            raise ValueError(
-                f"{cell.label}: learning rate and beta are not tuned; do the cells of setting "
-                f"{tried[0].setting} first (they come first in the order of worth)"
-            )
-        best = max(done, key=lambda other: self.known[other.key]["score"])
+        best = max(tried, key=lambda other: self.known[other.key]["score"])
         assert best.learning_rate is not None
         return best.learning_rate, best.beta
 
@@ -204,13 +233,15 @@ class Place:
     def _saturated(self, base: Path) -> Path:
         """The base student after SeqKD for as many steps as the size says."""
         folder = self.folder / "saturated"
-        if not (folder / "done").exists():
-            pool = self._pool(base, "start", {})
-            method = METHODS[REFERENCE]
-            plan = Plan(self.size.saturated_steps, self.size.batch, 1e-3, None, self.seed)
-            rows = training_rows(method, pool.rows)
-            train(method, base, self.teacher, rows, plan, folder)
-            (folder / "done").touch()
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / "saturated.lock"):
+            if not (folder / "done").exists():
+                pool = self._pool(base, "start", {})
+                method = METHODS[REFERENCE]
+                plan = Plan(self.size.saturated_steps, self.size.batch, 1e-3, None, self.seed)
+                rows = training_rows(method, pool.rows)
+                train(method, base, self.teacher, rows, plan, folder)
+                (folder / "done").touch()
         return folder
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from benchmarks.evidence.graded_task import quality
 from pad_fast.evaluation.answers import exact_match
 from pad_fast.pipeline.whole_files import Row
@@ -78,9 +80,11 @@ class World:
         return place
 
     def _make(self, place: Path, *options: str) -> None:
-        if not (place / "facts.json").exists():  # the last file that a tool writes
-            command = [sys.executable, str(ROOT / "tools" / self.tool), "--out", str(place)]
-            subprocess.run([*command, *options], check=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.parent / f"{place.name}.lock"):
+            if not (place / "facts.json").exists():  # the last file that a tool writes
+                command = [sys.executable, str(ROOT / "tools" / self.tool), "--out", str(place)]
+                subprocess.run([*command, *options], check=True)
 
 
 TINY = World("tiny", "make_tiny_world.py", _is_right)

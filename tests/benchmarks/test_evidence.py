@@ -59,6 +59,28 @@ def test_no_cell_begins_after_the_time(tmp_path, monkeypatch) -> None:
         command.parse(["--hours", "0"])
 
 
+def test_two_processes_share_the_cells(tmp_path, monkeypatch) -> None:
+    """A cell that another one does is left to it, and what waits for that is waited for."""
+    mine, other = (runner.Study(SMALLEST, tmp_path, tmp_path) for _ in range(2))
+    monkeypatch.setattr(runner.Study, "_do", lambda self, cell: {"score": 0.0})
+    _, tried, tested, *_ = cells(SMALLEST)
+    with other._claim(tried):
+        done = [record["cell"]["method"] for record in itertools.islice(mine.run(), 4)]
+        assert done == ["base", "base", "ppd_kl", "ppd_kl"]  # seqkd is not tuned yet
+        slept = []
+
+        def sleep(seconds):
+            slept.append(seconds)
+            other._add(tried, {"cell": vars(tried), "score": 0.0})
+
+        monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=sleep))
+        rest = list(mine.run())
+    assert len(slept) == 1
+    assert [record["cell"]["budget"] for record in rest] == ["steps", TOKENS]
+    assert rest[0]["cell"] == vars(tested)
+    assert not mine.todo
+
+
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_every_cell_is_once_there_and_tuned_before(size) -> None:
     found = cells(size)
