@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -196,6 +197,13 @@ def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
 
     found = [record("base", 5.0, 0.25), record("base", 2.0, 0.5, 0.5), record("ppd_kl", 2.4, 0.75)]
     shown = report(SMALLEST, found)
+    assert "right, greedy" in shown
+    assert "quality" not in shown
+    for row in found:
+        row["cell"]["setting"] = "e"
+    graded = report(dataclasses.replace(SMALLEST, settings=("e",)), found)
+    assert "quality, greedy" in graded
+    assert "right, greedy" not in graded
     assert "| PPD-KL | 0.5 | 2.40, 2.00 | 25.0 [25.0, 25.0] |" in shown
 
 
