@@ -87,6 +87,7 @@ def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None 
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     with no_init_weights():  # some distributions of random weights look at values
         model = build_model(config, dtype=dtype, **options)
+    model.tie_weights()  # which is left out with the random weights
     trust_head(model)
     return model
 

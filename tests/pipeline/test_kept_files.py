@@ -16,7 +16,7 @@ from worlds import changed_config
 from pad_fast import cli
 from pad_fast.files.weights import check_model_folder, fault_of
 from pad_fast.files.writing import replacing
-from pad_fast.pipeline.train.train_round import drop_checkpoints
+from pad_fast.pipeline.train.saved_student import drop_checkpoints
 
 
 @pytest.mark.parametrize("name", ["prompts.parquet", "heldout/prompts.parquet"])

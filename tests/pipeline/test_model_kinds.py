@@ -44,6 +44,7 @@ def test_a_whole_run_of_models_with_nested_configs(world, tmp_path, no_report, n
         student="./student",
         teacher="./teacher",
         prompts_per_round=2,
+        repeats="each",  # so small a model repeats itself
         heldout_size=1,
         **changes,
     )

@@ -24,6 +24,7 @@ from pad_fast.pipeline.benchmark.judge import (
     turn_matches,
 )
 from pad_fast.pipeline.whole_files import Row
+from pad_fast.terminal import console as plain_console
 
 
 def benchmark_of(form: AnswerForm) -> Benchmark:
@@ -144,7 +145,7 @@ def judge_files(
 
 def print_comparisons(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the table of a result of :func:`judge_files`."""
-    console = console or Console()
+    console = console or plain_console()
     table = Table(
         title=f"{result['model']} against {result['baseline']}, judged by {result['judge']}\n"
         f"({result['note']})",
