@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div
 
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import runner
-from benchmarks.evidence.cells import TEST, TOKENS, cells, tuning
+from benchmarks.evidence.cells import TEST, TOKENS, TUNE, cells, tuning
 from benchmarks.evidence.measures import MEASURES, repetition
 from benchmarks.evidence.methods import METHODS, members, tokens_of, training_rows
 from benchmarks.evidence.settings import FULL, QUICK, SETTINGS, SIZES, SMALLEST
@@ -209,7 +209,10 @@ def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
 
 def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:
     place = object.__new__(runner.Place)
-    place.size, place.pool = SMALLEST, SimpleNamespace(rows=[ROW])
+    place.size = dataclasses.replace(SMALLEST, steps=10)
+    place.pool = SimpleNamespace(rows=[ROW])
     cell = next(cell for cell in cells(SMALLEST) if cell.budget == TOKENS)
     rows = training_rows(METHODS["seqkd"], [ROW])
-    assert place._steps(cell, rows) == round(SMALLEST.steps * 6 / 5)
+    assert place._steps(cell, rows) == 12  # 6 tokens of a group against 5
+    assert place._steps(dataclasses.replace(cell, budget="steps"), rows) == 10
+    assert place._steps(dataclasses.replace(cell, purpose=TUNE), rows) == 5
