@@ -59,11 +59,17 @@ def check_sharded_gradients():
     # A head that is sharded by itself is gathered for its own call only.
     for part in (*model.model.layers, model.lm_head, model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
-    batch = PADCollator()(
+    batch = PADCollator(max_tokens=24)(
         list(prepare_dataset(make_rows(4, seed=torch.distributed.get_rank()), RowReader()))
     )
-    for twin in (model, whole):
-        twin(**batch["slices"][0], num_responses=batch["mask"].numel()).square().sum().backward()
+    slices, most = batch["slices"], torch.tensor(len(batch["slices"]))
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    assert most > 1
+    for index in range(int(most)):  # a rank with fewer slices reads one more for nothing
+        part, counts = slices[min(index, len(slices) - 1)], float(index < len(slices))
+        for twin in (model, whole):
+            rewards = twin(**part, num_responses=batch["mask"].numel())
+            (counts * rewards.square().sum()).backward()
     for (name, found), wanted in zip(model.named_parameters(), whole.parameters(), strict=True):
         torch.distributed.all_reduce(wanted.grad)
         mean = wanted.grad / torch.distributed.get_world_size()
