@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAYOUT := pyproject.toml setup.py tools/install_torch.sh $(wildcard kernels/*/__init__.py)
 
-.PHONY: demo test lint gpu bench clean
+.PHONY: demo test test-long lint gpu bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed           ## the whole pipeline on the embedded pair, about 4 minutes on 2 cores
@@ -12,6 +12,10 @@ demo: $(VENV)/installed           ## the whole pipeline on the embedded pair, ab
 
 test: $(VENV)/installed-test      ## the tests, two at a time
 	$(BIN)/pytest -n 2
+
+test-long: $(VENV)/installed-test ## the tests that take minutes: kills of ranks and of served runs, sixty kills of a run
+	$(BIN)/pytest -n 2 -m long
+	$(BIN)/python -m tests.kill
 
 lint: $(VENV)/installed-dev       ## linter, formatter and type checker
 	$(BIN)/ruff check .

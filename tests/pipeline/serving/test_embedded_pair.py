@@ -21,7 +21,7 @@ from pad_fast.pipeline import rounds
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.whole_files import read_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def demo_config(folder: Path, student: Stub, teacher: Stub) -> Path:
