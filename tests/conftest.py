@@ -19,6 +19,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+LEFT_BY_ARGUMENTS = ("ACCELERATE_", "FSDP_")
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before():
+    """Remove what transformers leaves in the environment where arguments ask for FSDP, say."""
+    before = {name for name in os.environ if name.startswith(LEFT_BY_ARGUMENTS)}
+    yield
+    for name in [name for name in os.environ if name.startswith(LEFT_BY_ARGUMENTS)]:
+        if name not in before:
+            del os.environ[name]
+
+
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles so small that each loop over rows and columns repeats, the last tile being shorter."""
