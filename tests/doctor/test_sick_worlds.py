@@ -58,7 +58,8 @@ def test_constant_rewards(world, tmp_path):
         world, tmp_path / "teacher", "teacher", lambda model: model.lm_head.weight.zero_()
     )
     found = findings(doctor_config(world, tmp_path, teacher=str(teacher), mcq_style="none"))
-    check_verdict(found["reward spread"], "problem", "teacher_beta", "mcq_weight")
+    check_verdict(found["reward spread"], "problem", "teacher_beta")
+    assert "mcq" not in found["reward spread"].advice  # no question was asked
     assert found["reward spread"].numbers["share"] == 1.0
     check_verdict(found["agreement"], "problem", "reward spread")
     check_verdict(found["position bias"], "ok")
@@ -83,7 +84,7 @@ def test_rewards_that_are_lengths(world, tmp_path):
             max_new_tokens=60,
         )
     )
-    check_verdict(found["length"], "problem", "shorter", "mcq_weight", "normalize: mean")
+    check_verdict(found["length"], "problem", "shorter", "normalize: mean")
     assert found["length"].numbers["kendall_tau"] < -0.9
 
 
