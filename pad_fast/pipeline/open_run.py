@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pad_fast.device import default_device
-from pad_fast.environment import DECISIVE, shown, variables, versions
+from pad_fast.environment import decisive, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig, Settings
@@ -78,6 +78,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
             _check_or_prepare(run, trains)
         check_shared_folder(run)
         yield run
+        run.ranks.leave()
 
 
 def _check_or_prepare(run: RunContext, trains: bool) -> None:
@@ -240,13 +241,8 @@ def _check_environment(run: RunContext, manifest: Row) -> None:
 
 def _environment_changes(manifest: Row) -> list[tuple[str, tuple[Any, Any]]]:
     """The versions and variables that differ from the manifest's, with both values."""
-    known, found = (
-        {name: values[name] for name in DECISIVE if name in values} | environment
-        for values, environment in (
-            (manifest["versions"], manifest["environment"]),
-            (versions(), variables()),
-        )
-    )
+    known = decisive(manifest["versions"], manifest["environment"])
+    found = decisive(versions(), variables())
     return [
         (name, (known.get(name), found.get(name)))
         for name in sorted(known.keys() | found.keys())

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from pad_fast.launch.process import world_size
+from pad_fast.launch.process import common_store, world_size
 
 Item = TypeVar("Item")
 PREFIX = "pad_fast"
@@ -78,6 +78,18 @@ class Ranks:
             meanwhile()
             time.sleep(pause)
             pause = min(2 * pause, POLL[1])
+
+    def leave(self) -> None:
+        """End the common work. Rank 0, whose process may hold the store, stays until all are done.
+
+        The others would find the store gone while they still wait for one another.
+        """
+        if self.alone:
+            return
+        counter = self._key("left")
+        self._store.add(counter, 1)
+        while self.is_main and self._store.add(counter, 0) < self.world:
+            time.sleep(POLL[0])
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order, on every rank.
@@ -180,8 +192,5 @@ def current_ranks() -> Ranks:
 @functools.cache  # two that count their calls from 0 would use each other's keys
 def _launched() -> Ranks:
     import torch.distributed
-    from torch.distributed.distributed_c10d import _get_default_store
 
-    return Ranks(
-        torch.distributed.get_rank(), torch.distributed.get_world_size(), _get_default_store()
-    )
+    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), common_store())

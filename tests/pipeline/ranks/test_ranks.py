@@ -31,6 +31,20 @@ def test_each_item_goes_to_one_rank():
     assert sorted(letter for _, taken in found for letter in taken) == ["a", "b", "c"]
 
 
+def test_the_rank_with_the_store_leaves_last():
+    """It may end before the others have seen that all have arrived."""
+
+    def work(ranks):
+        ranks.wait()
+        time.sleep(0 if ranks.is_main else 0.2 * ranks.rank)
+        before = time.monotonic()
+        ranks.leave()
+        return before, time.monotonic()
+
+    (_, main), *others = on_all(work)
+    assert main >= max(before for before, _ in others)
+
+
 def test_a_slow_rank_takes_fewer_items():
     def work(ranks):
         taken = []
