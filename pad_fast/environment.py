@@ -59,6 +59,11 @@ UNCHANGED = {
 }
 
 
+def decisive(versions: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The versions, of all that are known, and the variables that may change a result."""
+    return {name: versions[name] for name in DECISIVE if name in versions} | dict(variables)
+
+
 def variables() -> dict[str, str]:
     """The variables of the environment that may change a result, as they are set."""
     return {

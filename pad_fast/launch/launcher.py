@@ -79,7 +79,7 @@ def launch_command(launch: Launch, words: Sequence[str]) -> list[str]:
     Raises:
         ValueError: there is no such configuration of accelerate.
     """
-    path, gpus = config_path(launch.accelerate_config or _default_config(launch)), count_gpus()
+    path, gpus = _config_of(launch), count_gpus()
     processes = launch.num_processes or max(1, gpus) * launch.num_machines
     module = ["-m", "pad_fast", *words]
     if gpus == 0:
@@ -122,7 +122,7 @@ def hand_over(launch: Launch, words: Sequence[str]) -> int:
     environment = {"OMP_NUM_THREADS": "1", NEW_STORE: "1", **os.environ, **given}
     if count_gpus() == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
-        if note := cpu_note(config_path(launch.accelerate_config or _default_config(launch))):
+        if note := cpu_note(_config_of(launch)):
             print(f"pad-fast: {note}", file=sys.stderr, flush=True)
     if os.name == "posix":
         os.execve(command[0], command, environment)
@@ -196,9 +196,10 @@ def _read(config: Path) -> dict[str, Any]:
     return values
 
 
-def _default_config(launch: Launch) -> str:
+def _config_of(launch: Launch) -> Path:
+    """The file of a launch's configuration, which its processes decide where none is given."""
     many = (launch.num_processes or count_gpus()) > 1 or launch.num_machines > 1
-    return "multi_gpu" if many else "single_gpu"
+    return config_path(launch.accelerate_config or ("multi_gpu" if many else "single_gpu"))
 
 
 def _torchrun(launch: Launch, processes: int) -> list[str]:

@@ -81,7 +81,7 @@ def speaks(message: str) -> bool:
 
     The first that has it does. Where they have not met yet, one on each machine does.
     """
-    store = _store()
+    store = common_store()
     if world_size() == 1:
         return True
     if store is None:
@@ -112,7 +112,7 @@ def cannot_meet(error: BaseException) -> str | None:
     )
 
 
-def _store() -> Any:
+def common_store() -> Any:
     """The store of torch.distributed, or None where the processes have not met."""
     if "torch.distributed" not in sys.modules:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 
-from pad_fast.environment import DECISIVE, variables, versions
+from pad_fast.environment import decisive, variables, versions
 from pad_fast.pipeline.run import RunContext
 
 PATIENCE = 30.0  # seconds until what one machine wrote is seen by another
@@ -16,9 +16,7 @@ def check_ranks(run: RunContext) -> None:
     if run.ranks.alone:
         return
     run.ranks.check_equal("settings", run.settings.resolved(run.training))
-    known = versions()
-    environment = {name: known[name] for name in DECISIVE if name in known} | variables()
-    run.ranks.check_equal("environment", environment)
+    run.ranks.check_equal("environment", decisive(versions(), variables()))
 
 
 def check_shared_folder(run: RunContext, patience: float = PATIENCE) -> None:

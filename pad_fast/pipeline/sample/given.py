@@ -12,9 +12,9 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.given_responses import COLUMNS, read_again
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
-from pad_fast.pipeline.sample.shards import OnShard, shards, unfinished
+from pad_fast.pipeline.sample.shards import OnShard, keep_shard, shards, unfinished
 from pad_fast.pipeline.score.metrics import reward_metrics
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, shard_paths, write_rows
+from pad_fast.pipeline.whole_files import Row, read_rows, shard_paths
 
 logger = logging.getLogger("pad_fast")
 
@@ -61,10 +61,7 @@ def write_samples(
             found = [
                 {**row, "student_rewards": values} for row, values in zip(found, own, strict=True)
             ]
-        metrics = sampling_metrics(found)
-        if on_shard is not None:
-            on_shard(index, found, metrics)
-        write_rows(path, found, metrics)
+        keep_shard(path, found, sampling_metrics(found), on_shard)
     if cut:
         logger.warning("%d given responses were cut at the end of the student's window", cut)
 
@@ -86,10 +83,7 @@ def write_scores(samples: Path, folder: Path, on_shard: OnShard | None = None) -
             }
             for row in read_rows(source)
         ]
-        metrics = reward_metrics(scored)
-        if on_shard is not None:
-            on_shard(shard_index(source), scored, metrics)
-        write_rows(target, scored, metrics)
+        keep_shard(target, scored, reward_metrics(scored), on_shard)
 
 
 def _encoded(student: Checkpoint, row: Row, responses: dict[str, Row]) -> Row:

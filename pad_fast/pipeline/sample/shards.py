@@ -11,7 +11,7 @@ from pad_fast.pipeline.sample.generate import Sampler, generate
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, shard_path, shard_paths, write_rows
+from pad_fast.pipeline.whole_files import Row, shard_index, shard_path, shard_paths, write_rows
 
 OnShard = Callable[[int, Sequence[Row], Row], None]
 
@@ -33,6 +33,13 @@ def without_result(sources: Path, results: Path, ranks: Ranks) -> list[Path]:
     """The shards in a folder that have no shard of the same name in another, as rank 0 sees it."""
     found = [path.name for path in shard_paths(sources) if not (results / path.name).exists()]
     return [sources / name for name in ranks.agree(found)]
+
+
+def keep_shard(path: Path, rows: Sequence[Row], metrics: Row, on_shard: OnShard | None) -> None:
+    """Write a shard with its metrics, after ``on_shard`` has seen them."""
+    if on_shard is not None:
+        on_shard(shard_index(path), rows, metrics)
+    write_rows(path, rows, metrics)
 
 
 def sample_shards(

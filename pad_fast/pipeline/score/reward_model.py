@@ -18,12 +18,12 @@ from pad_fast.files.own_files import count_rows
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Ids, Progress, unseen
-from pad_fast.pipeline.sample.shards import without_result
+from pad_fast.pipeline.sample.shards import keep_shard, without_result
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import reward_metrics
 from pad_fast.pipeline.score.scorer import OnShard
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, write_rows
+from pad_fast.pipeline.whole_files import Row, read_rows
 
 CLASSIFIER = "ForSequenceClassification"
 
@@ -188,10 +188,7 @@ class RewardScorer:
         with SharedBar(self.ranks, total, f"{title}: score", "response", quiet=quiet) as bar:
             for source in self.ranks.share(todo):
                 scored = self.scored(read_rows(source), bar.update)
-                metrics = reward_metrics(scored)
-                if on_shard is not None:
-                    on_shard(shard_index(source), scored, metrics)
-                write_rows(folder / source.name, scored, metrics)
+                keep_shard(folder / source.name, scored, reward_metrics(scored), on_shard)
 
     def scored(self, rows: Sequence[Row], progress: Progress = unseen) -> list[Row]:
         """The rows with rewards; a response that is too long for the model has None."""

@@ -16,14 +16,14 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine, Progress
-from pad_fast.pipeline.sample.shards import without_result
+from pad_fast.pipeline.sample.shards import keep_shard, without_result
 from pad_fast.pipeline.score.asked_questions import Quiz, configured_questions, make_quiz
 from pad_fast.pipeline.score.asked_teacher import AskedTeacher
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
 from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_index, write_rows
+from pad_fast.pipeline.whole_files import Row, read_rows
 
 logger = logging.getLogger("pad_fast")
 
@@ -120,9 +120,7 @@ class Scorer:
             for source in self.ranks.share(todo):
                 scored, metrics = self._scored_shard(read_rows(source), per_row, bar.update)
                 unasked += metrics.get("mcq/too_long", 0)
-                if on_shard is not None:
-                    on_shard(shard_index(source), scored, metrics)
-                write_rows(folder / source.name, scored, metrics)
+                keep_shard(folder / source.name, scored, metrics, on_shard)
         if unasked := sum(self.ranks.gather(unasked)):
             self._warn_of_unasked(title, unasked, rows)
 
