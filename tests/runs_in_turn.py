@@ -38,11 +38,10 @@ def kill() -> None:
 
 def _kill_on_the_way() -> None:
     from pad_fast.pipeline.sample import shards
-    from pad_fast.pipeline.score import scorer
     from pad_fast.pipeline.train.train_round import MetricsLines
 
     step, place = os.environ.get("KILLED_AT_STEP"), os.environ.get("KILLED_IN")
-    modules: dict[str, Any] = {"sample": shards, "score": scorer}
+    folders = {"sample": "samples", "score": "scores", "evaluate": "evaluation"}
     if place == "train":
         step = "1"
     if step is not None:
@@ -54,16 +53,15 @@ def _kill_on_the_way() -> None:
                 kill()
 
         MetricsLines.on_log = on_log
-    elif place in ("sample", "score", "evaluate"):
-        module = modules.get(place, shards)
-        write = module.write_rows
+    elif place in folders:
+        write = shards.write_rows
 
         def write_rows(path: Path, *rest: Any) -> None:
             write(path, *rest)
-            if place != "evaluate" or "evaluation" in path.parts:
+            if folders[place] in path.parts:
                 kill()
 
-        module.write_rows = write_rows
+        shards.write_rows = write_rows
 
 
 if __name__ == "__main__":
