@@ -15,11 +15,12 @@ from benchmarks.evidence.settings import Size
 from benchmarks.evidence.worlds import World
 from pad_fast.pipeline import rounds
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.config import RunConfig, Settings
+from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.heldout import groups_folder
 from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.engines import Sampling
+from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.whole_files import Row, read_rows
 
 LONGEST = 40  # tokens of a response

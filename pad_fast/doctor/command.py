@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.doctor.engine_difference import of_engines
-from pad_fast.pipeline.config import Settings, option
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.findings.finding import Finding, Verdict
 from pad_fast.pipeline.findings.first_shard import of_samples, of_scores
+from pad_fast.pipeline.option import option
 from pad_fast.pipeline.preflight import (
     check_models,
     check_prompts,
@@ -33,6 +33,7 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
+from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.whole_files import Row, read_rows, shard_paths
 from pad_fast.terminal import console as plain_console
 

@@ -14,8 +14,9 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 from transformers import HfArgumentParser
 
 from pad_fast.files.yaml_files import read_yaml
-from pad_fast.pipeline.config import MANAGED, RunConfig, Settings
+from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.run_folder import RunFolder
+from pad_fast.pipeline.settings import MANAGED, Settings
 from pad_fast.secret_values import remember_secrets
 from pad_fast.training.config import PADConfig
 

@@ -18,7 +18,7 @@ from pad_fast.device import default_device
 from pad_fast.environment import decisive, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.config import RunConfig, Settings
+from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.finished import is_finished
 from pad_fast.pipeline.folder_lock import locked
@@ -42,6 +42,7 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.given import is_given, without_responses
 from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.step_size import PRODUCT
 from pad_fast.pipeline.whole_files import Row, write_json, write_rows
 from pad_fast.report.wording import GIVEN, RATER, SAMPLED

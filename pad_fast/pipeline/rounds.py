@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from pad_fast.evaluation import model_names
-from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.evaluate import heldout, validation
 from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
 from pad_fast.pipeline.evaluate.best_round import announce_stop, chosen_student
@@ -39,6 +38,7 @@ from pad_fast.pipeline.sample.teacher_answers import (
     with_teacher_answers,
 )
 from pad_fast.pipeline.seeds import round_seed
+from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.train.saved_student import drop_checkpoints
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import train_round

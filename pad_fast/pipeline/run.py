@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.config import Settings
 from pad_fast.pipeline.ranks import Ranks, current_ranks
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
 from pad_fast.pipeline.sample.engines import Engine
@@ -24,6 +23,7 @@ from pad_fast.pipeline.score.reward_model import RewardModel, RewardScorer
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.serving.run_engines import RunEngines
+from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.weights import weights_digest
 from pad_fast.pipeline.whole_files import Row, read_rows
 from pad_fast.training.config import PADConfig

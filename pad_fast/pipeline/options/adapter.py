@@ -8,7 +8,7 @@ from pad_fast.pipeline.option import option
 
 
 @dataclass
-class LoraOptions:
+class AdapterOptions:
     """What an adapter is made of (LoRA, Hu et al., 2021), and whether it lies on 4-bit weights."""
 
     use_peft: bool = option(

@@ -1,0 +1,22 @@
+"""Rewards: how responses are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pad_fast.pipeline.option import option
+
+
+@dataclass
+class RewardOptions:
+    """Rewards: how responses are scored."""
+
+    reward_temperature: float = option(
+        1.0, "Temperature of the log-probabilities in the rewards of student and teacher."
+    )
+    share_prefix: str = option(
+        "auto",
+        "Read each prompt once for all of its responses, in scoring and in training: auto (where "
+        "a trial shows that the model allows it), true or false.",
+    )
+    score_batch_tokens: int = option(16384, "Most tokens in a batch of scoring.")
