@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -16,8 +16,12 @@ from pad_fast.argument_checks import check_budget, check_choice
 from pad_fast.dispatch import check_impl
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.secret_values import is_secret, without_secrets
-from pad_fast.training.loss_arguments import LossArguments
 from pad_fast.training.number_rules import RULES, problems
+from pad_fast.training.options.argument import argument
+from pad_fast.training.options.data import DataArguments
+from pad_fast.training.options.loss import LossArguments
+from pad_fast.training.options.memory import MemoryArguments
+from pad_fast.training.options.model import ModelArguments
 
 # Trainer converts these itself, in messages that do not name the argument.
 ENUMERATIONS: dict[str, type[Enum]] = {
@@ -58,7 +62,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, str]] = {
 
 
 @dataclass
-class PADConfig(LossArguments, TrainingArguments):
+class PADConfig(LossArguments, DataArguments, ModelArguments, MemoryArguments, TrainingArguments):
     """The arguments of :class:`pad_fast.PADTrainer`: transformers.TrainingArguments, and these.
 
     Raises:
@@ -87,101 +91,28 @@ class PADConfig(LossArguments, TrainingArguments):
         "chat_template_kwargs",
     ]
 
-    learning_rate: float = field(default=8e-7, metadata={"help": "Initial learning rate of AdamW."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    warmup_steps: float = field(
-        default=0.1,
-        metadata={"help": "Steps of linear warm-up; a number below 1 is a share of all steps."},
+    # Arguments of TrainingArguments with another default.
+    learning_rate: float = argument(8e-7, "Initial learning rate of AdamW.")
+    lr_scheduler_type: str = argument("cosine", "Learning rate schedule.")
+    warmup_steps: float = argument(
+        0.1, "Steps of linear warm-up; a number below 1 is a share of all steps."
     )
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
-    logging_steps: float = field(
-        default=10,
-        metadata={"help": "Steps from one line of metrics to the next; below 1, a share of all."},
+    num_train_epochs: float = argument(1.0, "Passes over the data.")
+    logging_steps: float = argument(
+        10, "Steps from one line of metrics to the next; below 1, a share of all."
     )
-    bf16: bool | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={
-            "help": "Autocast to bfloat16; weights keep their dtype. By default on GPUs that have "
-            "bfloat16, unless fp16 is set."
-        },
+    bf16: bool | None = argument(  # type: ignore[assignment]
+        None,
+        "Autocast to bfloat16; weights keep their dtype. By default on GPUs that have bfloat16, "
+        "unless fp16 is set.",
     )
-    gradient_checkpointing: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Recompute activations in the backward pass to save memory; on by default. "
-            "Its new name is activation_checkpointing."
-        },
+    gradient_checkpointing: bool | None = argument(
+        None,
+        "Recompute activations in the backward pass to save memory; on by default. Its new name is "
+        "activation_checkpointing.",
     )
-    remove_unused_columns: bool = field(
-        default=False,
-        metadata={"help": "Has no effect: the trainer keeps just the columns that it reads."},
-    )
-
-    temperature: float = field(
-        default=1.0,
-        metadata={"help": "Temperature of the student's log-probabilities."},
-    )
-    impl: str = field(
-        default="auto",
-        metadata={"help": "Implementation of rewards and loss: auto, torch or triton."},
-    )
-
-    share_prefix: str = field(
-        default="auto",
-        metadata={
-            "help": "Read a prompt once for all of its responses: true, false, or auto (if a trial "
-            "gives the same gradients)."
-        },
-    )
-    max_tokens_per_step: int | None = field(
-        default=None,
-        metadata={
-            "help": "Most tokens of one forward and backward. A batch with more is read in slices, "
-            "which costs one more forward and gives the same gradient. None: an estimate for the "
-            "GPU; no limit on a CPU."
-        },
-    )
-    memory_budget: str = field(
-        default="auto",
-        metadata={
-            "help": "Bytes in which the output head may keep logits for the backward, which saves "
-            "one of its four matrix products: a number, or auto (a 16th of a GPU's memory, 128 MiB "
-            "on a CPU). 0 takes the least memory."
-        },
-    )
-    max_length: int | None = field(
-        default=2048,
-        metadata={
-            "help": "Most tokens of a prompt with a response; a longer response is cut. "
-            "None: the model's window."
-        },
-    )
-    max_completion_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a response; a longer one is cut."}
-    )
-    mask_truncated_completions: bool = field(
-        default=False,
-        metadata={
-            "help": "Leave out responses that do not end by themselves: those that were cut, and "
-            "those with finish reason length."
-        },
-    )
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "Set every dropout probability of the student to 0."}
-    )
-    chat_template_kwargs: dict | str | None = field(
-        default=None,
-        metadata={"help": "More arguments for the chat template of conversational prompts."},
-    )
-    dataset_num_proc: int | None = field(
-        default=None, metadata={"help": "Processes that prepare the data."}
-    )
-    model_init_kwargs: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "Arguments of from_pretrained for a model given by name. "
-            "The dtype is float32 if not given."
-        },
+    remove_unused_columns: bool = argument(
+        False, "Has no effect: the trainer keeps just the columns that it reads."
     )
 
     def __post_init__(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pad_fast.argument_checks import check_choice
@@ -10,6 +10,7 @@ from pad_fast.logprob.responses import NORMALIZATIONS
 from pad_fast.preference.likelihood import LIKELIHOODS
 from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.preference.options import LossOptions
+from pad_fast.training.options.argument import argument
 
 ANCHORS = ("none", "start")
 REPEATS = ("once", "each")
@@ -37,10 +38,6 @@ _LIKELIHOOD_HELP = "; ".join(f"{name}: {help}" for name, (help, _) in LIKELIHOOD
 _ANCHORED = _list([name for name, loss in LOSSES.items() if loss.needs_anchor])
 
 
-def _argument(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass
 class LossArguments:
     """The loss of a training, per prompt, with r the student's rewards and t the teacher's.
@@ -51,56 +48,56 @@ class LossArguments:
     sum, in both terms.
     """
 
-    loss: str = _argument("ppd", f"The loss. {_LOSS_HELP}.")
-    preset: str = _argument(
+    loss: str = argument("ppd", f"The loss. {_LOSS_HELP}.")
+    preset: str = argument(
         "default", "Values of what is left open. paper: teacher_beta 10, as the authors have it."
     )
-    beta: float = _argument(10.0, "Factor of the student's rewards.")
-    teacher_beta: float | None = _argument(
+    beta: float = argument(10.0, "Factor of the student's rewards.")
+    teacher_beta: float | None = argument(
         None,
         f"Factor of the teacher's rewards, {_only('teacher_beta')}. If not given, it is chosen "
         "from the spread of the teacher's rewards: 5 / (median standard deviation within a "
         "prompt), but at most beta.",
     )
-    divergence: str = _argument("jsd", f"Divergence between the distributions. {_DIVERGENCE_HELP}.")
-    method: str = _argument(
+    divergence: str = argument("jsd", f"Divergence between the distributions. {_DIVERGENCE_HELP}.")
+    method: str = argument(
         "auto",
         "How the divergence is computed: exact, sampled (from drawn rankings), or auto (exact for "
         f"groups that are small enough). {_only('method')}.",
     )
-    num_samples: int = _argument(256, "Rankings that method=sampled draws for each prompt.")
-    gamma: float = _argument(0.0, f"Margin between the rewards of a pair, {_only('gamma')}.")
-    pairs: str = _argument(
+    num_samples: int = argument(256, "Rankings that method=sampled draws for each prompt.")
+    gamma: float = argument(0.0, f"Margin between the rewards of a pair, {_only('gamma')}.")
+    pairs: str = argument(
         "best_worst",
         "Pairs of a prompt: best_worst (the best response with the worst) or all, averaged. "
         f"{_only('pairs')}.",
     )
-    group_size: int | None = _argument(
+    group_size: int | None = argument(
         None, "Preference decomposing: rank responses in groups of this size."
     )
-    group_reduction: str = _argument(
+    group_reduction: str = argument(
         "mean", "How the losses of a prompt's groups are combined: mean or sum."
     )
-    normalize: str = _argument(
+    normalize: str = argument(
         "mean", "Reward of a response: mean or sum of its tokens' log-probabilities."
     )
-    anchor: str = _argument(
+    anchor: str = argument(
         "none",
         "start: the loss compares the student's rewards less those that the model has at the start "
         f"of the training, which are computed once; {_ANCHORED} need it. none: as they are.",
     )
-    preference_weight: float = _argument(1.0, "Weight of the loss; 0 leaves the likelihood alone.")
-    likelihood_weight: float | None = _argument(
+    preference_weight: float = argument(1.0, "Weight of the loss; 0 leaves the likelihood alone.")
+    likelihood_weight: float | None = argument(
         None,
         "Weight of the negative likelihood of responses, their rewards times -1, which keeps good "
         "responses likely where a ranking only compares. If not given, 0, but for rrhf 1 and for "
         "pro 0.05 (n - 1)^2, as published.",
     )
-    likelihood_on: str = _argument("best", f"Whose likelihood. {_LIKELIHOOD_HELP}.")
-    likelihood_beta: float = _argument(
+    likelihood_on: str = argument("best", f"Whose likelihood. {_LIKELIHOOD_HELP}.")
+    likelihood_beta: float = argument(
         10.0, "Factor of the teacher's rewards in likelihood_on=weighted."
     )
-    repeats: str = _argument(
+    repeats: str = argument(
         "once",
         "Equal responses to a prompt: once (they are one response) or each (as many as there are).",
     )

@@ -1,0 +1,31 @@
+"""How rows of prompts and responses become token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pad_fast.training.options.argument import argument
+
+
+@dataclass
+class DataArguments:
+    """How rows of prompts and responses become token ids."""
+
+    max_length: int | None = argument(
+        2048,
+        "Most tokens of a prompt with a response; a longer response is cut. None: the model's "
+        "window.",
+    )
+    max_completion_length: int | None = argument(
+        None, "Most tokens of a response; a longer one is cut."
+    )
+    mask_truncated_completions: bool = argument(
+        False,
+        "Leave out responses that do not end by themselves: those that were cut, and those with "
+        "finish reason length.",
+    )
+    chat_template_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": "More arguments for the chat template of conversational prompts."},
+    )
+    dataset_num_proc: int | None = argument(None, "Processes that prepare the data.")
