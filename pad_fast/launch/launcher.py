@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,29 @@ NAMES = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
+def _flag(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Launch:
-    """On what a command is started.
+    """On what a command is started."""
 
-    Args:
-        num_processes: the number of processes on all machines together.
-        accelerate_config: one of :data:`NAMES`, or a file that ``accelerate config`` wrote.
-        num_machines: the number of machines.
-        machine_rank: the number of this machine, from 0.
-        main_process_ip: address of machine 0.
-        main_process_port: a free port on machine 0; a launcher's own choice if not given.
-        max_restarts: how often all processes are started again after one of them died.
-    """
-
-    num_processes: int | None = None
-    accelerate_config: str | None = None
-    num_machines: int = 1
-    machine_rank: int = 0
-    main_process_ip: str | None = None
-    main_process_port: int | None = None
-    max_restarts: int = 0
+    num_processes: int | None = _flag(
+        None, "Number of processes on all machines together. Default: the GPUs of all machines."
+    )
+    accelerate_config: str | None = _flag(
+        None, f"One of {', '.join(NAMES)}, or a file that `accelerate config` wrote."
+    )
+    num_machines: int = _flag(1, "Number of machines.")
+    machine_rank: int = _flag(0, "Number of this machine, from 0.")
+    main_process_ip: str | None = _flag(None, "Address of machine 0.")
+    main_process_port: int | None = _flag(
+        None, "A free port on machine 0. Default: the launcher's own choice."
+    )
+    max_restarts: int = _flag(
+        0, "How often all processes are started again after one of them died."
+    )
 
 
 def split_launch(words: Sequence[str]) -> tuple[Launch | None, list[str]]:
