@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,9 +23,10 @@ from pad_fast.models.output_head import output_head
 from pad_fast.models.packing import PackedRows, pack_rows, split
 from pad_fast.models.prefix_attention import installed
 from pad_fast.models.rewards import RewardOptions, packed_logprobs, packed_rewards
+from pad_fast.models.scored_groups import GroupReader
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[int], object]
 
@@ -33,9 +34,12 @@ Progress = Callable[[int], object]
 @torch.no_grad()
 def score_responses(
     model: nn.Module,
-    prompts: Sequence[TokenIds],
-    responses: Sequence[Sequence[TokenIds]],
+    prompts: Sequence[Any],
+    responses: Sequence[Sequence[Any]],
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
+    finish_reasons: Sequence[Sequence[str]] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     normalize: str = "mean",
     temperature: float = 1.0,
     share_prefix: str | bool = "auto",
@@ -48,41 +52,37 @@ def score_responses(
 
     Args:
         model: a transformers causal language model, in any wrappers and float dtype.
-        prompts: token ids of P prompts, none of them empty.
-        responses: ``responses[p][i]``, token ids of response i to prompt p.
+        prompts: P prompts, each a text, chat messages, or token ids.
+        responses: ``responses[p][i]``, each a text, a list of one assistant message, or token ids.
+            Texts get the end of turn that they lack, as in PADTrainer.
+        tokenizer: the model's, for texts and messages.
+        finish_reasons: as ``responses``; "length" for a text that gets no end.
+        chat_template_kwargs: more arguments for the chat template.
         normalize: "mean", or "sum" for no division by |y|.
         temperature: divides the logits.
-        share_prefix: "auto" reads a prompt once for all responses if a trial shows that the
-            model can, False never does, True raises if it cannot.
+        share_prefix: whether a prompt is read once for all responses; "auto" tries whether it can.
         max_tokens_per_batch: tokens of a batch, with padding.
         memory_budget: bytes, see :func:`pad_fast.linear_token_logprobs`.
-        progress: called with the number of responses of each finished batch.
+        progress: called with the number of responses of each batch.
         impl: "auto", "torch" or "triton".
 
     Returns:
         ``rewards[p][i]``; 0.0 for an empty response.
 
     Raises:
-        ValueError: an empty prompt, a response beyond the model's window, an id outside its
-            vocabulary, invalid options, or prompts that cannot be shared as asked.
+        ValueError: what was given cannot be scored; the message names it.
 
     Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> sizes = dict(hidden_size=8, intermediate_size=8, num_attention_heads=2)
-        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=9, num_hidden_layers=1, **sizes))
+        >>> from transformers import AutoModelForCausalLM, LlamaConfig
+        >>> config = LlamaConfig(vocab_size=9, hidden_size=32, num_hidden_layers=1)
+        >>> model = AutoModelForCausalLM.from_config(config)
         >>> [[a, b]] = score_responses(model, [[1, 2]], [[[3, 4], []]])
         >>> a < 0.0, b
         (True, 0.0)
-
-    Notes:
-        Only rows of responses pass the output head. Source: PAD, arXiv 2502.14272, section 3.1.
     """
     lm = causal_lm(model)
-    if len(prompts) != len(responses):
-        raise ValueError(
-            f"responses must hold one list for each of the {len(prompts)} prompts, "
-            f"got {len(responses)}"
-        )
+    reader = GroupReader(tokenizer, chat_template_kwargs)
+    prompts, responses = reader.read(prompts, responses, finish_reasons)
     options = RewardOptions(normalize, temperature, memory_budget, impl)
     _check_sequences(lm, prompts, responses)
     places = [(p, i) for p, ys in enumerate(responses) for i, y in enumerate(ys) if len(y)]

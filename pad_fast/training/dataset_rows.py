@@ -16,9 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pad_fast.conversation import with_input
 from pad_fast.conversation.chat import Chat
-from pad_fast.conversation.responses import encoded_response
+from pad_fast.conversation.given import as_list, prompt_token_ids, response_token_ids
 from pad_fast.training.row_columns import (
-    as_list,
     check_reward,
     more_columns,
     shown,
@@ -151,11 +150,8 @@ class RowReader:
     def _prompt_ids(self, row: dict[str, Any]) -> list[int]:
         ids = row.get("prompt_ids")
         if ids is None:
-            prompt, chat = _column(row, "prompt", "prompt_ids"), self._chat_for("prompt")
-            if isinstance(prompt, str):
-                ids = chat.encoder.prompt(prompt)
-            else:
-                ids = chat.prompt_ids(_messages(chat, prompt))
+            prompt = _column(row, "prompt", "prompt_ids")
+            ids = prompt_token_ids(self._chat_for("prompt"), prompt)
         ids = self._check_ids("prompt_ids", ids)
         if len(ids) == 0:
             raise ValueError(
@@ -175,14 +171,9 @@ class RowReader:
                 for ids in as_list("completion_ids", row["completion_ids"])
             ]
         texts = as_list("completions", _column(row, "completions", "completion_ids"))
-        chat, prompt = self._chat_for("completions"), row.get("prompt", "")
-        if row.get("prompt_ids") is not None:
-            prompt = str(chat.tokenizer.decode(as_list("prompt_ids", row["prompt_ids"])))
-        found = []
-        for i, completion in enumerate(texts):
-            cut = i < len(reasons) and reasons[i] == "length"
-            found.append(encoded_response(chat, prompt, _text(completion), cut=cut)[1])
-        return found
+        chat, prompt, ids = self._chat_for("completions"), row.get("prompt"), row.get("prompt_ids")
+        ids = None if ids is None else as_list("prompt_ids", ids)
+        return response_token_ids(chat, prompt, ids, texts, reasons)
 
     def _chat_for(self, column: str) -> Chat:
         if self.tokenizer is None:
@@ -229,21 +220,6 @@ def _canonical(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _messages(chat: Chat, prompt: Any) -> list[Mapping[str, Any]]:
-    """The messages of a prompt, which the chat template takes and leaves nothing out of."""
-    messages = as_list("prompt", prompt, "a text or a list of messages")
-    if not messages or not all(
-        isinstance(message, Mapping) and isinstance(message.get("role"), str)
-        for message in messages
-    ):
-        raise ValueError(
-            "prompt must be a text or a list of messages with a role and a content, "
-            f"got {prompt!r:.80}"
-        )
-    chat.check(messages)
-    return messages
-
-
 def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> Any:
     if name not in row:
         names = f"{name} or {alternative}" if alternative else name
@@ -252,22 +228,6 @@ def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> A
             f"got the columns {', '.join(row)}"
         )
     return row[name]
-
-
-def _text(completion: Any) -> str:
-    if isinstance(completion, str):
-        return completion
-    if (
-        isinstance(completion, (list, tuple))
-        and len(completion) == 1
-        and isinstance(completion[0], Mapping)
-    ):
-        (message,) = completion
-        if message.get("role") == "assistant" and isinstance(message.get("content"), str):
-            return message["content"]
-    raise ValueError(
-        f"a completion must be a text or a list of one assistant message, got {completion!r:.80}"
-    )
 
 
 def _check_length(dataset: Any, name: str) -> None:

@@ -6,18 +6,10 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-import torch
+
+from pad_fast.conversation.given import as_list
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
-
-
-def as_list(name: str, value: Any, rule: str = "a list with one value for each response") -> list:
-    """``value`` as a list. A text is refused, though it has a length and parts."""
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        value = value.tolist()
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} must be {rule}, got {value!r:.80}")
-    return list(value)
 
 
 def more_columns(row: dict[str, Any], n: int) -> tuple[list[float | None] | None, list[bool]]:
