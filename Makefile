@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FLOORS := .venv-floors
 LAYOUT := pyproject.toml setup.py tools/install_torch.sh $(wildcard kernels/*/__init__.py)
 
-.PHONY: demo test test-long lint gpu bench clean
+.PHONY: demo test test-long lint floors dist gpu bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed           ## the whole pipeline on the embedded pair, about 4 minutes on 2 cores
@@ -22,6 +23,20 @@ lint: $(VENV)/installed-dev       ## linter, formatter and type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+floors:                           ## the fast tests with the oldest releases that pyproject.toml allows, in an environment of their own
+	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python tools/floors.py > $(FLOORS)/constraints.txt
+	-sh tools/install_torch.sh $(FLOORS)/bin/python "$$($(FLOORS)/bin/python tools/floors.py torch)"
+	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/constraints.txt --editable '.[test]'
+	$(FLOORS)/bin/pytest -n 2 -m 'not slow and not long'
+
+dist: $(VENV)/installed-test      ## sdist and wheel in dist/, checked as PyPI does
+	$(BIN)/python -m pip install --quiet --editable '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	! grep -n OWNER pyproject.toml
+
 bench: $(VENV)/installed-test     ## benchmarks of this CPU against plain PyTorch
 	$(BIN)/python -m benchmarks --suite cpu
 
@@ -30,7 +45,7 @@ gpu:                              ## GPU tests and benchmarks with the given pyt
 	$(PYTHON) -m benchmarks --suite gpu
 
 $(VENV)/installed: $(LAYOUT)
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else f"pad-fast needs Python 3.10 to 3.12, not {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import re, sys; least = int(re.search(r"requires-python = .>=3.(\d+)", open("pyproject.toml").read())[1]); sys.exit(f"pad-fast needs Python 3.{least} or newer, not {sys.version.split()[0]}: make PYTHON=python3.{least} ..." if sys.version_info[:2] < (3, least) else None)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	sh tools/install_torch.sh $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
@@ -45,4 +60,4 @@ $(VENV)/installed-dev: $(VENV)/installed-test
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(FLOORS) build dist *.egg-info

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Install a CPU build of torch for the given Python, unless it has torch already or the machine can
-# use the default build. On Linux the default build brings gigabytes of CUDA packages, which are of
+# use the default build: install_torch.sh PYTHON [VERSION], without a version the newest tried. On Linux the default build brings gigabytes of CUDA packages, which are of
 # no use without an NVIDIA GPU.
 set -eu
 python=$1
-torch='torch==2.13.0+cpu'
+torch="torch==${2:-2.13.0}+cpu"
 
 if "$python" -c 'import torch' 2>/dev/null; then exit 0; fi
 # Here pip installs the default build with the package.
