@@ -16,7 +16,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from pad_fast.device import waits_for_values
+from pad_fast.device import can_read_values, waits_for_values
 
 CHECK_VARIABLE = "PAD_FAST_CHECK_LABELS"
 
@@ -292,3 +292,17 @@ def check_response_values(response_ids: Tensor, num_responses: int) -> None:
         torch._assert_async(~wrong.any(), rule)
     elif wrong.any():
         raise ValueError(f"{rule}; got {response_ids.max().item()}")
+
+
+def check_places(name: str, places: Tensor, like: Tensor, count: int) -> None:
+    """Integers below ``count``, in the shape of ``like``; values are looked at on a CPU alone."""
+    if places.shape != like.shape or places.dtype not in INTEGERS:
+        given = f"{places.dtype} {shape(places)}"
+        raise ValueError(f"{name} must be integers of shape {shape(like)}, got {given}")
+    if waits_for_values(places.device) or not can_read_values(places):
+        return
+    if (wrong := (places < 0) | (places >= count)).any():
+        raise ValueError(
+            f"{name} must number the {count} responses of the labels from 0, "
+            f"got {places[wrong][0].item()}"
+        )

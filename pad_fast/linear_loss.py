@@ -36,6 +36,7 @@ def linear_preference_loss(
     memory_budget: MemoryBudget = "auto",
     anchor_rewards: Tensor | None = None,  # (P, N)
     from_teacher: Tensor | None = None,  # (P, N) bool
+    read_as: Tensor | None = None,  # (P, N) int64
     **options: Any,
 ) -> tuple[Tensor, Tensor]:  # () or, with reduction="none", (P,); (P, N)
     """The listwise loss of a student's hidden states, and the rewards that it compares.
@@ -52,6 +53,7 @@ def linear_preference_loss(
         mask: (P, N), True for live responses; one without tokens is never live.
         live_rows, memory_budget: as in :func:`linear_token_logprobs`.
         anchor_rewards, from_teacher: (P, N), as in :func:`pad_fast.losses.preference_loss`.
+        read_as: (P, N), numbers in ``labels``, where equal ones stand once.
         options: those of :class:`PADLoss`.
 
     Returns:
@@ -68,12 +70,12 @@ def linear_preference_loss(
 
     Notes:
         If the budget has no room for all logits, whole prompts are done one chunk after another,
-        gradients included: 3 matrix products still, where the two lines take 4. That takes room for
-        the largest prompt and, not counted, for the weight's gradient in float32. It waits for the
-        device twice. Results differ in rounding only. See :func:`may_take_chunks`.
+        gradients included: 3 matrix products, where the two lines take 4. That takes room for the
+        largest prompt and, not counted, the weight's gradient in float32. It waits for a device
+        twice. See :func:`may_take_chunks`.
     """
     settings = LossSettings.checked(**options)
-    columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher)
+    columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher, read_as)
     preferences = Preferences.checked(settings, labels, columns, response_ids)
     inputs = LinearInputs.checked(
         settings.align(hidden),
@@ -114,13 +116,14 @@ def may_take_chunks(problem: Problem) -> bool:
     """Whether a solution by chunks is possible and can be worth it, before any value is looked at.
 
     It makes gradients in the forward, for one outer gradient: no reduction="none", no sampled
-    rankings, no torch.compile. Without a gradient of the head, 2 products do. In float16 the loss
-    scale would come too late.
+    rankings, no torch.compile. Responses that are read once for equal ones take steps. Without a
+    gradient of the head, 2 products do. In float16 the loss scale would come too late.
     """
     inputs, room = problem.inputs, problem.rows_at_a_time
     vocabulary, device = len(inputs.head.weight), inputs.head.weight.device
     return (
         problem.preferences.settings.is_separable(problem.preferences.teacher.shape[1])
+        and problem.preferences.given.read_as is None
         and room >= budgets.chunk_rows(vocabulary, device)
         and not problem.keeps_all(len(inputs.labels))
         and can_read_values(inputs.labels)

@@ -1,7 +1,8 @@
 """What a loss from logits and a loss from hidden states share: its settings and its prompts.
 
 R = P * N responses stand prompt by prompt. Response i of prompt p is row p * N + i of padded labels
-(R, T), or has that number in the ``response_ids`` (M,) of packed labels (M,).
+(R, T), or has that number in the ``response_ids`` (M,) of packed labels (M,). With ``read_as``
+(P, N) it is the response of the labels with the number that stands there.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class PromptColumns:
     mask: Tensor | None = None  # (P, N) bool, True for live responses
     anchor_rewards: Tensor | None = None  # (P, N), under the model that a training starts from
     from_teacher: Tensor | None = None  # (P, N) bool, True for the teacher's own responses
+    read_as: Tensor | None = None  # (P, N), the response of the labels that each of these is
 
     def of(self, prompts: slice) -> PromptColumns:
         """The columns of some of the prompts."""
@@ -107,11 +109,11 @@ class Preferences:
     @cached_property
     def columns(self) -> PromptColumns:
         """The columns, with a mask that also leaves out responses without tokens."""
-        return self._columns(self.responses.lengths())
+        return self._columns(self._of_all(self.responses.lengths()))
 
     def _columns(self, lengths: Tensor) -> PromptColumns:
         # The reward of an empty response is 0, the best log-probability there is.
-        live, mask = (lengths > 0).view(self.teacher.shape), self.given.mask
+        live, mask = lengths > 0, self.given.mask
         return replace(self.given, mask=live if mask is None else live & mask)
 
     @classmethod
@@ -124,7 +126,7 @@ class Preferences:
     ) -> Preferences:
         """The prompts of a user's call; raises ValueError for what does not fit."""
         teacher_rewards, mask = columns.teacher_rewards, columns.mask
-        _check_prompts(labels, teacher_rewards, response_ids, mask)
+        _check_prompts(labels, teacher_rewards, response_ids, mask, columns.read_as)
         loss = loss_kinds.LOSSES[settings.loss]
         check_columns(loss, teacher_rewards, columns.anchor_rewards, columns.from_teacher)
         if settings.shift:
@@ -133,7 +135,7 @@ class Preferences:
         responses = Responses.checked(
             labels,
             response_ids,
-            teacher_rewards.numel(),
+            teacher_rewards.numel() if response_ids is not None else len(labels),
             settings.tokens.ignore_index,
             settings.normalize,
         )
@@ -141,9 +143,14 @@ class Preferences:
 
     def loss(self, logps: Tensor, impl: str) -> tuple[Tensor, Tensor]:
         """The loss and the rewards (P, N), detached, from the log-probabilities of all labels."""
-        rewards, lengths = self.responses.rewards(logps, impl)
-        rewards = rewards.view(self.teacher.shape)
+        rewards, lengths = map(self._of_all, self.responses.rewards(logps, impl))
         return self._loss(rewards, self._columns(lengths)), rewards.detach()
+
+    def _of_all(self, numbers: Tensor) -> Tensor:
+        """Numbers (P, N) of all responses from those of the responses that were read."""
+        read_as = self.given.read_as
+        found = numbers if read_as is None else numbers.index_select(0, read_as.flatten())
+        return found.view(self.teacher.shape)
 
     def losses(self, rewards: Tensor, prompts: slice) -> Tensor:
         """The loss of each of some prompts (p,), 0 where it has none, from their rewards (p, N)."""
@@ -173,15 +180,23 @@ class Preferences:
 
 
 def _check_prompts(
-    labels: Tensor, teacher_rewards: Tensor, response_ids: Tensor | None, mask: Tensor | None
+    labels: Tensor,
+    teacher_rewards: Tensor,
+    response_ids: Tensor | None,
+    mask: Tensor | None,
+    read_as: Tensor | None,
 ) -> None:
     shape = argument_checks.shape(teacher_rewards)
     if teacher_rewards.ndim != 2:
         raise ValueError(f"teacher_rewards must be (P, N), got {shape}")
-    if response_ids is None and len(labels) != teacher_rewards.numel():
+    if read_as is not None:
+        count = len(labels) if response_ids is None else teacher_rewards.numel()
+        argument_checks.check_places("read_as", read_as, teacher_rewards, count)
+    elif response_ids is None and len(labels) != teacher_rewards.numel():
         raise ValueError(
             f"labels must have P * N = {teacher_rewards.numel()} rows for teacher_rewards {shape}, "
-            f"unless response_ids are given; got {argument_checks.shape(labels)}"
+            "unless response_ids are given, or read_as for responses that are read once; "
+            f"got {argument_checks.shape(labels)}"
         )
     if mask is not None and (mask.shape != teacher_rewards.shape or mask.dtype != torch.bool):
         given = f"{mask.dtype} {argument_checks.shape(mask)}"

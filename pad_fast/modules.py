@@ -78,6 +78,7 @@ class PADLoss(nn.Module):
         mask: Tensor | None = None,  # (P, N) bool
         anchor_rewards: Tensor | None = None,  # (P, N)
         from_teacher: Tensor | None = None,  # (P, N) bool
+        read_as: Tensor | None = None,  # (P, N) int64
         **options: Any,
     ) -> Tensor:  # () or, with reduction="none", (P,)
         """The loss, in nats.
@@ -88,11 +89,14 @@ class PADLoss(nn.Module):
             teacher_rewards: (P, N), in nats per token.
             mask: (P, N), True for live responses; one without tokens is never live.
             anchor_rewards, from_teacher: (P, N), as in :func:`pad_fast.losses.preference_loss`.
+            read_as: (P, N), the number in ``labels`` of each response. Equal responses then stand
+                once in logits and labels, which may have fewer than P * N, and their gradients add
+                up as if each had been read.
             options: replace the module's for this call. ``seed=step`` gives every step of a sampled
                 loss its own draws.
         """
         settings = LossSettings.checked(**{**self.options, **options})
-        columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher)
+        columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher, read_as)
         preferences = Preferences.checked(settings, labels, columns, response_ids)
         labels = preferences.responses.labels
         inputs = LogitInputs.checked(settings.align(logits), labels, settings.tokens, settings.impl)
@@ -133,6 +137,7 @@ class LinearPADLoss(PADLoss):
         live_rows: Tensor | None = None,  # (L,) int64
         anchor_rewards: Tensor | None = None,  # (P, N)
         from_teacher: Tensor | None = None,  # (P, N) bool
+        read_as: Tensor | None = None,  # (P, N) int64
         **options: Any,
     ) -> Tensor:  # () or, with reduction="none", (P,)
         """The loss, in nats, of the arguments of :func:`linear_preference_loss`.
@@ -150,6 +155,7 @@ class LinearPADLoss(PADLoss):
             live_rows=live_rows,
             anchor_rewards=anchor_rewards,
             from_teacher=from_teacher,
+            read_as=read_as,
             **{**self.options, **options},
         )
         return loss

@@ -36,6 +36,17 @@ def check_share_prefix(value: Any) -> str | bool:
     return found
 
 
+def first_equal(responses: Sequence[TokenIds]) -> list[int]:
+    """For each response of a prompt, the place of the first one with the same token ids.
+
+    Example:
+        >>> first_equal([[7], [8, 9], [7]])
+        [0, 1, 0]
+    """
+    first: dict[tuple[int, ...], int] = {}
+    return [first.setdefault(tuple(map(int, ids)), i) for i, ids in enumerate(responses)]
+
+
 class PromptGroup(NamedTuple):
     """A prompt and some of its responses, none of them empty."""
 

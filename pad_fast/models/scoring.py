@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from pad_fast.models.causal_lm import (
     model_window,
     vocabulary_size,
 )
-from pad_fast.models.layout import PromptGroup, TokenIds
+from pad_fast.models.layout import PromptGroup, TokenIds, first_equal
 from pad_fast.models.layout_trial import choose_layout, pack_for
 from pad_fast.models.neighbour_effects import Sides, sides_of
 from pad_fast.models.output_head import output_head
@@ -67,7 +68,7 @@ def score_responses(
         impl: "auto", "torch" or "triton".
 
     Returns:
-        ``rewards[p][i]``; 0.0 for an empty response.
+        ``rewards[p][i]``; 0.0 for an empty response. Equal ones are read once.
 
     Raises:
         ValueError: what was given cannot be scored; the message names it.
@@ -85,9 +86,12 @@ def score_responses(
     prompts, responses = reader.read(prompts, responses, finish_reasons)
     options = RewardOptions(normalize, temperature, memory_budget, impl)
     _check_sequences(lm, prompts, responses)
-    places = [(p, i) for p, ys in enumerate(responses) for i, y in enumerate(ys) if len(y)]
+    equal = [first_equal(ys) for ys in responses]  # equal responses are read once
+    live = [(p, i) for p, ys in enumerate(responses) for i, y in enumerate(ys) if len(y)]
+    places = [(p, i) for p, i in live if equal[p][i] == i]
+    counts = Counter((p, equal[p][i]) for p, i in live)
     rewards = [[0.0] * len(ys) for ys in responses]
-    _report(progress, sum(map(len, responses)) - len(places))
+    _report(progress, sum(map(len, responses)) - len(live))
     groups = _groups(prompts, responses, places)
     layout = choose_layout(lm, groups, share_prefix, gradients=False, impl=impl)
     with evaluating(lm), installed(lm, layout):
@@ -98,8 +102,8 @@ def score_responses(
             for number, reward in zip(numbers, found.tolist(), strict=True):
                 p, i = places[number]
                 rewards[p][i] = reward
-            _report(progress, len(numbers))
-    return rewards
+            _report(progress, sum(counts[places[number]] for number in numbers))
+    return [[found[i] for i in firsts] for found, firsts in zip(rewards, equal, strict=True)]
 
 
 @torch.no_grad()

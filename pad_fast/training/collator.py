@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pad_fast.models.layout import PromptGroup
+from pad_fast.models.layout import PromptGroup, first_equal
 from pad_fast.models.neighbour_effects import ONE_SIDE, Sides
 from pad_fast.models.packing import pack, split
 from pad_fast.training.row_columns import LARGEST_REWARD
@@ -29,7 +29,8 @@ class PADCollator:
         ``lengths`` (P, N) int64, ``clipped`` (P, N) bool and the number ``num_tokens`` are for
         metrics. ``slices`` are what the model reads, one after the other: fields of
         :class:`pad_fast.models.packing.PackedRows`, of live responses only, where response i of
-        prompt p has the number p * N + i.
+        prompt p has the number p * N + i. Equal responses of a prompt are read once, as the first
+        of them: ``read_as`` (P, N) int64 is the number under which each response is read.
 
     Raises:
         ValueError: a reward is neither finite in float32 nor None.
@@ -57,11 +58,7 @@ class PADCollator:
         return {
             **_tables(rows, width),
             "slices": slices,
-            "num_tokens": sum(
-                len(group.prompt) + len(response)
-                for group in groups
-                for response in group.responses
-            ),
+            "num_tokens": sum(map(_live_tokens, rows)),
         }
 
 
@@ -70,9 +67,10 @@ def _tables(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, torch.Te
     shape = (len(rows), width)
     teacher, mask = np.zeros(shape), np.zeros(shape, dtype=bool)
     lengths, clipped = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-    own = np.zeros(shape, dtype=bool)
+    own, read_as = np.zeros(shape, dtype=bool), np.arange(shape[0] * width).reshape(shape)
     for p, row in enumerate(rows):
         n = len(row["completion_ids"])
+        read_as[p, :n] = p * width + np.asarray(_read_places(row), dtype=np.int64)
         mask[p, :n] = [reward is not None for reward in row["teacher_rewards"]]
         teacher[p, mask[p]] = [reward for reward in row["teacher_rewards"] if reward is not None]
         own[p, :n] = row.get("from_teacher") or False
@@ -91,6 +89,7 @@ def _tables(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, torch.Te
         "from_teacher": torch.from_numpy(own),
         "lengths": torch.from_numpy(lengths),
         "clipped": torch.from_numpy(clipped),
+        "read_as": torch.from_numpy(read_as),
     }
 
 
@@ -108,9 +107,27 @@ def _anchors(rows: Sequence[Mapping[str, Any]], mask: np.ndarray) -> dict[str, t
     return {"anchor_rewards": torch.from_numpy(found)}
 
 
-def live_group(row: Mapping[str, Any], first: int = 0) -> PromptGroup:
-    """The responses of a prepared row that have a reward; response i is number ``first + i``."""
+def _read_places(row: Mapping[str, Any]) -> list[int]:
+    """For each response the place of the one that is read for it: the first equal live one."""
     live = [i for i, reward in enumerate(row["teacher_rewards"]) if reward is not None]
-    return PromptGroup(
-        row["prompt_ids"], [row["completion_ids"][i] for i in live], [first + i for i in live]
-    )
+    places = list(range(len(row["completion_ids"])))
+    for i, first in zip(live, first_equal([row["completion_ids"][i] for i in live]), strict=True):
+        places[i] = live[first]
+    return places
+
+
+def _live_tokens(row: Mapping[str, Any]) -> int:
+    """Tokens of the live responses, each with its prompt, however often they are read."""
+    pairs = zip(row["completion_ids"], row["teacher_rewards"], strict=True)
+    return sum(len(row["prompt_ids"]) + len(ids) for ids, reward in pairs if reward is not None)
+
+
+def live_group(row: Mapping[str, Any], first: int = 0) -> PromptGroup:
+    """The distinct responses of a prepared row that have a reward.
+
+    Response i has the number ``first + i``; of equal responses the first one is there.
+    """
+    rewards, ids = row["teacher_rewards"], row["completion_ids"]
+    read = enumerate(_read_places(row))
+    places = [i for i, place in read if i == place and rewards[i] is not None]
+    return PromptGroup(row["prompt_ids"], [ids[i] for i in places], [first + i for i in places])

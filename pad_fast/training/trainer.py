@@ -234,25 +234,26 @@ class PADTrainer(ResumableLog):
         model.train()
         getattr(self.optimizer, "train", lambda: None)()  # schedule-free optimizers
         inputs = self._prepare_inputs(inputs)
-        slices, shape, kept = inputs["slices"], inputs["teacher_rewards"].shape, []
+        slices, size, kept = inputs["slices"], inputs["teacher_rewards"].numel(), []
 
         def rewards_of(k: int) -> Tensor:
             with self.compute_loss_context_manager():
-                rewards = model(**slices[min(k, len(slices) - 1)], num_responses=shape.numel())
+                rewards = model(**slices[min(k, len(slices) - 1)], num_responses=size)
             return rewards if k < len(slices) else rewards * 0
 
-        def loss_of(rewards: Tensor) -> Tensor:
-            kept.append(self._preference_losses(rewards.view(shape), inputs, training=True))
+        def loss_of(read: Tensor) -> Tensor:
+            rewards = _of_all_responses(read, inputs)
+            kept.append(self._preference_losses(rewards, inputs, training=True))
             return self._mean_loss(kept[0], inputs, num_items_in_batch)
 
         def context(k: int) -> AbstractContextManager:
             waits = k < count - 1 and isinstance(model, DistributedDataParallel)
             return self.accelerator.no_sync(model) if waits else nullcontext()
 
-        loss, rewards = micro_batched_backward(
+        loss, read = micro_batched_backward(
             rewards_of, range(count), loss_of, backward=self.accelerator.backward, context=context
         )
-        self._record(kept[0], rewards.view(shape), inputs)
+        self._record(kept[0], _of_all_responses(read, inputs), inputs)
         if (steps := self.args.torch_empty_cache_steps) and self.state.global_step % steps == 0:
             device.release_cached_memory()
         return self._count_loss(loss)
@@ -322,14 +323,13 @@ class PADTrainer(ResumableLog):
 
     def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Losses (P,), 0 for a prompt without a ranking, and the student's rewards (P, N)."""
-        shape = inputs["teacher_rewards"].shape
-        slices = inputs["slices"]
+        size, slices = inputs["teacher_rewards"].numel(), inputs["slices"]
         count = len(slices) if model.training else self._most_slices(len(slices))
         found = [
-            model(**slices[min(k, len(slices) - 1)], num_responses=shape.numel())
-            for k in range(count)
+            model(**slices[min(k, len(slices) - 1)], num_responses=size) for k in range(count)
         ][: len(slices)]
-        rewards = (found[0] if len(found) == 1 else torch.stack(found).sum(0)).view(shape)
+        read = found[0] if len(found) == 1 else torch.stack(found).sum(0)
+        rewards = _of_all_responses(read, inputs)
         return self._preference_losses(rewards, inputs, model.training), rewards
 
     def _preference_losses(self, rewards: Tensor, inputs: dict[str, Any], training: bool) -> Tensor:
@@ -483,6 +483,16 @@ class PADTrainer(ResumableLog):
             "from_teacher",
             "clipped",
         ]
+
+
+def _of_all_responses(read: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """Rewards (P, N) from those of the responses that were read (P * N,), each equal one once.
+
+    The gradients of equal responses add up, as if each had been read.
+    """
+    shape, places = inputs["teacher_rewards"].shape, inputs.get("read_as")
+    found = read if places is None else read.index_select(0, places.flatten())
+    return found.view(shape)
 
 
 def _loaded(name: str, options: dict[str, Any]) -> Any:
