@@ -68,7 +68,7 @@ def score_responses(
         impl: "auto", "torch" or "triton".
 
     Returns:
-        ``rewards[p][i]``; 0.0 for an empty response. Equal ones are read once.
+        ``rewards[p][i]``; 0.0 for an empty response.
 
     Raises:
         ValueError: what was given cannot be scored; the message names it.
