@@ -7,7 +7,6 @@ import gc
 import json
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 
 from pad_fast import device as devices
+from pad_fast.files import process_memory
+from pad_fast.files.process_memory import resident
 
 Step = Callable[[], tuple[Tensor, ...]]
 
@@ -72,17 +73,6 @@ def resident_peak(step: Step) -> int | None:
     return after - before - sum(output.nbytes for output in outputs) if before and after else None
 
 
-def resident(field: str = "VmRSS") -> int | None:
-    """Bytes that are resident now ("VmRSS"), or were at most since :func:`forget_peak` ("VmHWM").
-
-    None where there is no /proc.
-    """
-    if sys.platform != "linux":
-        return None
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
-    return int(found[1]) * 1024 if found else None
-
-
 def free_memory(device: torch.device) -> int:
     """Bytes that can be allocated now."""
     if devices.is_gpu(device):
@@ -99,7 +89,6 @@ def forget_peak() -> bool:
     """Give freed memory back to the system and reset the peak; False where that is impossible."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return False
-    return True
+    return process_memory.forget_peak()

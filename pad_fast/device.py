@@ -125,6 +125,16 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def peak_allocated(device: torch.device) -> int:
+    """The most bytes that PyTorch held on a GPU since :func:`forget_peak_allocated`."""
+    return torch.cuda.max_memory_allocated(device)
+
+
+def forget_peak_allocated(device: torch.device) -> None:
+    """Begin a new peak with what PyTorch holds on a GPU now."""
+    torch.cuda.reset_peak_memory_stats(device)
+
+
 def release_cached_memory() -> None:
     """Give the memory that PyTorch's allocator keeps for later back to the GPU."""
     if torch.cuda.is_available():

@@ -26,6 +26,7 @@ from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
 from pad_fast.files.weights import check_model_folder
 from pad_fast.models.auto import model_class
+from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.prompts import Message
 from pad_fast.pipeline.whole_files import Row, ends_hash
 
@@ -181,19 +182,21 @@ class Checkpoint:
         if self.check is not None:
             self.check()
         try:
-            model: Any = self.model_class.from_pretrained(
-                self.path,
-                revision=self.revision,
-                dtype=self.dtype,
-                **self.attention_argument,
-                **NO_CODE,
-            )
+            with measured(f"load {self.role}", "model") as work:
+                model: Any = self.model_class.from_pretrained(
+                    self.path,
+                    revision=self.revision,
+                    dtype=self.dtype,
+                    **self.attention_argument,
+                    **NO_CODE,
+                )
+                work.add(1)
+                return model.to(device).eval()
         except (SafetensorError, EOFError, UnpicklingError) as error:
             raise ValueError(
                 f"{self.role}: the weights of {self.path} are damaged ({_first_line(error)}); copy "
                 "or download them again"
             ) from None
-        return model.to(device).eval()
 
     @property
     def attention_argument(self) -> dict[str, str]:

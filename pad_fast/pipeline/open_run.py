@@ -19,6 +19,7 @@ from pad_fast.environment import decisive, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.costs import recording
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.finished import is_finished
 from pad_fast.pipeline.folder_lock import locked
@@ -78,6 +79,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
             stack.enter_context(locked(run.folder.root))
             _check_or_prepare(run, trains)
         check_shared_folder(run)
+        stack.enter_context(recording(run.folder.root, run.ranks))
         yield run
         run.ranks.leave()
 

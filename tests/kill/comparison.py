@@ -13,13 +13,13 @@ from pad_fast.pipeline.whole_files import read_rows
 # Left out, since no two runs share them: times of day, durations and rates; who holds the folder.
 RATES = ("_runtime", "_per_second")
 CREATED = "created"
-NOT_COMPARED = (".lock",)
+NOT_COMPARED = (".lock", "costs.jsonl")
 
 
 def contents(run: Path) -> dict[str, str]:
     """A digest of each file of a run folder, by its path.
 
-    Left out are the lock, when a run was created (in run.json, whose own checksum goes with it, and
+    Left out are the lock, what the work took, when a run was created (in run.json, whose own checksum goes with it, and
     on the report's page), and durations and rates in metrics.jsonl and trainer_state.json. The
     folder's own path is replaced. The cache is compared as one set of entries, since a killed run
     cuts it into other parts.

@@ -17,6 +17,7 @@ from pad_fast.evaluation import reported_metrics
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
 from pad_fast.evaluation.model_names import BASE, TEACHER
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
@@ -171,14 +172,18 @@ def _write_fixed_rewards(run: RunContext, subject: Subject, student: Engine, tit
     folder, ranks = _samples_folder(run, subject) / "fixed", run.workers(subject.checkpoint)
     todo = without_result(groups_folder(run), folder, ranks)
     total = (run.config.heldout_num_generations or 0) * len(run.heldout_rows)
-    with SharedBar(
-        ranks, total, title, "response", quiet=run.config.disable_tqdm or not todo
-    ) as bar:
+    with (
+        measured(title, "response", ranks) as work,
+        SharedBar(
+            ranks, total, title, "response", quiet=run.config.disable_tqdm or not todo
+        ) as bar,
+    ):
         for source in ranks.share(todo):
             rows = read_rows(source)
             prompts = [row["prompt_ids"] for row in rows]
             responses = [row["completion_ids"] for row in rows]
             rewards = student.rewards(prompts, responses, bar.update)
+            work.add(sum(map(len, responses)), sum(len(ids) for group in responses for ids in group))
             write_rows(
                 folder / source.name,
                 [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler, generate
@@ -73,9 +74,12 @@ def sample_shards(
     missing = set(ranks.agree([index for index, path, _ in every if not path.exists()]))
     done = sum(len(part) for index, _, part in every if index not in missing)
     total = len(rows) * sampler.per_prompt
-    with SharedBar(
-        ranks, total, title, "response", done * sampler.per_prompt, quiet=config.disable_tqdm
-    ) as bar:
+    with (
+        measured(title, "response", ranks) as work,
+        SharedBar(
+            ranks, total, title, "response", done * sampler.per_prompt, quiet=config.disable_tqdm
+        ) as bar,
+    ):
         for index, path, part in ranks.share([shard for shard in every if shard[0] in missing]):
             sampled = generate(engine, part, sampler, derive_seed(seed, index), bar.update)
             metrics = sampling_metrics(sampled)
@@ -84,4 +88,6 @@ def sample_shards(
             if sampler.complete is not None:
                 sampled = sampler.complete(sampled)
             write_rows(path, sampled, metrics)
-            bar.add_tokens(sum(len(ids) for row in sampled for ids in row["completion_ids"]))
+            tokens = sum(len(ids) for row in sampled for ids in row["completion_ids"])
+            bar.add_tokens(tokens)
+            work.add(len(part) * sampler.per_prompt, tokens)

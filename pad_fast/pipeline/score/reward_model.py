@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from pad_fast.device import default_device
 from pad_fast.files.own_files import count_rows
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
+from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Ids, Progress, unseen
 from pad_fast.pipeline.sample.shards import keep_shard, without_result
@@ -185,9 +186,15 @@ class RewardScorer:
         todo = without_result(samples, folder, self.ranks)
         rows = sum(count_rows(source) for source in todo)
         quiet, total = self.quiet or not todo, rows * num_generations
-        with SharedBar(self.ranks, total, f"{title}: score", "response", quiet=quiet) as bar:
+        name = f"{title}: score"
+        with (
+            measured(name, "response", self.ranks) as work,
+            SharedBar(self.ranks, total, name, "response", quiet=quiet) as bar,
+        ):
             for source in self.ranks.share(todo):
                 scored = self.scored(read_rows(source), bar.update)
+                lengths = [count for row in scored for count in row["teacher_num_tokens"]]
+                work.add(len(lengths), sum(lengths))
                 keep_shard(folder / source.name, scored, reward_metrics(scored), on_shard)
 
     def scored(self, rows: Sequence[Row], progress: Progress = unseen) -> list[Row]:

@@ -14,6 +14,7 @@ from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine, Progress
 from pad_fast.pipeline.sample.shards import keep_shard, without_result
@@ -105,22 +106,28 @@ class Scorer:
         todo = without_result(samples, folder, self.ranks)
         rows = sum(count_rows(source) for source in todo)
         quiet = self.config.disable_tqdm or not todo
-        with SharedBar(
-            self.ranks, rows * num_generations, f"{title}: score", "response", quiet=quiet
-        ) as bar:
+        name, total = f"{title}: score", rows * num_generations
+        with (
+            measured(name, "response", self.ranks) as work,
+            SharedBar(self.ranks, total, name, "response", quiet=quiet) as bar,
+        ):
             for source in self.ranks.share(todo):
                 views = [self.view(row) for row in read_rows(source)]
                 self.teacher_numbers.logps(views, bar.update)
-                bar.add_tokens(sum(len(ids) for view in views for ids in view.responses))
+                responses = [ids for view in views for ids in view.responses]
+                bar.add_tokens(sum(map(len, responses)))
+                work.add(len(responses), sum(map(len, responses)))
         per_row, unasked = len(configured_questions(self.config, num_generations)), 0
-        quiet = quiet or not self.config.asks
-        with SharedBar(
-            self.ranks, rows * per_row, f"{title}: calibrate", "question", quiet=quiet
-        ) as bar:
+        name, quiet = f"{title}: calibrate", quiet or not self.config.asks
+        with (
+            measured(name, "question", self.ranks) as work,
+            SharedBar(self.ranks, rows * per_row, name, "question", quiet=quiet) as bar,
+        ):
             for source in self.ranks.share(todo):
-                scored, metrics = self._scored_shard(read_rows(source), per_row, bar.update)
+                scored, metrics, asked = self._scored_shard(read_rows(source), per_row, bar.update)
                 unasked += metrics.get("mcq/too_long", 0)
                 keep_shard(folder / source.name, scored, metrics, on_shard)
+                work.add(*asked)
         if unasked := sum(self.ranks.gather(unasked)):
             self._warn_of_unasked(title, unasked, rows)
 
@@ -146,8 +153,11 @@ class Scorer:
 
     def _scored_shard(
         self, rows: Sequence[Row], per_row: int, progress: Progress
-    ) -> tuple[list[Row], Row]:
-        """The rows of one shard with the teacher's columns, and their metrics."""
+    ) -> tuple[list[Row], Row, tuple[int, int]]:
+        """The rows of one shard with the teacher's columns, their metrics, and what was asked.
+
+        That is the number of questions and of their tokens.
+        """
         asked = self._asked(rows, per_row, progress)
         scored = [self._scored(one) for one in asked]
         metrics = reward_metrics(scored)
@@ -158,7 +168,8 @@ class Scorer:
             metrics |= choice_metrics([letters for one in asked for letters in self._letters(one)])
             if effect := self._effect(scored, asked):
                 metrics |= effect.metrics()
-        return scored, metrics
+        questions = [ids for one in asked for ids in one.quiz.prompts]
+        return scored, metrics, (len(questions), sum(map(len, questions)))
 
     def _asked(self, rows: Sequence[Row], per_row: int, progress: Progress) -> list[Asked]:
         """Each row with the teacher's answers about it."""

@@ -21,7 +21,7 @@ from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE
-from pad_fast.pipeline.train.train_round import fit, training_args
+from pad_fast.pipeline.train.train_round import count_tokens, fit, training_args
 from pad_fast.pipeline.whole_files import Row, read_json, read_rows
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog
@@ -64,14 +64,16 @@ def train_seqkd(run: RunContext) -> None:
     steps = sum(steps_of(run.folder.student(r)) for r in range(1, last_round(run) + 1))
     seed = round_seed(run.config.seed, 0, "train")
     args = training_args(run, student, folder / "trainer", seed, max_steps=steps)
+    rows = Dataset.from_list(examples)
     trainer = _AnswersTrainer(
         model=trainable(run.config, student, args.seed),
         args=args,
-        train_dataset=Dataset.from_list(examples),
+        train_dataset=rows,
         processing_class=student.tokenizer,
         data_collator=DataCollatorForSeq2Seq(_with_padding(student.tokenizer)),
     )
-    fit(trainer, run, student, run.config.rounds, "seqkd", folder / "student")
+    tokens = count_tokens(rows, "input_ids")
+    fit(trainer, run, student, run.config.rounds, "seqkd", folder / "student", tokens)
 
 
 class _AnswersTrainer(ResumableLog):

@@ -12,6 +12,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from pad_fast.files.own_files import read_table
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
@@ -25,7 +26,13 @@ SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")
 
 
 def fit(
-    trainer: Trainer, run: RunContext, before: Checkpoint, round: int, phase: str, target: Path
+    trainer: Trainer,
+    run: RunContext,
+    before: Checkpoint,
+    round: int,
+    phase: str,
+    target: Path,
+    tokens: int,
 ) -> None:
     """Train, and save the model with its tokenizer.
 
@@ -36,16 +43,23 @@ def fit(
         round: the round, for the progress bar and the metrics.
         phase: "train", or "seqkd" for the baseline.
         target: the folder to save to. It exists only once it is complete.
+        tokens: that one epoch reads, without padding.
     """
     folder = Path(str(trainer.args.output_dir))
+    title = f"round {round}/{run.config.rounds} · {phase}"
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(TitledProgress(f"round {round}/{run.config.rounds} · {phase}"))
+        trainer.add_callback(TitledProgress(title))
     trainer.add_callback(MetricsLines(run, round, phase))
     trainer.add_callback(Checksums())
     found = last_checkpoint(folder, trainer.args) if run.ranks.is_main else None
     last = run.ranks.agree(None if found is None else str(found))
-    trainer.train(resume_from_checkpoint=last)
+    with measured(title, "step") as work:
+        trainer.train(resume_from_checkpoint=last)
+        state, done = trainer.state, trainer.state.global_step
+        done -= 0 if last is None else int(last.rpartition("-")[2])
+        epochs = (state.epoch or 0.0) * done / max(1, state.global_step)
+        work.add(done, int(tokens * epochs))
     card = None
     if isinstance(trainer, PADTrainer):
         card = trainer.card_body(str(run.config.student), _card_note(run, round))
@@ -153,4 +167,15 @@ def train_round(run: RunContext, round: int) -> None:
     )
     if args.chooses_teacher_beta and run.ranks.is_main:
         run.folder.choose("teacher_beta", trainer.args.teacher_beta)
-    fit(trainer, run, before, round, "train", run.folder.student(round))
+    tokens = count_tokens(rows, "prompt_ids", "completion_ids")
+    fit(trainer, run, before, round, "train", run.folder.student(round), tokens)
+
+
+def count_tokens(rows: Dataset, *columns: str) -> int:
+    """The tokens in columns of token ids, or of lists of them."""
+    found = 0
+    for chunk in (chunk for name in columns for chunk in rows.data.column(name).chunks):
+        while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
+            chunk = chunk.flatten()
+        found += len(chunk)
+    return found

@@ -1,0 +1,162 @@
+"""What each piece of a run's work took: seconds, tokens and peak memory, a line of costs.jsonl.
+
+A piece has the title of its progress bar, which is also its name in a plan. One that is done in
+several stretches, since the run was stopped, has several lines; a stretch that was killed has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pad_fast.device import default_device, forget_peak_allocated, is_gpu, peak_allocated
+from pad_fast.files import process_memory
+from pad_fast.files.own_files import read_json_lines
+from pad_fast.pipeline.ranks import ALONE, Ranks
+
+FILE = "costs.jsonl"
+
+
+@dataclass
+class Work:
+    """One stretch of a piece of work.
+
+    Attributes:
+        title: of the piece.
+        unit: what is counted, such as "response".
+        count: how many were done, by all ranks.
+        tokens: that were made or read for them.
+        seconds: on the main rank, without the pieces inside such as the loading of weights.
+        peak: bytes, the most on any rank: those that PyTorch allocated on a GPU, and on a CPU the
+            process's resident memory. None where the system does not say.
+    """
+
+    title: str
+    unit: str
+    count: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    peak: int | None = None
+
+    def add(self, count: int, tokens: int = 0) -> None:
+        """Count what was done."""
+        self.count, self.tokens = self.count + count, self.tokens + tokens
+
+
+@dataclass
+class CostLog:
+    """The lines of costs.jsonl.
+
+    Args:
+        path: of the file.
+        writes: whether this process writes, as the main rank does.
+    """
+
+    path: Path
+    writes: bool = True
+    _open: list[Work] = field(default_factory=list)
+    _since: float = 0.0
+
+    @contextlib.contextmanager
+    def measured(self, work: Work, ranks: Ranks) -> Iterator[Work]:
+        """Measure what is done inside the block, and write a line if that is anything."""
+        self._turn_to(work)
+        try:
+            yield work
+            self._close()
+            counts = ranks.gather([work.count, work.tokens, work.peak])
+            work.count, work.tokens = (sum(found[i] for found in counts) for i in (0, 1))
+            work.peak = max((found[2] for found in counts if found[2]), default=None)
+        except BaseException:
+            if work in self._open:
+                self._close()
+            raise
+        finally:
+            if work.count and self.writes:
+                line = {**asdict(work), "seconds": round(work.seconds, 4)}
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+
+    def _turn_to(self, work: Work) -> None:
+        self._pause()
+        self._open.append(work)
+
+    def _close(self) -> None:
+        self._pause()
+        self._open.pop()
+
+    def _pause(self) -> None:
+        """Charge the time and the peak since the last call to the innermost piece."""
+        now = time.monotonic()
+        if self._open:
+            work, peak = self._open[-1], peak_memory()
+            work.seconds += now - self._since
+            work.peak = max(filter(None, (work.peak, peak)), default=None)
+        self._since = now
+        begin_peak()
+
+
+_log: ContextVar[CostLog | None] = ContextVar("cost_log", default=None)
+
+
+@contextlib.contextmanager
+def recording(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep what is measured inside the block in a run's folder."""
+    token = _log.set(CostLog(folder / FILE, writes=ranks.is_main))
+    try:
+        yield
+    finally:
+        _log.reset(token)
+
+
+@contextlib.contextmanager
+def measured(title: str, unit: str, ranks: Ranks = ALONE) -> Iterator[Work]:
+    """Measure a piece of work, and keep it if a run's folder is open.
+
+    Args:
+        title: of its progress bar.
+        unit: what is counted.
+        ranks: those that work on it together. All of them have to come here.
+    """
+    log, work = _log.get(), Work(title, unit)
+    if log is None:
+        yield work
+        return
+    with log.measured(work, ranks):
+        yield work
+
+
+def read_costs(folder: Path) -> list[Work]:
+    """The pieces of a run's work in the order in which they began, stretches added up."""
+    path, found = folder / FILE, dict[str, Work]()
+    for row in read_json_lines(path)[0] if path.exists() else ():
+        _add(found, row)
+    return list(found.values())
+
+
+def _add(found: dict[str, Work], row: dict[str, Any]) -> None:
+    work = found.setdefault(row["title"], Work(row["title"], row["unit"]))
+    work.add(row["count"], row["tokens"])
+    work.seconds += row["seconds"]
+    work.peak = max(filter(None, (work.peak, row["peak"])), default=None)
+
+
+def peak_memory() -> int | None:
+    """The most bytes since :func:`begin_peak`, see :class:`Work`."""
+    device = default_device()
+    return peak_allocated(device) if is_gpu(device) else process_memory.resident("VmHWM")
+
+
+def begin_peak() -> None:
+    """Begin a new peak with what is held now."""
+    device = default_device()
+    if is_gpu(device):
+        forget_peak_allocated(device)
+    else:
+        process_memory.forget_peak()
