@@ -25,6 +25,7 @@ LAYERS = (
     ("plan", "doctor", "benchmark"),
     ("pipeline",),
     ("report",),
+    ("footprint",),
     ("training",),
     ("models",),
     ("modules",),

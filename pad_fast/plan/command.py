@@ -24,7 +24,7 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype
-from pad_fast.plan.footprint import count_parameters
+from pad_fast.footprint.fakes import count_parameters
 from pad_fast.plan.machine import USABLE, Machine, parse_bytes, this_machine
 from pad_fast.terminal import console as plain_console
 

@@ -22,8 +22,10 @@ from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.score.asked_questions import configured_questions
-from pad_fast.plan import footprint
-from pad_fast.plan.footprint import Footprint, GroupShape, Reading, TrainingOptions
+from pad_fast.footprint import fakes
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.meter import Footprint
+from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.plan.machine import Machine
 from pad_fast.training.batch_layout import checkpoints_activations, head_budget, tokens_that_fit
 

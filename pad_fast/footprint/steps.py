@@ -1,101 +1,31 @@
 """Peak memory and arithmetic of a step before any weights exist, from the step on fake tensors.
 
 The code that trains, scores and samples runs on tensors of the true shapes that hold no values, and
-:class:`~pad_fast.plan.operation_costs.Meter` counts. Only operations that tracing cannot see into
+:class:`~pad_fast.footprint.meter.Meter` counts. Only operations that tracing cannot see into
 need a formula: the output head (:func:`pad_fast.linear_logprob.memory_budget.cpu_workspace`).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import DynamicCache, masking_utils
-from transformers.initialization import no_init_weights
-from transformers.integrations import moe
+from transformers import DynamicCache
 
 from pad_fast.device import planning_for
+from pad_fast.footprint.fakes import fake, fake_model
+from pad_fast.footprint.meter import Footprint, Meter
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.models.attention_inputs import AttentionInputs
-from pad_fast.models.auto import build_model
 from pad_fast.models.layout import PromptGroup
-from pad_fast.models.layout_trial import known_problem
 from pad_fast.models.neighbour_effects import sides_of
-from pad_fast.models.output_head import trust_head
 from pad_fast.models.packing import PackedRows, pack, split
-from pad_fast.models.prefix_attention import REPLACED
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
-from pad_fast.plan.operation_costs import Footprint, Meter
-
-
-@contextmanager
-def fake() -> Iterator[Meter]:
-    """Make every tensor inside a fake one, and count them.
-
-    They are on a fake CPU whatever device is planned for. Its fused attention saves the same
-    tensors as a GPU's, and its autocast can be traced on a machine without a GPU.
-    """
-    with FakeTensorMode(), _one_sequence_per_row(), _products_of_experts(), Meter() as meter:
-        yield meter
-
-
-@contextmanager
-def _one_sequence_per_row() -> Iterator[None]:
-    """Let transformers take rows for single sequences, as it does in the step that is planned.
-
-    It looks at the values of position_ids for rows of several sequences. Fake tensors have no
-    values; it would assume such rows and make a mask of T * T. It has no argument for this.
-    """
-    with _replaced(masking_utils, "find_packed_sequence_indices", lambda position_ids: None):
-        yield
-
-
-@contextmanager
-def _products_of_experts() -> Iterator[None]:
-    """Let transformers multiply tokens with their experts in its own operation, in every dtype.
-
-    PyTorch's takes fake tensors in bfloat16 alone. Both keep the same tensors.
-    """
-    with _replaced(moe, "_can_use_grouped_mm", lambda *args: False):
-        yield
-
-
-@contextmanager
-def _replaced(module: Any, name: str, function: Any) -> Iterator[None]:
-    """Another function under this name of a module inside, if the module has the name at all."""
-    before = getattr(module, name, None)
-    if before is not None:
-        setattr(module, name, function)
-    try:
-        yield
-    finally:
-        if before is not None:
-            setattr(module, name, before)
-
-
-def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None = None) -> Any:
-    """The model without its weights. Call it inside :func:`fake`."""
-    if attn_implementation not in (None, "eager"):
-        # Every fused attention saves the same tensors, and some need a GPU.
-        attn_implementation = "sdpa"
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    with no_init_weights():  # some distributions of random weights look at values
-        model = build_model(config, dtype=dtype, **options)
-    model.tie_weights()  # which is left out with the random weights
-    trust_head(model)
-    return model
-
-
-def count_parameters(config: Any) -> int:
-    """The number of weights of a causal language model; tied weights count once."""
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in build_model(config).parameters())
 
 
 @dataclass(frozen=True)
@@ -183,17 +113,15 @@ def training_step(
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
                 return model(**packed._asdict(), num_responses=prompts * shape.responses)
 
-        meter.restart()
-        flops = 0
-        for part, times in _distinct(slices):
-            before = meter.flops
+        def step(part: Sequence[PromptGroup]) -> None:
             if len(slices) > 1:  # the forward that gives the loss all rewards
                 with torch.no_grad():
                     rewards_of(part)
             rewards_of(part).sum().backward()
-            flops += times * (meter.flops - before)
+
+        found = _of_slices(meter, slices, step)
         del optimizer_state
-        return replace(meter.footprint(), flops=flops)
+        return found
 
 
 def scoring_batch(
@@ -207,22 +135,30 @@ def scoring_batch(
     """Rewards of the responses to so many prompts of one shape, as score_responses takes them."""
     with fake() as meter, planning_for(reading.memory), torch.no_grad():
         model = fake_model(config, dtype, reading.attention).eval()
-        meter.restart()
-        flops = 0
         slices = split(shape.groups(prompts), max_tokens, reading.layout, sides_of(model))
-        for part, times in _distinct(slices):
-            before = meter.flops
+
+        def step(part: Sequence[PromptGroup]) -> None:
             packed_rewards(model, _packed(part, meter, reading), prompts * shape.responses)
-            flops += times * (meter.flops - before)
-        return replace(meter.footprint(), flops=flops)
+
+        return _of_slices(meter, slices, step)
 
 
-def sharing_problem(config: Any, attn_implementation: str | None) -> str | None:
-    """Why prompts cannot be shared, as far as the config says; None where it does not say."""
-    if attn_implementation not in (None, *REPLACED):
-        return f"its attention is {attn_implementation}"
-    with fake():
-        return known_problem(fake_model(config, torch.float32, attn_implementation), "shared")
+def _of_slices(
+    meter: Meter,
+    slices: Sequence[Sequence[PromptGroup]],
+    step: Callable[[Sequence[PromptGroup]], None],
+) -> Footprint:
+    """The footprint of a step on each slice, of which those of one shape are counted once."""
+    meter.restart()
+    flops, operations = 0, Counter[tuple[int, int]]()
+    for part, times in _distinct(slices):
+        before, known = meter.flops, Counter(meter.operations)
+        step(part)
+        flops += times * (meter.flops - before)
+        for kind, count in meter.operations.items():
+            operations[kind] += times * (count - known[kind])
+    return replace(meter.footprint(), flops=flops, operations=dict(operations))
+
 
 
 def _distinct(

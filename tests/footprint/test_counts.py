@@ -7,8 +7,8 @@ import torch
 from planning import N, setting
 from transformers import AutoModelForCausalLM
 
-from pad_fast.plan import footprint
-from pad_fast.plan.footprint import GroupShape, Reading, TrainingOptions, count_parameters
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions, count_parameters
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.memory import allocated_peak
 from pad_fast import PADConfig, PADTrainer
-from pad_fast.plan import footprint
-from pad_fast.plan.footprint import GroupShape, Reading, TrainingOptions
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.training.batch_layout import tokens_that_fit
 
 

@@ -13,8 +13,8 @@ import torch
 from planning import MANY, near, real_model, setting, step
 
 from benchmarks.memory import resident_peak
-from pad_fast.plan import footprint
-from pad_fast.plan.footprint import GroupShape, TrainingOptions
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.steps import GroupShape, TrainingOptions
 
 
 def process_peaks() -> None:
@@ -49,7 +49,7 @@ def test_peak_of_the_process():
     environment = {
         **os.environ,
         "MALLOC_MMAP_THRESHOLD_": "65536",
-        "PYTHONPATH": f"{root}:{root / 'tests'}:{root / 'tests' / 'plan'}",
+        "PYTHONPATH": f"{root}:{root / 'tests'}:{root / "tests" / "footprint"}",
         "OMP_NUM_THREADS": "1",
     }
     command = [

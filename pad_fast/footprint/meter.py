@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,11 +29,13 @@ class Footprint:
         start: bytes held before it, such as weights and the optimizer's state.
         peak: the most bytes held at one time, those at the start included.
         flops: multiplications and additions of all matrix products.
+        operations: how many operations have so many flops and read and write so many bytes.
     """
 
     start: int
     peak: int
     flops: int
+    operations: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
 
 class Meter(TorchDispatchMode):
@@ -46,6 +49,7 @@ class Meter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.held = self.start = self.peak = self.flops = 0
+        self.operations: Counter[tuple[int, int]] = Counter()
         self.visible: dict[int, float] = {}
         self._known: set[int] = set()
 
@@ -64,15 +68,18 @@ class Meter(TorchDispatchMode):
         flops, workspace = self._cost(func, args, kwargs, out)
         self.peak = max(self.peak, self.held + workspace)
         self.flops += flops
+        if (moved := _moved(func, args, kwargs, out)) or flops:
+            self.operations[flops, moved] += 1
         return out
 
     def restart(self) -> None:
         """Begin a new step. Storages that are alive are still counted."""
         self.start, self.peak, self.flops = self.held, self.held, 0
+        self.operations = Counter()
 
     def footprint(self) -> Footprint:
         """The footprint of the step since :meth:`restart`."""
-        return Footprint(self.start, self.peak, self.flops)
+        return Footprint(self.start, self.peak, self.flops, dict(self.operations))
 
     def _cost(self, func: Any, args: tuple, kwargs: dict, out: Any) -> tuple[int, int]:
         """Flops, and bytes that the operation holds only while it runs."""
@@ -97,11 +104,44 @@ class Meter(TorchDispatchMode):
         self.held -= nbytes
 
 
+def _moved(func: Any, args: tuple, kwargs: Mapping[str, Any], out: Any) -> int:
+    """Bytes that an operation reads and writes; 0 for a view, and for memory that is not filled.
+
+    An operation that looks rows up in a table reads as much as it writes.
+    """
+    packet = getattr(func, "_overloadpacket", func)
+    if getattr(func, "is_view", False) or packet in UNFILLED:
+        return 0
+    given = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
+    made = [value for value in tree_iter(out) if isinstance(value, Tensor)]
+    if packet in LOOK_UPS:
+        return 2 * sum(map(_bytes, made))
+    return sum(map(_bytes, given)) + sum(map(_bytes, made))
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor's values; an expanded one has each of them once."""
+    return min(tensor.nbytes, tensor.untyped_storage().nbytes())
+
+
 def bind(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """An operation's arguments by the names in its schema, defaults included."""
     arguments = func._schema.arguments
     values = {a.name: a.default_value for a in arguments if a.has_default_value()}
     return {**values, **dict(zip((a.name for a in arguments), args, strict=False)), **kwargs}
+
+
+UNFILLED = (
+    aten.empty,
+    aten.empty_like,
+    aten.empty_strided,
+    aten.new_empty,
+    aten.new_empty_strided,
+    aten.detach,
+    aten._unsafe_view,
+    aten.lift_fresh,
+)
+LOOK_UPS = (aten.embedding, aten.index, aten.index_select, aten.gather)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.memory import allocated_peak
 from pad_fast.models.scoring import score_responses
-from pad_fast.plan import footprint
-from pad_fast.plan.footprint import GroupShape, Reading
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.steps import GroupShape, Reading
 
 
 @pytest.fixture(autouse=True)
