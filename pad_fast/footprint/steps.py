@@ -160,7 +160,6 @@ def _of_slices(
     return replace(meter.footprint(), flops=flops, operations=dict(operations))
 
 
-
 def _distinct(
     slices: Sequence[Sequence[PromptGroup]],
 ) -> list[tuple[Sequence[PromptGroup], int]]:

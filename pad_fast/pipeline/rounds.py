@@ -135,11 +135,13 @@ def train(run: RunContext, round: int) -> None:
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
     if run.ranks.agree(not run.folder.student(round).exists()):
         train_round(run, round)
+        run.student(round).free()  # what the training held
     run.ranks.on_main(partial(_keep_student, run, run.folder.student(round), round))
     if with_baseline(run, round):
         sample_answers(run)
         if run.ranks.agree(not seqkd_student(run).exists()):
             train_seqkd(run)
+            run.student(0).free()
         run.ranks.on_main(partial(_keep_student, run, seqkd_student(run), round))
 
 

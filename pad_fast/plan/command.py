@@ -18,13 +18,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pad_fast.footprint.fakes import count_parameters
 from pad_fast.pipeline.option import option
 from pad_fast.pipeline.preflight import check_models, check_sources, fitting, read_split
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype
-from pad_fast.footprint.fakes import count_parameters
 from pad_fast.plan.machine import USABLE, Machine, parse_bytes, this_machine
 from pad_fast.terminal import console as plain_console
 

@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from pad_fast.pipeline import multiple_choice
-from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.score.asked_questions import configured_questions
 from pad_fast.footprint import fakes
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.meter import Footprint
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
+from pad_fast.pipeline import multiple_choice
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.score.asked_questions import configured_questions
 from pad_fast.plan.machine import Machine
 from pad_fast.training.batch_layout import checkpoints_activations, head_budget, tokens_that_fit
 
@@ -234,9 +234,9 @@ class Estimator:
         if given is not None or not self.machine.is_gpu:
             return given
         options = self._training_options
-        with footprint.fake():
+        with fakes.fake():
             return tokens_that_fit(
-                footprint.fake_model(
+                fakes.fake_model(
                     self.student.config, options.dtype, self.config.attn_implementation
                 ),
                 self.machine.memory,
@@ -248,12 +248,12 @@ class Estimator:
     @cached_property
     def _can_share(self) -> bool:
         attention = self.config.attn_implementation
-        return footprint.sharing_problem(self.student.config, attention) is None
+        return fakes.sharing_problem(self.student.config, attention) is None
 
     def _reading(self, checkpoint: Checkpoint, shared: bool) -> Reading:
         attention = self.config.attn_implementation
         if shared and checkpoint is self.teacher:
-            shared = footprint.sharing_problem(checkpoint.config, attention) is None
+            shared = fakes.sharing_problem(checkpoint.config, attention) is None
         return Reading(shared, self.machine.is_gpu, attention, self.machine.memory)
 
     @cached_property

@@ -8,7 +8,8 @@ from planning import N, setting
 from transformers import AutoModelForCausalLM
 
 from pad_fast.footprint import steps as footprint
-from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions, count_parameters
+from pad_fast.footprint.fakes import count_parameters
+from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from planning import CPU, SETTINGS, N, near, setting
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.memory import allocated_peak
-from pad_fast.models.scoring import score_responses
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.steps import GroupShape, Reading
+from pad_fast.models.scoring import score_responses
 
 
 @pytest.fixture(autouse=True)

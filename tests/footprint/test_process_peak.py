@@ -49,7 +49,7 @@ def test_peak_of_the_process():
     environment = {
         **os.environ,
         "MALLOC_MMAP_THRESHOLD_": "65536",
-        "PYTHONPATH": f"{root}:{root / 'tests'}:{root / "tests" / "footprint"}",
+        "PYTHONPATH": f"{root}:{root / 'tests'}:{root / 'tests' / 'footprint'}",
         "OMP_NUM_THREADS": "1",
     }
     command = [

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.memory import allocated_peak
 from pad_fast import PADConfig, PADTrainer
+from pad_fast.footprint import fakes
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.training.batch_layout import tokens_that_fit
@@ -176,9 +177,9 @@ def test_slices_that_the_trainer_takes_by_itself_fit(name):
     """As many tokens as the trainer chooses for a GPU have a peak, by the planner, that fits."""
     config, *_ = setting(name, num_hidden_layers=4, hidden_size=256, intermediate_size=1024)
     memory = 2**30
-    with footprint.fake():
+    with fakes.fake():
         tokens = tokens_that_fit(
-            footprint.fake_model(config, torch.float32), memory, width=2, checkpointing=True
+            fakes.fake_model(config, torch.float32), memory, width=2, checkpointing=True
         )
     how = TrainingOptions(bf16=True, checkpointing=True, accumulating=True)
     found = footprint.training_step(

@@ -19,10 +19,10 @@ NOT_COMPARED = (".lock", "costs.jsonl")
 def contents(run: Path) -> dict[str, str]:
     """A digest of each file of a run folder, by its path.
 
-    Left out are the lock, what the work took, when a run was created (in run.json, whose own checksum goes with it, and
-    on the report's page), and durations and rates in metrics.jsonl and trainer_state.json. The
-    folder's own path is replaced. The cache is compared as one set of entries, since a killed run
-    cuts it into other parts.
+    Left out are the lock, what the work took (costs.jsonl), when a run was created (in run.json,
+    whose own checksum goes with it, and on the report's page), and durations and rates in
+    metrics.jsonl and trainer_state.json. The folder's own path is replaced. The cache is compared
+    as one set of entries, since a killed run cuts it into other parts.
     """
     found: dict[str, str] = {}
     cached: dict[str, list[float]] = {}

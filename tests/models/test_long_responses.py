@@ -7,12 +7,12 @@ import torch
 import transformers
 
 from benchmarks.memory import allocated_peak
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.output_head import head_problem
 from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import packed_rewards
-from pad_fast.footprint import steps as footprint
-from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.training.micro_batches import micro_batched_backward
 
 N, PROMPT, RESPONSE, VOCABULARY = 64, 64, 4096, 200

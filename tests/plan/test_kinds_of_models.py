@@ -10,11 +10,11 @@ from commands import failing
 from wrappers import wrapper
 
 from pad_fast import cli
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.steps import GroupShape
 from pad_fast.models.auto import build_model
 from pad_fast.models.layout_trial import known_problem
 from pad_fast.models.scoring import score_responses
-from pad_fast.footprint import steps as footprint
-from pad_fast.footprint.steps import GroupShape
 
 SIZE = len(worlds.character_tokenizer())
 ENDS = {"eos_token_id": 1, "bos_token_id": 1}

@@ -183,7 +183,8 @@ def _write_fixed_rewards(run: RunContext, subject: Subject, student: Engine, tit
             prompts = [row["prompt_ids"] for row in rows]
             responses = [row["completion_ids"] for row in rows]
             rewards = student.rewards(prompts, responses, bar.update)
-            work.add(sum(map(len, responses)), sum(len(ids) for group in responses for ids in group))
+            tokens = sum(len(ids) for group in responses for ids in group)
+            work.add(sum(map(len, responses)), tokens)
             write_rows(
                 folder / source.name,
                 [

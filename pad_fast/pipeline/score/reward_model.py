@@ -75,14 +75,16 @@ class RewardModel(Checkpoint):
         attention = (
             {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
         )
-        model, loading = self.model_class.from_pretrained(
-            self.path,
-            revision=self.revision,
-            dtype=self.dtype,
-            output_loading_info=True,
-            **attention,
-            **NO_CODE,
-        )
+        with measured("load reward_model", "model") as work:
+            model, loading = self.model_class.from_pretrained(
+                self.path,
+                revision=self.revision,
+                dtype=self.dtype,
+                output_loading_info=True,
+                **attention,
+                **NO_CODE,
+            )
+            work.add(1)
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(
                 f"reward_model: {self.path} holds no weights for {', '.join(missing)}, which would "

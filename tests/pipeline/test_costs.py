@@ -1,0 +1,73 @@
+"""What a run keeps of the time, the tokens and the memory that its work took."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from pad_fast.pipeline import costs
+from pad_fast.pipeline.costs import FILE, measured, read_costs, recording
+from pad_fast.pipeline.ranks import ALONE, Ranks
+
+
+class Together(Ranks):
+    """Two ranks of which the other always has the same to say."""
+
+    def gather(self, value):
+        return [value, value]
+
+
+def test_a_piece_inside_another_is_not_counted_twice(tmp_path, monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 9.0])  # begin; the inner one begins; it ends; end
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    peaks = iter([10, 90, 20])
+    monkeypatch.setattr(costs, "peak_memory", lambda: next(peaks))
+    with recording(tmp_path, ALONE), measured("round 1/1 · sample", "response") as work:
+        with measured("load student", "model") as inner:
+            inner.add(1)
+        work.add(8, 640)
+    load, sample = read_costs(tmp_path)
+    assert (load.title, load.seconds, load.peak, load.count) == ("load student", 3.0, 90, 1)
+    assert (sample.seconds, sample.peak, sample.count, sample.tokens) == (6.0, 20, 8, 640)
+
+
+def test_stretches_add_up_and_what_did_nothing_leaves_no_line(tmp_path):
+    for count in (3, 5, 0):
+        with recording(tmp_path, ALONE), measured("sample", "response") as work:
+            if count:
+                work.add(count, 10 * count)
+    assert len((tmp_path / FILE).read_text().splitlines()) == 2
+    (found,) = read_costs(tmp_path)
+    assert (found.count, found.tokens) == (8, 80)
+
+
+def test_a_failure_keeps_what_was_done_before_it(tmp_path):
+    def fail() -> None:
+        with measured("sample", "response") as work:
+            work.add(2)
+            raise OSError("no space")
+
+    with recording(tmp_path, ALONE):
+        with pytest.raises(OSError, match="no space"):
+            fail()
+        with measured("score", "response") as work:
+            work.add(1)
+    assert [found.count for found in read_costs(tmp_path)] == [2, 1]
+
+
+def test_ranks_are_added_up_by_the_main_one(tmp_path):
+    for rank in (1, 0):
+        ranks = Together(rank, 2)
+        with recording(tmp_path, ranks), measured("sample", "response", ranks) as work:
+            work.add(2, 7)
+    (line,) = map(json.loads, (tmp_path / FILE).read_text().splitlines())
+    assert (line["count"], line["tokens"]) == (4, 14)
+
+
+def test_nothing_is_kept_without_a_run():
+    with measured("sample", "response") as work:
+        work.add(1)
+    assert work.seconds == 0.0
+    assert costs.peak_memory() is None or costs.peak_memory() > 2**20
