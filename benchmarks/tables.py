@@ -1,12 +1,13 @@
 """Tables and pictures from the records: ``python -m benchmarks.tables``. No figure is ever typed.
 
-The marks ``<!-- MARK -->`` and ``<!-- /MARK -->`` in README.md and benchmarks/README.md enclose
-what is made here. A mark is one of
+The marks ``<!-- MARK -->`` and ``<!-- /MARK -->`` in README.md, benchmarks/README.md and the pages
+of docs/ enclose what is made here. A mark is one of
 
 - ``table:NAME`` and ``summary:NAME``, the newest runs of a suite, in full or a row for each case;
 - ``tables``, all suites in full, each under its title;
 - ``suites``, the list of suites;
-- ``table:demo``, the study of :mod:`benchmarks.demo`.
+- ``table:demo``, the study of :mod:`benchmarks.demo`;
+- ``ratios``, the eight rows of the main README.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from pathlib import Path
 from benchmarks import demo
 from benchmarks.contestants import NAIVE, OURS
 from benchmarks.machine import ROOT
+from benchmarks.ratios import ratios
 from benchmarks.records import RESULTS, Cases, Record, last_run, load, newest
 from benchmarks.suites import SUITES, Suite
 
-DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 COLUMNS = (
     "contestant",
     "ms",
@@ -237,6 +243,7 @@ def marks() -> dict[str, Callable[[Path], str]]:
         "tables": _all_suites,
         "suites": _list_of_suites,
         "table:demo": _demo,
+        "ratios": ratios,
     }
     for suite in SUITES.values():
         found[f"table:{suite.name}"] = partial(_suite, suite, full)

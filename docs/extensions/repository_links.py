@@ -8,11 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from docutils import nodes
-from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-
-import pad_fast
 
 ROOT = Path(__file__).resolve().parents[2]
 # Documents outside of docs/, and the pages that include them.
@@ -21,6 +17,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "speed-records.md",
+    "pad_fast/tiny_world/README.md": "tiny-world.md",
 }
 LINK = re.compile(r"\]\((?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 
@@ -30,14 +27,15 @@ def to_pages(text: str, folder: Path) -> str:
 
     def link(found: re.Match) -> str:
         target = os.path.relpath(folder / found["path"], ROOT)
-        if target.startswith("docs/"):
-            return found[0]
+        if target.startswith("docs/") and target.endswith(".md"):
+            return f"](/{target.removeprefix('docs/')}{found['anchor'] or ''})"
         page = PAGES.get(target)
         if page is None and (ROOT / target).is_dir():
             page = PAGES.get(f"{target}/README.md")
             if page is None:
                 return f"] `{target}/`"
-        return found[0] if page is None else f"](/{page}{found['anchor'] or ''})"
+        place = os.path.relpath(ROOT / target, ROOT / "docs") if page is None else f"/{page}"
+        return f"]({place}{found['anchor'] or ''})"
 
     return LINK.sub(link, text)
 
@@ -50,21 +48,7 @@ def read_included(app: Sphinx, path: Path, parent: str, source: list[str]) -> No
     source[0] = to_pages(source[0], (ROOT / "docs" / path).resolve().parent)
 
 
-def public_name(
-    app: Sphinx, env: object, node: pending_xref, content: nodes.Element
-) -> nodes.Node | None:
-    """A reference to where a public name is defined leads to where it is documented."""
-    module, _, name = node.get("reftarget", "").rpartition(".")
-    if node.get("refdomain") != "py" or pad_fast._HOME.get(name) != module:
-        return None
-    domain = app.env.domains["py"]
-    return domain.resolve_xref(
-        app.env, node["refdoc"], app.builder, node["reftype"], f"pad_fast.{name}", node, content
-    )
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", read_source)
     app.connect("include-read", read_included)
-    app.connect("missing-reference", public_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
