@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FLOORS := .venv-floors
 LAYOUT := pyproject.toml setup.py tools/install_torch.sh $(wildcard kernels/*/__init__.py)
 
-.PHONY: demo test test-long lint floors dist gpu bench clean
+.PHONY: demo test test-long lint docs floors dist gpu bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed           ## the whole pipeline on the embedded pair, about 4 minutes on 2 cores
@@ -22,6 +22,10 @@ lint: $(VENV)/installed-dev       ## linter, formatter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs      ## the site, in build/docs: warnings are errors, links are followed, formulas and search need no network
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	$(BIN)/python tools/check_site.py build/docs
 
 floors:                           ## the fast tests with the oldest releases that pyproject.toml allows, in an environment of their own
 	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
@@ -57,6 +61,10 @@ $(VENV)/installed-test: $(VENV)/installed
 
 $(VENV)/installed-dev: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:

@@ -81,4 +81,6 @@ def _sources(runs: dict[str, dict[str, list[Record]]]) -> str:
     firsts = {name: next(iter(cases.values()))[0] for name, cases in runs.items()}
     some = next(iter(firsts.values()))
     when = "; ".join(f"{name}: {first['run']}" for name, first in firsts.items())
-    return f"{some['device']}, {some['threads']} threads, torch {some['versions']['torch']}. {when}."
+    return (
+        f"{some['device']}, {some['threads']} threads, torch {some['versions']['torch']}. {when}."
+    )

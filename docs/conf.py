@@ -29,7 +29,10 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_block", "attrs_inline"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header", "myst.strikethrough"]  # included parts begin below the first level
+suppress_warnings = [
+    "myst.header",
+    "myst.strikethrough",
+]  # included parts begin below the first level
 
 html_theme = "furo"
 html_title = f"pad-fast {release}"
@@ -53,7 +56,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 copybutton_prompt_text = ">>> |\\.\\.\\. "
 copybutton_prompt_is_regexp = True
 
-# Strict, but for names of other projects: their sites are not asked, so that a build needs no network.
+# Strict, but for names of other projects, whose sites a build does not ask.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|transformers|datasets|accelerate|numpy|collections|typing)(\..*)?"),

@@ -60,9 +60,12 @@ def problems(site: Path) -> Iterator[str]:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.exists():
                 yield f"{name}: {link} leads to no file"
-            elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].anchors:
-                    yield f"{name}: {link} leads to no anchor"
+            elif (
+                parts.fragment
+                and target in pages
+                and unquote(parts.fragment) not in pages[target].anchors
+            ):
+                yield f"{name}: {link} leads to no anchor"
 
 
 def weights(site: Path) -> list[tuple[str, int, int]]:

@@ -1,0 +1,80 @@
+"""Code in the README and on the site's pages does what the text around it says."""
+
+import ast
+import dataclasses
+import json
+import warnings
+
+import pytest
+import yaml
+from docs_pages import DOCUMENTS, ROOT, blocks, commands
+from students import RENAMED
+
+from pad_fast import PADConfig, cli
+from pad_fast.benchmark.options import AnswerOptions, CheckOptions, JudgeOptions
+from pad_fast.doctor.command import DoctorOptions
+from pad_fast.launch.launcher import Launch
+from pad_fast.pipeline.config import RunConfig
+from pad_fast.plan.command import PlanOptions
+
+pytestmark = RENAMED
+OPTIONS = (RunConfig, PADConfig, Launch, AnswerOptions, CheckOptions, JudgeOptions, PlanOptions)
+FLAGS = {field.name for kind in (*OPTIONS, DoctorOptions) for field in dataclasses.fields(kind)}
+FLAGS |= {"help", "help-all", "output"}
+WITH_PYTHON = [path for path in DOCUMENTS if any(blocks(path, "python"))]
+
+
+def named(path):
+    return path.name
+
+
+@pytest.mark.parametrize("path", WITH_PYTHON, ids=named)
+def test_python_runs_as_it_stands(path, tmp_path, monkeypatch):
+    """The blocks of a document run in their order, with the names of those before."""
+    monkeypatch.chdir(tmp_path)
+    space = {"__name__": "snippet"}
+    for line, text in blocks(path, "python"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            exec(compile("\n" * line + text, str(path), "exec"), space)  # with the page's lines
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_commands_and_flags_exist(path):
+    for command, flags in commands(path):
+        assert command in {*cli.COMMANDS, "init"}, command
+        for flag in flags:
+            assert flag in FLAGS, f"pad-fast {command} --{flag}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_keys_of_yaml_exist(path):
+    for _, text in blocks(path, "yaml"):
+        assert set(yaml.safe_load(text)) <= FLAGS
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_json_is_json(path):
+    for _, text in blocks(path, "json"):
+        for line in text.splitlines():
+            json.loads(line)
+
+
+def test_every_kind_of_code_is_found():
+    """The tests above look at something."""
+    readme = ROOT / "README.md"
+    assert any(blocks(readme, "python"))
+    assert ("run", ["rounds"]) in list(commands(readme))
+    assert any(blocks(ROOT / "docs" / "start.md", "yaml"))
+    assert any(blocks(ROOT / "docs" / "start.md", "json"))
+
+
+def test_the_diff_from_trl_ends_in_our_trainer():
+    """The lines that stay and those that are added are Python with arguments that exist."""
+    ((_, diff),) = blocks(ROOT / "docs" / "from-trl.md", "diff")
+    ours = [line[1:] for line in diff.splitlines() if not line.startswith("-")]
+    calls = [node for node in ast.walk(ast.parse("\n".join(ours))) if isinstance(node, ast.Call)]
+    (config,) = [call for call in calls if ast.unparse(call.func) == "PADConfig"]
+    values = {word.arg: ast.literal_eval(word.value) for word in config.keywords}
+    assert PADConfig("out", **values).divergence == "kl"
+    assert any(ast.unparse(call.func) == "PADTrainer" for call in calls)
