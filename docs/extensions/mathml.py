@@ -1,19 +1,27 @@
 """Formulas as MathML, which browsers show by themselves: no script, no font, no network."""
 
+import re
 from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
+# A function's name is parted from what follows, if that is no bracket; the converter does not.
+FUNCTION = re.compile(r"\\(log|ln|max|min|tanh)(?![a-z])(?!\s*[\^_({])")
+
+
+def mathml(formula: str, display: str) -> str:
+    return convert(FUNCTION.sub(r"\\\1\\,", formula), display=display)
+
 
 def inline(writer: Any, node: nodes.math) -> None:
-    writer.body.append(convert(node.astext()))
+    writer.body.append(mathml(node.astext(), "inline"))
     raise nodes.SkipNode
 
 
 def display(writer: Any, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
+    writer.body.append(f'<div class="formula">{mathml(node.astext(), "block")}</div>')
     raise nodes.SkipNode
 
 
