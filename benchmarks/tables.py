@@ -1,11 +1,10 @@
 """Tables and pictures from the records: ``python -m benchmarks.tables``. No figure is ever typed.
 
-The marks ``<!-- MARK -->`` and ``<!-- /MARK -->`` in README.md, benchmarks/README.md and the pages
-of docs/ enclose what is made here. A mark is one of
+``<!-- MARK -->`` and ``<!-- /MARK -->``, in README.md, benchmarks/README.md or docs/, enclose one:
 
-- ``table:NAME`` and ``summary:NAME``, the newest runs of a suite, in full or a row for each case;
+- ``table:NAME`` or ``summary:NAME``, the newest runs of a suite, in full or a row for each case;
 - ``tables``, all suites in full, each under its title;
-- ``suites``, the list of suites;
+- ``suites``, their list;
 - ``table:demo``, the study of :mod:`benchmarks.demo`;
 - ``ratios``, the eight rows of the main README.
 """

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         probabilistic_preference_loss,
         vanilla_preference_loss,
     )
+    from pad_fast.models.padded_responses import padded_responses
     from pad_fast.models.scoring import score_responses
     from pad_fast.modules import LinearPADLoss, PADLoss
     from pad_fast.training.config import PADConfig
@@ -38,6 +39,7 @@ _HOMES = {
         "token_logprobs",
     ),
     "losses": ("preference_loss", "probabilistic_preference_loss", "vanilla_preference_loss"),
+    "models.padded_responses": ("padded_responses",),
     "models.scoring": ("score_responses",),
     "linear_loss": ("linear_preference_loss",),
     "modules": ("LinearPADLoss", "PADLoss"),
@@ -56,6 +58,7 @@ __all__ = [
     "linear_response_rewards",
     "linear_token_logprobs",
     "micro_batched_backward",
+    "padded_responses",
     "preference_loss",
     "probabilistic_preference_loss",
     "response_lengths",

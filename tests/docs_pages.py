@@ -12,7 +12,7 @@ DOCUMENTS = [ROOT / "README.md", *PAGES]
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^ *```$", re.M | re.S
 )
-COMMAND = re.compile(r"pad-fast (?P<command>[a-z]\w*)(?P<rest>[^`\n]*)")
+COMMAND = re.compile(r"(?:^ *|`)pad-fast (?P<command>[a-z]\w*)(?P<rest>[^`\n]*)", re.M)
 
 
 def blocks(path: Path, language: str) -> Iterator[tuple[int, str]]:

@@ -8,16 +8,15 @@ A page has one where it says ``{made} NAME``; docs/extensions/made_tables.py put
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from pad_fast import cli
 from pad_fast.evaluation.reported_metrics import METRICS
-from pad_fast.pipeline.options import GROUPS
 from pad_fast.pipeline.phases import FREE, PHASES, PREPARE
 from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.training.metrics import NAMES
+from tools.settings_page import settings_page
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -74,18 +73,6 @@ def entry_of_settings() -> str:
     return table(["phase", "settings"], rows)
 
 
-def settings() -> str:
-    """Every setting of a run in its groups."""
-    parts = []
-    for name, group in GROUPS.items():
-        rows = [
-            [f"`{field.name}`", f"`{field.default}`", str(field.metadata.get("help", ""))]
-            for field in dataclasses.fields(group)
-        ]
-        parts.append(f"## {name.capitalize()}\n\n{table(['setting', 'default', 'what'], rows)}")
-    return "\n\n".join(parts)
-
-
 def metrics() -> str:
     """What is reported of every evaluated model."""
     better = {1: "more is better", -1: "less is better", 0: "–"}
@@ -103,7 +90,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "divergences": divergences,
     "commands": commands,
     "phases": phases,
-    "settings": settings,
+    "settings": settings_page,
     "entry_of_settings": entry_of_settings,
     "metrics": metrics,
     "training_metrics": training_metrics,
