@@ -14,8 +14,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_is_short_and_narrow():
-    lines = README.splitlines()
-    assert len(lines) <= 125
+    lines = [line for line in README.splitlines() if not line.startswith("<!--")]
+    assert len(lines) <= 118
     assert [line for line in lines if len(line) > 120] == []
 
 
