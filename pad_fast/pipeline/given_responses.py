@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pad_fast.conversation.pairs import BY_RANK
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.prompts import (
     checked_rows,
@@ -175,7 +176,7 @@ def _kept_scores(given: Given, config: RunConfig) -> list[float | None] | None:
     if config.responses_scores == "ignore":
         return None
     if given.scores is None and given.pair and not config.has_judge:
-        return [1.0, 0.0]
+        return list(BY_RANK)
     return given.scores
 
 

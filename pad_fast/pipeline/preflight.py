@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pad_fast.conversation.encoding import control_tokens
+from pad_fast.conversation.long_prompts import fitted_prompt
 from pad_fast.pipeline import given_responses, hub, multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import PROBES, Checkpoint
 from pad_fast.pipeline.config import RunConfig
@@ -148,18 +150,27 @@ def fitting(
                 checkpoint.check_ids(ids[checkpoint.role], "the prompt")
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        long = next((role for role in ids if len(ids[role]) > room[role]), None)
-        if long is None:
+        if _fits(f"{place}: the prompt", row, ids, room, config.long_prompts):
             kept.append({**row, "prompt_ids": ids["student"]})
-        elif config.long_prompts == "error":
-            raise ValueError(
-                f"{place}: the prompt has {len(ids[long])} tokens for the {long}, where at most "
-                f"{room[long]} are allowed (its window minus max_new_tokens, max_prompt_length, "
-                "or less than max_length); shorten it or set long_prompts to drop: "
-                f"{row['prompt'][-1]['content']!r:.60}"
-            )
     if len(kept) < len(rows):
         logger.warning(
             "%d of %d prompts are too long and are dropped", len(rows) - len(kept), len(rows)
         )
     return kept
+
+
+def _fits(
+    name: str, row: Row, ids: Mapping[str, Sequence[int]], room: Mapping[str, int], rule: str
+) -> bool:
+    """Whether a prompt fits, by its token ids for each model; the rule may raise ValueError."""
+
+    def problem(role: str) -> str:
+        return (
+            f"{name} has {len(ids[role])} tokens for the {role}, where at most "
+            f"{room[role]} are allowed (its window minus max_new_tokens, max_prompt_length, "
+            "or less than max_length); shorten it or set long_prompts to drop: "
+            f"{row['prompt'][-1]['content']!r:.60}"
+        )
+
+    found = [fitted_prompt(ids[role], room[role], rule, partial(problem, role)) for role in ids]
+    return None not in found

@@ -49,6 +49,15 @@ def with_anchor_rewards(
     return rows.remove_columns(COLUMN).add_column(COLUMN, values, feature=feature)
 
 
+def check_anchor_rewards(rows: Dataset) -> None:
+    """Raise ValueError unless the first rows of a stream have the column."""
+    if any(values is None for values in rows[COLUMN]):
+        raise ValueError(
+            f"anchor=start needs {COLUMN} in each row of a stream, since the model changes before "
+            "the stream is read; got a row without; score the responses before, by score_responses"
+        )
+
+
 def _scored(
     rows: Dataset, model: nn.Module, args: PADConfig, accelerator: Accelerator
 ) -> list[list[float]]:

@@ -13,6 +13,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from pad_fast import device
 from pad_fast.argument_checks import check_budget, check_choice
+from pad_fast.conversation.long_prompts import LONG_PROMPTS
 from pad_fast.dispatch import check_impl
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.secret_values import is_secret, without_secrets
@@ -34,16 +35,16 @@ ENUMERATIONS: dict[str, type[Enum]] = {
 }
 
 # Arguments of Trainer that cannot act here: the only value of each that is taken, and why.
-_NO_PREDICTIONS = "an evaluation keeps no predictions, and there is no compute_metrics"
+_ALL_REWARDS = "compute_metrics gets the rewards of a whole evaluation at once, and little else"
 _NO_LABELS = "the loss is one of rankings, and has no labels"
 WITHOUT_EFFECT: dict[str, tuple[Any, str]] = {
     "label_smoothing_factor": (0.0, _NO_LABELS),
     "label_names": (None, _NO_LABELS),
-    "include_for_metrics": ([], _NO_PREDICTIONS),
-    "batch_eval_metrics": (False, _NO_PREDICTIONS),
-    "eval_do_concat_batches": (True, _NO_PREDICTIONS),
-    "eval_use_gather_object": (False, _NO_PREDICTIONS),
-    "eval_accumulation_steps": (None, _NO_PREDICTIONS),
+    "include_for_metrics": ([], _ALL_REWARDS),
+    "batch_eval_metrics": (False, _ALL_REWARDS),
+    "eval_do_concat_batches": (True, _ALL_REWARDS),
+    "eval_use_gather_object": (False, _ALL_REWARDS),
+    "eval_accumulation_steps": (None, _ALL_REWARDS),
     "average_tokens_across_devices": (
         True,
         "the loss is the mean over the prompts of all devices, and counts no tokens",
@@ -143,6 +144,7 @@ class PADConfig(LossArguments, DataArguments, ModelArguments, MemoryArguments, T
 
     def _check_options(self) -> None:
         check_impl(self.impl)
+        check_choice("long_prompts", self.long_prompts, LONG_PROMPTS)
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         budget = str(self.memory_budget)
         check_budget(int(budget) if budget.isdecimal() else self.memory_budget)
@@ -160,3 +162,10 @@ class PADConfig(LossArguments, DataArguments, ModelArguments, MemoryArguments, T
             value = getattr(self, name, usual)  # a release may lack an argument
             if value != usual:
                 raise ValueError(f"{name} must be {usual!r}, since {why}; got {value!r}")
+
+
+def changed(args: PADConfig, **values: Any) -> PADConfig:
+    """A copy of the arguments with other values. Nothing is checked or computed again."""
+    mine = object.__new__(type(args))  # copy.copy would leave out tokens, as pickle has to
+    vars(mine).update(vars(args), **values)
+    return mine

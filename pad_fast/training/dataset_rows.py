@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from pad_fast.conversation import with_input
 from pad_fast.conversation.chat import Chat
 from pad_fast.conversation.given import as_list, prompt_token_ids, response_token_ids
+from pad_fast.conversation.long_prompts import fitted_prompt
+from pad_fast.conversation.pairs import BY_RANK, holds_pair, pair_in
 from pad_fast.training.row_columns import (
     check_reward,
     more_columns,
@@ -24,31 +23,27 @@ from pad_fast.training.row_columns import (
     without_repeats,
 )
 
-logger = logging.getLogger("pad_fast")
-
 # The names of the columns in TRL's PRM data, distilabel, EasyDistill and LLaMA-Factory.
 ALIASES = {
     "prompt": ("instruction", "question"),
     "completions": ("responses", "generations", "candidates"),
     "teacher_rewards": ("rewards", "scores", "ratings"),
 }
-# The types are named: they could not be seen in rows without rewards or responses.
-FEATURES = Features(
-    {
-        "prompt_ids": [Value("int32")],
-        "completion_ids": [[Value("int32")]],
-        "teacher_rewards": [Value("float64")],
-        "anchor_rewards": [Value("float64")],
-        "from_teacher": [Value("bool")],
-        "clipped": [Value("bool")],
-        "num_cut": Value("int64"),
-        "num_repeats": Value("int64"),
-        "num_live": Value("int64"),
-        "length": Value("int64"),
-    }
-)
-COUNTS = ("num_live", "num_cut", "num_repeats")  # columns that are counted, and then dropped
+COUNTS = ("num_live", "num_cut", "num_repeats", "num_long", "num_by_rank")  # counted and dropped
+# What is read of a row whose prompt is too long, and which is left out.
+LEFT_OUT: dict[str, Any] = {
+    "prompt_ids": [],
+    "completion_ids": [],
+    "teacher_rewards": [],
+    "anchor_rewards": None,
+    "from_teacher": [],
+    "clipped": [],
+    "length": 0,
+    **dict.fromkeys(COUNTS, 0),
+    "num_long": 1,
+}
 LARGEST_ID = 2**31 - 1
+UNLIMITED = 1 << 62  # tokens
 
 
 @dataclass
@@ -60,6 +55,9 @@ class RowReader:
     and perhaps ``finish_reasons``, ``anchor_rewards`` (under the model that a training starts
     from) and ``from_teacher`` (true for the teacher's own responses).
 
+    ``chosen`` and ``rejected`` are two completions, which may hold the prompt in front. Their
+    rewards are ``teacher_rewards``, else ``score_chosen`` and ``score_rejected``, else 1 and 0.
+
     Args:
         tokenizer: for texts.
         vocabulary: number of token ids; None for no check.
@@ -69,6 +67,8 @@ class RowReader:
         template_options: for the chat template.
         now: the time of a chat template.
         repeats: "once" leaves out all but the first of equal responses, with their mean reward.
+        max_prompt_length: most tokens of a prompt.
+        long_prompts: "error", "drop" or "cut", for a longer prompt.
 
     Raises:
         ValueError: the row cannot be read.
@@ -76,12 +76,8 @@ class RowReader:
     Example:
         >>> row = {"prompt_ids": [1], "completion_ids": [[3, 4], [5]], "teacher_rewards": [0.5, 1]}
         >>> found = RowReader(max_length=2)(row, 0)
-        >>> found["completion_ids"], found["teacher_rewards"], found["clipped"]
-        ([[3], [5]], [0.5, 1.0], [True, False])
-
-    Notes:
-        A text is encoded as it follows its prompt, and gets the end of turn that it lacks, unless
-        its finish reason is "length". A prompt that is a text gets the BOS that it lacks.
+        >>> found["completion_ids"], found["teacher_rewards"]
+        ([[3], [5]], [0.5, 1.0])
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -92,6 +88,8 @@ class RowReader:
     template_options: dict = field(default_factory=dict)
     now: datetime.datetime | None = None
     repeats: str = "once"
+    max_prompt_length: int | None = None
+    long_prompts: str = "error"
 
     def __getstate__(self) -> dict[str, Any]:  # what datasets hashes, and sends to its processes
         return {each.name: getattr(self, each.name) for each in fields(self)}
@@ -107,7 +105,10 @@ class RowReader:
             raise ValueError(f"row {index}: {error}") from None
 
     def _read(self, row: dict[str, Any]) -> dict[str, Any]:
-        prompt_ids = self._prompt_ids(row)
+        fitted = self._fitted(self._prompt_ids(row))
+        if fitted is None:
+            return dict(LEFT_OUT)
+        prompt_ids, is_cut = fitted
         reasons = as_list("finish_reasons", row.get("finish_reasons") or [])
         completion_ids = self._completion_ids(row, reasons)
         rewards = as_list("teacher_rewards", _column(row, "teacher_rewards"))
@@ -143,6 +144,8 @@ class RowReader:
             "clipped": clipped,
             "num_cut": sum(long),
             "num_repeats": sum(live) - num_live,
+            "num_long": int(is_cut),
+            "num_by_rank": int(row.get("by_rank", False)),
             "num_live": num_live,
             "length": len(prompt_ids) + max(map(len, completion_ids), default=0),
         }
@@ -157,12 +160,27 @@ class RowReader:
             raise ValueError(
                 "prompt must have at least one token, from which a response's first is predicted"
             )
-        if self.max_length is not None and len(ids) >= self.max_length:
-            raise ValueError(
-                "prompt must leave room for a response in "
-                f"max_length={self.max_length} tokens, got {len(ids)} tokens"
-            )
         return ids
+
+    def _fitted(self, ids: list[int]) -> tuple[list[int], bool] | None:
+        """A prompt that fits and whether it was cut for that; None if its row is left out."""
+
+        def problem() -> str:
+            rule = (
+                f"leave room for a response in max_length={self.max_length} tokens"
+                if room < most
+                else f"have at most max_prompt_length={most} tokens"
+            )
+            return (
+                f"prompt must {rule}, got {len(ids)} tokens; shorten it, or set long_prompts to "
+                "drop or cut"
+            )
+
+        most = UNLIMITED if self.max_prompt_length is None else self.max_prompt_length
+        room = min(most, UNLIMITED if self.max_length is None else self.max_length - 1)
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        found = fitted_prompt(ids, room, self.long_prompts, problem, bos)
+        return None if found is None else (list(found), len(found) < len(ids))
 
     def _completion_ids(self, row: dict[str, Any], reasons: list[str]) -> list[list[int]]:
         if row.get("completion_ids") is not None:
@@ -217,6 +235,19 @@ def _canonical(row: Mapping[str, Any]) -> dict[str, Any]:
                 found[name] = found[other]
                 if other == "instruction" and isinstance(found[name], str):
                     found[name] = with_input(found[name], found.get("input"))
+    given = found.get("completions") is not None or found.get("completion_ids") is not None
+    return found if given or not holds_pair(found) else _of_pair(found)
+
+
+def _of_pair(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with a chosen and a rejected response as one with two completions and rewards."""
+    pair = pair_in(row)
+    found = {**row, "completions": pair.texts}
+    if pair.prompt:
+        found["prompt"] = pair.prompt
+    if found.get("teacher_rewards") is None:
+        found["teacher_rewards"] = BY_RANK if pair.scores is None else pair.scores
+        found["by_rank"] = pair.scores is None
     return found
 
 
@@ -228,86 +259,3 @@ def _column(row: dict[str, Any], name: str, alternative: str | None = None) -> A
             f"got the columns {', '.join(row)}"
         )
     return row[name]
-
-
-def _check_length(dataset: Any, name: str) -> None:
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"{name}_dataset must have a length, got {type(dataset).__name__}; "
-            "use Dataset.from_generator on a stream"
-        )
-    if len(dataset) == 0:
-        raise ValueError(f"{name}_dataset must not be empty, got 0 rows")
-
-
-def prepare_dataset(
-    dataset: Any,
-    reader: RowReader,
-    *,
-    name: str = "train",
-    num_proc: int | None = None,
-    least_live: int = 2,
-) -> Dataset:
-    """Rows for :class:`PADCollator`, less those with too few live responses.
-
-    Args:
-        dataset: a datasets.Dataset, or anything with a length and rows, such as a list.
-        reader: reads a row.
-        name: the dataset's name in messages and in the log, which counts what was cut and dropped.
-        num_proc: processes for a datasets.Dataset.
-        least_live: the fewest live responses of a row that is kept.
-
-    Returns:
-        The prepared dataset.
-
-    Raises:
-        ValueError: a row cannot be read; the dataset has no length or no rows; none is left.
-    """
-    _check_length(dataset, name)
-    if isinstance(dataset, Dataset):
-        options = {
-            "with_indices": True,
-            "remove_columns": dataset.column_names,
-            "features": FEATURES,
-            "num_proc": num_proc,
-        }
-        rows = dataset.map(reader, **options, desc=f"Preparing {name} rows")
-    else:  # read here, since Arrow's errors name no row
-        rows = Dataset.from_list(
-            [reader(dict(dataset[index]), index) for index in range(len(dataset))],
-            features=FEATURES,
-        )
-    live, cut = np.asarray(rows["num_live"]), int(np.sum(rows["num_cut"]))
-    kept = rows.select(np.flatnonzero(live >= least_live)).remove_columns(list(COUNTS))
-    if repeats := int(np.sum(rows["num_repeats"])):
-        logger.info(
-            "%s data: %d responses repeat another one to their prompt and count once", name, repeats
-        )
-    if cut:
-        logger.warning(
-            "%s data: %d responses were cut to max_length or max_completion_length; "
-            "their ends are not trained",
-            name,
-            cut,
-        )
-    if len(kept) < len(rows):
-        logger.warning(
-            "%s data: dropped %d of %d rows with fewer than %d live responses%s",
-            name,
-            len(rows) - len(kept),
-            len(rows),
-            least_live,
-            ", repeats counted once" if repeats else "",
-        )
-    if len(kept) == 0:
-        raise ValueError(
-            f"{name}_dataset must have a row with at least {least_live} live responses, "
-            f"got none in {len(rows)} rows"
-        )
-    return kept
-
-
-def is_prepared(dataset: Any) -> bool:
-    """Whether :func:`prepare_dataset` made the dataset."""
-    kept = FEATURES.keys() - set(COUNTS)
-    return isinstance(dataset, Dataset) and set(dataset.column_names) == kept

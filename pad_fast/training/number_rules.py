@@ -129,6 +129,7 @@ RULES: dict[str, NumberRule] = {
     "num_samples": whole(MIN_SAMPLES, 1_000_000, "rankings"),
     "group_size": whole(2, 65_536, "a ranking needs two"),
     "max_length": whole(2, TOKENS.most, "tokens"),
+    "max_prompt_length": TOKENS,
     "max_completion_length": TOKENS,
     "max_tokens_per_step": TOKENS,
     "dataset_num_proc": whole(1, 4096, "processes"),

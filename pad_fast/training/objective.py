@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pad_fast import losses
 from pad_fast.preference.loss_kinds import LOSSES
-from pad_fast.training.config import PADConfig
+from pad_fast.training.config import PADConfig, changed
 
 GIVEN_BY_THE_CALL = ("reduction", "check_finite", "seed")
 # The standard deviation of teacher_beta * t, in nats, that a teacher_beta is chosen for. On the
@@ -79,9 +79,7 @@ def with_teacher_beta(args: PADConfig, rewards: Iterable[Sequence[float | None]]
     """The arguments, with the ``teacher_beta`` for these rewards of a teacher if none is given."""
     if not args.chooses_teacher_beta:
         return args
-    mine = object.__new__(type(args))  # copy.copy would leave out tokens, as pickle has to
-    vars(mine).update(vars(args), teacher_beta=chosen_teacher_beta(rewards, args.beta))
-    return mine
+    return changed(args, teacher_beta=chosen_teacher_beta(rewards, args.beta))
 
 
 def chosen_teacher_beta(rewards: Iterable[Sequence[float | None]], beta: float) -> float:

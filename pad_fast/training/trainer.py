@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -33,11 +34,11 @@ from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.preference.reward_inputs import counted_prompts
 from pad_fast.training.anchor import COLUMN as ANCHOR
-from pad_fast.training.anchor import with_anchor_rewards
+from pad_fast.training.anchor import check_anchor_rewards, with_anchor_rewards
 from pad_fast.training.batch_layout import choose_slices, head_budget
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
-from pad_fast.training.dataset_rows import RowReader, is_prepared, prepare_dataset
+from pad_fast.training.dataset_rows import RowReader
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.likelihood_watch import LikelihoodWatch
 from pad_fast.training.metrics import (
@@ -58,7 +59,16 @@ from pad_fast.training.objective import (
     saturation,
     with_teacher_beta,
 )
+from pad_fast.training.predictions import own_metrics, prediction_of, response_numbers
+from pad_fast.training.prepared_rows import (
+    PreparedStream,
+    first_rows,
+    is_prepared,
+    is_stream,
+    prepare_dataset,
+)
 from pad_fast.training.resumed_log import ResumableLog
+from pad_fast.training.stream_args import for_stream
 
 logger = logging.getLogger("pad_fast")
 
@@ -78,12 +88,14 @@ class PADTrainer(ResumableLog):
     Args:
         model: a transformers causal language model, or its name or folder.
         args: the settings.
-        train_dataset, eval_dataset: rows; ``eval_dataset`` may be a dictionary of datasets.
-        processing_class: the student's tokenizer, for texts and checkpoints; by default that of a
-            model given by name.
+        train_dataset, eval_dataset: rows; ``eval_dataset`` may be a dictionary of datasets, and
+            ``train_dataset`` an IterableDataset, with ``max_steps``.
+        processing_class: the student's tokenizer; by default that of a model given by name.
         data_collator: by default a :class:`pad_fast.training.collator.PADCollator`.
         callbacks, optimizers: as in Trainer.
         peft_config: an adapter of PEFT, which may not change the output head.
+        compute_metrics: as in Trainer; :func:`pad_fast.training.predictions.prediction_of` has
+            what it receives.
 
     Raises:
         ValueError: an argument is wrong; a row cannot be read; torch.nn.DataParallel would run.
@@ -98,8 +110,8 @@ class PADTrainer(ResumableLog):
         A batch is counted in prompts. The loss is the mean over the prompts of the global batch
         that have two live responses, however the batch is split into micro-batches and ranks.
 
-        The model's forward computes rewards from its hidden states, without the logits of a whole
-        sequence. DDP, FSDP, autocast and gradient checkpointing work as for any model.
+        Rewards come from hidden states, without logits of whole sequences. DDP, FSDP, autocast and
+        gradient checkpointing work as for any model.
     """
 
     args: PADConfig
@@ -118,9 +130,11 @@ class PADTrainer(ResumableLog):
             torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None
         ] = (None, None),
         peft_config: Any = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
     ):
         args = PADConfig() if args is None else args
         _check_args(args)
+        args = for_stream(args) if is_stream(train_dataset) else args
         if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
         student = _student(model, args, peft_config)
@@ -144,6 +158,7 @@ class PADTrainer(ResumableLog):
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
+            compute_metrics=compute_metrics,
         )
         if self.get_cp_size() * self.get_sp_size() > 1:
             raise ValueError(
@@ -159,6 +174,7 @@ class PADTrainer(ResumableLog):
         self._saturation_warned = False
         self._watch = LikelihoodWatch()
         self._eval_tables: list[Tensor] = []
+        self._responses: list[Tensor] = []
         self._batch_number = 0
         self._start_window()
 
@@ -167,7 +183,7 @@ class PADTrainer(ResumableLog):
         if not isinstance(self.data_collator, PADCollator):
             return
         parts = (self.train_dataset, *_parts(self.eval_dataset))
-        rows: Any = next((rows for rows in parts if rows is not None), ())
+        rows: Any = first_rows(next((rows for rows in parts if rows is not None), ()))
         choose_slices(self.data_collator, student, self.args, self.accelerator, rows)
 
     def _prepare_columns(self) -> None:
@@ -176,7 +192,7 @@ class PADTrainer(ResumableLog):
         A dataset that is given later must have them, since the model may have changed by then.
         """
         if self.args.likelihood_on == "teacher" and self.train_dataset is not None:
-            rows: Any = self.train_dataset
+            rows: Any = first_rows(self.train_dataset)
             if not any(any(own) for own in rows["from_teacher"]):
                 raise ValueError(
                     "likelihood_on=teacher needs responses of the teacher's own in train_dataset, "
@@ -184,12 +200,14 @@ class PADTrainer(ResumableLog):
                 )
         if self.args.anchor == "none":
             return
+        if is_stream(self.train_dataset):
+            check_anchor_rewards(first_rows(self.train_dataset))
 
         model: Any = self.model
 
         def anchored(rows: Any) -> Any:
-            if rows is None:
-                return None
+            if rows is None or is_stream(rows):
+                return rows
             return with_anchor_rewards(rows, model, self.args, self.accelerator)
 
         self.train_dataset, evaluated = anchored(self.train_dataset), self.eval_dataset
@@ -434,17 +452,28 @@ class PADTrainer(ResumableLog):
         table = self._metrics_of(losses, rewards, inputs)
         # This leaves out the rows that pad the last batch.
         self._eval_tables.append(self.accelerator.gather_for_metrics(table).cpu())
+        if not prediction_loss_only:
+            numbers = self.accelerator.pad_across_processes(
+                response_numbers(rewards, inputs), dim=1, pad_index=torch.nan
+            )
+            self._responses.append(self.accelerator.gather_for_metrics(numbers).cpu())
         return losses.mean(), None, None
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        started, self._eval_tables, self._batch_number = time.perf_counter(), [], 0
+        started, self._batch_number = time.perf_counter(), 0
+        self._eval_tables, self._responses = [], []
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         self._window_start += time.perf_counter() - started
         # Trainer's loss is a mean over batches, in which the prompts of a short last batch count
         # more.
-        found = summarize(torch.cat(self._eval_tables))
-        own = {f"{prefix}_{name}": value for name, (_, value) in found.items()}
+        table = torch.cat(self._eval_tables)
+        own = {f"{prefix}_{name}": value for name, (_, value) in summarize(table).items()}
+        if self._responses:
+            found = prediction_of(self._responses, table[:, NAMES.index("loss")])
+            output = output._replace(predictions=found.predictions, label_ids=found.label_ids)
+            if self.compute_metrics is not None:
+                own = {**own_metrics(self.compute_metrics(found), prefix), **own}
         return output._replace(metrics={**(output.metrics or {}), **own})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -592,12 +621,14 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
         template_options=_as_dict(args.chat_template_kwargs),
         now=_today(tokenizer),
         repeats=args.repeats,
+        max_prompt_length=args.max_prompt_length,
+        long_prompts=args.long_prompts,
     )
 
 
 def _prepared(
     dataset: Any, reader: RowReader, args: PADConfig, name: str
-) -> Dataset | dict[str, Dataset] | None:
+) -> Dataset | PreparedStream | dict[str, Dataset] | None:
     """A dataset or a dictionary of them, ready for the collator."""
     options: dict[str, Any] = {
         "num_proc": args.dataset_num_proc,
@@ -610,6 +641,8 @@ def _prepared(
         }
     if dataset is None:
         return None
+    if is_stream(dataset) and name == "train":
+        return PreparedStream(dataset, reader, args.least_live)
     with args.main_process_first(desc=f"{name} data"):
         return prepare_dataset(dataset, reader, name=name, **options)
 
@@ -624,7 +657,7 @@ def _with_teacher_beta(args: PADConfig, datasets: Sequence[Any]) -> PADConfig:
     rows = next((rows for rows in datasets if rows is not None), None)
     if not args.chooses_teacher_beta or rows is None:
         return args
-    args = with_teacher_beta(args, rows["teacher_rewards"])
+    args = with_teacher_beta(args, first_rows(rows)["teacher_rewards"])
     logger.info(
         "teacher_beta is %g, chosen from the spread of the teacher's rewards", args.teacher_beta
     )

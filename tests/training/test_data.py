@@ -9,7 +9,8 @@ from datasets import Dataset
 from students import GOOD, RENAMED
 
 from pad_fast.training.collator import PADCollator
-from pad_fast.training.dataset_rows import RowReader, prepare_dataset
+from pad_fast.training.dataset_rows import RowReader
+from pad_fast.training.prepared_rows import prepare_dataset
 
 pytestmark = RENAMED
 

@@ -23,8 +23,9 @@ from torch.distributed.fsdp import fully_shard
 
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.training.collator import PADCollator
-from pad_fast.training.dataset_rows import RowReader, prepare_dataset
+from pad_fast.training.dataset_rows import RowReader
 from pad_fast.training.metrics import NAMES
+from pad_fast.training.prepared_rows import prepare_dataset
 from pad_fast.training.trainer import PADTrainer
 
 pytestmark = RENAMED

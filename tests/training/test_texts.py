@@ -8,7 +8,8 @@ from made_tokenizers import chat_tokenizer
 from students import RENAMED
 from tokenizers import processors
 
-from pad_fast.training.dataset_rows import RowReader, prepare_dataset
+from pad_fast.training.dataset_rows import RowReader
+from pad_fast.training.prepared_rows import prepare_dataset
 
 pytestmark = RENAMED
 REWARDS = {"teacher_rewards": [0.0, 1.0]}

@@ -16,6 +16,16 @@ class DataArguments:
         "Most tokens of a prompt with a response; a longer response is cut. None: the model's "
         "window.",
     )
+    max_prompt_length: int | None = argument(
+        None,
+        "Most tokens of a prompt. Default: one less than max_length, which leaves room for one "
+        "token of a response.",
+    )
+    long_prompts: str = argument(
+        "error",
+        "Whether a longer prompt is an error, drops its row (drop), or is cut at its start (cut), "
+        "where it keeps its BOS.",
+    )
     max_completion_length: int | None = argument(
         None, "Most tokens of a response; a longer one is cut."
     )
