@@ -44,7 +44,7 @@ def draw_all(results: Path) -> list[Path]:
     """Draw the newest records of every suite and study; the files that were written."""
     written = []
     for suite in SUITES.values():
-        if suite.is_recorded:
+        if suite.is_recorded and suite.table != "trainers":
             written += draw(suite.name, newest(load(results, suite.name)), results)
     for name, plot in STUDIES.items():
         if records := last_run(results, name):

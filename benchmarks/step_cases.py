@@ -17,6 +17,15 @@ CHECKED = 2  # responses whose rewards are compared with the truth
 MAX_LENGTH = 1 << 18  # tokens of a response at which a search ends
 LONGEST = "longest response"
 
+LLAMA_12M: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 32000,
+    "tie_word_embeddings": True,
+}
 LLAMA_20M: dict[str, Any] = {
     "hidden_size": 384,
     "intermediate_size": 1024,
@@ -50,6 +59,7 @@ TINY: dict[str, Any] = {
 }
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # architecture and configuration
     "tiny": ("llama", TINY),
+    "Llama, 12M": ("llama", LLAMA_12M),
     "Llama, 20M": ("llama", LLAMA_20M),
     "Llama-3.2-1B": ("llama", LLAMA_1B),
     "Gemma-2-2B": ("gemma2", GEMMA_2B),
@@ -58,7 +68,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # architecture and configurat
 
 @dataclass(frozen=True)
 class StepCase:
-    """A step of a model on ``n`` responses of one prompt; lengths in tokens."""
+    """A step of a model on ``n`` responses of one prompt; lengths in tokens.
+
+    ``repeats`` is the share of the responses that are equal to another one.
+    """
 
     job: str  # "training step", "scoring" or "longest response"
     model: str
@@ -68,16 +81,25 @@ class StepCase:
     dtype: str = "float32"
     checkpointing: bool = False
     rounds: int = 3
+    repeats: float = 0.0
+    # Fewer figures in less time: no resident memory, no profile, not what shares nothing.
+    brief: bool = False
 
     @property
     def trains(self) -> bool:
         return self.job != "scoring"
 
     @property
+    def distinct(self) -> int:
+        """How many of the responses are not equal to an earlier one."""
+        return self.n - round(self.repeats * self.n)
+
+    @property
     def label(self) -> str:
         """The case in words, as the tables show it."""
         length = "" if self.job == LONGEST else f" R={self.response:,}"
         parts = [self.job, self.model, f"n={self.n} P={self.prompt:,}{length}", self.dtype]
+        parts += [f"{self.repeats:.0%} repeats"] if self.repeats else []
         return ", ".join([*parts, "checkpointed activations"] if self.checkpointing else parts)
 
 
@@ -88,9 +110,10 @@ class StepInputs:
         self.case, self.device = case, device
         self.model = make_model(case, device) if model is None else model
         generator = torch.Generator().manual_seed(0)
-        size = (case.prompt + case.n * case.response,)
+        size = (case.prompt + case.distinct * case.response,)
         ids = torch.randint(self.model.config.vocab_size, size, generator=generator)
-        prompt, responses = ids[: case.prompt], ids[case.prompt :].view(case.n, case.response)
+        prompt, responses = ids[: case.prompt], ids[case.prompt :].view(-1, case.response)
+        responses = responses[torch.arange(case.n) % case.distinct]
         self.group = PromptGroup(prompt.tolist(), responses.tolist(), list(range(case.n)))
         self.responses = responses.to(device)  # (n, R)
         padded = torch.cat([prompt.expand(case.n, -1), responses], 1)

@@ -30,7 +30,9 @@ from benchmarks.step_cases import (
     mean_logps,
     truth_dtype,
 )
+from benchmarks.step_profile import profiled_parts
 from pad_fast.device import is_gpu
+from pad_fast.models.layout import PromptGroup, first_equal
 from pad_fast.models.layout_trial import choose_layout
 from pad_fast.models.output_head import output_head
 from pad_fast.models.packing import pack, split
@@ -92,12 +94,23 @@ def _liger(inputs: StepInputs) -> Call:
 
 
 def _ours(inputs: StepInputs, layout: str = "shared") -> Call:
+    read = _read_once(inputs.group)
     if layout == "shared":  # raises where it does not fit
-        choose_layout(inputs.model, [inputs.group], True, gradients=inputs.case.trains)
-    packed = pack([inputs.group], layout, bucketed=is_gpu(inputs.device)).on(inputs.device)
-    return lambda: packed_rewards(
-        inputs.model, packed._replace(layout=copy.copy(packed.layout)), inputs.case.n
-    )
+        choose_layout(inputs.model, [read], True, gradients=inputs.case.trains)
+    packed = pack([read], layout, bucketed=is_gpu(inputs.device)).on(inputs.device)
+    places = torch.tensor(first_equal(inputs.group.responses), device=inputs.device)
+
+    def rewards() -> Tensor:
+        rows = packed._replace(layout=copy.copy(packed.layout))
+        return packed_rewards(inputs.model, rows, inputs.case.n).index_select(0, places)
+
+    return rewards
+
+
+def _read_once(group: PromptGroup) -> PromptGroup:
+    """The group without its repeats, as PADTrainer's collator makes it."""
+    first = sorted(set(first_equal(group.responses)))
+    return PromptGroup(group.prompt, [group.responses[i] for i in first], first)
 
 
 OURS_UNSHARED = f"{OURS}, nothing shared"
@@ -146,14 +159,20 @@ def run_step_case(
     if case.job == LONGEST:
         return longest_response(case, device)
     inputs = StepInputs(case, device)
-    entries = [Entry(contestant) for contestant in contestants if case.job in contestant.jobs]
+    entries = [Entry(contestant) for contestant in contestants if _takes_part(contestant, case)]
     for entry in entries:
         with guarded(entry):
             _prepare(entry, inputs)
+            if case.trains and not case.brief and entry.contestant.name == OURS:
+                entry.found["profile"] = profiled_parts(inputs, entry.contestant.build(inputs))
     inputs.model.zero_grad(set_to_none=True)
     time_in_turns(entries, case.rounds, device)
     against = str(truth_dtype(device)).removeprefix("torch.")
     return [_record(case, entry, entries) | {"error_against": against} for entry in entries]
+
+
+def _takes_part(contestant: StepContestant, case: StepCase) -> bool:
+    return case.job in contestant.jobs and not (case.brief and contestant.name == OURS_UNSHARED)
 
 
 def _prepare(entry: Entry[StepContestant], inputs: StepInputs) -> None:
@@ -171,7 +190,7 @@ def _prepare(entry: Entry[StepContestant], inputs: StepInputs) -> None:
     inputs.model.zero_grad(set_to_none=True)
     if is_gpu(device):
         entry.clock = "cuda events"
-    else:
+    elif not inputs.case.brief:
         entry.found["rss_bytes"] = memory.resident_peak(entry.step)
 
 
@@ -249,6 +268,7 @@ def _record(case: StepCase, entry: Entry, entries: Sequence[Entry]) -> Record:
         "shape": {"N": case.n, "P": case.prompt, "R": case.response},
         "model": case.model,
         "checkpointing": case.checkpointing,
+        "repeats": case.repeats,
         "work": "forward+backward" if case.trains else "forward",
         "dtype": case.dtype,
         "case": case.label,

@@ -21,6 +21,7 @@ from benchmarks.peers import PEERS
 from benchmarks.records import Record
 from benchmarks.step_cases import LONGEST, StepCase
 from benchmarks.steps import STEP_CONTESTANTS, run_step_case
+from benchmarks.trainers import TRAINER_CONTESTANTS, TrainerCase, run_trainer_case
 
 CONTESTANTS: tuple[Contestant, ...] = PLAIN + PEERS
 
@@ -50,6 +51,7 @@ class Suite(Generic[C, P]):
     contestants: Sequence[P]
     measure: Measure
     is_recorded: bool = True  # False: a suite for tests, without records and tables
+    table: str = "full"  # a name in tables.LAYOUTS; there is no picture of "trainers"
 
     @property
     def cases(self) -> tuple[C, ...]:
@@ -172,6 +174,23 @@ def _steps_of(model: str, n: int, prompt: int, response: int) -> Iterator[StepCa
         yield StepCase(job, model, n, prompt, response)
 
 
+def _cpu_steps(
+    model: str = "Llama, 20M",
+    lengths: tuple[int, int] = (512, 128),
+    prompts: tuple[int, ...] = (128, 2048),
+) -> Iterator[StepCase]:
+    """Steps in full; then in brief with repeats, and with shorter and longer prompts."""
+    yield from _steps_of(model, 8, *lengths)
+    brief = StepCase("training step", model, 8, *lengths, rounds=1, brief=True)
+    yield from (replace(brief, repeats=share) for share in (0.25, 0.5))
+    yield from (replace(brief, prompt=prompt) for prompt in prompts)
+
+
+def _trainers(model: str, prompt: int, response: int, steps: int) -> Iterator[TrainerCase]:
+    for n in (2, 8):
+        yield TrainerCase(model, n, prompt, response, steps)
+
+
 # The list.
 
 SUITES: dict[str, Suite] = {
@@ -200,12 +219,24 @@ SUITES: dict[str, Suite] = {
         Suite(
             "steps",
             title="Whole steps on a CPU",
-            content="whole steps of a Llama of 20M parameters",
+            content="whole steps of a Llama of 20M parameters, over repeats and prompts' lengths",
             device="cpu",
-            minutes=4,
-            make_cases=lambda: _steps_of("Llama, 20M", 8, 512, 128),
+            minutes=8,
+            make_cases=_cpu_steps,
             contestants=STEP_CONTESTANTS,
             measure=run_step_case,
+            table="both",
+        ),
+        Suite(
+            "trainers",
+            title="Whole trainers on a CPU",
+            content="steps of PADTrainer and of TRL's DPOTrainer, a Llama of 12M parameters",
+            device="cpu",
+            minutes=4,
+            make_cases=lambda: _trainers("Llama, 12M", 512, 128, steps=5),
+            contestants=TRAINER_CONTESTANTS,
+            measure=run_trainer_case,
+            table="trainers",
         ),
         Suite(
             "gpu-steps",
@@ -234,7 +265,7 @@ SUITES: dict[str, Suite] = {
             content="whole steps in moments, for tests",
             device="cpu",
             minutes=1,
-            make_cases=lambda: _steps_of("tiny", 3, 12, 5),
+            make_cases=lambda: _cpu_steps("tiny", (12, 5), (3,)),
             contestants=STEP_CONTESTANTS,
             measure=run_step_case,
             is_recorded=False,

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -19,10 +18,12 @@ from pathlib import Path
 
 from benchmarks import demo
 from benchmarks.contestants import NAIVE, OURS
+from benchmarks.in_words import markdown, mebibytes, number, percent, times, without_bars
 from benchmarks.machine import ROOT
 from benchmarks.ratios import ratios
 from benchmarks.records import RESULTS, Cases, Record, last_run, load, newest
 from benchmarks.suites import SUITES, Suite
+from benchmarks.trainer_table import trainer_table
 
 DOCUMENTS = (
     ROOT / "README.md",
@@ -41,36 +42,6 @@ COLUMNS = (
     "remark",
 )
 NO_FIGURES = ["–"] * (len(COLUMNS) - 2)
-
-
-# Figures in words.
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, or a power of ten for very small and very large numbers."""
-    if value is None or not math.isfinite(value):
-        return "–" if value is None else str(value)
-    if value == 0:
-        return "0"
-    if not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-
-
-def mebibytes(value: int | None) -> str:
-    if value is None:
-        return "–"
-    size = value / 2**20
-    return f"{size:,.0f}" if size >= 10 else f"{size:.2g}"
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
-
-
-def times(value: float | None) -> str:
-    """A ratio; a small one as a fraction."""
-    return "–" if value is None else f"{number(value)}×" if value > 0.1 else f"1/{1 / value:,.0f}"
 
 
 def errors(record: Record) -> tuple[str, str]:
@@ -103,7 +74,7 @@ def full(cases: Cases) -> str:
     """Everything that was measured: a table for each case, with a row for each contestant."""
     head = [list(COLUMNS), ["---", *["---:"] * len(NO_FIGURES), "---"]]
     return "\n\n".join(
-        f"**{label}**\n\n{_markdown([*head, *(_full_row(record) for record in records)])}"
+        f"**{label}**\n\n{markdown([*head, *(_full_row(record) for record in records)])}"
         for label, records in cases.items()
     )
 
@@ -113,10 +84,10 @@ def _full_row(record: Record) -> list[str]:
     name = f"**{name}**" if name == OURS else name
     remarks = [] if record["same_job"] else ["another job: a scalar loss"]
     if record["status"] != "ok":
-        remarks.append(f"{record['status']}: {_without_bars(record['reason'])}")
+        remarks.append(f"{record['status']}: {without_bars(record['reason'])}")
         return [name, *NO_FIGURES, "; ".join(remarks)]
-    texts = (record["note"], record["reason"], _target(record))
-    remarks += [_without_bars(text) for text in texts if text]
+    texts = (record["note"], record["reason"], _target(record), _profile(record))
+    remarks += [without_bars(text) for text in texts if text]
     return [
         name,
         number(record["median_ms"]),
@@ -139,7 +110,7 @@ def summary(cases: Cases) -> str:
         measured = {r["contestant"]: r for r in records if r["status"] == "ok"}
         if OURS in measured and not records[0].get("curve"):
             rows.append([label, *_summary_cells(measured)])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _summary_cells(measured: dict[str, Record]) -> list[str]:
@@ -156,8 +127,13 @@ def _summary_cells(measured: dict[str, Record]) -> list[str]:
         number(ours["median_ms"]),
         times(ours["ratio_to_naive"]),
         percent(share),
-        f"{best['contestant']}, {number(best['median_ms'])} ms" if best else "–",
+        _beside(best, ours) if best else "–",
     ]
+
+
+def _beside(peer: Record, ours: Record) -> str:
+    share = times(ours["median_ms"] / peer["median_ms"])
+    return f"{peer['contestant']}, {number(peer['median_ms'])} ms; ours {share}"
 
 
 def _target(record: Record) -> str | None:
@@ -169,12 +145,15 @@ def _target(record: Record) -> str | None:
     return f"target {number(target)} ms {f'missed by {over:.0%}' if over > 0 else 'met'}"
 
 
-def _without_bars(text: str | None) -> str:
-    return (text or "").replace("|", "/")
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def _profile(record: Record) -> str | None:
+    """The share of each part of the model in our step, the largest first."""
+    parts = record.get("profile")
+    if not parts:
+        return None
+    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    return "of the step with loss and AdamW: " + ", ".join(
+        f"{name} {percent(share)}" for name, share in ordered
+    )
 
 
 def source(record: Record) -> str:
@@ -190,6 +169,13 @@ def source(record: Record) -> str:
     )
 
 
+LAYOUTS: dict[str, Callable[[Cases], str]] = {
+    "full": full,
+    "both": lambda cases: f"{summary(cases)}\n\n{full(cases)}",
+    "trainers": trainer_table,
+}
+
+
 def demo_table(records: list[Record]) -> str:
     """The demo before and after, over its seeds."""
     first = records[0]
@@ -199,7 +185,7 @@ def demo_table(records: list[Record]) -> str:
     rose = f"Number of runs in which a measure rose: {demo.rises(records)}."
     machine = f"{first['device']}, {first['threads']} threads"
     source = f"{machine}; commit {first['commit']}; {first['run']}."
-    return f"{_markdown(demo.table(records))}\n\n{runs} {rose} {source}"
+    return f"{markdown(demo.table(records))}\n\n{runs} {rose} {source}"
 
 
 # Documents.
@@ -221,7 +207,7 @@ def _demo(results: Path) -> str:
 
 def _all_suites(results: Path) -> str:
     return "\n\n".join(
-        f"## {suite.title}\n\n{_suite(suite, full, results)}"
+        f"## {suite.title}\n\n{_suite(suite, LAYOUTS[suite.table], results)}"
         for suite in SUITES.values()
         if suite.is_recorded
     )
@@ -233,7 +219,7 @@ def _list_of_suites(results: Path) -> str:
         if suite.is_recorded:
             device = "GPU" if suite.on_gpu else "CPU"
             rows.append([f"`{suite.name}`", suite.content, device, f"{suite.minutes:g}"])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def marks() -> dict[str, Callable[[Path], str]]:
@@ -245,7 +231,7 @@ def marks() -> dict[str, Callable[[Path], str]]:
         "ratios": ratios,
     }
     for suite in SUITES.values():
-        found[f"table:{suite.name}"] = partial(_suite, suite, full)
+        found[f"table:{suite.name}"] = partial(_suite, suite, LAYOUTS[suite.table])
         found[f"summary:{suite.name}"] = partial(_suite, suite, summary)
     return found
 

@@ -1,14 +1,17 @@
 """Whole steps of whole models: every way to do them gives the same rewards."""
 
+import copy
 import json
 from dataclasses import replace
 
 import pytest
+import torch
 from measured import CPU, ROOFS
 
 from benchmarks import steps, tables
 from benchmarks.contestants import NAIVE, OURS
-from benchmarks.step_cases import StepCase
+from benchmarks.step_cases import StepCase, StepInputs, make_model
+from benchmarks.step_profile import ATTENTION, HEAD, LOSS, MLP, OPTIMIZER, profiled_parts
 from benchmarks.suites import SUITES
 
 
@@ -16,6 +19,8 @@ from benchmarks.suites import SUITES
 def test_every_way_of_a_whole_step_is_right_or_says_why_not(case):
     records = steps.run_step_case(replace(case, rounds=1), steps.STEP_CONTESTANTS, CPU, ROOFS)
     names = [contestant.name for contestant in steps.STEP_CONTESTANTS]
+    if case.brief:
+        names.remove(steps.OURS_UNSHARED)
     assert [record["contestant"] for record in records] == names
     for record in records:
         assert json.loads(json.dumps(record)) == record
@@ -26,9 +31,50 @@ def test_every_way_of_a_whole_step_is_right_or_says_why_not(case):
         else:
             assert (record["status"], bool(record["reason"])) == ("absent", True)
     ran = {record["contestant"] for record in records if record["status"] == "ok"}
-    assert ran >= {NAIVE, steps.OURS_UNSHARED, OURS}
-    assert "| **pad_fast** |" in tables.full({case.label: records})
+    assert ran >= {NAIVE, OURS}
+    text = tables.LAYOUTS["both"]({case.label: records})
+    assert "| **pad_fast** |" in text
     assert case.label in tables.summary({case.label: records})
+    profile = next(record for record in records if record["contestant"] == OURS).get("profile")
+    if case.trains and not case.brief:
+        assert sum(profile.values()) == pytest.approx(1.0)
+        assert min(profile[part] for part in (HEAD, ATTENTION, MLP, LOSS, OPTIMIZER)) > 0
+        assert "of the step with loss and AdamW: " in text
+    else:
+        assert profile is None
+
+
+def test_repeats_are_read_once_by_ours_and_each_by_others():
+    (case,) = (case for case in SUITES["steps-smoke"].cases if case.repeats == 0.25)
+    inputs = StepInputs(case, CPU)
+    responses = inputs.group.responses
+    assert (case.distinct, len(responses), len({tuple(ids) for ids in responses})) == (6, 8, 6)
+    assert "25% repeats" in case.label
+    read = []
+    inputs.model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: read.append(args[0].numel())
+    )
+    built = {one.name: one.build(inputs) for one in steps.STEP_CONTESTANTS[::4]}
+    read.clear()
+    rewards = {name: call() for name, call in built.items()}
+    assert read == [8 * (12 + 5), 12 + 6 * 4]
+    torch.testing.assert_close(rewards[OURS], rewards[NAIVE], rtol=0, atol=1e-5)
+
+
+def test_the_parts_of_a_step_are_those_of_its_modules():
+    """Twice as many layers of the same widths, so that head and loss have a smaller share."""
+    shares = []
+    for layers in (1, 6):
+        case = SUITES["steps-smoke"].cases[0]
+        model = make_model(case, CPU)
+        model.model.layers = torch.nn.ModuleList(
+            copy.deepcopy(model.model.layers[0]) for _ in range(layers)
+        )
+        inputs = StepInputs(case, CPU, model)
+        shares.append(profiled_parts(inputs, steps.STEP_CONTESTANTS[0].build(inputs)))
+    assert shares[1][MLP] > shares[0][MLP]
+    assert shares[1][ATTENTION] > shares[0][ATTENTION]
+    assert shares[1][HEAD] + shares[1][LOSS] < shares[0][HEAD] + shares[0][LOSS]
 
 
 def test_the_longest_response_is_found():

@@ -1,0 +1,114 @@
+"""Where the time of a whole training step goes: a share for each part of the model.
+
+The step is profiled once, with the preference loss and AdamW, which the timed steps leave out: they
+are the same for all contestants. An operation of the forward belongs to the module that it runs
+in, one of the backward to the module of the forward's operation that it differentiates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from benchmarks.step_cases import StepInputs
+from pad_fast.losses import preference_loss
+
+PREFIX = "part: "
+BACKWARD = "autograd::engine::evaluate_function"
+HEAD, ATTENTION, MLP = "head", "attention", "MLP"
+LOSS, OPTIMIZER, OTHER = "loss", "optimizer", "norms, embedding and the rest"
+PARTS = (HEAD, ATTENTION, MLP, LOSS, OPTIMIZER, OTHER)
+
+
+def profiled_parts(inputs: StepInputs, call: Callable[[], Tensor]) -> dict[str, float]:
+    """The share of each of :data:`PARTS` in a training step.
+
+    Args:
+        inputs: of the case; its model is changed by a step of AdamW with rate 0.
+        call: gives the rewards (n,), with a gradient.
+
+    Returns:
+        Shares that add up to 1, of the time on the CPU.
+    """
+    model = inputs.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    teacher = torch.linspace(0, -1, inputs.case.n)[None]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        rewards = call()
+        with record_function(PREFIX + LOSS):
+            loss = preference_loss("ppd", rewards.cpu()[None], teacher)
+        loss.backward()
+        with record_function(PREFIX + OPTIMIZER):
+            optimizer.step()
+
+    step()  # makes the state of AdamW
+    with _marked(model), profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    optimizer.zero_grad(set_to_none=True)
+    return _shares(list(found.events()))
+
+
+@contextmanager
+def _marked(model: Any) -> Iterator[None]:
+    """Let the profiler see which part of the model an operation runs in."""
+    marks: dict[nn.Module, record_function] = {}
+
+    def enter(module: nn.Module, *_: Any) -> None:
+        marks[module] = record_function(PREFIX + parts[module])
+        marks[module].__enter__()
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        marks.pop(module).__exit__(None, None, None)
+
+    parts: dict[nn.Module, str] = {model.get_output_embeddings(): HEAD}
+    for name, module in model.named_modules():
+        for ending, part in ((".self_attn", ATTENTION), (".mlp", MLP)):
+            if name.endswith(ending):
+                parts[module] = part
+    with ExitStack() as hooks:
+        for module in parts:
+            for handle in (
+                module.register_forward_pre_hook(enter),
+                module.register_forward_hook(leave),
+            ):
+                hooks.callback(handle.remove)
+        yield
+
+
+def _shares(events: list[Any]) -> dict[str, float]:
+    of_forward = {
+        event.sequence_nr: part
+        for event in events
+        if event.sequence_nr >= 0 and (part := _own_part(event)) is not None
+    }
+    totals = dict.fromkeys(PARTS, 0.0)
+    for event in events:
+        totals[_own_part(event) or _backward_part(event, of_forward)] += event.self_cpu_time_total
+    whole = sum(totals.values())
+    return {part: total / whole for part, total in totals.items()}
+
+
+def _ancestors(event: Any) -> Iterator[Any]:
+    while event is not None:
+        yield event
+        event = event.cpu_parent
+
+
+def _own_part(event: Any) -> str | None:
+    """The part that an operation of the forward runs in."""
+    names = (one.name for one in _ancestors(event))
+    return next((name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)), None)
+
+
+def _backward_part(event: Any, of_forward: dict[int, str]) -> str:
+    """The part of the forward that an operation of the backward differentiates."""
+    nodes = (one for one in _ancestors(event) if one.name.startswith(BACKWARD))
+    found = (of_forward[one.sequence_nr] for one in nodes if one.sequence_nr in of_forward)
+    return next(found, OTHER)
