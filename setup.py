@@ -2,7 +2,8 @@
 
 The device code lies in ``kernels/`` and is imported as ``pad_fast.kernels``. ``kernels/`` has no
 ``__init__.py`` on purpose: Hugging Face publishes a package named ``kernels``, transformers looks
-for it, and a folder of that name on ``sys.path`` must not be taken for it.
+for it, and a folder of that name on ``sys.path`` must not be taken for it. Recipes and examples lie
+at the top for those who read the repository.
 """
 
 from pathlib import Path
@@ -11,10 +12,13 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 KERNEL_PACKAGES = sorted(init.parent.name for init in (ROOT / "kernels").glob("*/__init__.py"))
+DATA = ("examples", "recipes")  # folders that the wheel has in pad_fast/, for `pad-fast init`
 
 setup(
     packages=find_packages(include=["pad_fast", "pad_fast.*"])
-    + [f"pad_fast.kernels.{name}" for name in KERNEL_PACKAGES],
+    + [f"pad_fast.kernels.{name}" for name in KERNEL_PACKAGES]
+    + [f"pad_fast.{name}" for name in DATA],
     package_dir={"pad_fast": "pad_fast"}
+    | {f"pad_fast.{name}": name for name in DATA}
     | {f"pad_fast.kernels.{name}": f"kernels/{name}" for name in KERNEL_PACKAGES},
 )

@@ -5,27 +5,28 @@ A command's module is imported only when the command is given, so that ``--help`
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import logging
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pad_fast.files.system_errors import in_words
 from pad_fast.interrupts import Interrupts
 from pad_fast.launch import process
 from pad_fast.pipeline.phases import PHASES
 from pad_fast.secret_values import HideSecrets, hide_secrets
-from pad_fast.terminal import use_stand_ins
+from pad_fast.terminal import HelpFormatter, suggestion, use_stand_ins
 
 FAILED, BAD_INPUT, PROBLEM = 1, 2, 3
 SIGNALLED = 128  # plus the signal's number, as a shell has it
 HIDE = HideSecrets()
+RECIPES = ("gemma-2-9b-to-2b", "llama-3.1-8b-to-3.2-3b", "smollm2-135m", "blank")
 TINY_WORLD = Path(__file__).parent / "tiny_world" / "tiny.yaml"
 
 
@@ -40,6 +41,8 @@ class Command:
             the command's options and ``arguments``, as far as the command has them. If it returns
             a text, the text is printed; if it returns False, the exit code is 3.
         config: whether CONFIG.yaml and the flags of a run follow.
+        takes: arguments of argparse that follow in their place; the function is given their values
+            by name.
         reads: what follows if the function is given the words as they are, and reads them itself.
         preset: words that are put in front of the user's.
         options: a dataclass whose fields are flags of this command alone, as "module:class".
@@ -51,6 +54,7 @@ class Command:
     help: str
     call: str
     config: bool = True
+    takes: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     reads: str = ""
     preset: tuple[str, ...] = ()
     options: str = ""
@@ -65,14 +69,8 @@ class Command:
         return f"{self.name} CONFIG.yaml" if self.config and not self.preset else self.name
 
 
+# In the order in which they are used.
 MAIN_COMMANDS = (
-    Command(
-        "run",
-        f"the whole distillation: in every round {', '.join(phase.name for phase in PHASES)}; "
-        "then the report",
-        "pad_fast.pipeline.rounds:run_all",
-        many=True,
-    ),
     Command(
         "demo",
         "the whole distillation with the tiny models that come with the package",
@@ -81,9 +79,28 @@ MAIN_COMMANDS = (
         many=True,
     ),
     Command(
-        "report",
-        "write the report on what the run has so far",
-        "pad_fast.pipeline.rounds:write_report",
+        "init",
+        "write a commented CONFIG.yaml to begin with",
+        "pad_fast.pipeline.starters:write_starter",
+        config=False,
+        takes=(
+            (
+                "recipe",
+                {
+                    "nargs": "?",
+                    "default": "blank",
+                    "help": f"one of {', '.join(RECIPES)} [blank]",
+                },
+            ),
+            ("--output", {"metavar": "FILE", "help": "the file; - prints it [RECIPE.yaml]"}),
+            ("--overwrite", {"action": "store_true", "help": "replace a file that is there"}),
+        ),
+    ),
+    Command(
+        "doctor",
+        "try a few prompts and report what would spoil the run; leaves the run folder alone",
+        "pad_fast.doctor.command:doctor",
+        options="pad_fast.doctor.command:DoctorOptions",
     ),
     Command(
         "plan",
@@ -92,10 +109,16 @@ MAIN_COMMANDS = (
         options="pad_fast.plan.command:PlanOptions",
     ),
     Command(
-        "doctor",
-        "try a few prompts and report what would spoil the run; leaves the run folder alone",
-        "pad_fast.doctor.command:doctor",
-        options="pad_fast.doctor.command:DoctorOptions",
+        "run",
+        f"the whole distillation: in every round {', '.join(phase.name for phase in PHASES)}; "
+        "then the report",
+        "pad_fast.pipeline.rounds:run_all",
+        many=True,
+    ),
+    Command(
+        "report",
+        "write the report on what the run has so far",
+        "pad_fast.pipeline.rounds:write_report",
     ),
     Command(
         "benchmark",
@@ -123,37 +146,56 @@ PHASE_COMMANDS = tuple(
     for phase in PHASES
 )
 COMMANDS = {command.name: command for command in (*MAIN_COMMANDS, *PHASE_COMMANDS)}
+DESCRIPTION = (
+    "Preference-Aligned Distillation of a large language model's preferences into a small one."
+)
+EPILOG = (
+    f"{', '.join(phase.name for phase in PHASES)}: one phase of the first round that is not "
+    "finished. CONFIG.yaml holds flat keys. Each of them is also a flag, which overrides it: "
+    "pad-fast run --help has those that are used most. The folder of a run that was started can "
+    "take its place. A command that was stopped resumes when it is given again. Exit code: 0 "
+    "success, 1 failure, 2 bad input, 3 if doctor found a problem or the plan does not fit, 130 "
+    "after Ctrl-C, 143 after SIGTERM."
+)
 
 
-def help_text() -> str:
-    """The text of ``pad-fast --help``."""
-    width = max(len(command.usage) for command in COMMANDS.values())
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
-    def lines(commands: Sequence[Command]) -> str:
-        return "\n".join(f"  {command.usage:<{width}}  {command.help}" for command in commands)
 
-    return f"""usage: pad-fast [--traceback] COMMAND [CONFIG.yaml] [--option value ...]
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of the first words, with a parser of its own for each command.
 
-Preference-Aligned Distillation of a large language model's preferences into a small one.
-
-commands:
-{lines(MAIN_COMMANDS)}
-
-one phase of the first round that is not finished:
-{lines(PHASE_COMMANDS)}
-
-CONFIG.yaml holds flat keys. Each of them is also a flag, which overrides it: pad-fast run --help
-lists them. The folder of a run that was started can take its place. A command that was stopped
-resumes when it is given again.
-
-options:
-  -h, --help     print this text
-  --version      print the version
-  --traceback    show where an error arose, instead of one line
-
-exit code: 0 success, 1 failure, 2 bad input, 3 if doctor found a problem or the plan does not fit,
-130 after Ctrl-C, 143 after SIGTERM
-"""
+    What follows a command that reads a run's settings is left over for its own parser: the flags
+    are made from dataclasses whose modules take seconds to import.
+    """
+    parser = _Parser(
+        prog="pad-fast",
+        usage="pad-fast COMMAND [CONFIG.yaml] [--NAME VALUE ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error arose, instead of one line"
+    )
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    for command in COMMANDS.values():
+        own = commands.add_parser(
+            command.name,
+            prog=f"pad-fast {command.name}",
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            formatter_class=HelpFormatter,
+            add_help=not command.config and not command.reads,
+            allow_abbrev=False,
+        )
+        for name, options in command.takes:
+            own.add_argument(name, **options)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,20 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     use_stand_ins()
     logging.getLogger("pad_fast").addFilter(HIDE)
-    show_traceback = words[:1] == ["--traceback"]
-    words = words[show_traceback:]
-    if not words or words[0] in ("-h", "--help"):
-        print(help_text(), end="")
-        return 0 if words else BAD_INPUT
-    if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"pad-fast {version('pad-fast')}")
-        return 0
+    show_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
     interrupts = Interrupts()
     try:
         with interrupts:
-            return _run(words[0], words[1:])
+            return _run(words)
+    except SystemExit as end:  # a help text was printed
+        return int(end.code or 0)
     except (KeyboardInterrupt, Exception) as error:
         if interrupts.number is not None or isinstance(error, KeyboardInterrupt):
             if process.rank() == 0:
@@ -201,37 +237,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
 
 
-def _run(name: str, words: list[str]) -> int:
-    """Run a command of the table and return its exit code."""
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        suggestion = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown command {name!r}{suggestion}; pad-fast --help lists them")
-    command = COMMANDS[name]
-    process.check_launched(name, command.many)
-    given: list[Any] = []
+def _run(words: list[str]) -> int:
+    """Run what the words say and return the exit code."""
+    parser = command_parser()
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        raise ValueError(
+            f"unknown command {first!r}{suggestion(first, COMMANDS)}; pad-fast --help lists them"
+        )
+    found, rest = parser.parse_known_args(words)
+    if found.version:
+        from importlib.metadata import version
+
+        print(f"pad-fast {version('pad-fast')}")
+        return 0
+    if found.command is None:
+        if rest:
+            similar = suggestion(rest[0], ("--help", "--version", "--traceback"))
+            raise ValueError(f"unknown argument {rest[0]}{similar}; pad-fast --help lists them")
+        parser.print_help()
+        return BAD_INPUT
+    command = COMMANDS[found.command]
     if command.config or command.reads:
-        import pyarrow
-        from transformers.utils.logging import disable_progress_bar
+        return _run_on_words(command, rest)
+    if rest:
+        known = [f"--{name}" for name in vars(found)]
+        raise ValueError(
+            f"{command.name}: unknown argument {rest[0]}{suggestion(rest[0], known)}; "
+            f"pad-fast {command.name} --help shows what it takes"
+        )
+    process.check_launched(command.name, command.many)
+    own = {name.lstrip("-"): getattr(found, name.lstrip("-")) for name, _ in command.takes}
+    return _exit_code(_imported(command.call)(**own))
 
-        pyarrow.enable_signal_handlers(False)  # its own lose a Ctrl-C
-        disable_progress_bar()  # transformers shows one for each file of weights
+
+def _run_on_words(command: Command, words: list[str]) -> int:
+    """Run a command that reads a run's settings, or its words itself."""
+    import pyarrow
+    from transformers.utils.logging import disable_progress_bar
+
+    process.check_launched(command.name, command.many)
+    pyarrow.enable_signal_handlers(False)  # its own lose a Ctrl-C
+    disable_progress_bar()  # transformers shows one for each file of weights
     if command.reads:
-        given = [words]
-    elif command.config:
-        from pad_fast.launch.launcher import hand_over, split_launch
-        from pad_fast.pipeline.arguments import parse_settings, parse_with
+        return _exit_code(_imported(command.call)(words))
+    from pad_fast.launch.launcher import hand_over, split_launch
+    from pad_fast.pipeline.arguments import parse_settings, parse_with
 
-        launch, words = split_launch(words) if command.many else (None, words)
-        whole = [name, *words]
-        words = [*command.preset, *words]
-        if command.options:
-            given = list(parse_with(name, words, _imported(command.options)))
-        else:
-            given = [parse_settings(name, words)]
-        if launch is not None:  # the settings are right, or the processes would all say so
-            return hand_over(launch, whole)
-    result = _imported(command.call)(*given, *command.arguments)
+    launch, words = split_launch(words) if command.many else (None, words)
+    whole, words = [command.name, *words], [*command.preset, *words]
+    given: list[Any]
+    if command.options:
+        given = [*parse_with(command.name, words, _imported(command.options), command.help)]
+    else:
+        given = [parse_settings(command.name, words, command.help, command.many)]
+    if launch is not None:  # the settings are right, or the processes would all say so
+        return hand_over(launch, whole)
+    return _exit_code(_imported(command.call)(*given, *command.arguments))
+
+
+def _exit_code(result: Any) -> int:
+    """The exit code of a command's result, which is printed if it is a text."""
     if isinstance(result, str):
         print(result)
     return PROBLEM if result is False else 0

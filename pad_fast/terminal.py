@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
+import difflib
 import io
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pad_fast.secret_values import is_secret
@@ -100,3 +103,46 @@ def _quoted(words: Sequence[str]) -> Iterator[str]:
         else:
             yield subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
         hidden = "" if equals else variable
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Help with one spelling of each flag, as wide as the terminal but at most 100 columns."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        columns = min(shutil.get_terminal_size().columns, 100)
+        options |= {"width": columns - 1, "max_help_position": min(28, columns // 3)}
+        super().__init__(prog, **options)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Leave out --no_x, which stands beside --x for every flag that is on by default."""
+        if not any(flag.startswith("--no_") for flag in action.option_strings):
+            super().add_argument(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{action.option_strings[0]} {value}"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        if action.const is True:
+            return "BOOL"
+        kinds: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
+        return kinds.get(action.type, "VALUE")
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Any:
+        letters = sum(map(len, (*action.option_strings[:1], *(action.choices or ()))))
+        if action.metavar is None and letters > self._width // 2:
+            return lambda size: ("NAME",) * size
+        return super()._metavar_formatter(action, default_metavar)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        text = super()._format_action(action)
+        # A table of commands needs no line that says COMMAND.
+        return text.partition("\n")[2] if action.nargs == argparse.PARSER else text
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """``; did you mean X?``, or an empty text if no known name is similar."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""

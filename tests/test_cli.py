@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from commands import failing
 from worlds import changed_config, contents
 
 from pad_fast import cli
+from pad_fast.launch.launcher import Launch
 from pad_fast.pipeline import rounds, whole_files
-from pad_fast.pipeline.arguments import suggestion
+from pad_fast.pipeline.setting_groups import MOST_USED, setting_groups
+from pad_fast.terminal import suggestion
 
 
 @pytest.fixture(autouse=True)
@@ -122,16 +125,60 @@ def test_help_is_quick_and_light(capsys):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert output.endswith("set()\n")
+    flat = " ".join(output.split())
     for command in cli.COMMANDS.values():
-        assert f"\n  {command.usage} " in output
-        assert command.help in output
+        assert f"\n    {command.name} " in output
+        assert command.help in flat.replace("multiple- choice", "multiple-choice")
     assert cli.main([]) == 2
-    with pytest.raises(SystemExit) as end:
-        cli.main(["run", "--help"])
-    assert end.value.code == 0
-    text = capsys.readouterr().out
-    for flag in ("--num_generations", "--mcq_preset", "--beta", "--learning_rate"):
-        assert flag in text
+    assert capsys.readouterr().out.split() == output.removesuffix("set()\n").split()
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+def test_help_fits_the_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    given = [["--help"], *([name, "--help"] for name in ("run", "init", "env", "benchmark"))]
+    given += [["run", "--help-all"], ["plan", "--help-all"], ["benchmark", "judge", "--help"]]
+    for words in given:
+        assert cli.main(words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        # A usage is a line to copy, and not broken.
+        limits = [max(columns, 80) if " pad-fast " in line else columns for line in lines]
+        assert [line for line, limit in zip(lines, limits, strict=True) if len(line) > limit] == []
+
+
+def test_help_is_short_and_all_of_it_is_long(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = {each.name for group in setting_groups().values() for each in group}
+    assert cli.main(["run", "--help"]) == 0
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) <= 60
+    assert cli.main(["run", "--help-all"]) == 0
+    whole = capsys.readouterr().out
+    flags = {text: set(re.findall(r"^  --(\w+)", text, re.M)) for text in (short, whole)}
+    assert flags[short] - {"help"} == set(MOST_USED)
+    assert flags[whole] - {"help"} == names | {*Launch.__dataclass_fields__}
+    assert "Number of responses to each prompt, n. [4]" in short
+    assert "--mcq_floor" not in short
+    assert f"--help-all shows {len(names - set(MOST_USED))} more settings" in short
+    assert cli.main(["plan", "--help"]) == 0
+    assert "--device_memory" in capsys.readouterr().out
+
+
+def test_what_a_command_does_not_know_is_refused(world, capsys):
+    assert "env: unknown argument --jsn" in failing(capsys, "env", "--jsn")
+    assert "env: unknown argument x" in failing(capsys, "env", "x")
+    assert "did you mean --version?" in failing(capsys, "--verion")
+    assert "did you mean --student?" in failing(capsys, "run", "--model_name_or_path", "x")
+    assert "unexpected word 'b.yaml'" in failing(capsys, "demo", "b.yaml")
+    assert "unexpected word 'b'; the usage is: pad-fast benchmark check FILE" in failing(
+        capsys, "benchmark", "check", "a", "b"
+    )
+    assert "did you mean --questions?" in failing(
+        capsys, "benchmark", "check", "a", "--question", "b"
+    )
+    config = world / "other.yaml"
+    config.write_text("dataset_name: x\n")
+    assert "unknown key 'dataset_name'; did you mean prompts?" in failing(capsys, "run", config)
 
 
 def test_env_and_version(capsys):

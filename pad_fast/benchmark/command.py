@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ from pad_fast.benchmark.options import AnswerOptions, CheckOptions, JudgeOptions
 from pad_fast.benchmark.results import print_result
 from pad_fast.evaluation.benchmarks.answer_check import check_answers
 from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
-from pad_fast.pipeline.arguments import Parser
 from pad_fast.pipeline.benchmark.harness import harness_for
 from pad_fast.pipeline.benchmark.judge import Judge, ModelJudge
 from pad_fast.pipeline.benchmark.judge_server import ServerJudge
@@ -28,19 +26,22 @@ from pad_fast.pipeline.benchmark.questions import load_questions
 from pad_fast.pipeline.benchmark.run_benchmark import Task, run_benchmark
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.parser import Parser
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.serving.pool import Limits, Pool
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 from pad_fast.pipeline.serving.trial import try_out
+from pad_fast.pipeline.setting_groups import settings_of
+from pad_fast.terminal import suggestion
 
-NAMES = "|".join(BENCHMARKS)
-USAGE = f"""usage: pad-fast benchmark {NAMES} --model MODEL --output_dir DIR [...]
+USAGE = f"""usage: pad-fast benchmark NAME --model MODEL --output_dir DIR [...]
        pad-fast benchmark check FILE [--questions FILE] [--model NAME]
-       pad-fast benchmark judge ANSWERS BASELINE --judge MODEL --output_dir DIR [...]
+       pad-fast benchmark judge ANSWERS BASELINE --judge MODEL --output_dir DIR
 
-Each has a --help of its own.
+NAME: {", ".join(BENCHMARKS)}.
+Each of the three has a --help of its own.
 """
 
 
@@ -63,21 +64,21 @@ def benchmark(words: Sequence[str]) -> bool:
         "judge": _judge,
     }
     if first not in actions:
-        near = difflib.get_close_matches(first, actions, n=1)
-        suggestion = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"benchmark: must be one of {', '.join(actions)}, got {first!r}{suggestion}"
-        )
+        similar = suggestion(first, actions)
+        raise ValueError(f"benchmark: must be one of {', '.join(actions)}, got {first!r}{similar}")
     return actions[first](rest)
 
 
 def _parsed(word: str, words: list[str], options: Any, files: Sequence[str] = ()) -> Any:
     """The options and the files in a command's words."""
-    parser = Parser([options], prog=f"pad-fast benchmark {word}", allow_abbrev=False)
+    settings = settings_of(options)
+    usage = " ".join([*map(str.upper, files), "[--NAME VALUE ...]"])
+    parser = Parser({"of this command": settings}, f"benchmark {word}", usage)
     for name in files:
         parser.add_argument(name, metavar=name.upper(), help="Answer file.")
-    found = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
-    return (found[0], *(getattr(found[1], name) for name in files)) if files else found[0]
+    found = parser.parse_known(words)
+    made = options(**{setting.name: getattr(found, setting.name) for setting in settings})
+    return (made, *(getattr(found, name) for name in files)) if files else made
 
 
 def _answer(name: str, words: list[str]) -> bool:

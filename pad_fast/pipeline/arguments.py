@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import difflib
 import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
-
-from transformers import HfArgumentParser
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 from pad_fast.files.yaml_files import read_yaml
+from pad_fast.launch.launcher import Launch
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.parser import Parser
 from pad_fast.pipeline.run_folder import RunFolder
-from pad_fast.pipeline.settings import MANAGED, Settings
+from pad_fast.pipeline.setting_groups import (
+    MOST_USED,
+    TITLES,
+    Setting,
+    setting_groups,
+    settings_of,
+)
+from pad_fast.pipeline.settings import Settings
 from pad_fast.secret_values import remember_secrets
-from pad_fast.training.config import PADConfig
 
 Options = TypeVar("Options")
-REFUSED = {
-    "trust_remote_code": "a run executes no code that a model or dataset brings along, so this "
-    "cannot be set; take a model of an architecture that transformers has",
-}
+USAGE = "[CONFIG.yaml] [--NAME VALUE ...]"
+WHERE = (
+    "CONFIG.yaml is the YAML file of a run, whose keys are settings, or the folder of a run that "
+    "was started; a flag overrides a key."
+)
 PATHS = (
     "student",
     "teacher",
@@ -41,63 +49,77 @@ FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # Trainer's, if they
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
-class Parser(HfArgumentParser):
-    """A parser that raises ValueError where argparse would print two hundred flags and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
-def parse_settings(command: str, arguments: Sequence[str]) -> Settings:
-    """The settings in ``[CONFIG.yaml] [--option value ...]``.
+def parse_settings(
+    command: str, arguments: Sequence[str], about: str = "", launched: bool = False
+) -> Settings:
+    """The settings in ``[CONFIG.yaml] [--NAME VALUE ...]``.
 
     Args:
         command: the command's name, for its help.
         arguments: the words after the command. The folder of a run may take the place of the YAML
             file.
+        about: what the command does, for its help.
+        launched: whether the help shows the flags of a launch, which are taken off before.
 
     Raises:
         ValueError: a key or flag is wrong. The message names it and, if it is unknown, the most
             similar known one.
     """
-    return _parse(command, arguments, [])[0]
+    groups = _groups()
+    if launched:
+        groups["many processes (flags only)"] = settings_of(Launch)
+    parser, keys = _parser(command, about, groups, "--help-all" in arguments)
+    return _parse(parser, keys, arguments)[0]
 
 
 def parse_with(
-    command: str, arguments: Sequence[str], options: type[Options]
+    command: str, arguments: Sequence[str], options: type[Options], about: str = ""
 ) -> tuple[Settings, Options]:
     """The settings, as :func:`parse_settings` returns them, and a command's own options.
 
     ``options`` is a dataclass whose fields are flags, but not keys of the YAML file.
     """
-    settings, (own,) = _parse(command, arguments, [options])
-    return settings, own
+    own = settings_of(options)
+    groups = {f"of {command} alone (flags only)": own, **_groups()}
+    parser, keys = _parser(command, about, groups, "--help-all" in arguments)
+    settings, values = _parse(parser, keys, arguments)
+    chosen = options(**{setting.name: values[setting.name] for setting in own})
+    expand_paths(chosen)
+    return settings, chosen
+
+
+def _groups() -> dict[str, list[Setting]]:
+    return {TITLES[name]: group for name, group in setting_groups().items()}
+
+
+def _parser(
+    command: str, about: str, groups: dict[str, list[Setting]], everything: bool
+) -> tuple[Parser, list[str]]:
+    """A command's parser, and the names of the settings that a YAML file may hold."""
+    keys = [setting.name for group in setting_groups().values() for setting in group]
+    launch = {field.name for field in dataclasses.fields(Launch)}
+    rare = () if everything else {*keys, *launch} - set(MOST_USED)
+    epilog = "A setting that is on is turned off by --no_NAME."
+    if rare:
+        epilog = f"--help-all shows {len(set(keys) & rare)} more settings."
+    about = f"{about[:1].upper()}{about[1:]}. {WHERE}"
+    parser = Parser(groups, command, USAGE, about, rare, epilog)
+    parser.add_argument("--help-all", action="help", help="show all settings and exit")
+    parser.add_argument("config", nargs="?", default="", help=argparse.SUPPRESS)
+    return parser, keys
 
 
 def _parse(
-    command: str, arguments: Sequence[str], options: list[Any]
-) -> tuple[Settings, Sequence[Any]]:
-    flags = training_flags()
-    kinds: list[Any] = [RunConfig, flags]
-    parser = Parser([*kinds, *options], prog=f"pad-fast {command}", allow_abbrev=False)
-    where = (
-        "YAML file of the run, or the folder of a run that was started; optional if flags suffice"
-    )
-    parser.add_argument("config", metavar="CONFIG.yaml", nargs="?", default="", help=where)
-    keys, names = (_names(some) for some in (kinds, [*kinds, *options]))
-    namespace, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        flag = unknown[0].split("=")[0]
-        _refuse(flag.lstrip("-").replace("-", "_"))
-        raise ValueError(
-            f"unknown argument {flag}{suggestion(flag.lstrip('-').replace('-', '_'), names, '--')}"
-        )
+    parser: Parser, keys: Sequence[str], arguments: Sequence[str]
+) -> tuple[Settings, dict[str, Any]]:
+    """The settings of a YAML file and of flags, and the values of all flags."""
+    namespace = parser.parse_known(arguments)
     values = read_config(Path(namespace.config)) if namespace.config else {}
     remember_secrets([vars(namespace), values])
     for key in values:
-        _refuse(str(key))
         if key not in keys:
-            raise ValueError(f"{namespace.config}: unknown key {key!r}{suggestion(str(key), keys)}")
+            similar = parser.suggest(str(key), known=keys)
+            raise ValueError(f"{namespace.config}: unknown key {key!r}{similar}")
     # No flag says these.
     empty = {key: value for key, value in values.items() if value is None or value == []}
     # The others pass through the parser too, so that they are converted and checked as flags are.
@@ -107,23 +129,14 @@ def _parse(
     defaults = vars(parser.parse_args([]))
     from_yaml = vars(parser.parse_args(words))
     parser.set_defaults(**from_yaml | empty)
-    parsed = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    for some in parsed:
-        expand_paths(some)
-    run, training, *own, _ = parsed
-    return Settings(
-        run, {name: value for name, value in vars(training).items() if value != defaults[name]}
-    ), own
-
-
-def _refuse(name: str) -> None:
-    """Raise ValueError for a setting that other programs have, and a run does not for a reason."""
-    if name in REFUSED:
-        raise ValueError(f"{name}: {REFUSED[name]}")
-
-
-def _names(kinds: Iterable[Any]) -> list[str]:
-    return [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    found = vars(parser.parse_args(arguments))
+    of_run = {field.name for field in dataclasses.fields(RunConfig)}
+    run = RunConfig(**{name: found[name] for name in of_run})
+    training = SimpleNamespace(**{name: found[name] for name in keys if name not in of_run})
+    for settings in (run, training):
+        expand_paths(settings)
+    changed = {name: value for name, value in vars(training).items() if value != defaults[name]}
+    return Settings(run, changed), found
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -193,37 +206,6 @@ def _expanded(name: str, text: str) -> str:
     if path.startswith("~"):
         raise ValueError(f"{name}: {path.split(os.sep)[0]} is no user's folder, got {text!r}")
     return path
-
-
-def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """``; did you mean X?``, or an empty text if no known name is similar."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
-
-
-def training_flags() -> type:
-    """A dataclass of PADConfig's fields without those that a run sets itself.
-
-    PADConfig itself cannot be used to parse flags, because its constructor looks for devices.
-    """
-    hints = get_type_hints(PADConfig)
-    own = MANAGED | {field.name for field in dataclasses.fields(RunConfig)}
-    fields = [
-        (
-            field.name,
-            hints[field.name],
-            dataclasses.field(
-                default=field.default,
-                default_factory=field.default_factory,
-                metadata=field.metadata,
-            ),
-        )
-        for field in dataclasses.fields(PADConfig)
-        if field.init and field.name not in own
-    ]
-    flags = dataclasses.make_dataclass("TrainingFlags", fields)
-    flags._argument_group_name = "training"  # type: ignore[attr-defined]
-    return flags
 
 
 def _as_flag(key: str, value: Any) -> list[str]:

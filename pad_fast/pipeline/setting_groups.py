@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -30,26 +30,22 @@ MOST_USED = (
     "teacher",
     "prompts",
     "heldout",
-    "responses",
     "output_dir",
     "rounds",
     "seed",
     "num_generations",
     "temperature",
     "max_new_tokens",
-    "dtype",
     "mcq_weight",
     "loss",
     "beta",
     "learning_rate",
     "num_train_epochs",
     "prompts_per_step",
-    "per_device_train_batch_size",
     "use_peft",
-    "answer_rule",
     "teacher_server",
-    "student_serve",
-    "benchmarks",
+    "num_processes",
+    "accelerate_config",
 )
 SHORT_HELP = {"loss": f"The loss: {', '.join(LOSSES)}."}
 # Trainer's arguments that stand with the run's own; the others are "further arguments of Trainer".
@@ -102,7 +98,7 @@ TITLES = {
     "run": "the run: folder, rounds, display",
     "sampling": "sampling",
     "rewards": "rewards",
-    "calibration": "calibration of the teacher by multiple-choice questions",
+    "calibration": "the teacher's multiple-choice questions",
     "loss": "loss",
     "training": "training",
     "adapter": "low-rank adapter",
@@ -170,9 +166,13 @@ class Setting:
 
     @property
     def short_help(self) -> str:
-        """The first sentence of the help."""
-        first = self.help.partition(". ")[0].rstrip(".") + "."
-        return SHORT_HELP.get(self.name, first)
+        """The first sentence of the help, and what it says of the default."""
+        first, _, rest = self.help.partition(". ")
+        default = rest.find("Default: ")
+        parts = [first.rstrip(".") + "."]
+        if default >= 0 and len(rest) - default < 48:
+            parts.append(rest[default:])
+        return SHORT_HELP.get(self.name, " ".join(parts))
 
 
 def as_yaml(value: Any) -> str:
@@ -215,9 +215,16 @@ def setting_groups() -> dict[str, list[Setting]]:
     return groups
 
 
-def _setting(field: dataclasses.Field, kind: Any) -> Setting:
-    rule = {**TRAINING_RULES, **RUN_RULES}.get(field.name)
-    unit = OTHER_UNITS.get(field.name, "")
+def settings_of(options: type) -> list[Setting]:
+    """The fields of a dataclass of options, such as those of one command."""
+    hints = get_type_hints(options)
+    fields: list[dataclasses.Field] = [*dataclasses.fields(options)]
+    return [_setting(field, hints[field.name], ruled=False) for field in fields]
+
+
+def _setting(field: dataclasses.Field, kind: Any, ruled: bool = True) -> Setting:
+    rule = {**TRAINING_RULES, **RUN_RULES}.get(field.name) if ruled else None
+    unit = OTHER_UNITS.get(field.name, "") if ruled else ""
     if not unit and rule is not None:
         unit = next((unit for unit in UNITS if rule.note.partition(";")[0] == unit), "")
     help = " ".join(str(field.metadata.get("help", "")).split())
@@ -225,6 +232,9 @@ def _setting(field: dataclasses.Field, kind: Any) -> Setting:
         if field.name in only:
             value, why = only[field.name]
             help = f"Only {as_yaml(value)} is taken, since {why}."
+    for each in get_args(kind) or (kind,):
+        if isinstance(each, type) and issubclass(each, Enum):
+            help = f"{help} One of {', '.join(str(member.value) for member in each)}."
     return Setting(field, kind, help, "" if rule is None else _range(rule), unit)
 
 

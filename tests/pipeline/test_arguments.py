@@ -166,7 +166,8 @@ def test_every_setting_is_read_by_something():
     ids=lambda path: path.stem,
 )
 def test_every_recipe_parses(path):
-    settings = parse_settings("run", [str(path)])
+    blanks = [f"--{name}=filled-in" for name in ("student", "teacher", "prompts")]
+    settings = parse_settings("run", [str(path), *(blanks if path.stem == "blank" else ())])
     assert set(yaml.safe_load(path.read_text())) <= set(settings.flat()) | set(
         vars(settings.pad_config(path.parent))
     )

@@ -13,7 +13,7 @@ class AdapterOptions:
 
     use_peft: bool = option(
         False,
-        "Train a low-rank adapter (LoRA) in place of all weights. The student of a round is saved "
+        "Train a LoRA adapter in place of all weights. The student of a round is saved "
         "with the adapter merged into it; the adapter itself is kept next to it.",
     )
     lora_r: int = option(16, "Rank of the adapter.")

@@ -13,14 +13,14 @@ class ModelOptions:
     """Models: which take part, and how they are loaded."""
 
     student: str | None = option(
-        None, "Student: folder or hub name of a transformers causal LM with a chat template."
+        None, "Folder or hub name of the student. It is a causal LM with a chat template."
     )
     teacher: str | None = option(
-        None, "Teacher: folder or hub name; its tokenizer may differ from the student's."
+        None, "Folder or hub name of the teacher. Its tokenizer may differ from the student's."
     )
     reward_model: str | None = option(
         None,
-        "Reward model in place of a teacher: folder or hub name of a transformers sequence "
+        "Folder or hub name of a reward model in place of a teacher. It is a transformers sequence "
         "classifier with one logit and a chat template.",
     )
     student_revision: str | None = option(None, "Hub revision of the student.")

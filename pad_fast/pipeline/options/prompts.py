@@ -13,10 +13,10 @@ class PromptOptions:
     """Prompts to train on and to evaluate on, and responses that were sampled elsewhere."""
 
     prompts: str | None = option(
-        None, "Training prompts: a .jsonl, .json, .csv or .parquet file, or the name of a dataset."
+        None, "Training prompts: a .jsonl, .json, .csv or .parquet file, or a dataset's name."
     )
     heldout: str | None = option(
-        None, "Held-out prompts, given like prompts. Default: hold out some of the prompts."
+        None, "Held-out prompts. They are given like prompts. Default: some of prompts."
     )
     responses: str | None = option(
         None,

@@ -12,15 +12,13 @@ from pad_fast.pipeline.option import option
 class RunOptions:
     """The run: its folder, its rounds, and what it shows."""
 
-    output_dir: str | None = option(
-        None, "Run folder. Default: runs/ followed by the name of the YAML file."
-    )
-    rounds: int = option(1, "Number of rounds; each samples from the latest student.")
+    output_dir: str | None = option(None, "Run folder. Default: runs/ and the YAML file's name.")
+    rounds: int = option(1, "Rounds; each samples from the latest student.")
     prompts_per_round: int | None = option(None, "Prompts in a round. Default: all of them.")
     shard_size: int = option(
         256, "Prompts in a shard; a killed run loses at most the work on one shard."
     )
-    seed: int = option(42, "Seed; the seeds of all rounds and shards are derived from it.")
+    seed: int = option(42, "Seed, from which all others are derived.")
     load_best_round: bool = option(
         True, "Name the round with the best validation as the run's student, not the last one."
     )
