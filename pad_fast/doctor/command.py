@@ -7,11 +7,13 @@ run that starts afterwards is the same as without the doctor.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich import box
 from rich.console import Console
@@ -34,7 +36,7 @@ from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
 from pad_fast.pipeline.settings import Settings
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_paths
+from pad_fast.pipeline.whole_files import Row, keep_rows, read_rows, shard_paths
 from pad_fast.terminal import console as plain_console
 
 COLORS: dict[Verdict, str] = {"ok": "green", "look": "yellow", "problem": "bold red"}
@@ -113,10 +115,10 @@ def _drawn(run: RunContext, count: int) -> tuple[list[Row], int]:
     check_sources(config)
     check_training(run)
     check_models(config, student, run.judge)
-    train, heldout = read_split(config)
-    check_prompts([*train, *heldout], student, run.judge)
+    train, heldout = read_split(config, partial(keep_rows, run.files))
+    check_prompts(itertools.chain(train, heldout), student, run.judge)
     drawn = random.Random(derive_seed(config.seed, "doctor")).sample(train, min(count, len(train)))
-    rows = fitting(drawn, config, student, run.judge, run.training.max_length)
+    rows = list(fitting(drawn, config, student, run.judge, run.training.max_length))
     if not rows:
         raise ValueError(f"prompts: all {len(drawn)} that were drawn are too long")
     return rows, len(heldout)
@@ -128,7 +130,7 @@ def _scored(run: RunContext, rows: Sequence[Row]) -> tuple[list[Row], Row]:
     metrics: Row = {}
     seed, sampler = round_seed(run.config.seed, 0, "doctor"), run.sampler(count, rewards=True)
     if given.is_given(rows):
-        rows = given.without_responses(rows)
+        rows = list(given.without_responses(rows))
         given.write_samples(run, rows, root / "samples")
     else:
         title = "doctor · sample"

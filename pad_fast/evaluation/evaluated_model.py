@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pad_fast.evaluation.agreement import ranking_agreement
 from pad_fast.evaluation.answers import RULES
+from pad_fast.files.stored_rows import Row, column, take
 
-Row = dict[str, Any]
+PROMPTS_AT_A_TIME = 4096  # whose pairs of responses are compared together
 Rewards = Sequence[Sequence[float | None]]  # (P, N); None for a response that is not scored
 
 
@@ -31,10 +32,14 @@ class RewardPair:
         teacher_PN = _tensor(self.teacher)
         return _tensor(self.student), teacher_PN, ~teacher_PN.isnan()
 
+    def parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """:attr:`tensors` of :data:`PROMPTS_AT_A_TIME` prompts at a time."""
+        yield from zip(*(each.split(PROMPTS_AT_A_TIME) for each in self.tensors), strict=True)
+
     @cached_property
     def _by_prompt(self) -> dict[str, Tensor]:
-        student_PN, teacher_PN, mask = self.tensors
-        return ranking_agreement(student_PN, teacher_PN, mask, reduction="none")
+        found = [ranking_agreement(*part, reduction="none") for part in self.parts()]
+        return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
     def agreement(self, name: str) -> float | None:
         """The mean of a number of :func:`ranking_agreement`; None if no prompt counts."""
@@ -79,12 +84,13 @@ class Evaluated:
     def of_skill(self, skill: str) -> Evaluated:
         """The responses to the prompts of one skill, without the rest of the record."""
         greedy, sampled = (
-            [row for row in rows if row["skill"] == skill] for rows in (self.greedy, self.sampled)
+            take(rows, [i for i, own in enumerate(column(rows, "skill")) if own == skill])
+            for rows in (self.greedy, self.sampled)
         )
         return Evaluated(greedy, sampled, rule=self.rule)
 
 
-def accuracy(rows: Sequence[Row], rule: str = "exact") -> float | None:
+def accuracy(rows: Iterable[Row], rule: str = "exact") -> float | None:
     """The share of responses that are right by a rule, of those to prompts that have an answer."""
     is_right = RULES[rule].is_right
     return mean(
@@ -97,8 +103,8 @@ def accuracy(rows: Sequence[Row], rule: str = "exact") -> float | None:
 
 def mean(values: Iterable[float]) -> float | None:
     """The mean; None if there are no values."""
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers) if numbers else None
+    numbers = np.fromiter(values, np.float64)
+    return math.fsum(numbers) / len(numbers) if len(numbers) else None
 
 
 def _has_answer(row: Row) -> bool:
@@ -107,10 +113,7 @@ def _has_answer(row: Row) -> bool:
 
 def _tensor(rewards: Rewards) -> Tensor:
     """(P, N), N being the most responses of a prompt; NaN where there is no reward."""
-    width = max(map(len, rewards), default=0)
-    values = [
-        [*(math.nan if value is None else value for value in group)]
-        + [math.nan] * (width - len(group))
-        for group in rewards
-    ]
-    return torch.tensor(values, dtype=torch.float64)
+    found = np.full((len(rewards), max(map(len, rewards), default=0)), np.nan)
+    for place, group in enumerate(rewards):
+        found[place, : len(group)] = np.array(group, dtype=np.float64)  # None becomes NaN
+    return torch.from_numpy(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,32 +23,58 @@ EMPTY = b"0" * 64
 HASHED_BYTES = 1 << 20  # at each end of a file, and at a time
 
 
-def parquet_bytes(table: pa.Table) -> bytearray:
-    """The content of a Parquet file of ``table``, with its checksum."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema) as writer:
-        writer.write_table(table)
+def write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write tables with one schema as a Parquet file with its checksum, a row group for each."""
+    left = iter(tables)
+    first = next(left)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        writer.write_table(first)
+        for table in left:
+            writer.write_table(table)
         writer.add_key_value_metadata({PARQUET_KEY.decode(): EMPTY.decode()})
-    content = bytearray(sink.getvalue())
-    place = content.rindex(EMPTY)
-    content[place : place + len(EMPTY)] = hashlib.sha256(content).hexdigest().encode()
-    return content
+    place = _place_of(EMPTY, path)
+    digest = _digest_around(path, place)
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(digest)
 
 
-def is_whole(content: bytes) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether a Parquet file has its checksum and is as it was written.
 
     Raises:
         pa.ArrowException, OSError: the content is not Parquet.
     """
-    known = (pq.read_metadata(pa.BufferReader(content)).metadata or {}).get(PARQUET_KEY, b"")
-    place = content.rfind(known) if len(known) == len(EMPTY) else -1
-    if place < 0:
-        return False
-    digest, whole = hashlib.sha256(), memoryview(content)
-    for part in (whole[:place], EMPTY, whole[place + len(EMPTY) :]):
-        digest.update(part)
-    return digest.hexdigest().encode() == known
+    with path.open("rb") as stream:
+        known = (pq.read_metadata(stream).metadata or {}).get(PARQUET_KEY, b"")
+    place = _place_of(known, path) if len(known) == len(EMPTY) else -1
+    return place >= 0 and _digest_around(path, place) == known
+
+
+def _place_of(text: bytes, path: Path) -> int:
+    """Where a text stands in the end of a Parquet file, which holds its metadata; -1: nowhere."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(-8, os.SEEK_END)  # the length of the metadata, and "PAR1"
+        length = 8 + int.from_bytes(stream.read(4), "little")
+        start = max(0, size - length)
+        stream.seek(start)
+        place = stream.read().rfind(text)
+    return place if place < 0 else start + place
+
+
+def _digest_around(path: Path, place: int) -> bytes:
+    """The SHA-256 of a file with zeros at the place of its checksum."""
+    digest, left = hashlib.sha256(), place
+    with path.open("rb") as stream:
+        while left and (part := stream.read(min(left, HASHED_BYTES))):
+            digest.update(part)
+            left -= len(part)
+        digest.update(EMPTY)
+        stream.seek(place + len(EMPTY))
+        while part := stream.read(HASHED_BYTES):
+            digest.update(part)
+    return digest.hexdigest().encode()
 
 
 def has_checksum(path: Path) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pad_fast.files.checksums import JSON_KEY, is_whole, json_digest, parquet_bytes, with_checksum
+from pad_fast.files.checksums import JSON_KEY, is_whole, json_digest, with_checksum, write_parquet
 from pad_fast.files.json_text import json_value
 from pad_fast.files.writing import replacing
+
+ROWS_AT_A_TIME = 1024  # of a file that may be long
 
 
 def set_aside(path: Path) -> str:
@@ -23,10 +25,13 @@ def set_aside(path: Path) -> str:
     return f"set it aside with `{move}`, and the same command makes it again"
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file with its checksum."""
+def write_table(path: Path, tables: pa.Table | Iterable[pa.Table]) -> None:
+    """Write a Parquet file with its checksum, of one table or of several with one schema.
+
+    Of several, one at a time is in memory.
+    """
     with replacing(path) as temporary:
-        temporary.write_bytes(parquet_bytes(table))
+        write_parquet(temporary, [tables] if isinstance(tables, pa.Table) else tables)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -39,13 +44,32 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         ValueError: the file is not as it was written.
     """
-    content = path.read_bytes()
     with _readable(path):
-        if not is_whole(content):
-            raise ValueError("its checksum is not that of its content")
-        names = pq.read_schema(pa.BufferReader(content)).names
-        chosen = None if columns is None else [name for name in columns if name in names]
-        return pq.read_table(pa.BufferReader(content), columns=chosen)
+        chosen = _checked_columns(path, columns)
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=chosen)
+
+
+def read_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of :func:`read_table` in tables of at most :data:`ROWS_AT_A_TIME` rows.
+
+    The whole file is checked before the first of them is given.
+    """
+    with _readable(path):
+        chosen = _checked_columns(path, columns)
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=chosen):
+                yield pa.Table.from_batches([batch])
+
+
+def _checked_columns(path: Path, columns: Sequence[str] | None) -> list[str] | None:
+    """Those columns that a file has, which is as it was written."""
+    if not is_whole(path):
+        raise ValueError("its checksum is not that of its content")
+    if columns is None:
+        return None
+    names = pq.read_schema(path).names
+    return [name for name in columns if name in names]
 
 
 def read_note(path: Path, key: bytes) -> dict[str, Any] | None:

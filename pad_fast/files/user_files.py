@@ -24,8 +24,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         ValueError: a line is not UTF-8.
     """
-    # bytes.splitlines knows line feeds and carriage returns, and no other separators.
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(_byte_lines(path), 1):
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -33,6 +32,14 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 f"{path}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} at "
                 f"{error.start + 1}"
             ) from None
+
+
+def _byte_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, as they are read."""
+    with path.open("rb") as stream:
+        for line in stream:  # up to a line feed
+            # bytes.splitlines knows line feeds and carriage returns, and no other separators.
+            yield from line.splitlines(keepends=True)
 
 
 def is_json_list(path: Path) -> bool:

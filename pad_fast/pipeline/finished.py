@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from pad_fast.evaluation import model_names
@@ -12,9 +12,8 @@ from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
 from pad_fast.pipeline.evaluate.heldout import Subject
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.sample.shards import shards
+from pad_fast.pipeline.sample.shards import shard_files
 from pad_fast.pipeline.sample.teacher_answers import answers_folder, unanswered
-from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
 
@@ -51,28 +50,27 @@ def is_finished(run: RunContext, round: int) -> bool:
 def phase_files(run: RunContext, round: int, phase: str) -> Iterator[Path]:
     """The files and folders that a phase of a round leaves."""
     if phase == SAMPLE.name:
-        yield from _shards(run, run.round_rows(round), run.folder.round(round) / "samples")
+        yield from _shards(run, len(run.round_places(round)), run.folder.round(round) / "samples")
         if run.config.teacher_response != "none":
-            yield from _shards(run, unanswered(run, round), answers_folder(run, round))
+            yield from _shards(run, len(unanswered(run, round)), answers_folder(run, round))
         if round == 1:
-            yield from _shards(run, run.heldout_rows, run.folder.root / "heldout" / "samples")
+            yield from _shards(run, len(run.heldout_rows), run.folder.root / "heldout" / "samples")
     elif phase == SCORE.name:
-        yield from _shards(run, run.round_rows(round), run.folder.round(round) / "scores")
+        yield from _shards(run, len(run.round_places(round)), run.folder.round(round) / "scores")
         if round == 1:
-            yield from _shards(run, run.heldout_rows, heldout.groups_folder(run))
+            yield from _shards(run, len(run.heldout_rows), heldout.groups_folder(run))
     elif phase == TRAIN.name:
         yield from students(run, round)
         if with_baseline(run, round):
-            prompts = {row["prompt_id"] for r in range(1, round + 1) for row in run.round_rows(r)}
-            yield from _shards(run, [{}] * len(prompts), run.folder.seqkd / "answers")
+            yield from _shards(run, len(run.places_until(round)), run.folder.seqkd / "answers")
     elif phase == EVALUATE.name:
         yield from validation.validation_files(run, round)
         for subject in subjects(run, round) if run.heldout_rows else ():
             yield from heldout.evaluation_files(run, subject)
 
 
-def _shards(run: RunContext, rows: Sequence[Row], folder: Path) -> list[Path]:
-    return [path for _, path, _ in shards(rows, folder, run.config.shard_size)]
+def _shards(run: RunContext, count: int, folder: Path) -> Iterator[Path]:
+    return shard_files(count, folder, run.config.shard_size)
 
 
 def subjects(run: RunContext, round: int) -> list[Subject]:

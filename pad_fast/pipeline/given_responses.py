@@ -7,16 +7,18 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pad_fast.conversation.pairs import BY_RANK
+from pad_fast.files.stored_rows import Rows
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.prompts import (
     checked_rows,
+    iter_prompts,
     prompt_digest,
     raw_rows,
-    read_prompts,
+    short_digest,
     split_heldout,
     without,
 )
@@ -29,36 +31,40 @@ logger = logging.getLogger("pad_fast")
 COLUMNS = ("completions", "given_scores", "finish_reasons")
 
 
-def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
+def read_split(config: RunConfig, keep: Callable[[Iterator[Row]], Rows]) -> tuple[Rows, Rows]:
     """The rows to train on and the held-out rows, with a column ``given``.
 
     Held-out rows without responses are prompts, which the student answers.
 
+    Args:
+        config: of the run.
+        keep: holds what is read, such as ``list``, or a function that writes it to disk.
+
     Raises:
         ValueError: a row is wrong; the message names the file and its line or row.
     """
-    rows = read_responses(config, str(config.responses), config.responses_split)
+    rows = keep(iter_responses(config, str(config.responses), config.responses_split))
     if config.heldout is None:
         train, heldout = split_heldout(rows, config.heldout_size)
     else:
-        train, heldout = rows, _read_heldout(config)[: config.heldout_size]
+        train, heldout = rows, keep(_heldout(config))[: config.heldout_size]
     return without(train, heldout), heldout
 
 
-def _read_heldout(config: RunConfig) -> list[Row]:
+def _heldout(config: RunConfig) -> Iterator[Row]:
     source, split = str(config.heldout), config.heldout_split
     if _holds_responses(config):
-        return read_responses(config, source, split)
+        return iter_responses(config, source, split)
     if not config.has_judge:
         raise ValueError(
             f"heldout: {source} holds no responses, and neither a teacher nor a reward_model is "
             "given that scores those of the student; give rows with responses and scores, or leave "
             "it out"
         )
-    return [
+    return (
         {**row, "given": None, "scored": False}
-        for row in read_prompts(source, split, config.prompts_subset)
-    ]
+        for row in iter_prompts(source, split, config.prompts_subset)
+    )
 
 
 @dataclass
@@ -78,12 +84,11 @@ class _Counts:
             logger.warning("%s: %d %s; the first is %s", source, count, what, self.first[what])
 
 
-def read_again(config: RunConfig) -> dict[str, Row]:
-    """The rows with responses by their digests, ``given``, without another word about them."""
-    rows = read_responses(config, str(config.responses), config.responses_split, quiet=True)
+def read_again(config: RunConfig) -> Iterator[Row]:
+    """The rows with responses, without another word about them."""
+    yield from iter_responses(config, str(config.responses), config.responses_split, quiet=True)
     if config.heldout is not None and _holds_responses(config):
-        rows += read_responses(config, config.heldout, config.heldout_split, quiet=True)
-    return {row["given"]: row for row in rows}
+        yield from iter_responses(config, config.heldout, config.heldout_split, quiet=True)
 
 
 def _holds_responses(config: RunConfig) -> bool:
@@ -91,26 +96,28 @@ def _holds_responses(config: RunConfig) -> bool:
     return holds_responses(next(found, ("", None))[1])
 
 
-def read_responses(config: RunConfig, source: str, split: str, *, quiet: bool = False) -> list[Row]:
-    """The rows of a file or dataset that hold at least two different responses.
+def iter_responses(
+    config: RunConfig, source: str, split: str, *, quiet: bool = False
+) -> Iterator[Row]:
+    """The rows of a file or dataset that hold at least two different responses, as they are read.
 
     Args:
         config: of the run.
-        source: a file or dataset, as :func:`read_prompts` takes it.
+        source: a file or dataset, as :func:`iter_prompts` takes it.
         split: of a dataset.
         quiet: do not warn of what is left out.
 
-    Returns:
-        Rows as :func:`read_prompts` gives them, with :data:`COLUMNS`, their digest, ``given``, and
+    Yields:
+        Rows as :func:`iter_prompts` gives them, with :data:`COLUMNS`, their digest, ``given``, and
         whether their scores are kept, ``scored``. Rows of one prompt stay apart, since the scores
         of two rows may not be comparable.
 
     Raises:
         ValueError: a row is wrong; the message names the file and its line or row.
     """
-    counts, rows, unread = _Counts(), [], Counter[str]()
-    ids: dict[str, str] = {}  # prompt_id -> digest of its prompt
-    seen: set[str] = set()
+    counts, unread = _Counts(), Counter[str]()
+    ids: dict[str, bytes] = {}  # prompt_id -> digest of its prompt
+    seen: set[bytes] = set()
     scored: bool | None = None
     for place, raw in raw_rows(source, split, config.prompts_subset):
         row, given = _row(place, raw, unread)
@@ -140,19 +147,18 @@ def read_responses(config: RunConfig, source: str, split: str, *, quiet: bool = 
             )
             continue
         digest = hashlib.sha256(json.dumps([row["prompt"], kept]).encode()).hexdigest()
-        if digest in seen:
+        if (short := short_digest(digest)) in seen:
             counts.add("rows repeat an earlier row and are left out", place)
             continue
-        seen.add(digest)
+        seen.add(short)
         row["prompt_id"] = _own_id(place, row, ids)
-        rows.append({**row, "place": place, **kept, "given": digest, "scored": scored})
-    if not rows:
+        yield {**row, "place": place, **kept, "given": digest, "scored": scored}
+    if not seen:
         raise ValueError(f"{source}: holds no row with two different responses to compare")
     if not quiet:
         for name, count in unread.items():
             logger.warning("%s: not read into the prompts: %s (of %d rows)", source, name, count)
         counts.warn(source)
-    return rows
 
 
 def _row(place: str, raw: object, unread: Counter[str]) -> tuple[Row, Given]:
@@ -208,10 +214,11 @@ def _mean(scores: Iterator[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _own_id(place: str, row: Row, ids: dict[str, str]) -> str:
+def _own_id(place: str, row: Row, ids: dict[str, bytes]) -> str:
     """The row's id, with a number where the prompt has other rows."""
-    digest = prompt_digest(row["prompt"])
-    base = name = row["prompt_id"] or digest[:16]
+    whole = prompt_digest(row["prompt"])
+    digest = short_digest(whole)
+    base = name = row["prompt_id"] or whole[:16]
     if ids.get(base, digest) != digest:
         raise ValueError(f"{place}: prompt_id {base!r} is taken by another prompt")
     number = 1

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from pad_fast.device import default_device
 from pad_fast.environment import decisive, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
+from pad_fast.files.stored_rows import RowFiles, Rows, column
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.costs import recording
@@ -45,7 +48,7 @@ from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.step_size import PRODUCT
-from pad_fast.pipeline.whole_files import Row, write_json, write_rows
+from pad_fast.pipeline.whole_files import Row, keep_rows, write_json, write_rows
 from pad_fast.report.wording import GIVEN, RATER, SAMPLED
 
 logger = logging.getLogger("pad_fast")
@@ -77,6 +80,8 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
     with contextlib.ExitStack() as stack:
         if run.ranks.is_main:
             stack.enter_context(locked(run.folder.root))
+            shutil.rmtree(run.folder.rows, ignore_errors=True)  # of a killed command
+            stack.callback(shutil.rmtree, run.folder.rows, ignore_errors=True)
             _check_or_prepare(run, trains)
         check_shared_folder(run)
         stack.enter_context(recording(run.folder.root, run.ranks))
@@ -139,9 +144,9 @@ def _prepare(run: RunContext) -> None:
     write_json(run.folder.manifest_path, manifest)
 
 
-def _judge_of(run: RunContext, rows: Sequence[Row]) -> str:
+def _judge_of(run: RunContext, rows: Rows) -> str:
     """Who scores the responses, in the words of the report."""
-    if any(row.get("scored") for row in rows):
+    if rows[0].get("scored"):  # all rows have scores, or none
         return RATER
     return "teacher" if run.judge is None else run.judge.role.replace("_", " ")
 
@@ -171,14 +176,15 @@ def _check_foreign_files(run: RunContext) -> None:
             )
 
 
-def _fitting_rows(run: RunContext) -> dict[str, list[Row]]:
+def _fitting_rows(run: RunContext) -> dict[str, Rows]:
     """The prompts of the run that fit both models, by their part."""
     models, limit = (run.student(0), run.judge), run.training.max_length
-    parts = read_split(run.config)
+    keep = partial(keep_rows, RowFiles(run.folder.rows / "reading"))  # gone when nobody reads them
+    parts = read_split(run.config, keep)
     for rows in parts:
         check_prompts(rows, *models)
     return {
-        part: without_responses(fitting(rows, run.config, *models, limit))
+        part: keep(without_responses(fitting(rows, run.config, *models, limit)))
         for part, rows in zip(PROMPTS, parts, strict=True)
     }
 
@@ -262,7 +268,7 @@ def _check_changes(run: RunContext) -> None:
     """Raise ValueError unless changed settings fit what was prepared."""
     check_models(run.config, run.student(0), run.judge)
     limit = run.training.max_length
-    longest = max(len(row["prompt_ids"]) for row in run.train_rows)
+    longest = max(map(len, column(run.train_rows, "prompt_ids")))
     if limit is not None and longest >= limit:
         raise ValueError(
             f"max_length: must be more than the {longest} tokens of the longest prompt in "

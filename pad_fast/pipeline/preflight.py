@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from pad_fast.conversation.encoding import control_tokens
 from pad_fast.conversation.long_prompts import fitted_prompt
+from pad_fast.files.stored_rows import Rows
 from pad_fast.pipeline import given_responses, hub, multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import PROBES, Checkpoint
 from pad_fast.pipeline.config import RunConfig
@@ -45,16 +46,21 @@ def check_sources(config: RunConfig) -> None:
             )
 
 
-def read_split(config: RunConfig) -> tuple[list[Row], list[Row]]:
-    """The training prompts and the held-out prompts."""
+def read_split(config: RunConfig, keep: Callable[[Iterator[Row]], Rows]) -> tuple[Rows, Rows]:
+    """The training prompts and the held-out prompts.
+
+    Args:
+        config: of the run.
+        keep: holds what is read, such as ``list``, or a function that writes it to disk.
+    """
     if config.responses:
-        return given_responses.read_split(config)
-    train = prompts.read_prompts(str(config.prompts), config.prompts_split, config.prompts_subset)
+        return given_responses.read_split(config, keep)
+    subset = config.prompts_subset
+    train = keep(prompts.iter_prompts(str(config.prompts), config.prompts_split, subset))
     if config.heldout is None:
         return prompts.split_heldout(train, config.heldout_size)
-    heldout = prompts.read_prompts(config.heldout, config.heldout_split, config.prompts_subset)[
-        : config.heldout_size
-    ]
+    heldout = keep(prompts.iter_prompts(config.heldout, config.heldout_split, subset))
+    heldout = heldout[: config.heldout_size]
     return prompts.without(train, heldout), heldout
 
 
@@ -94,7 +100,7 @@ def check_tokens(checkpoint: Checkpoint) -> None:
     checkpoint.check_ids(in_texts, "the tokenizer")
 
 
-def check_prompts(rows: Sequence[Row], student: Checkpoint, judge: Checkpoint | None) -> None:
+def check_prompts(rows: Iterable[Row], student: Checkpoint, judge: Checkpoint | None) -> None:
     """Raise ValueError for a prompt of which a chat template leaves out the text of a message.
 
     A template may leave out a message, such as the system's, without a word: the model would answer
@@ -112,12 +118,12 @@ def check_prompts(rows: Sequence[Row], student: Checkpoint, judge: Checkpoint | 
 
 
 def fitting(
-    rows: Sequence[Row],
+    rows: Rows,
     config: RunConfig,
     student: Checkpoint,
     judge: Checkpoint | None,
     max_length: int | None,
-) -> list[Row]:
+) -> Iterator[Row]:
     """The rows whose prompt and longest response fit both models, with ``prompt_ids`` added.
 
     Args:
@@ -139,7 +145,7 @@ def fitting(
         room["student"], config.max_prompt_length or UNLIMITED, (max_length or UNLIMITED) - 1
     )
     other = None if judge is None or judge.reads_prompts_as(student) else judge
-    kept: list[Row] = []
+    kept = 0
     for row in rows:
         place = row.pop("place")
         try:
@@ -151,12 +157,10 @@ def fitting(
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
         if _fits(f"{place}: the prompt", row, ids, room, config.long_prompts):
-            kept.append({**row, "prompt_ids": ids["student"]})
-    if len(kept) < len(rows):
-        logger.warning(
-            "%d of %d prompts are too long and are dropped", len(rows) - len(kept), len(rows)
-        )
-    return kept
+            kept += 1
+            yield {**row, "prompt_ids": ids["student"]}
+    if kept < len(rows):
+        logger.warning("%d of %d prompts are too long and are dropped", len(rows) - kept, len(rows))
 
 
 def _fits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import logging
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 from pad_fast.conversation import with_input
 from pad_fast.evaluation.answers import number as number_in
+from pad_fast.files.stored_rows import Rows, left_out, take
 from pad_fast.files.user_files import csv_rows, json_rows, parquet_rows
 from pad_fast.pipeline.cells import cell_text
 from pad_fast.pipeline.whole_files import Row
@@ -63,21 +65,27 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
         that look like a part of the prompt. A blank answer is none, and a number loses the commas
         between its thousands.
     """
-    rows: dict[str, Row] = {}  # hash of the prompt -> row
+    return list(iter_prompts(source, split, subset))
+
+
+def iter_prompts(source: str, split: str = "train", subset: str | None = None) -> Iterator[Row]:
+    """The rows of :func:`read_prompts` as they are read, of which only ids and hashes are kept."""
+    seen: set[bytes] = set()
     ids: set[str] = set()
     unread: Counter[str] = Counter()
     repeated = 0
     for place, row in checked_rows(raw_rows(source, split, subset), unread):
         digest = prompt_digest(row["prompt"])
-        if digest in rows:
+        if (short := short_digest(digest)) in seen:
             repeated += 1
             continue
         row.update(prompt_id=row["prompt_id"] or digest[:16], place=place)
         if row["prompt_id"] in ids:
             raise ValueError(f"{place}: prompt_id {row['prompt_id']!r} is taken by another prompt")
         ids.add(row["prompt_id"])
-        rows[digest] = row
-    if not rows:
+        seen.add(short)
+        yield row
+    if not seen:
         raise ValueError(f"{source}: holds no prompts")
     if unread:
         logger.warning(
@@ -89,7 +97,6 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
         logger.warning(
             "%s: %d rows repeat the prompt of an earlier row and are ignored", source, repeated
         )
-    return list(rows.values())
 
 
 def prompt_digest(messages: Sequence[Message]) -> str:
@@ -97,7 +104,12 @@ def prompt_digest(messages: Sequence[Message]) -> str:
     return hashlib.sha256(json.dumps(list(messages), sort_keys=True).encode()).hexdigest()
 
 
-def split_heldout(rows: Sequence[Row], size: int | None) -> tuple[list[Row], list[Row]]:
+def short_digest(digest: str) -> bytes:
+    """The first 16 bytes of a hash, which take little memory and tell a million texts apart."""
+    return bytes.fromhex(digest[:32])
+
+
+def split_heldout(rows: Rows, size: int | None) -> tuple[Rows, Rows]:
     """Split rows into training and held-out ones.
 
     The held-out ones are chosen by their hash, so that the order of the rows does not matter.
@@ -112,19 +124,18 @@ def split_heldout(rows: Sequence[Row], size: int | None) -> tuple[list[Row], lis
         raise ValueError(
             f"heldout_size: must be less than the number of prompts, {len(rows)}, got {size}"
         )
-    chosen = {
-        row["prompt_id"]
-        for row in sorted(rows, key=lambda row: prompt_digest(row["prompt"]))[:size]
-    }
-    return [row for row in rows if row["prompt_id"] not in chosen], [
-        row for row in rows if row["prompt_id"] in chosen
-    ]
+    digests = ((prompt_digest(row["prompt"]), place) for place, row in enumerate(rows))
+    chosen = sorted(place for _, place in heapq.nsmallest(size, digests)) if size else []
+    return take(rows, left_out(len(rows), chosen)), take(rows, chosen)
 
 
-def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
+def without(rows: Rows, heldout: Rows) -> Rows:
     """The rows whose prompts are not held out, which are those to train on."""
-    digests = {prompt_digest(row["prompt"]) for row in heldout}
-    kept = [row for row in rows if prompt_digest(row["prompt"]) not in digests]
+    if not heldout:
+        return rows
+    digests = {short_digest(prompt_digest(row["prompt"])) for row in heldout}
+    found = (short_digest(prompt_digest(row["prompt"])) for row in rows)
+    kept = [place for place, digest in enumerate(found) if digest not in digests]
     if len(kept) < len(rows):
         logger.warning(
             "prompts: %d of them are also held out and are not trained on", len(rows) - len(kept)
@@ -133,7 +144,7 @@ def without(rows: Sequence[Row], heldout: Sequence[Row]) -> list[Row]:
         raise ValueError(
             "prompts: every one of them is held out too, which leaves none to train on"
         )
-    return kept
+    return take(rows, kept)
 
 
 def raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from pad_fast.files.stored_rows import Rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.teacher_answers import sampled_alone
@@ -48,7 +49,7 @@ def lost_prompts(run: RunContext, manifest: Row) -> list[str]:
     ]
 
 
-def restore_prompts(run: RunContext, manifest: Row, parts: dict[str, list[Row]]) -> None:
+def restore_prompts(run: RunContext, manifest: Row, parts: dict[str, Rows]) -> None:
     """Write the lost files of prompts again, from prompts that were read again.
 
     Raises:

@@ -35,6 +35,7 @@ from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.sample.teacher_answers import (
     sample_answers_of_round,
+    teacher_answers,
     with_teacher_answers,
 )
 from pad_fast.pipeline.seeds import round_seed
@@ -60,7 +61,7 @@ def sample(run: RunContext, round: int) -> None:
             validation.sample_validation(run, 0)
     folder, rows = run.folder.round(round) / "samples", run.round_rows(round)
     run.ranks.on_main(lambda: restore_samples(folder.parent / "scores", folder))
-    teachers = sample_answers_of_round(run, round)
+    sample_answers_of_round(run, round)
     if not run.ranks.agree(unfinished(rows, folder, run.config.shard_size)):
         return
     on_shard = partial(_look_at_shard, run, round, "sample")
@@ -69,6 +70,7 @@ def sample(run: RunContext, round: int) -> None:
         _print_means(run, round, "sample")
         return
     sampler = run.sampler(run.config.num_generations, rewards=True)
+    teachers = teacher_answers(run, round)
     with run.engine(run.student(round - 1)) as student:
         if teachers:
             with_answers = partial(with_teacher_answers, run, student, teachers)

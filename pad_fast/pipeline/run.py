@@ -11,6 +11,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pad_fast.files.stored_rows import RowFiles, Rows, column, left_out, take
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.ranks import Ranks, current_ranks
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
@@ -25,7 +29,7 @@ from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.serving.run_engines import RunEngines
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.weights import weights_digest
-from pad_fast.pipeline.whole_files import Row, read_rows
+from pad_fast.pipeline.whole_files import keep_shards, read_rows
 from pad_fast.training.config import PADConfig
 
 # A tenth of the training prompts is kept for validation, within these numbers; with fewer, chance
@@ -47,6 +51,8 @@ class RunContext:
         self.folder = RunFolder(Path(str(settings.run.output_dir)))
         self.training = settings.pad_config(self.folder.root)
         self.ranks = current_ranks()
+        self.files = RowFiles(self.folder.rows / f"rank-{self.ranks.rank}")
+        self._places_of: dict[int, NDArray[np.int64]] = {}
         self.started = self._start()
         self.metrics = Metrics(self.folder.root / "metrics.jsonl", writes=self.ranks.is_main)
         self.scores = ModelScores(
@@ -173,7 +179,7 @@ class RunContext:
             students.insert(0, self.student(0))
         return [student for student in students if student.path != wanted.path][-2:]
 
-    def _telling_rows(self) -> list[Row]:
+    def _telling_rows(self) -> Rows:
         """The responses of the last round that was sampled, else prompts."""
         for part in ("scores", "samples"):
             folders = sorted(self.folder.root.glob(f"round-*/{part}/part-*.parquet"))
@@ -221,51 +227,67 @@ class RunContext:
         return weights_digest(self.judge.path, self.judge.config)
 
     @cached_property
-    def _prompt_rows(self) -> list[Row]:
-        return read_rows(self.folder.root / "prompts.parquet")
+    def _prompt_rows(self) -> Rows:
+        return keep_shards(self.files, self.folder.root / "prompts.parquet")
 
     @cached_property
-    def _validation_places(self) -> set[int]:
+    def _validation_places(self) -> list[int]:
         """Which of the prompts are kept from training: drawn once, by the run's seed."""
-        size = self.config.validation_size
+        rows, size = self._prompt_rows, self.config.validation_size
         if size is None:
-            size = min(MOST_VALIDATION, len(self._prompt_rows) // 10)
-            has_measure = self.config.has_judge or any(row["answer"] for row in self._prompt_rows)
-            size = size if size >= LEAST_VALIDATION and has_measure else 0
-            size = 0 if self.config.responses else size
-        size = min(size, len(self._prompt_rows) - 1)
+            size = min(MOST_VALIDATION, len(rows) // 10)
+            size = size if size >= LEAST_VALIDATION and not self.config.responses else 0
+            if size and not self.config.has_judge and not any(column(rows, "answer")):
+                size = 0
+        size = min(size, len(rows) - 1)
         draw = random.Random(derive_seed(self.config.seed, "validation"))
-        return set(draw.sample(range(len(self._prompt_rows)), size))
+        return sorted(draw.sample(range(len(rows)), size))
 
     @cached_property
-    def train_rows(self) -> list[Row]:
+    def train_rows(self) -> Rows:
         """The training prompts."""
-        left_out = self._validation_places
-        return [row for place, row in enumerate(self._prompt_rows) if place not in left_out]
+        return take(self._prompt_rows, left_out(len(self._prompt_rows), self._validation_places))
 
     @cached_property
-    def validation_rows(self) -> list[Row]:
+    def validation_rows(self) -> Rows:
         """The prompts that choose among the rounds."""
-        return [self._prompt_rows[place] for place in sorted(self._validation_places)]
+        return take(self._prompt_rows, self._validation_places)
 
     @cached_property
-    def heldout_rows(self) -> list[Row]:
+    def heldout_rows(self) -> Rows:
         """The held-out prompts."""
         path = self.folder.root / "heldout" / "prompts.parquet"
-        return read_rows(path) if path.exists() else []
+        return keep_shards(self.files, path) if path.exists() else []
 
-    @property
+    @cached_property
     def has_answers(self) -> bool:
         """Whether a held-out prompt has an answer to compare with."""
-        return any(row["answer"] is not None for row in self.heldout_rows)
+        return any(answer is not None for answer in column(self.heldout_rows, "answer"))
 
-    def round_rows(self, round: int) -> list[Row]:
-        """The prompts of a round: the next ones in an endless sequence of shuffles of all."""
-        count = self.config.prompts_per_round or len(self.train_rows)
-        start = (round - 1) * count
-        order: list[int] = []
-        for epoch in range(-(-(start + count) // len(self.train_rows))):
-            shuffled = list(range(len(self.train_rows)))
-            random.Random(derive_seed(self.config.seed, "prompts", epoch)).shuffle(shuffled)
-            order += shuffled
-        return [self.train_rows[index] for index in order[start : start + count]]
+    def round_rows(self, round: int) -> Rows:
+        """The prompts of a round, see :meth:`round_places`."""
+        return take(self.train_rows, self.round_places(round))
+
+    def places_until(self, round: int) -> NDArray[np.int64]:
+        """Which of the training prompts the rounds up to one have, each once, the first first."""
+        every = [self.round_places(each) for each in range(1, round + 1)]
+        places = np.concatenate([np.zeros(0, np.int64), *every])
+        return places[np.sort(np.unique(places, return_index=True)[1])]
+
+    def round_places(self, round: int) -> NDArray[np.int64]:
+        """Which of the training prompts a round has: the next of an endless sequence of shuffles.
+
+        Each shuffle is of all training prompts.
+        """
+        if round not in self._places_of:
+            every = len(self.train_rows)
+            count = self.config.prompts_per_round or every
+            start = (round - 1) * count
+            parts = []
+            for epoch in range(start // every, -(-(start + count) // every)):
+                shuffled = list(range(every))
+                random.Random(derive_seed(self.config.seed, "prompts", epoch)).shuffle(shuffled)
+                first = epoch * every
+                parts.append(shuffled[max(0, start - first) : start + count - first])
+            self._places_of[round] = np.concatenate([np.asarray(part, np.int64) for part in parts])
+        return self._places_of[round]

@@ -132,6 +132,11 @@ class RunFolder:
         """The page about the run."""
         return self.root / "report" / "index.html"
 
+    @property
+    def rows(self) -> Path:
+        """The folder of rows that a command works with, which it removes at its end."""
+        return self.root / ".rows"
+
     def evaluation(self, name: str) -> Path:
         """The summary of the evaluation of one model."""
         return self.root / "evaluation" / f"{name}.json"

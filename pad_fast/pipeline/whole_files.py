@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pad_fast.files.checksums import ends_hash
-from pad_fast.files.own_files import read_json, read_note, read_table, write_json, write_table
+from pad_fast.files.own_files import (
+    read_json,
+    read_note,
+    read_tables,
+    write_json,
+    write_table,
+)
+from pad_fast.files.stored_rows import Row, RowFiles, Rows, batches
 from pad_fast.files.writing import replacing
 
 __all__ = [
     "COLUMNS",
     "Row",
     "ends_hash",
+    "iter_rows",
+    "keep_rows",
+    "keep_shards",
     "read_json",
     "read_metrics",
     "read_rows",
@@ -35,7 +45,8 @@ __all__ = [
     "write_rows",
 ]
 
-Row = dict[str, Any]
+TABLE_ROWS = 8192  # rows of a table, and so of a row group, at most
+KEPT_ROWS = 512  # the same of rows that are only kept while a command works
 METRICS_KEY = b"pad_fast.metrics"
 
 # Fixed types, since Arrow would infer other ones from a shard whose values are all null.
@@ -61,10 +72,10 @@ COLUMNS = {
 }
 
 
-def table(rows: Sequence[Row]) -> pa.Table:
+def table(rows: Sequence[Row], like: pa.Schema | None = None) -> pa.Table:
     """An Arrow table of ``rows``, which all have the keys of the first.
 
-    The columns in :data:`COLUMNS` get the types that stand there.
+    The columns get the types of the schema ``like``, by default those of :data:`COLUMNS`.
 
     Raises:
         ValueError: a number in one of these columns is NaN or infinite.
@@ -76,10 +87,20 @@ def table(rows: Sequence[Row]) -> pa.Table:
                 raise ValueError(
                     f"{name}: must be finite to be kept, got {row[name]} in row {named}"
                 )
+    types = COLUMNS if like is None else {field.name: field.type for field in like}
     columns = {
-        name: pa.array([row[name] for row in rows], type=COLUMNS.get(name)) for name in rows[0]
+        name: pa.array([row[name] for row in rows], type=types.get(name)) for name in rows[0]
     }
     return pa.table(columns)
+
+
+def tables(rows: Iterable[Row], size: int = TABLE_ROWS) -> Iterator[pa.Table]:
+    """Tables of ``size`` rows, all with the schema of the first."""
+    schema = None
+    for batch in batches(rows, size):
+        found = table(batch, schema)
+        schema = schema or found.schema
+        yield found
 
 
 def _is_finite(value: Any) -> bool:
@@ -91,12 +112,13 @@ def _is_finite(value: Any) -> bool:
     )
 
 
-def write_rows(path: Path, rows: Sequence[Row], metrics: Row | None = None) -> None:
-    """Write ``rows`` as one Parquet file with its checksum, and what was measured of them."""
-    content = table(rows)
-    if metrics is not None:
-        content = content.replace_schema_metadata({METRICS_KEY: json.dumps(metrics)})
-    write_table(path, content)
+def write_rows(path: Path, rows: Iterable[Row], metrics: Row | None = None) -> None:
+    """Write ``rows`` as one Parquet file with its checksum, and what was measured of them.
+
+    Of many rows, :data:`TABLE_ROWS` are in memory at a time. There must be one at least.
+    """
+    note = None if metrics is None else {METRICS_KEY: json.dumps(metrics)}
+    write_table(path, (each.replace_schema_metadata(note) for each in tables(rows)))
 
 
 def read_metrics(path: Path) -> Row | None:
@@ -111,11 +133,36 @@ def read_metrics(path: Path) -> Row | None:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a Parquet file, or of all shards in a folder in their order.
 
+    They are in memory together; :func:`iter_rows` and :func:`keep_shards` are for many shards.
+
     Raises:
         ValueError: a file is damaged.
     """
-    files = shard_paths(path) if path.is_dir() else [path]
-    return [row for file in files for row in read_table(file).to_pylist()]
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    """The rows of :func:`read_rows`, of which one shard's are in memory at a time."""
+    for file in shard_paths(path) if path.is_dir() else [path]:
+        for part in read_tables(file):
+            yield from part.to_pylist()
+
+
+def keep_rows(files: RowFiles, rows: Iterable[Row]) -> Rows:
+    """Rows that are written as they come, and then read from disk when they are asked for."""
+    return files.keep(tables(rows, KEPT_ROWS))
+
+
+def keep_shards(files: RowFiles, path: Path, columns: Sequence[str] | None = None) -> Rows:
+    """The rows of a Parquet file or of all shards in a folder, read when they are asked for.
+
+    Args:
+        files: where they are until then.
+        path: the file, or the folder.
+        columns: the names of those that are needed; by default all.
+    """
+    shards = shard_paths(path) if path.is_dir() else [path]
+    return files.keep(part for shard in shards for part in read_tables(shard, columns))
 
 
 def shard_path(folder: Path, index: int) -> Path:

@@ -9,8 +9,11 @@ import dataclasses
 import json
 import math
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +21,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pad_fast.files.stored_rows import RowFiles
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.pipeline.option import option
 from pad_fast.pipeline.preflight import check_models, check_sources, fitting, read_split
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.settings import Settings
+from pad_fast.pipeline.whole_files import keep_rows
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype
 from pad_fast.plan.machine import USABLE, Machine, parse_bytes, this_machine
 from pad_fast.terminal import console as plain_console
@@ -187,9 +192,11 @@ def _lengths(run: RunContext, count: int) -> tuple[dict[str, Lengths], int]:
     config, student, teacher = run.config, run.student(0), run.teacher
     check_sources(config)
     check_models(config, student, teacher)
-    train, _ = read_split(config)
-    drawn = random.Random(derive_seed(config.seed, "plan")).sample(train, min(count, len(train)))
-    rows = fitting(drawn, config, student, teacher, run.training.max_length)
+    with tempfile.TemporaryDirectory(prefix="pad-fast-plan-") as folder:
+        train, _ = read_split(config, partial(keep_rows, RowFiles(Path(folder))))
+        draw = random.Random(derive_seed(config.seed, "plan"))
+        drawn = draw.sample(train, min(count, len(train)))
+    rows = list(fitting(drawn, config, student, teacher, run.training.max_length))
     if not rows:
         raise ValueError(f"prompts: every one of the {len(drawn)} that were drawn is too long")
     tokens = tuple(len(row["prompt_ids"]) for row in rows)

@@ -101,7 +101,7 @@ def chosen_teacher_beta(rewards: Iterable[Sequence[float | None]], beta: float) 
         >>> chosen_teacher_beta([[0.0, 4.0], [1.0, 6.0], [2.0, None]], beta=10.0)
         2.2
     """
-    groups = [[reward for reward in group if reward is not None] for group in rewards]
+    groups = ([reward for reward in group if reward is not None] for group in rewards)
     spreads = [float(np.std(group)) for group in groups if len(group) > 1]
     spread = float(np.median(spreads)) if spreads else 0.0
     return float(f"{TEACHER_SPREAD / spread:.2g}") if spread * beta > TEACHER_SPREAD else beta

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 from pad_fast.evaluation import reported_metrics
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
 from pad_fast.evaluation.model_names import BASE, TEACHER
+from pad_fast.files.stored_rows import RowFiles, Rows, changed, column
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.evaluate.losses import prompt_losses
@@ -24,10 +25,22 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.metrics import sampling_metrics
-from pad_fast.pipeline.sample.shards import sample_shards, shards, unfinished, without_result
+from pad_fast.pipeline.sample.shards import (
+    sample_shards,
+    shard_files,
+    unfinished,
+    without_result,
+)
+from pad_fast.pipeline.sample.teacher_answers import with_ids_of
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, read_rows, write_json, write_rows
+from pad_fast.pipeline.whole_files import keep_shards, read_rows, write_json, write_rows
+
+# What metrics read of a row.
+MEASURED = (
+    *("prompt_id", "answer", "skill", "completions", "completion_ids", "finish_reasons"),
+    *("student_rewards", "teacher_rewards"),
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ def evaluation_files(run: RunContext, subject: Subject) -> list[Path]:
     return [summary, summary.with_suffix(".parquet")] + [
         path
         for part in parts
-        for _, path, _ in shards(run.heldout_rows, folder / part, run.config.shard_size)
+        for path in shard_files(len(run.heldout_rows), folder / part, run.config.shard_size)
     ]
 
 
@@ -151,8 +164,7 @@ def _sample(run: RunContext, subject: Subject) -> None:
     ):
         return
     if subject.is_teacher:
-        ids = [subject.checkpoint.prompt_ids(row["prompt"]) for row in rows]
-        rows = [{**row, "prompt_ids": found} for row, found in zip(rows, ids, strict=True)]
+        rows = changed(rows, partial(with_ids_of, subject.checkpoint))
     title = f"evaluate {subject.name}"
     seed = round_seed(run.config.seed, subject.round, title)
     with run.engine(subject.checkpoint) as model:
@@ -195,11 +207,15 @@ def _write_fixed_rewards(run: RunContext, subject: Subject, student: Engine, tit
 
 
 def _write(run: RunContext, subject: Subject) -> None:
-    """A model's numbers as JSON, and what they are made of, a row for each prompt, as Parquet."""
-    evaluated = _read(run, subject)
-    unknown: list[Any] = [None] * len(evaluated.greedy)
+    """A model's numbers as JSON, and what they are made of, a row for each prompt, as Parquet.
+
+    What is read of the shards lies on disk until then.
+    """
+    files = RowFiles(run.folder.rows / f"evaluate-{subject.name}")
+    evaluated = _read(run, subject, files)
+    unknown = repeat(None)
     rewards = evaluated.fixed.student if evaluated.fixed else unknown
-    rows: list[Row] = [
+    rows = (
         {
             "prompt_id": row["prompt_id"],
             "greedy_text": row["completions"][0],
@@ -207,37 +223,37 @@ def _write(run: RunContext, subject: Subject) -> None:
             "ppd_loss": loss,
         }
         for row, found, loss in zip(
-            evaluated.greedy, rewards, evaluated.losses or unknown, strict=True
+            evaluated.greedy, rewards, evaluated.losses or unknown, strict=False
         )
-    ]
+    )
     measured = reported_metrics.measure(evaluated)
     path = run.folder.evaluation(subject.name)
     write_rows(path.with_suffix(".parquet"), rows)
     run.metrics.add(subject.round, 0, "evaluate", {"name": subject.name, **measured})
-    facts = {"name": subject.name, "round": subject.round, "num_prompts": len(rows)}
+    facts = {"name": subject.name, "round": subject.round, "num_prompts": len(evaluated.greedy)}
     write_json(path, {**facts, **measured})
+    files.remove()
 
 
-def _read(run: RunContext, subject: Subject) -> Evaluated:
+def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
     """What was sampled and scored of a model."""
-    folder, groups = _samples_folder(run, subject), read_rows(groups_folder(run))
-    greedy, rule = read_rows(folder / "greedy"), run.config.answer_rule
+    folder, rule = _samples_folder(run, subject), run.config.answer_rule
+    groups = keep_shards(files, groups_folder(run), MEASURED)
+    greedy = keep_shards(files, folder / "greedy", MEASURED)
     if subject.is_teacher:
-        own = read_rows(folder / "fresh")
+        own = keep_shards(files, folder / "fresh", MEASURED)
         return Evaluated(greedy, own, sampling_metrics(own), rule=rule)
-    rewarded = read_rows(folder / "fixed") if subject.has_fixed_rewards else groups
+    rewarded = keep_shards(files, folder / "fixed") if subject.has_fixed_rewards else groups
     fixed = _pair(rewarded, groups)
     sampled = groups
     fresh: RewardPair | None = fixed
     if subject.has_scored_samples:
         judged = run.config.has_judge
-        sampled = read_rows(folder / ("scored" if judged else "fresh"))
+        sampled = keep_shards(files, folder / ("scored" if judged else "fresh"), MEASURED)
         fresh = _pair(sampled, sampled) if judged else None
-    losses = prompt_losses(fixed, run.chosen_training, [row["student_rewards"] for row in groups])
+    losses = prompt_losses(fixed, run.chosen_training, column(groups, "student_rewards"))
     return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rule)
 
 
-def _pair(students: Sequence[Row], teachers: Sequence[Row]) -> RewardPair:
-    return RewardPair(
-        [row["student_rewards"] for row in students], [row["teacher_rewards"] for row in teachers]
-    )
+def _pair(students: Rows, teachers: Rows) -> RewardPair:
+    return RewardPair(column(students, "student_rewards"), column(teachers, "teacher_rewards"))

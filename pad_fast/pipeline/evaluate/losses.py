@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any
+
 from pad_fast.evaluation.evaluated_model import RewardPair, Rewards
 from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import preference_loss, with_teacher_beta
@@ -20,16 +24,19 @@ def prompt_losses(
         args: the training's.
         start: the base student's rewards, for a loss with an anchor; the student's own if None.
     """
-    student_PN, teacher_PN, mask = rewards.tensors
     args = with_teacher_beta(args, rewards.teacher)
     loss_of = preference_loss(args, impl="torch", likelihood=False)  # rewards are on the host
-    columns = {}
+    anchors: Iterable[Any] = repeat(None)
     if args.anchor == "start":
         own = RewardPair(rewards.student if start is None else start, rewards.teacher)
-        columns["anchor_rewards"] = own.tensors[0]
-    found = loss_of(student_PN, teacher_PN, mask=mask, seed=args.seed, **columns)
-    live = mask.sum(1)  # (P,)
-    return [
-        loss if count >= 2 else None
-        for loss, count in zip(found.tolist(), live.tolist(), strict=True)
-    ]
+        anchors = (student_PN for student_PN, _, _ in own.parts())
+    losses: list[float | None] = []
+    for (student_PN, teacher_PN, mask), anchor_PN in zip(rewards.parts(), anchors, strict=False):
+        columns = {} if anchor_PN is None else {"anchor_rewards": anchor_PN}
+        found = loss_of(student_PN, teacher_PN, mask=mask, seed=args.seed, **columns)
+        live = mask.sum(1)  # (P,)
+        losses += [
+            loss if count >= 2 else None
+            for loss, count in zip(found.tolist(), live.tolist(), strict=True)
+        ]
+    return losses

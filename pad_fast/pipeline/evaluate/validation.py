@@ -16,7 +16,7 @@ from pad_fast.evaluation.evaluated_model import accuracy, mean
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.whole_files import Row, read_json, read_rows, write_json
+from pad_fast.pipeline.whole_files import Row, iter_rows, read_json, write_json
 
 ACCURACY, REWARD = "greedy_accuracy", "teacher_reward"
 
@@ -55,7 +55,7 @@ def validate(run: RunContext, round: int) -> None:
         if run.ranks.agree(path.exists()):
             continue
         folder = sample_validation(run, each)
-        value, metric = accuracy(read_rows(folder / "greedy"), run.config.answer_rule), ACCURACY
+        value, metric = accuracy(iter_rows(folder / "greedy"), run.config.answer_rule), ACCURACY
         if value is None:
             value, metric = _teacher_reward(run, folder), REWARD
         found: Row = {"round": each, "metric": metric, "value": value}
@@ -69,7 +69,7 @@ def _teacher_reward(run: RunContext, folder: Path) -> float | None:
     with run.scorer() as scorer:
         title = f"validate {folder.name}"
         scorer.score_shards(folder / "greedy", folder / "scored", 1, title=title)
-    rows = read_rows(folder / "scored")
+    rows = iter_rows(folder / "scored")
     return mean(reward for row in rows for reward in row["teacher_rewards"] if reward is not None)
 
 

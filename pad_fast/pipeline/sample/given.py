@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pad_fast.conversation.responses import encoded_response
 from pad_fast.files.own_files import column_names
+from pad_fast.files.stored_rows import KeyedRows, Rows
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.given_responses import COLUMNS, read_again
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import OnShard, keep_shard, shards, unfinished
 from pad_fast.pipeline.score.metrics import reward_metrics
-from pad_fast.pipeline.whole_files import Row, read_rows, shard_paths
+from pad_fast.pipeline.whole_files import Row, keep_rows, read_rows, shard_paths
 
 logger = logging.getLogger("pad_fast")
 
 
-def is_given(rows: Sequence[Row]) -> bool:
-    """Whether the responses to these prompts of a run are given."""
-    return any(row.get("given") is not None for row in rows)
+def is_given(rows: Rows) -> bool:
+    """Whether the responses to these prompts of a run are given: to all of them, or to none."""
+    return bool(rows) and rows[0].get("given") is not None
 
 
 def write_samples(
     run: RunContext,
-    rows: Sequence[Row],
+    rows: Rows,
     folder: Path,
     *,
     rewards: bool = False,
@@ -47,7 +48,8 @@ def write_samples(
     """
     if not unfinished(rows, folder, run.config.shard_size):
         return
-    student, responses, cut = run.student(0), read_again(run.config), 0
+    student, cut = run.student(0), 0
+    responses = KeyedRows(keep_rows(run.files, read_again(run.config)), "given")
     for index, path, part in shards(rows, folder, run.config.shard_size):
         if path.exists():
             continue
@@ -86,7 +88,7 @@ def write_scores(samples: Path, folder: Path, on_shard: OnShard | None = None) -
         keep_shard(target, scored, reward_metrics(scored), on_shard)
 
 
-def _encoded(student: Checkpoint, row: Row, responses: dict[str, Row]) -> Row:
+def _encoded(student: Checkpoint, row: Row, responses: Mapping[str, Row]) -> Row:
     """A row as sampling writes it, and ``cut``, the number of responses that had to be cut."""
     if row["given"] not in responses:
         raise ValueError(
@@ -117,6 +119,6 @@ def _encoded(student: Checkpoint, row: Row, responses: dict[str, Row]) -> Row:
     }
 
 
-def without_responses(rows: Sequence[Row]) -> list[Row]:
+def without_responses(rows: Iterable[Row]) -> Iterator[Row]:
     """Prompts as a run keeps them, which read their responses again where they are needed."""
-    return [{name: row[name] for name in row if name not in COLUMNS} for row in rows]
+    return ({name: row[name] for name in row if name not in COLUMNS} for row in rows)

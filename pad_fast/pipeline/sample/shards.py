@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pad_fast.files.stored_rows import Rows
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine
@@ -17,17 +18,22 @@ from pad_fast.pipeline.whole_files import Row, shard_index, shard_path, shard_pa
 OnShard = Callable[[int, Sequence[Row], Row], None]
 
 
-def shards(rows: Sequence[Row], folder: Path, size: int) -> list[tuple[int, Path, Sequence[Row]]]:
-    """Index, file and rows of every shard of ``rows``."""
+def shards(rows: Rows, folder: Path, size: int) -> list[tuple[int, Path, Rows]]:
+    """Index, file and rows of every shard of ``rows``, which are not read yet."""
     return [
-        (index, shard_path(folder, index), rows[start : start + size])
-        for index, start in enumerate(range(0, len(rows), size))
+        (index, path, rows[index * size : (index + 1) * size])
+        for index, path in enumerate(shard_files(len(rows), folder, size))
     ]
 
 
-def unfinished(rows: Sequence[Row], folder: Path, size: int) -> bool:
+def shard_files(count: int, folder: Path, size: int) -> Iterator[Path]:
+    """The file of every shard of ``count`` rows."""
+    return (shard_path(folder, index) for index in range(-(-count // size)))
+
+
+def unfinished(rows: Rows, folder: Path, size: int) -> bool:
     """Whether a shard of ``rows`` is missing in ``folder``."""
-    return any(not path.exists() for _, path, _ in shards(rows, folder, size))
+    return any(not path.exists() for path in shard_files(len(rows), folder, size))
 
 
 def without_result(sources: Path, results: Path, ranks: Ranks) -> list[Path]:
@@ -45,7 +51,7 @@ def keep_shard(path: Path, rows: Sequence[Row], metrics: Row, on_shard: OnShard 
 
 def sample_shards(
     engine: Engine,
-    rows: Sequence[Row],
+    rows: Rows,
     folder: Path,
     sampler: Sampler,
     *,
@@ -81,7 +87,8 @@ def sample_shards(
         ) as bar,
     ):
         for index, path, part in ranks.share([shard for shard in every if shard[0] in missing]):
-            sampled = generate(engine, part, sampler, derive_seed(seed, index), bar.update)
+            seed_of_shard = derive_seed(seed, index)
+            sampled = generate(engine, list(part), sampler, seed_of_shard, bar.update)
             metrics = sampling_metrics(sampled)
             if on_shard is not None:
                 on_shard(index, sampled, metrics)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from pad_fast.files.own_files import read_tables
+from pad_fast.files.stored_rows import KeyedRows, Rows, changed, take
+from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.whole_files import Row, read_rows
+from pad_fast.pipeline.whole_files import Row, shard_paths
 
 OWN = "from_teacher"  # the column that marks the teacher's responses
+ANSWER = ("prompt_id", "completions", "completion_ids", "finish_reasons")
 
 
 def answers_folder(run: RunContext, round: int) -> Path:
@@ -19,16 +24,16 @@ def answers_folder(run: RunContext, round: int) -> Path:
     return run.folder.round(round) / "answers"
 
 
-def sample_answers_of_round(run: RunContext, round: int) -> dict[str, Row]:
-    """The teacher's answers to the round's prompts, by prompt; empty if the run wants none.
+def sample_answers_of_round(run: RunContext, round: int) -> None:
+    """Write the shards of the teacher's answers to the round's prompts that its folder lacks.
 
-    Shards that the folder lacks are written. A prompt of an earlier round keeps its answer.
+    A prompt of an earlier round keeps its answer.
     """
     if run.config.teacher_response == "none":
-        return {}
+        return
     folder, rows = answers_folder(run, round), unanswered(run, round)
     if run.ranks.agree(unfinished(rows, folder, run.config.shard_size)):
-        asked = [{**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])} for row in rows]
+        asked = changed(rows, partial(with_ids_of, run.teacher))
         with run.engine(run.teacher) as teacher:
             sample_shards(
                 teacher,
@@ -40,15 +45,27 @@ def sample_answers_of_round(run: RunContext, round: int) -> dict[str, Row]:
                 ranks=run.workers(run.teacher),
             )
         run.engines.close()  # the student needs the memory
+
+
+def teacher_answers(run: RunContext, round: int) -> Mapping[str, Row]:
+    """The teacher's answers to the prompts of the rounds up to one; empty if the run wants none."""
+    if run.config.teacher_response == "none":
+        return {}
     folders = (answers_folder(run, earlier) for earlier in range(1, round + 1))
-    return {row["prompt_id"]: row for path in folders if path.exists() for row in read_rows(path)}
+    shards = [shard for folder in folders for shard in shard_paths(folder)]
+    kept = run.files.keep(part for shard in shards for part in read_tables(shard, ANSWER))
+    return KeyedRows(kept, "prompt_id")
 
 
-def unanswered(run: RunContext, round: int) -> list[Row]:
+def unanswered(run: RunContext, round: int) -> Rows:
     """The prompts of a round that no earlier round has, each once."""
-    seen = {row["prompt_id"] for r in range(1, round) for row in run.round_rows(r)}
-    new = {row["prompt_id"]: row for row in run.round_rows(round) if row["prompt_id"] not in seen}
-    return list(new.values())
+    before = len(run.places_until(round - 1))
+    return take(run.train_rows, run.places_until(round)[before:])
+
+
+def with_ids_of(reader: Checkpoint, row: Row) -> Row:
+    """A prompt with the token ids of a model's chat template."""
+    return {**row, "prompt_ids": reader.prompt_ids(row["prompt"])}
 
 
 def with_teacher_answers(

@@ -7,36 +7,35 @@ same optimizer, for as many steps of as many prompts as all rounds together.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
 
+from pad_fast.files.stored_rows import Rows, changed, take
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.validation import last_round
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
+from pad_fast.pipeline.sample.teacher_answers import with_ids_of
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE
 from pad_fast.pipeline.train.train_round import count_tokens, fit, training_args
-from pad_fast.pipeline.whole_files import Row, read_json, read_rows
+from pad_fast.pipeline.train.training_rows import training_rows
+from pad_fast.pipeline.whole_files import Row, iter_rows, keep_rows, read_json
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog
 
 IGNORED = -100  # the label of a token that no loss counts
 
 
-def answer_rows(run: RunContext) -> list[Row]:
+def answer_rows(run: RunContext) -> Rows:
     """Each prompt of the run once, with the teacher's ``prompt_ids``."""
-    rows = {
-        row["prompt_id"]: row
-        for round in range(1, last_round(run) + 1)
-        for row in run.round_rows(round)
-    }
-    return [{**row, "prompt_ids": run.teacher.prompt_ids(row["prompt"])} for row in rows.values()]
+    rows = take(run.train_rows, run.places_until(last_round(run)))
+    return changed(rows, partial(with_ids_of, run.teacher))
 
 
 def sample_answers(run: RunContext) -> None:
@@ -60,20 +59,20 @@ def steps_of(student: Path) -> int:
 def train_seqkd(run: RunContext) -> None:
     """Train the student of the folder ``seqkd`` on the teacher's answers."""
     folder, student = run.folder.seqkd, run.student(0)
-    examples = [example(student, row) for row in read_rows(folder / "answers")]
     steps = sum(steps_of(run.folder.student(r)) for r in range(1, last_round(run) + 1))
     seed = round_seed(run.config.seed, 0, "train")
     args = training_args(run, student, folder / "trainer", seed, max_steps=steps)
-    rows = Dataset.from_list(examples)
-    trainer = _AnswersTrainer(
-        model=trainable(run.config, student, args.seed),
-        args=args,
-        train_dataset=rows,
-        processing_class=student.tokenizer,
-        data_collator=DataCollatorForSeq2Seq(_with_padding(student.tokenizer)),
-    )
-    tokens = count_tokens(rows, "input_ids")
-    fit(trainer, run, student, run.config.rounds, "seqkd", folder / "student", tokens)
+    examples = map(partial(example, student), iter_rows(folder / "answers"))
+    with training_rows(run, partial(keep_rows, rows=examples)) as rows:
+        trainer = _AnswersTrainer(
+            model=trainable(run.config, student, args.seed),
+            args=args,
+            train_dataset=rows,
+            processing_class=student.tokenizer,
+            data_collator=DataCollatorForSeq2Seq(_with_padding(student.tokenizer)),
+        )
+        tokens = count_tokens(rows, "input_ids")
+        fit(trainer, run, student, run.config.rounds, "seqkd", folder / "student", tokens)
 
 
 class _AnswersTrainer(ResumableLog):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from pad_fast.files.own_files import read_table
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.run import RunContext
@@ -18,7 +16,8 @@ from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
-from pad_fast.pipeline.whole_files import shard_paths
+from pad_fast.pipeline.train.training_rows import training_rows
+from pad_fast.pipeline.whole_files import keep_shards
 from pad_fast.training.config import PADConfig
 from pad_fast.training.trainer import PADTrainer
 
@@ -142,15 +141,10 @@ class MetricsLines(TrainerCallback):
             self.run.metrics.add(self.round, state.global_step, self.phase, logs)
 
 
-def pad_dataset(path: Path) -> Dataset:
-    """The columns of scored shards that PADTrainer reads.
-
-    The rewards under the student that sampled are those at the start of the training.
-    """
-    columns = ["prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards"]
-    more = {"student_rewards": "anchor_rewards", "from_teacher": "from_teacher"}
-    table = pa.concat_tables(read_table(shard, [*columns, *more]) for shard in shard_paths(path))
-    return Dataset(table.rename_columns([more.get(name, name) for name in table.column_names]))
+# The columns of scored shards that PADTrainer reads. The rewards under the student that sampled
+# are those at the start of the training.
+COLUMNS = ("prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards", "from_teacher")
+AT_START = "student_rewards"
 
 
 def train_round(run: RunContext, round: int) -> None:
@@ -158,17 +152,18 @@ def train_round(run: RunContext, round: int) -> None:
     folder, before = run.folder.round(round), run.student(round - 1)
     seed = round_seed(run.config.seed, round, "train")
     args = training_args(run, before, folder / "trainer", seed, **run.chosen)
-    rows = pad_dataset(folder / "scores")  # a damaged shard is found before weights are read
-    trainer = PADTrainer(
-        model=trainable(run.config, before, args.seed),
-        args=args,
-        train_dataset=rows,
-        processing_class=before.tokenizer,
-    )
-    if args.chooses_teacher_beta and run.ranks.is_main:
-        run.folder.choose("teacher_beta", trainer.args.teacher_beta)
-    tokens = count_tokens(rows, "prompt_ids", "completion_ids")
-    fit(trainer, run, before, round, "train", run.folder.student(round), tokens)
+    keep = partial(keep_shards, path=folder / "scores", columns=[*COLUMNS, AT_START])
+    with training_rows(run, keep) as rows:  # a damaged shard is found before weights are read
+        trainer = PADTrainer(
+            model=trainable(run.config, before, args.seed),
+            args=args,
+            train_dataset=rows.rename_column(AT_START, "anchor_rewards"),
+            processing_class=before.tokenizer,
+        )
+        if args.chooses_teacher_beta and run.ranks.is_main:
+            run.folder.choose("teacher_beta", trainer.args.teacher_beta)
+        tokens = count_tokens(rows, "prompt_ids", "completion_ids")
+        fit(trainer, run, before, round, "train", run.folder.student(round), tokens)
 
 
 def count_tokens(rows: Dataset, *columns: str) -> int:
