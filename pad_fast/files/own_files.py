@@ -16,7 +16,7 @@ from pad_fast.files.checksums import JSON_KEY, is_whole, json_digest, with_check
 from pad_fast.files.json_text import json_value
 from pad_fast.files.writing import replacing
 
-ROWS_AT_A_TIME = 1024  # of a file that may be long
+ROWS_AT_A_TIME = 1024  # read at a time where a file may be long
 
 
 def set_aside(path: Path) -> str:

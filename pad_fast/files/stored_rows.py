@@ -6,6 +6,7 @@ commands work on copies in Arrow's own form, which they remove at their end.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -23,6 +24,7 @@ Rows = Sequence[Row]
 Tables = Iterable[pa.Table]
 
 FIRST = "rows-001.arrow"  # the name of the first file that RowFiles writes
+SCRATCH = ".rows"  # the folder of a run that holds such files
 BATCH = 512  # rows that are Python objects at a time
 
 
@@ -167,7 +169,7 @@ class RowFiles:
         self._count += 1
         path = self.folder / f"rows-{self._count:03d}.arrow"
         schema = first.schema.remove_metadata()
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        with path.open("wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for table in itertools.chain([first], left):
                 writer.write_table(table.cast(schema), max_chunksize=BATCH)
         return StoredRows(Dataset.from_file(str(path)))
@@ -176,3 +178,6 @@ class RowFiles:
 def _remove(folder: Path, process: int) -> None:
     if os.getpid() == process:  # a forked one leaves it to the first
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.parent.name == SCRATCH:
+            with contextlib.suppress(OSError):  # there are others
+                folder.parent.rmdir()

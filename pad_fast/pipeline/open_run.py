@@ -80,7 +80,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
     with contextlib.ExitStack() as stack:
         if run.ranks.is_main:
             stack.enter_context(locked(run.folder.root))
-            shutil.rmtree(run.folder.rows, ignore_errors=True)  # of a killed command
+            shutil.rmtree(run.folder.rows, ignore_errors=True)  # a killed command leaves it
             stack.callback(shutil.rmtree, run.folder.rows, ignore_errors=True)
             _check_or_prepare(run, trains)
         check_shared_folder(run)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pad_fast.files.checksums import file_digest
 from pad_fast.files.own_files import read_json_lines, set_aside
+from pad_fast.files.stored_rows import SCRATCH
 from pad_fast.pipeline.phases import PHASES, PREPARE
 from pad_fast.pipeline.whole_files import Row, ends_hash, read_json, replacing, write_json
 
@@ -135,7 +136,7 @@ class RunFolder:
     @property
     def rows(self) -> Path:
         """The folder of rows that a command works with, which it removes at its end."""
-        return self.root / ".rows"
+        return self.root / SCRATCH
 
     def evaluation(self, name: str) -> Path:
         """The summary of the evaluation of one model."""

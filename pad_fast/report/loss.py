@@ -1,14 +1,13 @@
 """What a run's settings and records say about its loss."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.preference.loss_kinds import LOSSES, Kind
-from pad_fast.report.run_records import FixedGroup, Floats
+from pad_fast.report.run_records import Floats
 
 SHOWN_FROM = 0.2  # share of saturated prompts from which the page mentions them
 
@@ -59,18 +58,11 @@ def _kind(config: Row) -> Kind | None:
     return None if loss is None else loss.kind(config.get("divergence"))
 
 
-def prompt_losses(groups: Sequence[FixedGroup]) -> tuple[Floats, Floats]:
-    """Losses before and after of the prompts that have both."""
-    pairs = np.array([(group.loss_before, group.loss_after) for group in groups]).reshape(-1, 2)
-    kept = pairs[np.isfinite(pairs).all(axis=1)]
-    return kept[:, 0], kept[:, 1]
-
-
 def saturated_shares(
-    settings: LossSettings, groups: Sequence[FixedGroup]
+    settings: LossSettings, losses: tuple[Floats, Floats]
 ) -> dict[str, float] | None:
     """The percentages of saturated prompts before and after; None if they are too low to matter."""
-    before, after = prompt_losses(groups)
+    before, after = losses
     limit = settings.saturation
     if limit is None or not len(before) or np.mean(before > limit) < SHOWN_FROM:
         return None

@@ -16,7 +16,6 @@ from pad_fast.report import pictures, tables
 from pad_fast.report.loss import (
     LossSettings,
     loss_settings,
-    prompt_losses,
     saturated_shares,
     standard_error,
 )
@@ -84,11 +83,14 @@ def choose(groups: Sequence[FixedGroup]) -> list[FixedGroup]:
     Only prompts with two live responses or more are shown. Where no loss is known, the prompts are
     spread through the file.
     """
-    ranked = [group for group in groups if np.isfinite(group.teacher).sum() > 1]
-    known = [group for group in ranked if math.isfinite(group.loss_after - group.loss_before)]
-    ranked = sorted(known, key=lambda group: group.loss_after - group.loss_before) or ranked
+    ranked = [  # the rise of each group's loss, and the group's place
+        (group.loss_after - group.loss_before, place)
+        for place, group in enumerate(groups)
+        if np.isfinite(group.teacher).sum() > 1
+    ]
+    ranked = sorted(each for each in ranked if math.isfinite(each[0])) or ranked
     places = np.linspace(0, len(ranked) - 1, min(SHOWN_PROMPTS, len(ranked))).round().astype(int)
-    return [ranked[place] for place in places]
+    return [groups[ranked[place][1]] for place in places]
 
 
 def _template(judge: str, groups: str) -> jinja2.Template:
@@ -113,11 +115,11 @@ def _facts(run: RunRecords, loss: LossSettings) -> dict[str, Any]:
         else None,
         "rounds_done": max(0, len(run.students) - 1),
         "rounds_planned": planned if isinstance(planned, int) else None,
-        "saturated": saturated_shares(loss, run.groups),
+        "saturated": saturated_shares(loss, run.losses),
         "saturation_share": SATURATION_SHARE,
         "has_baseline": any(row["name"] == model_names.SEQKD for row in run.baselines),
         "num_groups": len(run.groups),
-        "by_loss": bool(len(prompt_losses(run.groups)[0])),
+        "by_loss": bool(len(run.losses[0])),
     }
 
 

@@ -11,7 +11,7 @@ from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS, is_measured
 from pad_fast.report import plots, tables
-from pad_fast.report.loss import LossSettings, prompt_losses
+from pad_fast.report.loss import LossSettings
 from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
 from pad_fast.report.wording import worded
 
@@ -187,7 +187,7 @@ def _present(rows: Sequence[Row], curves: Mapping[str, str]) -> dict[str, str]:
 
 
 def _loss_histogram(run: RunRecords, loss: LossSettings) -> Iterator[Picture]:
-    before, after = prompt_losses(run.groups)
+    before, after = run.losses
     if len(before):
         png = plots.loss_histogram(before, after, "loss of a prompt", bound=loss.bound)
         yield Picture("loss-histogram", png, "The loss of each held-out prompt, before and after.")

@@ -2,8 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from pad_fast.conversation import conversation_text
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
-from pad_fast.files.own_files import read_json, read_json_lines, read_table
+from pad_fast.files.own_files import read_json, read_json_lines, read_table, read_tables
+from pad_fast.files.stored_rows import SCRATCH, RowFiles, Rows, column, take
 from pad_fast.report.wording import SAMPLED
 
 Floats = NDArray[np.float64]
@@ -62,7 +64,7 @@ class RunRecords:
     teacher: Row | None
     students: list[Row]  # by round; the first is the base student
     baselines: list[Row]
-    groups: list[FixedGroup]
+    groups: Sequence[FixedGroup]
     lengths: dict[int, NDArray[np.int64]]  # round -> tokens of each sampled response
 
     @property
@@ -74,6 +76,14 @@ class RunRecords:
     def fixed_groups(self) -> str:
         """What the fixed groups are, in words."""
         return str(self.manifest.get("fixed_groups", SAMPLED))
+
+    @cached_property
+    def losses(self) -> tuple[Floats, Floats]:
+        """The losses before and after of the fixed groups that have both."""
+        both = (x for group in self.groups for x in (group.loss_before, group.loss_after))
+        pairs = np.fromiter(both, np.float64).reshape(-1, 2)
+        kept = pairs[np.isfinite(pairs).all(axis=1)]
+        return kept[:, 0], kept[:, 1]
 
     @property
     def base(self) -> Row:
@@ -134,21 +144,58 @@ def _read_metrics(path: Path) -> list[Row]:
     return [rows[key] for key in sorted(rows)]
 
 
-def _read_groups(run_dir: Path, students: list[str]) -> list[FixedGroup]:
+class FixedGroups(Sequence[FixedGroup]):
+    """The fixed groups in the order of their shards, each read from disk when it is asked for.
+
+    Args:
+        groups: the scored groups.
+        measured: by the name of an evaluated model what was measured of each group, in their order.
+        students: the names of the students, by round.
+    """
+
+    def __init__(self, groups: Rows, measured: Mapping[str, Rows], students: list[str]) -> None:
+        self._groups, self._measured = groups, measured
+        self._base = students[0] if students else ""
+        self._last = students[-1] if len(students) > 1 else ""
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            measured = {name: rows[index] for name, rows in self._measured.items()}
+            return list(self._made(self._groups[index], measured))
+        return next(iter(self[index : index + 1]))
+
+    def __iter__(self) -> Iterator[FixedGroup]:
+        return self._made(self._groups, self._measured)
+
+    def _made(self, groups: Rows, measured: Mapping[str, Rows]) -> Iterator[FixedGroup]:
+        for row, *found in zip(groups, *measured.values(), strict=True):
+            known = {name: each for name, each in zip(measured, found, strict=True) if each}
+            yield _group(row, known, self._base, self._last)
+
+
+def _read_groups(run_dir: Path, students: list[str]) -> FixedGroups:
+    files = RowFiles(run_dir / SCRATCH / "report")
     shards = sorted((run_dir / "heldout" / "groups").glob("part-*.parquet"))
-    measured: dict[str, dict[str, Row]] = defaultdict(dict)  # prompt_id -> name -> row
-    files = {path.stem: path for path in (run_dir / "evaluation").glob("*.parquet")}
+    groups = files.keep(part for path in shards for part in read_tables(path, GROUP_COLUMNS))
+    ids = list(column(groups, "prompt_id"))
     columns = ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")
-    for name in sorted(files, key=model_names.position):
-        for row in read_table(files[name], columns).to_pylist():
-            measured[row["prompt_id"]][name] = row
-    base = students[0] if students else ""
-    last = students[-1] if len(students) > 1 else ""
-    return [
-        _group(row, measured[row["prompt_id"]], base, last)
-        for path in shards
-        for row in read_table(path, GROUP_COLUMNS).to_pylist()
-    ]
+    measured = {
+        path.stem: _in_order(files.keep(read_tables(path, columns)), ids)
+        for path in (run_dir / "evaluation").glob("*.parquet")
+    }
+    names = sorted(measured, key=model_names.position)
+    return FixedGroups(groups, {name: measured[name] for name in names}, students)
+
+
+def _in_order(rows: Rows, ids: list[str]) -> Rows:
+    """The rows of some prompts in the order of their ids, with empty ones for those without."""
+    places = {prompt_id: place for place, prompt_id in enumerate(column(rows, "prompt_id"))}
+    if all(prompt_id in places for prompt_id in ids):
+        return take(rows, [places[prompt_id] for prompt_id in ids])
+    return [rows[places[each]] if each in places else {} for each in ids]
 
 
 def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> FixedGroup:

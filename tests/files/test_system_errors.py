@@ -95,7 +95,7 @@ def test_a_run_on_a_full_disk_goes_on_when_it_has_grown(tmp_path):
     """Full while sampling, while a checkpoint's weights or its optimizer are written, and later."""
     config = worlds.write_config(tmp_path, rounds=1, output_dir="./small/run")
     (tmp_path / "small").mkdir()
-    sizes = ["40", "120", "200", "280", "800", "4000"]
+    sizes = ["40", "120", "200", "360", "800", "4000"]
     found = subprocess.run(
         [*NAMESPACE, sys.executable, str(TESTS / "small_disk.py"), str(config),
          str(tmp_path / "small"), *sizes],

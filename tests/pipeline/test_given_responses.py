@@ -12,7 +12,7 @@ from worlds import response_logp
 
 from pad_fast import cli
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.given_responses import read_responses
+from pad_fast.pipeline.given_responses import iter_responses
 from pad_fast.pipeline.whole_files import read_rows
 from pad_fast.training.dataset_rows import RowReader
 
@@ -184,7 +184,7 @@ def test_repeats_ties_and_missing_scores(world, tmp_path, caplog):
         {"prompt": "b", "completions": ["4", "5"], "scores": [2.0, 2.0]},
     ]
     source = write(tmp_path / "given.jsonl", rows)
-    found = read_responses(config_for(world), str(source), "train")
+    found = list(iter_responses(config_for(world), str(source), "train"))
     assert [(row["completions"], row["given_scores"]) for row in found] == [
         (["4", "5"], [2.0, 2.0]),
         (["4", "5"], [2.0, 2.0]),

@@ -28,7 +28,7 @@ def test_a_saturated_divergence_is_pointed_out(
         path = run / "evaluation" / f"{name}.parquet"
         write_rows(path, [row | {"ppd_loss": loss} for row in pq.read_table(path).to_pylist()])
     records = read_run(run)
-    found = saturated_shares(loss_settings(records.config), records.groups)
+    found = saturated_shares(loss_settings(records.config), records.losses)
     assert found == ({"before": 100.0, "after": 0.0} if noted else None)
     if noted:
         assert "The loss is saturated: 100% of the held-out prompts" in read(write_report(run))

@@ -23,8 +23,8 @@ from pad_fast.pipeline.sample.teacher_answers import with_ids_of
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE
-from pad_fast.pipeline.train.train_round import count_tokens, fit, training_args
-from pad_fast.pipeline.train.training_rows import training_rows
+from pad_fast.pipeline.train.train_round import fit, training_args
+from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
 from pad_fast.pipeline.whole_files import Row, iter_rows, keep_rows, read_json
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog

@@ -16,7 +16,7 @@ from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
-from pad_fast.pipeline.train.training_rows import training_rows
+from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
 from pad_fast.pipeline.whole_files import keep_shards
 from pad_fast.training.config import PADConfig
 from pad_fast.training.trainer import PADTrainer
@@ -164,13 +164,3 @@ def train_round(run: RunContext, round: int) -> None:
             run.folder.choose("teacher_beta", trainer.args.teacher_beta)
         tokens = count_tokens(rows, "prompt_ids", "completion_ids")
         fit(trainer, run, before, round, "train", run.folder.student(round), tokens)
-
-
-def count_tokens(rows: Dataset, *columns: str) -> int:
-    """The tokens in columns of token ids, or of lists of them."""
-    found = 0
-    for chunk in (chunk for name in columns for chunk in rows.data.column(name).chunks):
-        while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
-            chunk = chunk.flatten()
-        found += len(chunk)
-    return found

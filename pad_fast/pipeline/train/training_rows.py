@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+import pyarrow as pa
 from datasets import Dataset
 
 from pad_fast.files.stored_rows import FIRST, RowFiles, Rows
@@ -31,3 +32,13 @@ def training_rows(run: RunContext, keep: Callable[[RowFiles], Rows]) -> Iterator
     run.ranks.wait()
     if files is not None:
         files.remove()
+
+
+def count_tokens(rows: Dataset, *columns: str) -> int:
+    """The tokens in columns of token ids, or of lists of them."""
+    found = 0
+    for chunk in (chunk for name in columns for chunk in rows.data.column(name).chunks):
+        while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
+            chunk = chunk.flatten()
+        found += len(chunk)
+    return found
