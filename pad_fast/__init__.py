@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         probabilistic_preference_loss,
         vanilla_preference_loss,
     )
+    from pad_fast.models.encoded_batch import encode_responses
     from pad_fast.models.padded_responses import padded_responses
     from pad_fast.models.scoring import score_responses
     from pad_fast.modules import LinearPADLoss, PADLoss
@@ -40,6 +41,7 @@ _HOMES = {
     ),
     "losses": ("preference_loss", "probabilistic_preference_loss", "vanilla_preference_loss"),
     "models.padded_responses": ("padded_responses",),
+    "models.encoded_batch": ("encode_responses",),
     "models.scoring": ("score_responses",),
     "linear_loss": ("linear_preference_loss",),
     "modules": ("LinearPADLoss", "PADLoss"),
@@ -54,6 +56,7 @@ __all__ = [
     "PADConfig",
     "PADLoss",
     "PADTrainer",
+    "encode_responses",
     "linear_preference_loss",
     "linear_response_rewards",
     "linear_token_logprobs",
