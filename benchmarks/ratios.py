@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contestants import NAIVE, OURS
+from benchmarks.in_words import markdown
 from benchmarks.records import Record, load, newest
 
 
@@ -16,7 +17,7 @@ class Row:
     Args:
         words: what is done, for somebody who does not know the suite.
         suite: whose records hold it.
-        case: how the case's label begins.
+        case: the case's label.
     """
 
     words: str
@@ -24,16 +25,30 @@ class Row:
     case: str
 
 
-_HEAD = "linear_token_logprobs, M=512 D=512 V=32,000, float32, forward+backward"
+_BOTH = "float32, forward+backward"
+_STEP = "Llama, 20M, n=8 P=512 R=128, float32"
+_HEAD = f"linear_token_logprobs, M=512 D=512 V=32,000, {_BOTH}"
 ROWS = (
-    Row("a training step, 8 responses of 128 to 512 tokens", "steps", "training step, Llama, 20M"),
-    Row("scoring the same", "steps", "scoring, Llama, 20M"),
+    Row("a training step, 8 responses of 128 to 512 tokens", "steps", f"training step, {_STEP}"),
+    Row("scoring the same", "steps", f"scoring, {_STEP}"),
     Row("rewards from hidden states, half the rows prompts", "cpu", f"{_HEAD}, 50% ignored"),
-    Row("the same of 2,048 rows, all responses", "cpu", "linear_token_logprobs, M=2,048 D=768"),
-    Row("rewards from logits, in bfloat16", "cpu", "token_logprobs, M=256 V=50,257, bfloat16"),
-    Row("the loss of pairs, from hidden states", "cpu", "linear_pair_loss, P=8"),
-    Row("KL over all rankings of 8 responses", "cpu", "kl, P=64 N=8"),
-    Row("Jensen-Shannon over all rankings of 8", "cpu", "jsd, P=64 N=8"),
+    Row(
+        "the same of 2,048 rows, all responses",
+        "cpu",
+        f"linear_token_logprobs, M=2,048 D=768 V=50,257, {_BOTH}",
+    ),
+    Row(
+        "rewards from logits, in bfloat16",
+        "cpu",
+        "token_logprobs, M=256 V=50,257, bfloat16, forward+backward",
+    ),
+    Row(
+        "the loss of pairs, from hidden states",
+        "cpu",
+        f"linear_pair_loss, P=8 N=2 T=32 D=512 V=32,000, {_BOTH}",
+    ),
+    Row("KL over all rankings of 8 responses", "cpu", f"kl, P=64 N=8, {_BOTH}"),
+    Row("Jensen-Shannon over all rankings of 8", "cpu", f"jsd, P=64 N=8, {_BOTH}"),
 )
 
 
@@ -44,14 +59,12 @@ def ratios(results: Path) -> str:
         found = newest(load(results, suite))
         if found:
             runs[suite] = next(iter(found.values()))
-    lines = ["| what | time, of PyTorch's | memory, of PyTorch's | time, of the quickest other's |"]
-    lines.append("| --- | ---: | ---: | ---: |")
+    head = ["what", "time, of PyTorch's", "memory, of PyTorch's", "time, of the quickest other's"]
+    rows = [head, ["---", "---:", "---:", "---:"]]
     for row in ROWS:
-        cases = runs.get(row.suite, {})
-        label = next((label for label in cases if label.startswith(row.case)), None)
-        if label is not None:
-            lines.append(f"| {row.words} | {' | '.join(_cells(cases[label]))} |")
-    return "\n".join([*lines, "", _sources(runs)]) if runs else "*Not yet measured.*"
+        if records := runs.get(row.suite, {}).get(row.case):
+            rows.append([row.words, *_cells(records)])
+    return f"{markdown(rows)}\n\n{_sources(runs)}" if runs else "*Not yet measured.*"
 
 
 def _cells(records: list[Record]) -> list[str]:
