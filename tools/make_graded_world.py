@@ -5,7 +5,7 @@ Usage:
     python tools/make_graded_world.py --out DIR --only student --student-seed 2
 
 The task is `benchmarks/evidence/graded_task.py`: many answers are acceptable, and a known function
-says how good each is. The teacher learns answers in proportion to exp(8 * quality), a student a
+says how good each is. The teacher learns answers in proportion to exp(12 * quality), a student a
 nearly flat law with misread counts. `facts.json` says what both reach on held-out prompts.
 """
 

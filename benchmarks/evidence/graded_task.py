@@ -4,6 +4,8 @@ Quality:
     A prompt names items with their counts. A good answer reports all of them (coverage) in the
     prompt's order, beginning at any item and going round (order), none twice or wrong (length), and
     without an opening (form). So N items have N best answers, one for each that comes first.
+    Answers of the law report N items, some of them twice: rewards are means over tokens, and where
+    lengths differ much the mean, and not the quality, decides between answers.
 
 Teacher:
     It is taught answers in proportion to exp(SHARPNESS * quality), so its likelihood of an answer
@@ -23,12 +25,12 @@ from functools import cache
 
 ITEMS = 4  # a prompt names so many
 LETTERS = "abcdefghkmnprstuvwxz"
-WEIGHTS = {"coverage": 0.35, "order": 0.2, "length": 0.15, "form": 0.3}
+WEIGHTS = {"coverage": 0.4, "order": 0.25, "length": 0.15, "form": 0.2}
 FILLERS = ("boxes", "units", "tens", "Then", "does", "have", "now", "left", "up", "down")
 OPENINGS = tuple(f"many {word} " for word in FILLERS)
-SHARPNESS = 8.0  # the teacher's law
+SHARPNESS = 12.0  # the teacher's law
 SLOPPY_SHARPNESS = 1.0  # base students are taught a nearly flat law
-MISREAD = 0.1  # the share of counts that base students are taught wrong
+MISREAD = 0.03  # the share of counts that base students are taught wrong
 ENTRY = re.compile(r"([a-z])(\d)")
 BODY = re.compile(r"[a-z]\d(?: [a-z]\d)*")
 Shape = tuple[str, tuple[int, ...]]  # an opening, and the places of the items that follow it
@@ -82,7 +84,7 @@ def quality(prompt: str, answer: str) -> float:
         >>> from benchmarks.evidence.graded_task import quality
         >>> prompt = "Which boxes: b 4, k 9, t 2, m 7"
         >>> quality(prompt, "t2 m7 b4 k9"), round(quality(prompt, "many boxes t2 m7 b4 k9"), 2)
-        (1.0, 0.7)
+        (1.0, 0.8)
     """
     found = parts(prompt, answer)
     return sum(weight * found[name] for name, weight in WEIGHTS.items())
@@ -95,8 +97,7 @@ def law(sharpness: float) -> tuple[tuple[Shape, ...], tuple[float, ...]]:
     shapes = tuple(
         (opening, places)
         for opening in ("", *OPENINGS)
-        for count in range(1, ITEMS + 1)
-        for places in itertools.permutations(range(ITEMS), count)
+        for places in itertools.product(range(ITEMS), repeat=ITEMS)
     )
     weights = [math.exp(sharpness * quality(task.prompt, task.answer(s))) for s in shapes]
     return shapes, tuple(weight / sum(weights) for weight in weights)
