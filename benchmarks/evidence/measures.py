@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.evidence.pools import LONGEST, Pool
+from benchmarks.evidence.pools import Pool
 from pad_fast.evaluation.agreement import ranking_agreement
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
@@ -73,6 +73,11 @@ class Examination:
         return [row["prompt_ids"] for row in self.rows]
 
     @cached_property
+    def teacher_prompts(self) -> list[Ids]:
+        """The prompts as the teacher is shown them."""
+        return [self.pool.teacher.prompt_ids(row["prompt"]) for row in self.rows]
+
+    @cached_property
     def fixed(self) -> list[Row]:
         """The fixed groups in the order of the prompts; none of the validation prompts."""
         if self.split != "heldout":
@@ -83,7 +88,17 @@ class Examination:
     @cached_property
     def answers(self) -> list[Ids]:
         """The teacher's greedy answers."""
-        return self.pool.teacher_answers(self.prompts)
+        return self.pool.teacher_answers(self.teacher_prompts)
+
+    def examples(self, student: Path, count: int) -> list[Row]:
+        """The first prompts with the student's greedy answers."""
+        model, how = Checkpoint("student", str(student)), Sampling(self.pool.world.longest, 0.0)
+        with self.pool.run.engine(model) as engine:
+            groups = engine.sample(self.prompts[:count], 1, how, seed=0)
+        return [
+            {"prompt": row["prompt"][-1]["content"], "answer": _texts(model, group)[0]}
+            for row, group in zip(self.rows, groups, strict=False)
+        ]
 
     def measure(self, student: Path, seed: int, temperature: float = 1.0) -> dict[str, Values]:
         """The measures of a student, a number for each prompt; None where it does not apply.
@@ -94,10 +109,11 @@ class Examination:
             temperature: of its samples.
         """
         model, n = Checkpoint("student", str(student)), self.pool.size.generations
+        longest = self.pool.world.longest
         with self.pool.run.engine(model) as engine:
             sample = engine.sample
-            greedy = sample(self.prompts, 1, Sampling(LONGEST, temperature=0.0), seed)
-            fresh = sample(self.prompts, n, Sampling(LONGEST, temperature), seed)
+            greedy = sample(self.prompts, 1, Sampling(longest, temperature=0.0), seed)
+            fresh = sample(self.prompts, n, Sampling(longest, temperature), seed)
             ids = [[one.ids for one in group] for group in fresh]
             ends = [[one.finish_reason != "stop" for one in group] for group in fresh]
             own = engine.rewards(self.prompts, ids)
@@ -114,9 +130,9 @@ class Examination:
         first = [[group[0].ids] for group in greedy]
         texts = [[_texts(model, group) for group in part] for part in (greedy, fresh)]
         with self.pool.run.engine(self.pool.teacher) as teacher:
-            scores = teacher.rewards(self.prompts, ids)
+            scores = teacher.rewards(self.teacher_prompts, ids)
             found |= {
-                "greedy_teacher": _first(teacher.rewards(self.prompts, first)),
+                "greedy_teacher": _first(teacher.rewards(self.teacher_prompts, first)),
                 "sampled_teacher": [_mean(group) for group in scores],
                 **_agreement(own, scores, "fresh"),
             }
@@ -136,6 +152,8 @@ class Examination:
     def _right(self, greedy: list[list[str]], fresh: list[list[str]]) -> dict[str, Values]:
         """How good responses are: in the tiny world 1 for a right answer, else 0."""
         world = self.pool.world
+        if world.grade is None:
+            return {"distinct": [float(len(set(texts))) for texts in fresh]}
         names = ("greedy_right", "sampled_right", "pass", "distinct_right", "distinct")
         found: dict[str, Values] = {name: [] for name in names}
         for row, (first,), texts in zip(self.rows, greedy, fresh, strict=True):
@@ -159,13 +177,10 @@ def means(values: dict[str, Values]) -> dict[str, float | None]:
     return {name: _mean(found) if found else None for name, found in known.items()}
 
 
-def score(values: dict[str, Values]) -> float:
-    """What tuning maximises: the mean of the greedy and the sampled answers' grades."""
-    found = means(values)
-    greedy, sampled = found["greedy_right"], found["sampled_right"]
-    assert greedy is not None
-    assert sampled is not None
-    return (greedy + sampled) / 2
+def score(values: dict[str, Values], names: Sequence[str]) -> float:
+    """What tuning maximises: the mean of some measures' means."""
+    found = means({name: values[name] for name in names})
+    return _mean([value for value in found.values() if value is not None])
 
 
 def repetition(ids: Sequence[int], length: int = 3) -> float:

@@ -23,11 +23,8 @@ from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.whole_files import Row, read_rows
 
-LONGEST = 40  # tokens of a response
-
 COMMON: dict[str, Any] = {
     "temperature": 0.7,
-    "max_new_tokens": LONGEST,
     "score_batch_tokens": 4096,
     "mcq_preset": "paper",
     "mcq_weight": 0.0,
@@ -84,7 +81,7 @@ class Pool:
 
     def teacher_answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The teacher's greedy answer to each prompt, as token ids."""
-        how = Sampling(LONGEST, temperature=0.0)
+        how = Sampling(self.world.longest, temperature=0.0)
         engine = self.run.engines.open(self.teacher)
         with engine as teacher:
             return [group[0].ids for group in teacher.sample(prompts, 1, how, seed=0)]
@@ -104,7 +101,9 @@ class Pool:
             "num_generations": self.size.generations,
             "heldout_num_generations": self.size.generations,
             "teacher_response": "greedy",
+            "max_new_tokens": self.world.longest,
             **COMMON,
+            **self.world.options,
             **self.changes,
         }
         config = RunConfig(

@@ -122,9 +122,12 @@ class Study:
             }
         examination = place.validation if cell.purpose == TUNE else place.heldout
         values = examination.measure(student, SAMPLES_SEED, cell.temperature)
-        found |= {"means": _rounded(means(values)), "score": round(score(values), DIGITS)}
+        tuned = score(values, place.world.tuned_by)
+        found |= {"means": _rounded(means(values)), "score": round(tuned, DIGITS)}
         if cell.purpose == TEST:
             found["prompts"] = {name: _shortened(series) for name, series in values.items()}
+            if place.world.examples:
+                found["examples"] = examination.examples(student, place.world.examples)
         if cell.method != BASE:
             shutil.rmtree(place.folder_of(cell), ignore_errors=True)
         return {**found, "seconds": round(time.perf_counter() - began, 2)}

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.evidence.methods import METHODS
-from benchmarks.evidence.worlds import GRADED, TINY, World
+from benchmarks.evidence.worlds import GRADED, PROMPTED, SMOLLM2, TINY, World
 
 FEW = ("rft", "ppd_kl", "best_kl", "weighted_own", "dpo")
+REAL = ("seqkd", "rft", "ppd_kl", "weighted_kl", "dpo")
 MAIN = (*FEW, "seqkd", "weighted", "weighted_kl", "simpo")
 
 
@@ -83,6 +84,14 @@ _ALL = (
     _group("mcq.1", "mcq_weight 0.1", pool={"mcq_weight": 0.1}),
     _group("mcq.5", "mcq_weight 0.5", pool={"mcq_weight": 0.5}),
     _group("mcq1", "mcq_weight 1", pool={"mcq_weight": 1.0}),
+    Setting(
+        "prompted",
+        "SmolLM2-135M taught by itself under a rule",
+        "prompted",
+        world=PROMPTED,
+        methods=REAL,
+    ),
+    Setting("smollm2", "SmolLM2-135M to 22 of its layers", "smollm2", world=SMOLLM2, methods=REAL),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
 
@@ -118,7 +127,7 @@ class Size:
     learning_rates: tuple[float, ...]
     betas: tuple[float, ...]
     temperatures: tuple[float, ...] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-    settings: tuple[str, ...] = tuple(SETTINGS)
+    settings: tuple[str, ...] = tuple(s.name for s in _ALL if s.world in (TINY, GRADED))
     methods: tuple[str, ...] | None = None
 
     def method_names(self, setting: Setting) -> list[str]:
@@ -174,4 +183,26 @@ SMALLEST = Size(
     settings=("a", "c"),
     methods=("seqkd", "ppd_kl"),
 )
-SIZES = {size.name: size for size in (FULL, QUICK, SMALLEST)}
+
+
+def _real(setting: str) -> Size:
+    """A real model, in an hour or two of 2 cores."""
+    return Size(
+        setting,
+        prompts=160,
+        validation=24,
+        heldout=72,
+        generations=4,
+        steps=40,
+        batch=8,
+        saturated_steps=0,
+        students=(1,),
+        seeds=(1,),
+        learning_rates=(3e-5, 1e-4),
+        betas=(10.0,),
+        temperatures=(1.0, 0.8, 0.6),
+        settings=(setting,),
+    )
+
+
+SIZES = {size.name: size for size in (FULL, QUICK, SMALLEST, _real("prompted"), _real("smollm2"))}

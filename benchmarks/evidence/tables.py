@@ -12,7 +12,6 @@ from benchmarks.evidence.measures import MEASURES
 from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, WHOLE_GROUP
 from benchmarks.evidence.settings import SETTINGS, Setting, Size
 from benchmarks.evidence.statistics import Estimate, interval, win_rate
-from benchmarks.evidence.worlds import TINY
 from benchmarks.records import Record
 
 ANSWERS = ("greedy_right", "sampled_right", "pass", "distinct_right", "distinct")
@@ -87,7 +86,21 @@ def report(size: Size, records: Sequence[Record]) -> str:
                 shown(compared(results, budget)),
                 shown(controls(results, budget)),
             ]
+        parts.append(examples(results))
     return "\n\n".join(filter(None, parts))
+
+
+def examples(results: Results) -> str:
+    """Held-out prompts with every method's greedy answer, where the records have them."""
+    found: dict[str, list[str]] = {}
+    for method in results.methods(STEPS):
+        for record in results.of(method, STEPS).values():
+            for example in record.get("examples", []):
+                lines = found.setdefault(example["prompt"], [])
+                lines.append(f"- **{_title(method)}**: {' '.join(example['answer'].split())}")
+    return "\n\n".join(
+        f"> {' '.join(prompt.split())}\n\n" + "\n".join(lines) for prompt, lines in found.items()
+    )
 
 
 def measured(results: Results, budget: str, measures: Sequence[str], costs: bool = False) -> Table:
@@ -129,8 +142,9 @@ def compared(results: Results, budget: str) -> Table:
         row = [_title(method)]
         for name in ("greedy_right", "greedy_teacher"):
             first, second = (matrix(part, name) for part in pairs)
-            assert first is not None
-            assert second is not None
+            if first is None or second is None:
+                row += ["–", "–"]
+                continue
             found = win_rate(first, second)
             shares = (found.win, found.tie, found.loss)
             row.append(" / ".join(f"{100 * share:.0f}" for share in shares))
@@ -167,8 +181,9 @@ def controls(results: Results, budget: str) -> Table:
         row.append(f"{entropies[0]:.2f}, {entropies[1]:.2f}")
         for name in ("sampled_right", "sampled_teacher"):
             first, second = (matrix(part, name) for part in (found, starts))
-            assert first is not None
-            assert second is not None
+            if first is None or second is None:
+                row.append("–")
+                continue
             more = interval(first - second)
             row.append(_percent(more) if name in PERCENT else _plain(more))
         rows.append(row)
@@ -213,8 +228,8 @@ def shown(table: Iterable[Sequence[str]]) -> str:
 
 
 def _heading(setting: Setting, name: str) -> str:
-    """A measure's heading; the graded world has answers of a quality in place of right ones."""
-    return MEASURES[name].replace("right,", "right," if setting.world is TINY else "quality,")
+    """A measure's heading: where answers are not right or wrong, the word for their grade."""
+    return MEASURES[name].replace("right,", f"{setting.world.graded},")
 
 
 def _title(method: str) -> str:

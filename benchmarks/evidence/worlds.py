@@ -1,4 +1,4 @@
-"""The two worlds of the study: where their models and prompts are, and what a good answer is."""
+"""The worlds of the study: where their models and prompts are, and what a good answer is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from benchmarks.evidence.graded_task import quality
+from benchmarks.evidence.obedience import RULE, obedience
 from pad_fast.evaluation.answers import exact_match
 from pad_fast.pipeline.whole_files import Row
 
@@ -29,23 +31,49 @@ def _quality(row: Row, text: str) -> float:
     return quality(row["prompt"][0]["content"], text)
 
 
+def _obedience(row: Row, text: str) -> float:
+    return obedience(text)
+
+
 @dataclass(frozen=True)
 class World:
     """A teacher, base students and prompts.
 
     Args:
-        name: "tiny", which the package has, or "graded", which its tool makes.
+        name: "tiny", which the package has, or one that its tool makes.
         tool: the script that makes what is not there.
-        grade: how good a text is for a prompt's row, from 0 to 1.
+        grade: how good a text is for a prompt's row, from 0 to 1; None where nothing says so but
+            the teacher.
+        graded: what the grade is called in tables.
+        longest: the most tokens of a response.
+        options: settings of the runs that sample and score.
+        home: the folder of its teacher and prompts, where it is not its name.
+        itself: whether the student is the teacher's own model.
+        from_teacher: whether the tool makes a student out of the teacher.
+        examples: so many held-out prompts' greedy answers are kept in the records.
     """
 
     name: str
     tool: str
-    grade: Callable[[Row, str], float]
+    grade: Callable[[Row, str], float] | None
+    graded: str = "right"
+    longest: int = 40
+    options: dict[str, Any] = field(default_factory=dict)
+    home: str | None = None
+    itself: bool = False
+    from_teacher: bool = False
+    examples: int = 0
 
     def is_right(self, row: Row, text: str) -> bool:
         """Whether a text is right, or in the graded world as good as one can be."""
-        return self.grade(row, text) >= GOOD
+        return self.grade is not None and self.grade(row, text) >= GOOD
+
+    @property
+    def tuned_by(self) -> tuple[str, ...]:
+        """The measures whose mean is best at the best point of the grid."""
+        if self.grade is None:
+            return "greedy_teacher", "sampled_teacher"
+        return "greedy_right", "sampled_right"
 
     def teacher(self, root: Path) -> Path:
         """The teacher's folder; ``root`` is where the study keeps models."""
@@ -64,10 +92,14 @@ class World:
             seed: of the student.
             width: hidden size; None for the usual one.
         """
+        if self.itself:
+            return self.teacher(root)
         if self.name == "tiny" and seed == EMBEDDED_STUDENT and width is None:
             return EMBEDDED / "student"
         place = root / "students" / f"{self.name}-{seed}-{width or 'usual'}"
         options = [] if width is None else ["--student-width", str(width)]
+        if self.from_teacher:
+            options += ["--teacher", str(self.teacher(root))]
         self._make(place, "--only", "student", "--student-seed", str(seed), *options)
         return place / "student"
 
@@ -75,7 +107,7 @@ class World:
         """The folder of the teacher and the prompts, which are made if they are not there."""
         if self.name == "tiny":
             return EMBEDDED
-        place = root / "students" / self.name
+        place = root / "students" / (self.home or self.name)
         self._make(place, "--only", "teacher")
         return place
 
@@ -88,4 +120,19 @@ class World:
 
 
 TINY = World("tiny", "make_tiny_world.py", _is_right)
-GRADED = World("graded", "make_graded_world.py", _quality)
+GRADED = World("graded", "make_graded_world.py", _quality, graded="quality")
+_REAL: dict[str, Any] = {
+    "tool": "make_smollm2_world.py",
+    "longest": 64,
+    "home": "smollm2",
+    "examples": 2,
+}
+SMOLLM2 = World("smollm2", grade=None, from_teacher=True, **_REAL)
+PROMPTED = World(
+    "smollm2-prompted",
+    grade=_obedience,
+    graded="obeyed",
+    itself=True,
+    options={"teacher_system_prompt": RULE},
+    **_REAL,
+)
