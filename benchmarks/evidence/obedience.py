@@ -1,4 +1,4 @@
-"""How well a text keeps a rule that only the teacher was told: one short paragraph, no list.
+"""How well a text keeps a rule of the teacher's: one short paragraph, no list.
 
 The rule is a system prompt. A student that never sees it is distilled from the same model under it,
 and a few lines of code grade both.
