@@ -317,6 +317,11 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
         return f"{trouble}; finished work is kept, and the same command goes on: {command}", FAILED
     if isinstance(error, ValueError):
         return text, BAD_INPUT
+    if "huggingface_hub" in sys.modules:
+        from pad_fast.pipeline.hub import failure
+
+        if (words := failure(error)) is not None:
+            return f"{words}. The same command goes on: {command}", FAILED
     if process.is_left_alone(error):
         return (
             "another rank has ended, and this one cannot go on without it; its own message says "

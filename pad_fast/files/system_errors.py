@@ -61,7 +61,7 @@ def in_words(error: BaseException) -> str | None:
         the disk is full: runs/a/run.json; free some space
     """
     unknown = False
-    for each in _chain(error):
+    for each in chain(error):
         text = str(each)
         found = _code(each, text)
         if found is not None:
@@ -74,7 +74,7 @@ def in_words(error: BaseException) -> str | None:
     return "; ".join(UNKNOWN) if unknown else None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error, and those that it arose from."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

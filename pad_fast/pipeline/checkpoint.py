@@ -26,6 +26,7 @@ from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
 from pad_fast.files.weights import check_model_folder
 from pad_fast.models.auto import model_class
+from pad_fast.pipeline import hub
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.prompts import Message
 from pad_fast.pipeline.whole_files import Row, ends_hash
@@ -95,7 +96,7 @@ class Checkpoint:
         except OSError as error:
             raise ValueError(
                 f"{self.role}: {self.path} is neither a folder nor a model that the hub gives: "
-                f"{_first_line(error)}"
+                f"{hub.failure(error) or _first_line(error)}"
             ) from None
         if "auto_map" in found and found.get("model_type") not in CONFIG_MAPPING:
             raise ValueError(

@@ -109,8 +109,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
             answer = {"auth": {"accessToken": {"role": roles.get(token)}}}
         elif self.path in ("/api/models/a/b", "/api/models/a/b/revision/v1", "/api/datasets/a/c"):
             status = 200
-        elif self.path == "/api/models/a/gated":
+        elif self.path in ("/api/models/a/gated", "/api/models/a/terms/auth-check"):
             status = 403
+        elif self.path in ("/api/models/a/terms", "/api/datasets/a/open"):
+            status, answer = 200, {"gated": "manual"}
+        elif self.path == "/api/datasets/a/open/auth-check":
+            status = 200
         elif self.path == "/api/models/a/slow":
             time.sleep(2)
         self.send_response(status)
@@ -124,6 +128,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def stub_hub(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.handle_error = lambda *_: None  # whoever waits for the slow answer has gone by then
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -138,9 +143,16 @@ def test_the_hub_is_asked_once(stub_hub, monkeypatch):
     assert hub.problem("datasets", "a/c") is None
     assert "hub has none of this name, or hides it" in hub.problem("models", "a/x")
     assert "with the revision v2" in hub.problem("models", "a/b", "v2")
-    assert hub.problem("models", "a/gated") == "the token gives no access to it"
+    assert hub.problem("datasets", "a/open") is None  # its terms were accepted
+    monkeypatch.setattr(hub, "get_token", lambda: None)
+    for name in ("a/gated", "a/terms"):
+        words = f"accept its terms at {constants.ENDPOINT}/{name} with your account; then log in"
+        assert words in hub.problem("models", name)
+    monkeypatch.setattr(hub, "get_token", lambda: "hf_x")
+    assert "the token in use has no access yet" in hub.problem("models", "a/terms")
     monkeypatch.setattr(hub, "SECONDS", 0.2)
     assert "gives no answer" in hub.problem("models", "a/slow")
+    assert "`hf download a/slow --local-dir FOLDER`" in hub.problem("models", "a/slow")
 
 
 def test_tokens(stub_hub):
