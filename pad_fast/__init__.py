@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         vanilla_preference_loss,
     )
     from pad_fast.models.encoded_batch import encode_responses
-    from pad_fast.models.padded_responses import padded_responses
     from pad_fast.models.scoring import score_responses
     from pad_fast.modules import LinearPADLoss, PADLoss
     from pad_fast.training.config import PADConfig
@@ -40,7 +39,6 @@ _HOMES = {
         "token_logprobs",
     ),
     "losses": ("preference_loss", "probabilistic_preference_loss", "vanilla_preference_loss"),
-    "models.padded_responses": ("padded_responses",),
     "models.encoded_batch": ("encode_responses",),
     "models.scoring": ("score_responses",),
     "linear_loss": ("linear_preference_loss",),
@@ -61,7 +59,6 @@ __all__ = [
     "linear_response_rewards",
     "linear_token_logprobs",
     "micro_batched_backward",
-    "padded_responses",
     "preference_loss",
     "probabilistic_preference_loss",
     "response_lengths",

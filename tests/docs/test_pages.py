@@ -45,9 +45,8 @@ def test_ratios_without_records(tmp_path):
 
 def test_every_page_is_in_the_contents():
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    listed = set(
-        re.findall(r"^[\w-]+$", "\n".join(re.findall(r"```{toctree}.*?```", text, re.S)), re.M)
-    )
+    contents = "\n".join(re.findall(r"```{toctree}.*?```", text, re.S))
+    listed = set(re.findall(r"^(?:[^<\n]+ <)?([\w-]+)>?$", contents, re.M))
     assert listed == {path.stem for path in PAGES} - {"index"}
 
 
