@@ -45,8 +45,23 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 def check_tensor(name: str, tensor: object) -> None:
     """The argument is a tensor."""
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if isinstance(tensor, Tensor):
+        return
+    hint = ""
+    if isinstance(tensor, (list, tuple)) or hasattr(tensor, "__array__"):
+        hint = "; torch.tensor(...) makes one"
+    # What a model returns, and its output head, hold what is meant.
+    parts = ("last_hidden_state", "weight") if name != "logits" else ("logits",)
+    if part := next((part for part in parts if hasattr(tensor, part)), None):
+        hint = f"; give its {part}"
+    raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}{hint}")
+
+
+def check_tensors(**tensors: object) -> None:
+    """The arguments are tensors, or None if they may be left out."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            check_tensor(name, tensor)
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
@@ -133,6 +148,7 @@ def check_unsharded(name: str, tensor: Tensor) -> None:
 
 def check_live_rows(rows: Tensor | None, labels: Tensor) -> None:
     """(L,) places among the flattened ``labels``."""
+    check_tensors(live_rows=rows)
     if rows is not None and (
         rows.ndim != 1 or rows.dtype != torch.int64 or rows.device != labels.device
     ):
@@ -183,6 +199,8 @@ def _is_number(value: object) -> bool:
 
 def check_responses(labels: Tensor, response_ids: Tensor | None, num_responses: int | None) -> None:
     """Padded (R, T) labels alone, or packed (M,) labels with (M,) response ids."""
+    check_tensor("labels", labels)
+    check_tensors(response_ids=response_ids)
     if response_ids is None:
         if labels.ndim != 2:
             raise ValueError(

@@ -74,6 +74,7 @@ def linear_preference_loss(
         largest prompt and, not counted, the weight's gradient in float32. It waits for a device
         twice. See :func:`may_take_chunks`.
     """
+    argument_checks.check_tensor("hidden", hidden)
     settings = LossSettings.checked(**options)
     columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher, read_as)
     preferences = Preferences.checked(settings, labels, columns, response_ids)

@@ -186,6 +186,9 @@ def _check_prompts(
     mask: Tensor | None,
     read_as: Tensor | None,
 ) -> None:
+    argument_checks.check_tensor("labels", labels)
+    argument_checks.check_tensor("teacher_rewards", teacher_rewards)
+    argument_checks.check_tensors(mask=mask, read_as=read_as, response_ids=response_ids)
     shape = argument_checks.shape(teacher_rewards)
     if teacher_rewards.ndim != 2:
         raise ValueError(f"teacher_rewards must be (P, N), got {shape}")

@@ -95,6 +95,7 @@ class PADLoss(nn.Module):
             options: replace the module's for this call. ``seed=step`` gives every step of a sampled
                 loss its own draws.
         """
+        argument_checks.check_tensor("logits", logits)
         settings = LossSettings.checked(**{**self.options, **options})
         columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher, read_as)
         preferences = Preferences.checked(settings, labels, columns, response_ids)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import pad_fast
 from pad_fast import functional
+from pad_fast.evaluation import ranking_agreement
 
 
 def good():
@@ -232,3 +234,50 @@ def test_meta_tensors_tell_shapes() -> None:
     labels = torch.empty(2, 3, dtype=torch.long, device="meta")
     assert functional.linear_token_logprobs(hidden, weight, labels).shape == (2, 3)
     assert functional.linear_response_rewards(hidden, weight, labels).shape == (2,)
+
+
+REWARDS = torch.zeros(1, 2)
+OUTPUT, HEAD = SimpleNamespace(logits=REWARDS, last_hidden_state=REWARDS), torch.nn.Linear(2, 9)
+TENSOR = "must be a torch.Tensor, got"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("response_rewards(OUTPUT, ids)", f"logits {TENSOR} SimpleNamespace; give its logits"),
+        ("response_rewards(states, [[1]])", f"labels {TENSOR} list; torch.tensor(...) makes one"),
+        ("response_lengths([[1]])", f"labels {TENSOR} list; torch.tensor"),
+        ("response_lengths(ids[0], response_ids=[0, 1, 1])", f"response_ids {TENSOR} list"),
+        ("token_logprobs(states, {'input_ids': ids})", f"labels {TENSOR} dict"),
+        ("linear_token_logprobs(OUTPUT, weight, ids)", "SimpleNamespace; give its last_hidden_st"),
+        ("linear_token_logprobs(states, HEAD, ids)", f"weight {TENSOR} Linear; give its weight"),
+        ("linear_token_logprobs(states, weight, ids, bias=[0.0])", f"bias {TENSOR} list"),
+        ("linear_token_logprobs(states, weight, ids, live_rows=[0])", f"live_rows {TENSOR} list"),
+        (
+            "linear_response_rewards(states.numpy(), weight, ids)",
+            f"hidden {TENSOR} ndarray",
+        ),
+        ("PADLoss()(OUTPUT, ids, REWARDS)", f"logits {TENSOR} SimpleNamespace; give its logits"),
+        ("PADLoss()(states, ids, [[0.0, 1.0]])", f"teacher_rewards {TENSOR} list; torch.tensor"),
+        ("PADLoss()(states, ids, REWARDS, mask=[[1, 1]])", f"mask {TENSOR} list"),
+        ("PADLoss()(states, ids, REWARDS, read_as=[[0, 1]])", f"read_as {TENSOR} list"),
+        ("LinearPADLoss()(OUTPUT, weight, ids, REWARDS)", "give its last_hidden_state"),
+        ("LinearPADLoss()(states, HEAD, ids, REWARDS)", f"weight {TENSOR} Linear; give its weight"),
+        ("vanilla_preference_loss(REWARDS, [[0.0, 1.0]])", f"teacher_rewards {TENSOR} list"),
+        ("vanilla_preference_loss(REWARDS, REWARDS, mask=[[1, 1]])", f"mask {TENSOR} list"),
+        (
+            "preference_loss('dpo', REWARDS, REWARDS, anchor_rewards=[[0.0, 1.0]])",
+            f"anchor_rewards {TENSOR} list",
+        ),
+        ("ranking_agreement([[0.0, 1.0]], REWARDS)", f"student_PN {TENSOR} list"),
+        ("ranking_agreement(REWARDS, REWARDS, [[1, 1]])", f"mask {TENSOR} list"),
+    ],
+)
+def test_what_is_no_tensor_is_named_everywhere(call, message):
+    """Lists, a model's output and its head as a module: what stands nearest to a tensor."""
+    states, weight, ids = torch.zeros(2, 3, 2), torch.zeros(9, 2), torch.ones(2, 3).long()
+    names = {**vars(functional), **{name: getattr(pad_fast, name) for name in pad_fast.__all__}}
+    names |= {"ranking_agreement": ranking_agreement, "OUTPUT": OUTPUT, "HEAD": HEAD}
+    names |= {"states": states, "weight": weight, "ids": ids, "REWARDS": REWARDS}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        eval(call, names)

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pad_fast.argument_checks import check_tensor, check_tensors
 from pad_fast.device import waits_for_values
 
 # Rewards this close are tied. One text that is scored in two batches differs by about 1e-6 in
@@ -88,6 +89,9 @@ def _is_best(reward_PN: Tensor, live_PN: Tensor) -> Tensor:
 
 def _check(student_PN: Tensor, teacher_PN: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
     """The live responses, bool (P, N). Values are checked only where that waits for no GPU."""
+    check_tensor("student_PN", student_PN)
+    check_tensor("teacher_PN", teacher_PN)
+    check_tensors(mask=mask)
     shape = tuple(student_PN.shape)
     if len(shape) != 2 or shape[1] == 0 or tuple(teacher_PN.shape) != shape:
         raise ValueError(

@@ -45,6 +45,9 @@ class LinearInputs:
         impl: str,
     ) -> LinearInputs:
         """The arguments of a user's call; raises ValueError for what does not fit."""
+        argument_checks.check_tensor("hidden", hidden)
+        argument_checks.check_tensor("weight", weight)
+        argument_checks.check_tensors(bias=bias)
         hidden, weight, bias = _cast(hidden, weight, bias)
         _, width = argument_checks.check_linear(hidden, weight, bias, labels)
         argument_checks.check_live_rows(live_rows, labels)

@@ -8,6 +8,7 @@ taken instead, so that a quirk that is missing below costs memory but never give
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -77,9 +78,12 @@ def output_head(model: nn.Module) -> OutputHead:
             f"leave it out of target_modules and modules_to_save, got {type(head).__name__}"
         )
     if not isinstance(head, nn.Linear):
+        hint = ""
+        if isinstance(lm, (str, os.PathLike)):
+            hint = "; load it, by AutoModelForCausalLM.from_pretrained(...)"
         raise ValueError(
             "model must be a causal language model with a linear output head, "
-            f"got {type(lm).__name__} with {head!r}"
+            f"got {type(lm).__name__} with {head!r}{hint}"
         )
     config = lm.config.get_text_config()
     return OutputHead(head.weight, head.bias, _softcap(config), _logit_scale(config))

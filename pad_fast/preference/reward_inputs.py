@@ -21,6 +21,7 @@ def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None, least: 
     """
     argument_checks.check_floating("student_rewards", student)
     argument_checks.check_floating("teacher_rewards", teacher)
+    argument_checks.check_tensors(mask=mask)
     shape = argument_checks.shape(student)
     if student.ndim != 2 or student.shape[1] < least:
         responses = "responses" if least > 1 else "response"
@@ -48,6 +49,7 @@ def check_columns(
             f"loss={loss.name!r} needs anchor_rewards, the rewards under the model that the "
             "training started from; got none"
         )
+    argument_checks.check_tensors(anchor_rewards=anchor, from_teacher=from_teacher)
     for name, tensor in (("anchor_rewards", anchor), ("from_teacher", from_teacher)):
         if tensor is None:
             continue

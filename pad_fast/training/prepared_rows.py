@@ -132,6 +132,11 @@ def prepare_dataset(
 
 
 def _check_length(dataset: Any, name: str) -> None:
+    if isinstance(dataset, str):
+        raise ValueError(
+            f"{name}_dataset must be a dataset, got the text {dataset!r}; load it, by "
+            "datasets.load_dataset(...)"
+        )
     if is_stream(dataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"{name}_dataset must have a length, got {type(dataset).__name__}; take a part of a "

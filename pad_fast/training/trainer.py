@@ -119,7 +119,7 @@ class PADTrainer(ResumableLog):
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module | str,
+        model: PreTrainedModel | nn.Module | str | Path,
         args: PADConfig | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -134,7 +134,9 @@ class PADTrainer(ResumableLog):
     ):
         args = PADConfig() if args is None else args
         _check_args(args)
+        _check_one_dataset(train_dataset)
         args = for_stream(args) if is_stream(train_dataset) else args
+        model = str(model) if isinstance(model, Path) else model
         if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
         student = _student(model, args, peft_config)
@@ -142,11 +144,6 @@ class PADTrainer(ResumableLog):
         self._read: Any = partial(
             _prepared, reader=_reader(student, args, processing_class), args=args
         )
-        if isinstance(train_dataset, dict):
-            names = ", ".join(map(repr, train_dataset))
-            raise ValueError(
-                f"train_dataset must be one dataset, got several: {names}; give one of them"
-            )
         train_rows = self._read(train_dataset, name="train")
         eval_rows = self._read(eval_dataset, name="eval")
         super().__init__(
@@ -591,6 +588,15 @@ def _check_args(args: PADConfig) -> None:
         raise ValueError(
             "accelerator_config must not have dispatch_batches: true, since the packed rows of a "
             "batch cannot be cut for several ranks; split_batches: true can"
+        )
+
+
+def _check_one_dataset(train_dataset: Any) -> None:
+    if isinstance(train_dataset, dict):
+        names = ", ".join(map(repr, train_dataset))
+        raise ValueError(
+            f"train_dataset must be one dataset, got several: {names}; give one of them, or "
+            "Dataset.from_dict(...) if they are columns"
         )
 
 

@@ -136,3 +136,5 @@ def test_texts_need_a_tokenizer_and_reasons_their_places():
     ):
         with pytest.raises(ValueError, match=message):
             score_responses(model, [[1]], [[[3]]], finish_reasons=reasons)
+    with pytest.raises(ValueError, match=r"got str with None; load it, by AutoModelForCausalLM"):
+        score_responses("gpt2", [[1]], [[[3]]])

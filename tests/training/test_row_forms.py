@@ -146,6 +146,8 @@ def test_what_a_stream_has_to_have(tmp_path):
         PADTrainer(make_model(), args, stream, stream)
     with pytest.raises(ValueError, match="first 1 rows of the train_dataset must have a row with"):
         PADTrainer(make_model(), args, Rows([ONE_ALIVE]))
+    with pytest.raises(ValueError, match="train_dataset must be a dataset, got the text 'my/data'"):
+        PADTrainer(make_model(), args, "my/data")
     anchored = make_args(tmp_path, max_steps=2, loss="dpo", anchor="start")
     with pytest.raises(ValueError, match="anchor=start needs anchor_rewards in each row of"):
         PADTrainer(make_model(), anchored, stream)
