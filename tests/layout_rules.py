@@ -38,7 +38,7 @@ LAYERS = (
     ("kernels",),
     ("argument_checks", "conversation"),
     ("launch",),
-    ("files",),
+    ("files", "progress"),
     ("terminal", "interrupts"),
     ("device", "secret_values"),
 )

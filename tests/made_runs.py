@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pad_fast.evaluation.choice import ChoiceEffect
+from pad_fast.evaluation.intervals import mean_interval
 from pad_fast.files.own_files import write_table
 
 PROMPTS, RESPONSES, ROUNDS, STEPS = 40, 4, 3, 20
@@ -33,6 +34,7 @@ def make_evaluation(
     teacher: np.ndarray,
     *,
     answers: bool = True,
+    intervals: bool = False,
 ) -> None:
     """Write the evaluation of a made-up model, which is as good as ``skill`` in 0..1."""
     number = int(name[8:]) if name.startswith("student") else None
@@ -50,10 +52,19 @@ def make_evaluation(
         "ppd_loss": None if is_teacher else 0.62 - 0.3 * skill,
         "fresh_kendall_tau": None if is_teacher else 0.61 + 0.01 * skill,
         "fresh_top1": None if is_teacher else 0.65 - 0.02 * skill,
+        "teacher_reward": -1.0 + 0.5 * skill,
         "duplicate_ratio": 0.2 + 0.2 * skill,
         "clipped_ratio": 0.05 * (1 - skill),
         "skills": {s: accuracy | {"count": PROMPTS // 3} for s in SKILLS} if answers else {},
     }
+    values = {
+        key: (row[key] + rng.normal(0, 0.2, PROMPTS)).tolist()
+        for key in ("kendall_tau", "top1", "greedy_accuracy", "teacher_reward")
+        if intervals and row[key] is not None
+    }
+    if intervals:
+        ends = {key: mean_interval(np.array(found)) for key, found in values.items()}
+        row["intervals"] = ends
     write_json(run / "evaluation" / f"{name}.json", row)
     rewards = (
         teacher
@@ -67,6 +78,7 @@ def make_evaluation(
             "greedy_text": f"greedy {name}",
             "student_rewards": rewards[p].tolist(),
             "ppd_loss": None if is_teacher else max(0.0, 0.69 - 0.5 * skill - 0.2 * rng.random()),
+            **{f"metric/{key}": found[p] for key, found in values.items()},
         }
         for p in range(PROMPTS)
     ]
@@ -131,7 +143,13 @@ def metric_rows(rounds: int, rng: np.random.Generator) -> Iterator[dict[str, Any
 
 
 def make_run(
-    run: Path, *, rounds: int = ROUNDS, answers: bool = True, baseline: bool = True, **config: Any
+    run: Path,
+    *,
+    rounds: int = ROUNDS,
+    answers: bool = True,
+    baseline: bool = True,
+    intervals: bool = False,
+    **config: Any,
 ) -> Path:
     """Write a run folder.
 
@@ -140,6 +158,7 @@ def make_run(
         rounds: the rounds that are evaluated, of three that are planned.
         answers: whether the held-out prompts have answers and skills.
         baseline: whether SeqKD was evaluated.
+        intervals: whether the metrics have intervals, and there were validation prompts.
         config: options of the run, to change the defaults below.
     """
     rng = np.random.default_rng(0)
@@ -166,7 +185,14 @@ def make_run(
     skills |= {f"student-{number:02d}": number / (ROUNDS + 1) for number in range(rounds + 1)}
     skills |= {"seqkd": 0.7} if baseline else {}
     for name, skill in skills.items():
-        make_evaluation(run, name, skill, rng, teacher, answers=answers)
+        make_evaluation(run, name, skill, rng, teacher, answers=answers, intervals=intervals)
+    for number in range(rounds + 1) if intervals else ():
+        row = {"round": number, "metric": "greedy_accuracy" if answers else "teacher_reward"}
+        value = (0.4 if answers else -1.0) + 0.1 * number
+        row |= {"value": value, "interval": [value - 0.05, value + 0.05], "num_prompts": 64}
+        write_json(run / "validation" / f"student-{number:02d}.json", row)
+    if intervals and rounds:
+        write_json(run / "best.json", {"round": rounds, "num_prompts": 64})
     lines = [json.dumps(row) + "\n" for row in metric_rows(rounds, rng)]
     (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     for number in range(1, rounds + 1):

@@ -46,6 +46,11 @@ class RewardPair:
         value = self._by_prompt[name].nanmean().item()
         return None if math.isnan(value) else value
 
+    def by_prompt(self, name: str) -> list[float]:
+        """A number of :func:`ranking_agreement` for each prompt; NaN for one that has none."""
+        found: list[float] = self._by_prompt[name].tolist()
+        return found
+
     def taus(self) -> list[float]:
         """Kendall's tau-b of each prompt that the teacher ranks."""
         return [tau for tau in self._by_prompt["kendall_tau"].tolist() if not math.isnan(tau)]
@@ -64,6 +69,7 @@ class Evaluated:
             teacher.
         fresh: rewards of ``sampled``; None for the teacher.
         losses: the configured loss of each fixed group, None for a group that has none.
+        judged: the teacher's rewards of ``sampled``; empty where it gave none.
         rule: by which responses are right, a key of :data:`pad_fast.evaluation.answers.RULES`.
     """
 
@@ -73,6 +79,7 @@ class Evaluated:
     fixed: RewardPair | None = None
     fresh: RewardPair | None = None
     losses: Sequence[float | None] = ()
+    judged: Rewards = ()
     rule: str = "exact"
 
     def skills(self) -> list[str]:
@@ -81,6 +88,11 @@ class Evaluated:
             {row["skill"] for row in self.greedy if row["skill"] is not None and _has_answer(row)}
         )
 
+    def teacher_rewards(self) -> Iterator[float | None]:
+        """The teacher's mean reward of each prompt's samples; None where it could read none."""
+        for group in self.judged:
+            yield mean(value for value in group if value is not None)
+
     def of_skill(self, skill: str) -> Evaluated:
         """The responses to the prompts of one skill, without the rest of the record."""
         greedy, sampled = (
@@ -88,6 +100,11 @@ class Evaluated:
             for rows in (self.greedy, self.sampled)
         )
         return Evaluated(greedy, sampled, rule=self.rule)
+
+
+def accuracy_by_prompt(rows: Iterable[Row], rule: str = "exact") -> Iterator[float | None]:
+    """The share of each prompt's responses that are right; None for one without an answer."""
+    return (accuracy([row], rule) for row in rows)
 
 
 def accuracy(rows: Iterable[Row], rule: str = "exact") -> float | None:

@@ -6,6 +6,8 @@ the baseline ``seqkd``.
 
 TEACHER, BASE, SEQKD = "teacher", "student-00", "seqkd"
 BEFORE, AFTER = "student before", "student after"  # where only the base and the last are compared
+# Columns of evaluation/NAME.parquet with a metric's value of each prompt begin with this.
+BY_PROMPT = "metric/"
 _PREFIX = "student-"
 
 

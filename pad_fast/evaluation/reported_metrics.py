@@ -7,11 +7,20 @@ iterate over :data:`METRICS`. A new metric is a new entry.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from pad_fast.evaluation.evaluated_model import Evaluated, Row, accuracy, mean
+import numpy as np
+
+from pad_fast.evaluation.evaluated_model import (
+    Evaluated,
+    Row,
+    accuracy,
+    accuracy_by_prompt,
+    mean,
+)
+from pad_fast.evaluation.intervals import Interval, Values, mean_interval
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class Metric:
         headline: whether the metric has a tile at the top of the page.
         detail: whether only the page shows it, and not the terminal's and the demo's tables.
         by_skill: whether it is also measured on the prompts of each skill.
+        by_prompt: computes the value of each prompt, whose mean the metric is; None where its
+            interval is not known.
         picture: the name of a :class:`pad_fast.report.pictures.RoundPicture` with a curve of it.
         curve: the label of that curve; ``heading`` if empty.
     """
@@ -46,6 +57,7 @@ class Metric:
     headline: bool = False
     detail: bool = False
     by_skill: bool = False
+    by_prompt: Callable[[Evaluated], Iterable[float | None]] | None = None
     picture: str = ""
     curve: str = ""
 
@@ -85,6 +97,49 @@ def measure(evaluated: Evaluated) -> Row:
     return found
 
 
+def values_by_prompt(evaluated: Evaluated) -> dict[str, Values]:
+    """The metrics of each prompt, (P,) in the order of the greedy responses, NaN for none."""
+    found = {
+        metric.key: np.fromiter(
+            (math.nan if value is None else value for value in metric.by_prompt(evaluated)),
+            np.float64,
+        )
+        for metric in METRICS.values()
+        if metric.by_prompt is not None
+    }
+    return {
+        key: values
+        for key, values in found.items()
+        if len(values) == len(evaluated.greedy) and np.isfinite(values).any()
+    }
+
+
+def intervals(by_prompt: Mapping[str, Values]) -> dict[str, Interval]:
+    """The 95% interval of each metric that has one, by a bootstrap over the prompts."""
+    found = {key: mean_interval(values) for key, values in by_prompt.items()}
+    return {key: ends for key, ends in found.items() if ends is not None}
+
+
+def in_text(rows: Sequence[Row]) -> list[Metric]:
+    """The columns of a table of text about some evaluations.
+
+    The teacher's mean reward is the first of them where no response can be right or wrong.
+    """
+    judged = any(is_measured(row.get("greedy_accuracy")) for row in rows)
+    return [
+        metric
+        for metric in METRICS.values()
+        if (not metric.detail or (metric.key == TEACHER_REWARD and not judged))
+        and any(is_measured(row.get(metric.key)) for row in rows)
+    ]
+
+
+def is_headline(metric: Metric, rows: Sequence[Row]) -> bool:
+    """Whether a metric has a tile; the teacher's mean reward has one where no accuracy has."""
+    judged = any(is_measured(row.get("greedy_accuracy")) for row in rows)
+    return metric.headline and not (metric.key == TEACHER_REWARD and judged)
+
+
 def _of_skill(evaluated: Evaluated) -> Row:
     kept = [metric for metric in METRICS.values() if metric.by_skill]
     found: Row = {metric.key: metric.measure(evaluated) for metric in kept}
@@ -107,6 +162,14 @@ def _mean_length(evaluated: Evaluated) -> float | None:
     return mean(len(row["completion_ids"][0]) for row in evaluated.greedy)
 
 
+def _teacher_reward(evaluated: Evaluated) -> float | None:
+    return mean(value for group in evaluated.judged for value in group if value is not None)
+
+
+def _lengths(evaluated: Evaluated) -> Iterator[float]:
+    return (len(row["completion_ids"][0]) for row in evaluated.greedy)
+
+
 def _fixed(name: str) -> Callable[[Evaluated], float | None]:
     return lambda evaluated: evaluated.fixed.agreement(name) if evaluated.fixed else None
 
@@ -118,6 +181,16 @@ def _fresh(name: str) -> Callable[[Evaluated], float | None]:
 def _sampling(name: str) -> Callable[[Evaluated], float | None]:
     return lambda evaluated: evaluated.sampling.get(f"completions/{name}")
 
+
+def _each(pair: str, name: str) -> Callable[[Evaluated], Iterable[float | None]]:
+    def by_prompt(evaluated: Evaluated) -> Iterable[float | None]:
+        rewards = getattr(evaluated, pair)
+        return rewards.by_prompt(name) if rewards else []
+
+    return by_prompt
+
+
+TEACHER_REWARD = "teacher_reward"
 
 # In the order of the columns of every table.
 METRICS: dict[str, Metric] = {
@@ -134,6 +207,7 @@ METRICS: dict[str, Metric] = {
             better=1,
             headline=True,
             by_skill=True,
+            by_prompt=lambda evaluated: accuracy_by_prompt(evaluated.greedy, evaluated.rule),
             picture="accuracy",
             curve="greedy",
         ),
@@ -148,8 +222,22 @@ METRICS: dict[str, Metric] = {
             better=1,
             headline=True,
             by_skill=True,
+            by_prompt=lambda evaluated: accuracy_by_prompt(evaluated.sampled, evaluated.rule),
             picture="accuracy",
             curve="sampled",
+        ),
+        Metric(
+            TEACHER_REWARD,
+            "Teacher's reward",
+            _teacher_reward,
+            heading="teacher's reward, fresh samples",
+            narrow="teacher's\nreward",
+            better=1,
+            headline=True,
+            detail=True,
+            by_prompt=Evaluated.teacher_rewards,
+            picture="teacher-reward",
+            curve="teacher's reward",
         ),
         Metric(
             "kendall_tau",
@@ -159,6 +247,7 @@ METRICS: dict[str, Metric] = {
             narrow="tau\nfixed",
             better=1,
             headline=True,
+            by_prompt=_each("fixed", "kendall_tau"),
             picture="agreement",
             curve="τ, fixed groups",
         ),
@@ -171,6 +260,7 @@ METRICS: dict[str, Metric] = {
             percent=True,
             digits=1,
             better=1,
+            by_prompt=_each("fixed", "top1"),
             picture="agreement",
         ),
         Metric(
@@ -180,6 +270,7 @@ METRICS: dict[str, Metric] = {
             heading="tau, fresh samples",
             narrow="tau\nfresh",
             better=1,
+            by_prompt=_each("fresh", "kendall_tau"),
             picture="agreement",
             curve="τ, fresh samples",
         ),
@@ -192,6 +283,7 @@ METRICS: dict[str, Metric] = {
             percent=True,
             digits=1,
             better=1,
+            by_prompt=_each("fresh", "top1"),
             picture="agreement",
         ),
         Metric(
@@ -202,6 +294,7 @@ METRICS: dict[str, Metric] = {
             narrow="loss\nfixed",
             better=-1,
             headline=True,
+            by_prompt=lambda evaluated: evaluated.losses,
             picture="heldout-loss",
             curve="held-out loss",
         ),
@@ -212,6 +305,7 @@ METRICS: dict[str, Metric] = {
             heading="mean tokens",
             narrow="mean\ntokens",
             digits=1,
+            by_prompt=_lengths,
         ),
         Metric(
             "duplicate_ratio",

@@ -30,6 +30,7 @@ from pad_fast.pipeline import hub
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.prompts import Message
 from pad_fast.pipeline.whole_files import Row, ends_hash
+from pad_fast.progress.bar import doing
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # whose question would wait for an answer
 # Conversations of all roles and with both ends, whose renderings are compared.
@@ -183,7 +184,8 @@ class Checkpoint:
         if self.check is not None:
             self.check()
         try:
-            with measured(f"load {self.role}", "model") as work:
+            loading = doing(f"loading the {self.role.replace('_', ' ')}")
+            with loading, measured(f"load {self.role}", "model") as work:
                 model: Any = self.model_class.from_pretrained(
                     self.path,
                     revision=self.revision,

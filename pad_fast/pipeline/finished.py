@@ -42,7 +42,7 @@ def lost_files(run: RunContext) -> Iterator[Path]:
 
 def is_finished(run: RunContext, round: int) -> bool:
     """Whether every phase of a round has left its files, and every benchmark its result."""
-    if is_trained(run, round) and RunBenchmarks(run).missing(benchmark_subjects(run, round)):
+    if is_trained(run, round) and RunBenchmarks(run).missing(subjects(run, round)):
         return False
     return all(path.exists() for phase in PHASES for path in phase_files(run, round, phase.name))
 
@@ -74,22 +74,15 @@ def _shards(run: RunContext, count: int, folder: Path) -> Iterator[Path]:
 
 
 def subjects(run: RunContext, round: int) -> list[Subject]:
-    """The models that are evaluated with a round."""
+    """The models that are evaluated with a round, and asked the benchmarks."""
     found = [Subject(model_names.student(round), round, run.student(round))]
     if round == 1:
         found.insert(0, heldout.base(run))
-        if run.has_answers and run.config.teacher:
-            found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
+        if run.config.teacher:
+            judged = not run.has_answers  # else its right answers say what it can do
+            found.insert(0, Subject(model_names.TEACHER, 0, run.teacher, judges_itself=judged))
     if with_baseline(run, round):
         found.append(Subject(model_names.SEQKD, round, run.trained(seqkd_student(run))))
-    return found
-
-
-def benchmark_subjects(run: RunContext, round: int) -> list[Subject]:
-    """The models that are asked the benchmarks with a round; the first one with the teacher too."""
-    found = subjects(run, round)
-    if round == 1 and run.config.teacher and not any(subject.is_teacher for subject in found):
-        found.insert(0, Subject(model_names.TEACHER, 0, run.teacher))
     return found
 
 

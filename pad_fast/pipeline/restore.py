@@ -29,6 +29,7 @@ from pad_fast.pipeline.whole_files import (
 
 logger = logging.getLogger("pad_fast")
 
+NO_METRICS = ("round", "num_prompts", "intervals")  # of what evaluation/NAME.json holds
 PROMPTS = {"train": "prompts.parquet", "heldout": "heldout/prompts.parquet"}
 
 
@@ -103,9 +104,7 @@ def restore_metrics(run: RunContext) -> None:
     _restore_training(run, run.folder.seqkd, run.config.rounds, "seqkd")
     for path in sorted((root / "evaluation").glob("*.json")):
         row = read_json(path)
-        values = {
-            name: value for name, value in row.items() if name not in ("round", "num_prompts")
-        }
+        values = {name: value for name, value in row.items() if name not in NO_METRICS}
         metrics.add(row["round"], 0, "evaluate", values)
 
 

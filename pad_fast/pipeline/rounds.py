@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,6 @@ from pad_fast.pipeline.evaluate.best_round import announce_stop, chosen_student
 from pad_fast.pipeline.evaluate.summary import print_table
 from pad_fast.pipeline.findings.first_shard import of_samples, of_scores, warn
 from pad_fast.pipeline.finished import (
-    benchmark_subjects,
     is_finished,
     is_trained,
     seqkd_student,
@@ -44,6 +45,10 @@ from pad_fast.pipeline.train.saved_student import drop_checkpoints
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import train_round
 from pad_fast.pipeline.whole_files import Row
+
+logger = logging.getLogger("pad_fast")
+
+BETWEEN_REPORTS = 30.0  # seconds; writing one takes a few
 
 
 def sample(run: RunContext, round: int) -> None:
@@ -158,7 +163,7 @@ def evaluate(run: RunContext, round: int) -> None:
     validation.validate(run, round)
     if run.heldout_rows:
         heldout.evaluate(run, models)
-    run.ranks.on_main(lambda: RunBenchmarks(run).do(benchmark_subjects(run, round)))
+    run.ranks.on_main(lambda: RunBenchmarks(run).do(subjects(run, round)))
 
 
 def phase_function(name: str) -> Callable[[RunContext, int], None]:
@@ -205,7 +210,19 @@ def _do(run: RunContext, phase: str, round: int) -> None:
     """Do a phase on all ranks, and record in the manifest that it is finished."""
     phase_function(phase)(run, round)
     run.engines.close()
-    run.ranks.on_main(lambda: run.folder.finished(f"round-{round:02d}/{phase}"))
+    run.ranks.on_main(partial(_finish, run, f"round-{round:02d}/{phase}"))
+
+
+def _finish(run: RunContext, phase: str) -> None:
+    """Record a finished phase, and bring the report up to date unless that was done just now."""
+    run.folder.finished(phase)
+    if time.monotonic() - run.reported < BETWEEN_REPORTS:
+        return
+    try:
+        _report(run, final=False)
+    except Exception as error:  # hours of work must not end for a page that is written again
+        logger.warning("the report could not be brought up to date: %s", error)
+    run.reported = time.monotonic()
 
 
 def _conclude(run: RunContext) -> None:
@@ -233,11 +250,12 @@ def write_report(settings: Settings) -> Path:
         return report
 
 
-def _report(run: RunContext) -> Path:
+def _report(run: RunContext, *, final: bool = True) -> Path:
     from pad_fast.report import write_report
 
     path = write_report(run.folder.root)
-    run.folder.finished("report")
+    if final:
+        run.folder.finished("report")
     return path
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import random
+import time
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -54,6 +55,7 @@ class RunContext:
         self.files = RowFiles(self.folder.rows / f"rank-{self.ranks.rank}")
         self._places_of: dict[int, NDArray[np.int64]] = {}
         self.started = self._start()
+        self.reported = time.monotonic()  # when the report was last brought up to date
         self.metrics = Metrics(self.folder.root / "metrics.jsonl", writes=self.ranks.is_main)
         self.scores = ModelScores(
             self.config,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 
-from tqdm.auto import tqdm
-
 from pad_fast.pipeline.ranks import Ranks
+from pad_fast.progress.bar import Bar
 
 
 class SharedBar:
@@ -29,23 +27,18 @@ class SharedBar:
     ) -> None:
         self._ranks, self._done = ranks, done
         self._sum, self._tokens = ranks.counter(), ranks.counter()
-        self._started = time.monotonic()
-        self._bar = tqdm(
-            total=total, initial=done, desc=title, unit=unit, disable=quiet or not ranks.is_main
-        )
+        self.bar = Bar(title, unit, total, done, quiet=quiet or not ranks.is_main)
 
     def update(self, count: int) -> None:
         """Move the bar on by ``count``."""
-        self._draw(self._sum(count))
+        self.bar.move_to(self._done + self._sum(count))
 
     def add_tokens(self, count: int) -> None:
         """Count tokens that were made or read, which the bar shows for each second."""
-        tokens = self._tokens(count)
-        if not self._bar.disable:
-            seconds = max(time.monotonic() - self._started, 1e-3)
-            self._bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s")
+        self.bar.count_tokens(self._tokens(count))
 
     def __enter__(self) -> SharedBar:
+        self.bar.__enter__()
         return self
 
     def __exit__(
@@ -55,10 +48,6 @@ class SharedBar:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._ranks.wait(lambda: self._draw(self._sum(0)))
-            self._draw(self._sum(0))
-        self._bar.close()
-
-    def _draw(self, count: int) -> None:
-        if not self._bar.disable:
-            self._bar.update(self._done + count - self._bar.n)
+            self._ranks.wait(lambda: self.update(0))
+            self.update(0)
+        self.bar.__exit__(kind, error, trace)

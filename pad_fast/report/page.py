@@ -51,8 +51,11 @@ def write(run_dir: Path) -> Path:
     run = read_run(run_dir)
     loss, shown = loss_settings(run.config), choose(run.groups)
     sections = pictures.sections(run, loss, shown)
+    choice = tables.choice(run)
     settings = {
-        name: run.config[name] for name in SHOWN_SETTINGS if run.config.get(name) is not None
+        name: run.config[name]
+        for name in SHOWN_SETTINGS
+        if run.config.get(name) is not None and (choice or not name.startswith("mcq_"))
     }
     page = _template(run.judge, run.fixed_groups).render(
         run=run,
@@ -61,18 +64,20 @@ def write(run_dir: Path) -> Path:
         table=tables.before_after(run),
         skills=tables.skills(run),
         benchmarks=tables.benchmarks(run_dir),
+        validation=tables.validation(run),
         groups=[tables.group_table(group) for group in shown],
+        texts=[tables.side_by_side(run, group) for group in shown],
         settings=tables.flat(settings),
         phases=tables.phases(run),
         details=tables.details(run),
-        choice=tables.choice(run),
+        choice=choice,
         loss=loss,
         **_facts(run, loss),
     )
     folder = run_dir / "report"
     folder.mkdir(exist_ok=True)
     for picture in (picture for section in sections.values() for picture in section):
-        _replace(folder / f"{picture.name}.png", picture.png)
+        _replace(folder / f"{picture.name}.svg", picture.svg.encode("utf-8"))
     _replace(folder / "index.html", page.encode("utf-8"))
     return folder / "index.html"
 

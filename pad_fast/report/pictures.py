@@ -10,7 +10,7 @@ import numpy as np
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS, is_measured
-from pad_fast.report import plots, tables
+from pad_fast.report import alt_texts, plots, svg, tables
 from pad_fast.report.loss import LossSettings
 from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
 from pad_fast.report.wording import worded
@@ -20,16 +20,24 @@ SHOWN_RESPONSES = 8  # bars of a picture; the tables show all
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG and its caption, which says in words what it shows."""
+    """A picture.
+
+    Args:
+        name: of its file.
+        svg: the picture, as SVG.
+        caption: what it is about.
+        alt: what is seen in it, in words.
+    """
 
     name: str
-    png: bytes
+    svg: str
     caption: str
+    alt: str
 
     @property
     def source(self) -> str:
         """The picture as a URL that holds it."""
-        return "data:image/png;base64," + b64encode(self.png).decode("ascii")
+        return "data:image/svg+xml;base64," + b64encode(self.svg.encode()).decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ class TrainingPicture:
 ACCURACY = RoundPicture(
     "accuracy",
     "held-out accuracy, %",
-    "Held-out accuracy by the answer rule of the run, after each round.",
+    "Held-out accuracy by the answer rule of the run, after each round. Bars: 95% intervals over "
+    "prompts.",
     percent=True,
     level="greedy_accuracy",
 )
@@ -67,7 +76,14 @@ AGREEMENT = RoundPicture(
     "agreement",
     "agreement with the teacher",
     "Agreement with the teacher's ranking: on the fixed groups (the base student's samples) and "
-    "on each student's own.",
+    "on each student's own. Bars: 95% intervals over prompts.",
+)
+REWARD = RoundPicture(
+    "teacher-reward",
+    "teacher's mean reward",
+    "The teacher's mean reward of each student's fresh samples, after each round. Bars: 95% "
+    "intervals over prompts.",
+    level="teacher_reward",
 )
 LOSS = RoundPicture("heldout-loss", "loss", "The loss on the fixed held-out groups.")
 SHARES = RoundPicture(
@@ -122,8 +138,14 @@ def sections(
     run: RunRecords, loss: LossSettings, shown: Sequence[FixedGroup]
 ) -> dict[str, list[Picture]]:
     """The pictures of each section of the page. ``shown`` are the groups that get one each."""
+    rewarded = (
+        [] if any(is_measured(row.get("greedy_accuracy")) for row in run.students) else [REWARD]
+    )
     return {
-        "rounds": [*_over_rounds(run, ACCURACY, AGREEMENT, LOSS), *_loss_histogram(run, loss)],
+        "rounds": [
+            *_over_rounds(run, ACCURACY, *rewarded, AGREEMENT, LOSS),
+            *_loss_histogram(run, loss),
+        ],
         "training": list(_over_steps(run, loss.unit)),
         "preferences": [
             _first_places(loss, i, group, run.judge) for i, group in enumerate(shown, 1)
@@ -143,24 +165,25 @@ def _over_rounds(run: RunRecords, *pictures: RoundPicture) -> Iterator[Picture]:
             },
         )
         if curves:
-            png = plots.round_curves(
-                run.students,
-                curves,
-                worded(picture.ylabel, run.judge),
-                levels=_levels(run, picture.level),
-                percent=picture.percent,
+            curves = {key: worded(label, run.judge) for key, label in curves.items()}
+            levels, percent = _levels(run, picture.level), picture.percent
+            ylabel = worded(picture.ylabel, run.judge)
+            yield Picture(
+                picture.name,
+                plots.round_curves(run.students, curves, ylabel, levels=levels, percent=percent),
+                worded(picture.caption, run.judge, run.fixed_groups),
+                alt_texts.over_rounds(run.students, curves, levels, percent=percent),
             )
-            yield Picture(picture.name, png, worded(picture.caption, run.judge, run.fixed_groups))
 
 
 def _levels(run: RunRecords, key: str) -> dict[str, tuple[float, str]]:
     """The heights and colours of a picture's horizontal lines, by their labels."""
     if not key:
         return {}
-    levels = {"teacher": (run.teacher or {}, plots.TEACHER)}
+    levels = {"teacher": (run.teacher or {}, svg.TEACHER)}
     for row in run.baselines[:1]:
         name = f"{model_names.title(row['name'])}, {METRICS[key].curve_label}"
-        levels[name] = (row, plots.BASELINE)
+        levels[name] = (row, svg.BASELINE)
     return {
         name: (row[key], color)
         for name, (row, color) in levels.items()
@@ -173,8 +196,12 @@ def _over_steps(run: RunRecords, unit: str) -> Iterator[Picture]:
     for picture in _training(unit):
         if curves := _present(rows, picture.curves):
             named = {key: worded(label, run.judge) for key, label in curves.items()}
-            png = plots.training_curves(rows, named, worded(picture.ylabel, run.judge))
-            yield Picture(picture.name, png, worded(picture.caption, run.judge, run.fixed_groups))
+            yield Picture(
+                picture.name,
+                plots.training_curves(rows, named, worded(picture.ylabel, run.judge)),
+                worded(picture.caption, run.judge, run.fixed_groups),
+                alt_texts.over_steps(rows, named),
+            )
 
 
 def _present(rows: Sequence[Row], curves: Mapping[str, str]) -> dict[str, str]:
@@ -189,8 +216,12 @@ def _present(rows: Sequence[Row], curves: Mapping[str, str]) -> dict[str, str]:
 def _loss_histogram(run: RunRecords, loss: LossSettings) -> Iterator[Picture]:
     before, after = run.losses
     if len(before):
-        png = plots.loss_histogram(before, after, "loss of a prompt", bound=loss.bound)
-        yield Picture("loss-histogram", png, "The loss of each held-out prompt, before and after.")
+        yield Picture(
+            "loss-histogram",
+            plots.loss_histogram(before, after, "loss of a prompt", bound=loss.bound),
+            "The loss of each held-out prompt, before and after.",
+            alt_texts.histogram(before, after),
+        )
 
 
 def _lengths(run: RunRecords) -> Iterator[Picture]:
@@ -199,7 +230,8 @@ def _lengths(run: RunRecords) -> Iterator[Picture]:
             "Lengths of the sampled responses by round: median, middle half (box), 5% to 95% "
             "(whiskers)."
         )
-        yield Picture("lengths", plots.length_boxes(run.lengths), caption)
+        boxes = plots.length_boxes(run.lengths)
+        yield Picture("lengths", boxes, caption, alt_texts.boxes(run.lengths))
 
 
 def _first_places(loss: LossSettings, number: int, group: FixedGroup, judge: str) -> Picture:
@@ -219,7 +251,8 @@ def _first_places(loss: LossSettings, number: int, group: FixedGroup, judge: str
     caption = f"Prompt {number}" + (", loss " + " → ".join(known) if known else "") + "."
     if len(live) > SHOWN_RESPONSES:
         caption += f" The {SHOWN_RESPONSES} best of {len(live)} responses."
-    return Picture(f"preferences-{number}", plots.first_places(found, judge), caption)
+    bars, alt = plots.first_places(found, judge), alt_texts.first_places(found, judge)
+    return Picture(f"preferences-{number}", bars, caption, alt)
 
 
 def first_place(scaled: Floats) -> Floats:

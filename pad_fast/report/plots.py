@@ -1,70 +1,37 @@
-"""Draws the pictures, as PNG bytes. The same numbers give the same bytes.
-
-No text from users or models is drawn: fonts lack glyphs, and ``$`` would start a formula.
-"""
+"""What the pictures show, drawn as SVG."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import is_measured
 from pad_fast.report.run_records import Floats
+from pad_fast.report.svg import (
+    AFTER,
+    BASELINE,
+    BEFORE,
+    BOX,
+    HATCH,
+    INK,
+    PAPER,
+    ROUND,
+    SECOND,
+    TEACHER,
+    draw,
+)
 from pad_fast.report.wording import worded
 
-# Okabe and Ito's palette, which can be told apart with any colour vision. Line styles, markers and
-# hatches differ too.
-TEACHER, BEFORE, AFTER, BASELINE, SECOND = "#3a3a3a", "#E69F00", "#0072B2", "#009E73", "#CC79A7"
 LINES = ((AFTER, "-", "o"), (BEFORE, "--", "s"), (SECOND, "-.", "^"), (BASELINE, ":", "D"))
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "axes.edgecolor": "#888888",
-    "legend.frameon": False,
-    "hatch.linewidth": 0.8,
-}
+APART = 0.05  # of a round, between the error bars of two curves
 
 
-def draw(paint: Callable[[Axes], Any], *, xlabel: str, ylabel: str, legend: bool = True) -> bytes:
-    """A picture of one panel, readable when it is scaled down to a phone's 2.4 inches."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        axes = figure.subplots()
-        paint(axes)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        if legend:
-            handles, labels = axes.get_legend_handles_labels()
-            # Three long labels would run out of the picture.
-            columns = 3 if sum(map(len, labels[:3])) < 40 else 2
-            figure.legend(
-                handles,
-                labels,
-                loc="outside upper left",
-                ncols=columns,
-                fontsize=9,
-                handlelength=2.6,
-            )
-        buffer = BytesIO()
-        # Without the version of matplotlib the same run gives the same bytes.
-        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
-        return buffer.getvalue()
-
-
-def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) -> bytes:
+def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) -> str:
     """What training logged, over the optimizer's steps of all rounds.
 
     Args:
@@ -87,7 +54,7 @@ def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) 
                 axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
             axes.plot(x, running_mean(y, window), style, color=color, label=label, linewidth=1.8)
         for start in starts[1:]:
-            axes.axvline(start, color="#777777", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
+            axes.axvline(start, color=ROUND, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
         axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -105,7 +72,7 @@ def round_curves(
     *,
     levels: Mapping[str, tuple[float, str]],
     percent: bool = False,
-) -> bytes:
+) -> str:
     """Metrics over the rounds.
 
     Args:
@@ -118,12 +85,16 @@ def round_curves(
     scale = 100.0 if percent else 1.0
 
     def paint(axes: Axes) -> None:
-        for (key, label), (color, style, marker) in zip(lines.items(), cycle(LINES), strict=False):
-            kept = [
-                (row["round"], scale * row[key]) for row in students if is_measured(row.get(key))
-            ]
-            axes.plot(
-                *zip(*kept, strict=True),
+        looks = zip(lines.items(), cycle(LINES), strict=False)
+        for place, ((key, label), (color, style, marker)) in enumerate(looks):
+            kept = [row for row in students if is_measured(row.get(key))]
+            values = scale * np.array([row[key] for row in kept])
+            axes.errorbar(
+                [row["round"] + APART * (place - (len(lines) - 1) / 2) for row in kept],
+                values,
+                yerr=_errors(kept, key, scale),
+                capsize=2.5,
+                elinewidth=1.0,
                 linestyle=style,
                 marker=marker,
                 color=color,
@@ -144,7 +115,19 @@ def round_curves(
     return draw(paint, xlabel="round (0: the base student)", ylabel=ylabel)
 
 
-def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float | None) -> bytes:
+def _errors(rows: Sequence[Row], key: str, scale: float) -> Floats | None:
+    """How far the 95% intervals of a metric reach, (2, rows); None where they are not known."""
+    ends = [(row.get("intervals") or {}).get(key) for row in rows]
+    if not any(ends):
+        return None
+    lengths = [
+        (row[key] - low_high[0], low_high[1] - row[key]) if low_high else (0.0, 0.0)
+        for row, low_high in zip(rows, ends, strict=True)
+    ]
+    return scale * np.maximum(np.array(lengths).T, 0.0)
+
+
+def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float | None) -> str:
     """The losses of held-out prompts before and after. ``bound`` is the highest loss possible."""
     high = bound if bound is not None else float(np.quantile(np.concatenate([before, after]), 0.99))
     bins = np.linspace(0.0, max(high, 1e-6), 31).tolist()
@@ -157,7 +140,7 @@ def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float |
             color=BEFORE,
             alpha=0.55,
             hatch="///",
-            edgecolor="#9a6a00",
+            edgecolor=HATCH,
             linewidth=0.3,
             label="before",
         )
@@ -176,7 +159,7 @@ def loss_histogram(before: Floats, after: Floats, ylabel: str, *, bound: float |
     )
 
 
-def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
+def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> str:
     """Lengths of each round's samples: the box holds the middle half, the whiskers 90%."""
 
     def paint(axes: Axes) -> None:
@@ -187,8 +170,10 @@ def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
             showfliers=False,
             widths=0.5,
             patch_artist=True,
-            boxprops={"facecolor": "#cfe3f1", "edgecolor": AFTER},
-            medianprops={"color": "#000000", "linewidth": 1.6},
+            boxprops={"facecolor": BOX, "edgecolor": AFTER},
+            whiskerprops={"color": INK},
+            capprops={"color": INK},
+            medianprops={"color": INK, "linewidth": 1.6},
         )
         axes.grid(axis="x", visible=False)
         axes.set_ylim(bottom=0)
@@ -196,7 +181,7 @@ def length_boxes(lengths: Mapping[int, NDArray[np.int64]]) -> bytes:
     return draw(paint, xlabel="round", ylabel="tokens of a sampled response", legend=False)
 
 
-def first_places(probabilities: Mapping[str, Floats], judge: str = "teacher") -> bytes:
+def first_places(probabilities: Mapping[str, Floats], judge: str = "teacher") -> str:
     """Bars of the probability of being ranked first, side by side for each response.
 
     Args:
@@ -216,7 +201,7 @@ def first_places(probabilities: Mapping[str, Floats], judge: str = "teacher") ->
                 width,
                 color=color,
                 hatch=hatch,
-                edgecolor="white",
+                edgecolor=PAPER,
                 linewidth=0.5,
                 label=worded(name, judge),
             )

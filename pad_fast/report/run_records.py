@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from pad_fast.conversation import conversation_text
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import Row
-from pad_fast.files.own_files import read_json, read_json_lines, read_table, read_tables
+from pad_fast.files.own_files import (
+    column_names,
+    read_json,
+    read_json_lines,
+    read_table,
+    read_tables,
+)
 from pad_fast.files.stored_rows import SCRATCH, RowFiles, Rows, column, take
 from pad_fast.report.wording import SAMPLED
 
@@ -66,6 +72,9 @@ class RunRecords:
     baselines: list[Row]
     groups: Sequence[FixedGroup]
     lengths: dict[int, NDArray[np.int64]]  # round -> tokens of each sampled response
+    by_prompt: dict[str, dict[str, Floats]]  # model -> metric -> value of each prompt
+    validation: list[Row]  # by round; the first is the base student's
+    best_round: int | None  # whose student is the best on the validation prompts, if it is known
 
     @property
     def judge(self) -> str:
@@ -117,7 +126,35 @@ def read_run(run_dir: Path) -> RunRecords:
         baselines=[row for row in evaluations if row not in teacher + students],
         groups=_read_groups(run_dir, [row["name"] for row in students]),
         lengths=_read_lengths(run_dir),
+        by_prompt={path.stem: _read_by_prompt(path) for path in _tables(run_dir)},
+        validation=sorted(
+            (read_json(path) for path in (run_dir / "validation").glob("*.json")),
+            key=lambda row: row["round"],
+        ),
+        best_round=_best_round(run_dir / "best.json"),
     )
+
+
+def _tables(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "evaluation").glob("*.parquet"), key=_position)
+
+
+def _position(path: Path) -> tuple[int, int, str]:
+    return model_names.position(path.stem)
+
+
+def _read_by_prompt(path: Path) -> dict[str, Floats]:
+    """The metrics of each prompt; all tables have the prompts in one order."""
+    names = [name for name in column_names(path) if name.startswith(model_names.BY_PROMPT)]
+    found = read_table(path, names) if names else {}
+    return {
+        name.removeprefix(model_names.BY_PROMPT): found[name].to_numpy().astype(np.float64)
+        for name in names
+    }
+
+
+def _best_round(path: Path) -> int | None:
+    return read_json(path)["round"] if path.exists() else None
 
 
 def _settings(manifest: Row) -> Row:
@@ -184,10 +221,9 @@ def _read_groups(run_dir: Path, students: list[str]) -> FixedGroups:
     columns = ("prompt_id", "greedy_text", "student_rewards", "ppd_loss")
     measured = {
         path.stem: _in_order(files.keep(read_tables(path, columns)), ids)
-        for path in (run_dir / "evaluation").glob("*.parquet")
+        for path in _tables(run_dir)
     }
-    names = sorted(measured, key=model_names.position)
-    return FixedGroups(groups, {name: measured[name] for name in names}, students)
+    return FixedGroups(groups, measured, students)
 
 
 def _in_order(rows: Rows, ids: list[str]) -> Rows:

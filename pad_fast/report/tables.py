@@ -3,6 +3,7 @@
 import json
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from pad_fast.evaluation.agreement import TIE
 from pad_fast.evaluation.benchmarks.run_table import read_run_table
 from pad_fast.evaluation.choice import ChoiceEffect
 from pad_fast.evaluation.evaluated_model import Row
-from pad_fast.evaluation.reported_metrics import METRICS, Metric, is_measured
+from pad_fast.evaluation.intervals import Interval, difference_interval
+from pad_fast.evaluation.reported_metrics import METRICS, Metric, is_headline, is_measured
 from pad_fast.report.run_records import FixedGroup, Floats, RunRecords
+from pad_fast.report.wording import worded
 from pad_fast.secret_values import is_secret
 
 
@@ -44,6 +47,25 @@ def _typeset(text: str) -> str:
     return text.replace("-", "−")
 
 
+def interval(metric: Metric, ends: Sequence[float] | None, *, signed: bool = False) -> str:
+    """A 95% interval with the metric's unit; "" if it is not known."""
+    if ends is None:
+        return ""
+    low, high = (metric.amount(value) for value in ends)
+    if signed:
+        low, high = (text if text.startswith("-") else f"+{text}" for text in (low, high))
+    return _typeset(f"{low} to {high}")
+
+
+def interval_of_change(run: RunRecords, name: str, metric: Metric) -> Interval | None:
+    """The 95% interval of a model's mean difference from the base student, prompt by prompt."""
+    base = run.by_prompt.get(run.base.get("name", ""), {}).get(metric.key)
+    values = run.by_prompt.get(name, {}).get(metric.key)
+    if base is None or values is None or len(base) != len(values):
+        return None
+    return difference_interval(values, base)
+
+
 def headlines(run: RunRecords) -> list[dict[str, str]]:
     """The tiles at the top of the page: a metric before and after, and the teacher's."""
     if len(run.students) < 2:
@@ -52,16 +74,18 @@ def headlines(run: RunRecords) -> list[dict[str, str]]:
     tiles = []
     for metric in METRICS.values():
         before, after = run.base.get(metric.key), last.get(metric.key)
-        if metric.headline and is_measured(before) and is_measured(after):
+        if is_headline(metric, run.students) and is_measured(before) and is_measured(after):
             text, css = change(metric, after, before)
+            ends = interval_of_change(run, last["name"], metric)
             taught = teacher.get(metric.key)
             tiles.append(
                 {
-                    "label": metric.label,
+                    "label": worded(metric.label, run.judge),
                     "before": shown(metric, before),
                     "after": shown(metric, after),
                     "change": text,
-                    "css": css,
+                    "css": css if ends is None or ends[0] * ends[1] > 0 else "soft",
+                    "interval": interval(metric, ends, signed=True),
                     "teacher": shown(metric, taught) if is_measured(taught) else "",
                 }
             )
@@ -69,7 +93,10 @@ def headlines(run: RunRecords) -> list[dict[str, str]]:
 
 
 def before_after(run: RunRecords) -> dict[str, Any]:
-    """Every metric that was measured, of every model, with its difference from the base student."""
+    """Every metric that was measured, of every model, with its difference from the base student.
+
+    Each cell is a value, its 95% interval, the difference and the CSS class of that.
+    """
     rows = [row for row in (run.teacher, *run.students, *run.baselines) if row]
     columns = [
         metric
@@ -79,15 +106,53 @@ def before_after(run: RunRecords) -> dict[str, Any]:
     body = []
     for row in rows:
         base = run.base if _is_compared(row) else {}
+        ends = row.get("intervals") or {}
         cells = [
             (
                 shown(metric, row.get(metric.key)),
-                *change(metric, row.get(metric.key), base.get(metric.key)),
+                interval(metric, ends.get(metric.key)),
+                *_sure_change(run, row, metric, base.get(metric.key)),
             )
             for metric in columns
         ]
         body.append({"label": model_names.title(row["name"]), "cells": cells})
-    return {"columns": columns, "rows": body}
+    return {
+        "columns": [(worded(metric.label, run.judge), metric.better) for metric in columns],
+        "rows": body,
+        "has_intervals": any(cell[1] for row in body for cell in row["cells"]),
+    }
+
+
+def _sure_change(run: RunRecords, row: Row, metric: Metric, base: float | None) -> tuple[str, str]:
+    """A difference as :func:`change` has it, in grey where it may be chance."""
+    text, css = change(metric, row.get(metric.key), base)
+    ends = interval_of_change(run, row["name"], metric) if css else None
+    return text, css if ends is None or ends[0] * ends[1] > 0 else "soft"
+
+
+def validation(run: RunRecords) -> dict[str, Any]:
+    """What each round's student achieved on the validation prompts; empty if there are none."""
+    if not run.validation:
+        return {}
+    first = run.validation[0]
+    metric = METRICS.get(first["metric"], METRICS["teacher_reward"])
+    rows = [
+        {
+            "label": model_names.title(model_names.student(row["round"])),
+            "value": shown(metric, row["value"]),
+            "interval": interval(metric, row.get("interval")),
+            "best": row["round"] == run.best_round,
+        }
+        for row in run.validation
+    ]
+    return {"rows": rows, "label": worded(metric.label, run.judge), "prompts": first["num_prompts"]}
+
+
+def side_by_side(run: RunRecords, group: FixedGroup) -> list[tuple[str, str]]:
+    """The greedy responses to a prompt, with their models: before, after, teacher, baselines."""
+    last = [row["name"] for row in run.students[1:]][-1:]
+    names = [model_names.BASE, *last, model_names.TEACHER, *(row["name"] for row in run.baselines)]
+    return [(model_names.title(name), group.greedy[name]) for name in names if name in group.greedy]
 
 
 def skills(run: RunRecords) -> dict[str, Any]:
@@ -169,7 +234,6 @@ def group_table(group: FixedGroup) -> dict[str, Any]:
         "prompt": group.prompt,
         "answer": group.answer,
         "rows": rows,
-        "greedy": {model_names.title(name): text for name, text in group.greedy.items()},
         "has_after": group.after is not None,
     }
 

@@ -99,11 +99,12 @@ def test_a_students_metrics_by_hand():
     sampling = {"completions/duplicate_ratio": 0.25, "completions/clipped_ratio": 0.125}
     rows = [row(None, None, "a"), row(None, None, "b")]
     found = reported_metrics.measure(
-        Evaluated(rows, rows, sampling, fixed, fresh, [0.5, None, 0.25])
+        Evaluated(rows, rows, sampling, fixed, fresh, [0.5, None, 0.25], fresh.teacher)
     )
     assert found == {
         "greedy_accuracy": None,
         "sampled_accuracy": None,
+        "teacher_reward": 1.5,
         "kendall_tau": pytest.approx((1 / 3 + 1) / 2),
         "top1": 1.0,
         "fresh_kendall_tau": -1.0,

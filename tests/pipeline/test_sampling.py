@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import torch
@@ -14,6 +15,7 @@ from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.models.neighbour_effects import ONE_SIDE, Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample import transformers_engine
+from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.sample.generate import Sampler, columns
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import sample_shards
@@ -62,6 +64,24 @@ def test_long_rope_samples_what_each_prompt_gets_alone():
         found = generated_ids(model, [prompts[i] for i in batch], 1)
         for i, [ids] in zip(batch, found, strict=True):
             assert until_end(ids) == until_end(alone[i][0])
+
+
+def test_a_batch_reports_responses_and_tokens_while_it_is_sampled(world, monkeypatch):
+    def sampled(look, responses, tokens):
+        monkeypatch.setattr(transformers_engine, "LOOK", look)
+        with contextlib.closing(TransformersEngine(student, scores)) as engine:
+            return engine.sample(prompts, 3, Sampling(6), 7, responses.append, tokens.append)
+
+    student = Checkpoint("student", str(world / "student"), None, "float32")
+    scores = ModelScores(run_config(world, sample_batch_tokens=10_000), "mean")
+    prompts, seen, tokens = [[5, 6, 7], [8, 9], [5, 9, 6, 6]], [], []
+    found = sampled(0.0, seen, tokens)
+    assert 1 < len(tokens) <= 7  # after each token, and at the end of the one batch
+    assert sum(seen) == 3 * len(prompts)
+    assert sum(tokens) == sum(len(one.ids) for group in found for one in group)
+    assert tokens[0] == 3 * len(prompts)
+    assert all(count >= 0 for count in (*seen, *tokens))
+    assert sampled(1e9, [], []) == found
 
 
 def until_end(ids):

@@ -14,6 +14,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(make_run(tmp_path_factory.mktemp("runs") / "made-up"))
 
 
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a finished run without right answers, with intervals. Tests only read it."""
+    run = tmp_path_factory.mktemp("runs") / "judged"
+    return write_report(make_run(run, answers=False, intervals=True, baseline=False))
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A finished run with answers, three rounds and a SeqKD baseline."""

@@ -39,7 +39,7 @@ def test_a_finished_run_has_every_part(finished: Path) -> None:
         "train-rewards",
     }
     names |= {"lengths", "shares"} | {f"preferences-{i}" for i in range(1, 7)}
-    assert {picture.stem for picture in finished.parent.glob("*.png")} == names
+    assert {picture.stem for picture in finished.parent.glob("*.svg")} == names
     assert "not finished" not in page
     assert not list(finished.parent.glob(".*"))  # no temporary file is left
 
@@ -48,11 +48,10 @@ def test_the_page_is_self_contained_and_its_pictures_are_the_files(finished: Pat
     page = read(finished)
     assert not re.search(r"https?://|<link|<script|url\(|@import", page.replace(NASTY, ""))
     inside = {
-        base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^\"]+)", page)
+        base64.b64decode(text) for text in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
     }
-    files = {picture.read_bytes() for picture in finished.parent.glob("*.png")}
+    files = {picture.read_bytes() for picture in finished.parent.glob("*.svg")}
     assert inside == files
-    assert all(png.startswith(b"\x89PNG") for png in inside)
 
 
 def test_texts_are_escaped(finished: Path) -> None:

@@ -26,8 +26,8 @@ def evaluation(page: str, label: str) -> dict[str, str]:
 
 def test_differences_are_to_the_base_student(finished: Path) -> None:
     page = read(finished)
-    assert cells(page, "Base student")[:3] == ["40.0%", "25.0%", "0.600"]
-    assert cells(page, "Teacher")[:3] == ["90.0%", "80.0%", "–"]
+    assert cells(page, "Base student")[:4] == ["40.0%", "25.0%", "−1.000", "0.600"]
+    assert cells(page, "Teacher")[:4] == ["90.0%", "80.0%", "−0.500", "–"]
     last = evaluation(page, "After round 3")
     assert last["Greedy accuracy"] == '77.5%<small class="better">+37.5</small>'
     # A lower loss is better.

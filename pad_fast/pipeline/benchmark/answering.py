@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from pad_fast.evaluation.benchmarks.records import Answer, Question
 from pad_fast.pipeline.benchmark.asking import Asking, thinks
+from pad_fast.pipeline.ranks import ALONE
 from pad_fast.pipeline.sample.engines import Engine, Sampling
 from pad_fast.pipeline.sample.shards import shards
 from pad_fast.pipeline.seeds import derive_seed
+from pad_fast.pipeline.shared_bar import SharedBar
 from pad_fast.pipeline.whole_files import Row, read_rows, write_rows
 
 logger = logging.getLogger("pad_fast")
@@ -63,13 +63,12 @@ class Answering:
             for row in p
         )
         total = sum(len(question.turns) for question in questions)
-        with tqdm(
-            total=total, initial=done, desc=title, unit="turn", disable=self.quiet or done == total
-        ) as bar:
+        quiet = self.quiet or done == total
+        with SharedBar(ALONE, total, title, "turn", done, quiet=quiet) as bar:
             for index, path, part in parts:
                 if not path.exists():
                     asked = [questions[row["number"]] for row in part]
-                    found = self._answer_shard(asked, index, bar.update)
+                    found = self._answer_shard(asked, index, bar)
                     write_rows(path, [{**row, **new} for row, new in zip(part, found, strict=True)])
         return [row for _, path, _ in parts for row in read_rows(path)]
 
@@ -87,9 +86,7 @@ class Answering:
             else min(self.asking.longest, window - len(prompt))
         )
 
-    def _answer_shard(
-        self, questions: Sequence[Question], shard: int, progress: Callable[[int], object]
-    ) -> list[Row]:
+    def _answer_shard(self, questions: Sequence[Question], shard: int, bar: SharedBar) -> list[Row]:
         start = time.perf_counter()
         found: list[Row] = [
             {"responses": [], "finish_reasons": [], "response_tokens": [], "time": 0.0}
@@ -97,7 +94,7 @@ class Answering:
         ]
         for turn in range(max(len(question.turns) for question in questions)):
             waiting = [i for i, question in enumerate(questions) if turn < len(question.turns)]
-            self._answer_turn(questions, found, waiting, (shard, turn), progress)
+            self._answer_turn(questions, found, waiting, (shard, turn), bar)
         for row in found:
             row["seconds"] = (time.perf_counter() - start) / len(found)
         return found
@@ -108,7 +105,7 @@ class Answering:
         found: list[Row],
         waiting: Sequence[int],
         place: tuple[int, int],
-        progress: Callable[[int], object],
+        bar: SharedBar,
     ) -> None:
         """Add one turn to the rows of the questions that wait for it.
 
@@ -125,14 +122,13 @@ class Answering:
             if room < 1:
                 for i, _ in members:
                     _add(found[i], "", NO_ROOM, 0)
-                progress(len(members))
+                bar.update(len(members))
                 continue
             how = Sampling(room, temperature)
             seed = derive_seed(self.asking.seed, *place, temperature, room)
             prompts = [prompt for _, prompt in members]
-            for (i, _), (sample,) in zip(
-                members, self.engine.sample(prompts, 1, how, seed, progress), strict=True
-            ):
+            answers = self.engine.sample(prompts, 1, how, seed, bar.update, bar.add_tokens)
+            for (i, _), (sample,) in zip(members, answers, strict=True):
                 ids = sample.ids[:-1] if sample.finish_reason == "stop" else sample.ids
                 text = self.engine.checkpoint.chat.encoder.text(ids)
                 _add(found[i], text, sample.finish_reason, len(sample.ids))

@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tqdm.auto import tqdm
-
 from pad_fast.conversation import conversation_text
 from pad_fast.evaluation.benchmarks.comparison import Game
 from pad_fast.pipeline.benchmark.folder import BenchmarkFolder
@@ -18,8 +16,10 @@ from pad_fast.pipeline.multiple_choice import (
     letter_probs,
     letter_token_ids,
 )
+from pad_fast.pipeline.ranks import ALONE
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.shards import shards
+from pad_fast.pipeline.shared_bar import SharedBar
 from pad_fast.pipeline.whole_files import Row, read_rows, write_rows
 
 logger = logging.getLogger("pad_fast")
@@ -160,9 +160,7 @@ def judge_matches(
     """
     parts = shards([{"number": n} for n in range(len(matches))], folder.shards, shard_size)
     done = sum(len(part) for _, path, part in parts if path.exists())
-    with tqdm(
-        total=2 * len(matches), initial=2 * done, desc=title, unit="question", disable=quiet
-    ) as bar:
+    with SharedBar(ALONE, 2 * len(matches), title, "question", 2 * done, quiet=quiet) as bar:
         for _, path, part in parts:
             if not path.exists():
                 chosen = [matches[row["number"]] for row in part]

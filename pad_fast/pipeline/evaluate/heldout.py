@@ -7,6 +7,7 @@ samples of each student, which change from round to round.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from pad_fast.evaluation import reported_metrics
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
-from pad_fast.evaluation.model_names import BASE, TEACHER
+from pad_fast.evaluation.model_names import BASE, BY_PROMPT, TEACHER
 from pad_fast.files.stored_rows import RowFiles, Rows, changed, column
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.costs import measured
@@ -47,13 +48,15 @@ MEASURED = (
 class Subject:
     """A model to evaluate; see :mod:`pad_fast.evaluation.model_names` for its name.
 
-    The base student's own samples are the fixed groups, unless these are ``given``.
+    The base student's own samples are the fixed groups, unless these are ``given``. The teacher
+    ``judges_itself`` where no answer is right or wrong: its mean reward is what students come to.
     """
 
     name: str
     round: int
     checkpoint: Checkpoint
     given: bool = False
+    judges_itself: bool = False
 
     @property
     def is_teacher(self) -> bool:
@@ -65,11 +68,10 @@ class Subject:
 
     @property
     def has_scored_samples(self) -> bool:
-        """Whether there are samples of this model's own, which the teacher or reward model scores.
-
-        The teacher does not judge itself.
-        """
-        return not self.is_teacher and (not self.is_base or self.given)
+        """Whether there are samples of its own, which the teacher or reward model scores."""
+        if self.is_teacher:
+            return self.judges_itself
+        return not self.is_base or self.given
 
     @property
     def has_fixed_rewards(self) -> bool:
@@ -215,15 +217,17 @@ def _write(run: RunContext, subject: Subject) -> None:
     evaluated = _read(run, subject, files)
     unknown = repeat(None)
     rewards = evaluated.fixed.student if evaluated.fixed else unknown
+    by_prompt = reported_metrics.values_by_prompt(evaluated)
     rows = (
         {
             "prompt_id": row["prompt_id"],
             "greedy_text": row["completions"][0],
             "student_rewards": found,
             "ppd_loss": loss,
+            **{f"{BY_PROMPT}{key}": _known(values[place]) for key, values in by_prompt.items()},
         }
-        for row, found, loss in zip(
-            evaluated.greedy, rewards, evaluated.losses or unknown, strict=False
+        for place, (row, found, loss) in enumerate(
+            zip(evaluated.greedy, rewards, evaluated.losses or unknown, strict=False)
         )
     )
     measured = reported_metrics.measure(evaluated)
@@ -231,8 +235,13 @@ def _write(run: RunContext, subject: Subject) -> None:
     write_rows(path.with_suffix(".parquet"), rows)
     run.metrics.add(subject.round, 0, "evaluate", {"name": subject.name, **measured})
     facts = {"name": subject.name, "round": subject.round, "num_prompts": len(evaluated.greedy)}
-    write_json(path, {**facts, **measured})
+    intervals = reported_metrics.intervals(by_prompt)
+    write_json(path, {**facts, **measured, "intervals": intervals})
     files.remove()
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
@@ -241,8 +250,10 @@ def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
     groups = keep_shards(files, groups_folder(run), MEASURED)
     greedy = keep_shards(files, folder / "greedy", MEASURED)
     if subject.is_teacher:
-        own = keep_shards(files, folder / "fresh", MEASURED)
-        return Evaluated(greedy, own, sampling_metrics(own), rule=rule)
+        judged = subject.judges_itself
+        own = keep_shards(files, folder / ("scored" if judged else "fresh"), MEASURED)
+        rewards = column(own, "teacher_rewards") if judged else ()
+        return Evaluated(greedy, own, sampling_metrics(own), judged=rewards, rule=rule)
     rewarded = keep_shards(files, folder / "fixed") if subject.has_fixed_rewards else groups
     fixed = _pair(rewarded, groups)
     sampled = groups
@@ -252,7 +263,10 @@ def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
         sampled = keep_shards(files, folder / ("scored" if judged else "fresh"), MEASURED)
         fresh = _pair(sampled, sampled) if judged else None
     losses = prompt_losses(fixed, run.chosen_training, column(groups, "student_rewards"))
-    return Evaluated(greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rule)
+    rewards = fresh.teacher if fresh is not None else ()
+    return Evaluated(
+        greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rewards, rule
+    )
 
 
 def _pair(students: Rows, teachers: Rows) -> RewardPair:

@@ -11,7 +11,7 @@ from rich.table import Table
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.benchmarks.run_table import read_run_table
 from pad_fast.evaluation.evaluated_model import Row
-from pad_fast.evaluation.reported_metrics import METRICS
+from pad_fast.evaluation.reported_metrics import in_text
 from pad_fast.files.own_files import read_json
 from pad_fast.report.wording import SAMPLED, worded
 from pad_fast.terminal import console as plain_console
@@ -37,13 +37,9 @@ def _print_evaluations(rows: list[Row], words: tuple[str, str], console: Console
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    columns = [
-        metric
-        for metric in METRICS.values()
-        if not metric.detail and any(row.get(metric.key) is not None for row in rows)
-    ]
+    columns = in_text(rows)
     for metric in columns:
-        table.add_column(metric.terminal_heading, justify="right")
+        table.add_column(worded(metric.terminal_heading, *words), justify="right")
     for row in sorted(rows, key=lambda row: model_names.position(row["name"])):
         cells = [metric.text(row.get(metric.key)) for metric in columns]
         table.add_row(model_names.label(row["name"]), *cells)

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from pad_fast.evaluation import model_names
-from pad_fast.evaluation.evaluated_model import accuracy, mean
+from pad_fast.evaluation.evaluated_model import accuracy, accuracy_by_prompt, mean
+from pad_fast.evaluation.intervals import mean_interval
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
@@ -55,22 +58,25 @@ def validate(run: RunContext, round: int) -> None:
         if run.ranks.agree(path.exists()):
             continue
         folder = sample_validation(run, each)
-        value, metric = accuracy(iter_rows(folder / "greedy"), run.config.answer_rule), ACCURACY
+        greedy, rule = folder / "greedy", run.config.answer_rule
+        values = list(accuracy_by_prompt(iter_rows(greedy), rule))
+        value, metric = accuracy(iter_rows(greedy), rule), ACCURACY
         if value is None:
-            value, metric = _teacher_reward(run, folder), REWARD
+            values = _teacher_rewards(run, folder)
+            value, metric = mean(reward for reward in values if reward is not None), REWARD
         found: Row = {"round": each, "metric": metric, "value": value}
+        found["interval"] = mean_interval(np.array(values, np.float64))  # None becomes NaN
         run.metrics.add(each, 0, "validate", {"name": path.stem, metric: value})
         found["num_prompts"] = len(run.validation_rows)
         run.ranks.on_main(partial(write_json, path, found))
 
 
-def _teacher_reward(run: RunContext, folder: Path) -> float | None:
-    """The mean reward of the answers in ``folder`` that the teacher can read."""
+def _teacher_rewards(run: RunContext, folder: Path) -> list[float | None]:
+    """The reward of each answer in ``folder``; None for one that the teacher cannot read."""
     with run.scorer() as scorer:
         title = f"validate {folder.name}"
         scorer.score_shards(folder / "greedy", folder / "scored", 1, title=title)
-    rows = iter_rows(folder / "scored")
-    return mean(reward for row in rows for reward in row["teacher_rewards"] if reward is not None)
+    return [reward for row in iter_rows(folder / "scored") for reward in row["teacher_rewards"]]
 
 
 def measured(run: RunContext) -> list[float | None]:

@@ -87,6 +87,7 @@ class Engine(ABC):
         how: Sampling,
         seed: int,
         progress: Progress = unseen,
+        tokens: Progress = unseen,
     ) -> list[list[Sample]]:
         """``n`` responses to each prompt.
 
@@ -96,7 +97,8 @@ class Engine(ABC):
             how: temperature, limits.
             seed: of this call. Equal calls with equal seeds give equal responses where the engine
                 computes equal logits.
-            progress: called with the number of new responses, batch by batch.
+            progress: called with the number of new responses, as they end.
+            tokens: called with the number of new tokens, every second or so.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.sample.engines import Engine, Sample, Sampling
+from pad_fast.pipeline.sample.engines import Engine, Sample, Sampling, unseen
 from pad_fast.pipeline.whole_files import Row
 
 
@@ -47,6 +47,7 @@ def generate(
     sampler: Sampler,
     seed: int,
     progress: Callable[[int], object],
+    tokens: Callable[[int], object] = unseen,
 ) -> list[Row]:
     """The rows with the responses to their ``prompt_ids``.
 
@@ -58,10 +59,11 @@ def generate(
         rows: prompts.
         sampler: how it samples.
         seed: of these responses.
-        progress: called with the number of new responses, batch by batch.
+        progress: called with the number of new responses, as they end.
+        tokens: called with the number of new tokens.
     """
     prompts = [row["prompt_ids"] for row in rows]
-    groups = engine.sample(prompts, sampler.per_prompt, sampler.how, seed, progress)
+    groups = engine.sample(prompts, sampler.per_prompt, sampler.how, seed, progress, tokens)
     encoder = engine.checkpoint.chat.encoder
     ends = engine.checkpoint.eos_token_ids
     sampled = [

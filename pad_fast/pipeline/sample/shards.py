@@ -87,8 +87,8 @@ def sample_shards(
         ) as bar,
     ):
         for index, path, part in ranks.share([shard for shard in every if shard[0] in missing]):
-            seed_of_shard = derive_seed(seed, index)
-            sampled = generate(engine, list(part), sampler, seed_of_shard, bar.update)
+            rows_of_shard, own_seed = list(part), derive_seed(seed, index)
+            sampled = generate(engine, rows_of_shard, sampler, own_seed, bar.update, bar.add_tokens)
             metrics = sampling_metrics(sampled)
             if on_shard is not None:
                 on_shard(index, sampled, metrics)
@@ -96,5 +96,4 @@ def sample_shards(
                 sampled = sampler.complete(sampled)
             write_rows(path, sampled, metrics)
             tokens = sum(len(ids) for row in sampled for ids in row["completion_ids"])
-            bar.add_tokens(tokens)
             work.add(len(part) * sampler.per_prompt, tokens)

@@ -6,18 +6,27 @@ Token ids are kept exactly as they were sampled, including the token that ends a
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from pad_fast.models.causal_lm import causal_lm
 from pad_fast.models.neighbour_effects import Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.engines import Engine, Ids, Progress, Sample, Sampling, unseen
 from pad_fast.pipeline.score.model_scores import ModelScores, not_finite
+
+LOOK = 0.5  # seconds between two reports of a batch that is sampled
 
 
 class TransformersEngine(Engine):
@@ -50,6 +59,7 @@ class TransformersEngine(Engine):
         how: Sampling,
         seed: int,
         progress: Progress = unseen,
+        tokens: Progress = unseen,
     ) -> list[list[Sample]]:
         """See :meth:`Engine.sample`. Prompts of similar length are sampled in a batch.
 
@@ -68,10 +78,12 @@ class TransformersEngine(Engine):
         lengths, budget = [len(prompt) for prompt in prompts], self.scores.config
         most = budget.sample_batch_tokens
         for batch in batches(lengths, n, how.max_new_tokens, most, sides_of(causal_lm(model))):
-            groups = generated_ids(model, [prompts[index] for index in batch], n)
+            watch = _Watch(lengths[batch[0]], eos, progress, tokens)
+            groups = generated_ids(model, [prompts[index] for index in batch], n, watch)
             for index, group in zip(batch, groups, strict=True):
-                found[index] = [until_end(tokens, eos) for tokens in group]
-            progress(len(batch) * n)
+                found[index] = [until_end(ids, eos) for ids in group]
+            made = [len(one.ids) for index in batch for one in found[index]]
+            watch.report(len(made), sum(made))
         return found
 
     def logps(
@@ -173,15 +185,53 @@ class _FiniteLogits(LogitsProcessor):
         return scores
 
 
+class _Watch(StoppingCriteria):
+    """Stops nothing: reports responses that have ended, and tokens, while a batch is sampled.
+
+    Args:
+        width: number of tokens before the responses, padding included.
+        ends: the tokens that end a response.
+        progress: called with the number of responses that have ended since the last time.
+        tokens: called with the number of tokens since then.
+    """
+
+    def __init__(self, width: int, ends: Ids, progress: Progress, tokens: Progress) -> None:
+        self.width, self.ends = width, torch.tensor(list(ends))
+        self.progress, self.tokens = progress, tokens
+        self._reported, self._next = (0, 0), time.monotonic() + LOOK
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        if time.monotonic() >= self._next:  # each look waits for the device
+            ended = torch.isin(input_ids[:, self.width :], self.ends.to(input_ids.device))
+            after = (ended.cumsum(1) - ended.long()).clamp(max=1)  # 1 behind the first end
+            self.report(int(ended.any(1).sum()), int((1 - after).sum()))
+            self._next = time.monotonic() + LOOK
+        return input_ids.new_zeros(len(input_ids), dtype=torch.bool)
+
+    def report(self, responses: int, tokens: int) -> None:
+        """Report what is new, given what the batch has now."""
+        before, self._reported = self._reported, (responses, tokens)
+        self.progress(responses - before[0])
+        self.tokens(tokens - before[1])
+
+
 @torch.inference_mode()
-def generated_ids(model: Any, prompts: Sequence[Ids], n: int) -> list[list[list[int]]]:
+def generated_ids(
+    model: Any, prompts: Sequence[Ids], n: int, watch: StoppingCriteria | None = None
+) -> list[list[list[int]]]:
     """The tokens after each prompt, with the padding that ``generate`` adds after the end."""
     width = max(map(len, prompts))
     pad = model.generation_config.pad_token_id
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    output = model.generate(**inputs, logits_processor=LogitsProcessorList([_FiniteLogits(model)]))
+    output = model.generate(
+        **inputs,
+        logits_processor=LogitsProcessorList([_FiniteLogits(model)]),
+        stopping_criteria=StoppingCriteriaList([] if watch is None else [watch]),
+    )
     return output[:, width:].view(len(prompts), n, -1).tolist()
 
 

@@ -7,11 +7,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.engines import Engine, Ids, Progress, Sample, Sampling, unseen
 from pad_fast.pipeline.seeds import derive_seed
-from pad_fast.pipeline.serving.dialects import DIALECTS, Dialect, Drawn, ServerError, Unreachable
+from pad_fast.pipeline.serving.dialects import (
+    DIALECTS,
+    Dialect,
+    Drawn,
+    Request,
+    ServerError,
+    Unreachable,
+)
 from pad_fast.pipeline.serving.pool import Pool
 
 TRIED_FOR = 60.0  # seconds for a request to one server while others work
@@ -103,10 +111,11 @@ class ServerEngine(Engine):
         how: Sampling,
         seed: int,
         progress: Progress = unseen,
+        tokens: Progress = unseen,
     ) -> list[list[Sample]]:
         """See :meth:`Engine.sample`. A prompt's seed depends on ``seed`` and its place alone."""
         self._check_window(prompts, how.max_new_tokens, "max_new_tokens")
-        drawn = self.drawn(prompts, n, how, seed, progress)
+        drawn = self.drawn(prompts, n, how, seed, progress, tokens)
         return [
             [Sample(one.ids, one.finish_reason, math.fsum(one.logps)) for one in group]
             for group in drawn
@@ -119,16 +128,15 @@ class ServerEngine(Engine):
         how: Sampling,
         seed: int,
         progress: Progress = unseen,
+        tokens: Progress = unseen,
     ) -> list[list[Drawn]]:
         """The responses with the log-probability of each token, and as the server's text."""
         ends = self.checkpoint.eos_token_ids
-        return self.pool.run(
-            [
-                self.dialect.sampling(prompt, n, how, derive_seed(seed, place), ends)
-                for place, prompt in enumerate(prompts)
-            ],
-            progress,
-        )
+        requests = [
+            self.dialect.sampling(prompt, n, how, derive_seed(seed, place), ends)
+            for place, prompt in enumerate(prompts)
+        ]
+        return self.pool.run([_counted(request, tokens) for request in requests], progress)
 
     def logps(
         self,
@@ -179,6 +187,17 @@ class ServerEngine(Engine):
                 f"{self.first} takes {most} tokens, and a prompt of {longest} with {what} "
                 f"needs {longest + more}; start the server with a larger {self.dialect.window}"
             )
+
+
+def _counted(request: Request, tokens: Progress) -> Request:
+    """A request for responses which reports their tokens when they are there."""
+
+    def read(answer: Any) -> Any:
+        found = request.read(answer)
+        tokens(sum(len(one.ids) for one in found))
+        return found
+
+    return replace(request, read=read)
 
 
 def _same_path(one: str, other: str) -> bool:

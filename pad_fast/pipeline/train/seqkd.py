@@ -21,9 +21,8 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.sample.teacher_answers import with_ids_of
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE
-from pad_fast.pipeline.train.train_round import fit, training_args
+from pad_fast.pipeline.train.train_round import bar_title, fit, loaded, training_args
 from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
 from pad_fast.pipeline.whole_files import Row, iter_rows, keep_rows, read_json
 from pad_fast.training.filled_batches import rows_of_its_own
@@ -65,7 +64,7 @@ def train_seqkd(run: RunContext) -> None:
     examples = map(partial(example, student), iter_rows(folder / "answers"))
     with training_rows(run, partial(keep_rows, rows=examples)) as rows:
         trainer = _AnswersTrainer(
-            model=trainable(run.config, student, args.seed),
+            model=loaded(run, student, bar_title(run, run.config.rounds, "seqkd"), args.seed),
             args=args,
             train_dataset=rows,
             processing_class=student.tokenizer,

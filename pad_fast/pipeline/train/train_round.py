@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.costs import measured
@@ -18,10 +18,12 @@ from pad_fast.pipeline.train.checkpoints import Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
 from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
 from pad_fast.pipeline.whole_files import keep_shards
+from pad_fast.progress.bar import Bar
 from pad_fast.training.config import PADConfig
 from pad_fast.training.trainer import PADTrainer
 
-SHOWN = ("loss", "ranking/kendall_tau", "ranking/top1", "rewards/margins")
+# What a bar shows of the logs, by the word for it; the first ones are seen in a narrow terminal.
+SHOWN = {"loss": "loss", "ranking/kendall_tau": "tau", "ranking/top1": "top1"}
 
 
 def fit(
@@ -45,15 +47,15 @@ def fit(
         tokens: that one epoch reads, without padding.
     """
     folder = Path(str(trainer.args.output_dir))
-    title = f"round {round}/{run.config.rounds} · {phase}"
-    if not trainer.args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(TitledProgress(title))
+    title = bar_title(run, round, phase)
     trainer.add_callback(MetricsLines(run, round, phase))
     trainer.add_callback(Checksums())
     found = last_checkpoint(folder, trainer.args) if run.ranks.is_main else None
     last = run.ranks.agree(None if found is None else str(found))
-    with measured(title, "step") as work:
+    for own in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(own)
+    with train_bar(run, title) as bar, measured(title, "step") as work:
+        trainer.add_callback(StepsOnBar(bar))
         trainer.train(resume_from_checkpoint=last)
         state, done = trainer.state, trainer.state.global_step
         done -= 0 if last is None else int(last.rpartition("-")[2])
@@ -63,6 +65,22 @@ def fit(
     if isinstance(trainer, PADTrainer):
         card = trainer.card_body(str(run.config.student), _card_note(run, round))
     save_student(trainer, run, before, target, card)
+
+
+def bar_title(run: RunContext, round: int, phase: str) -> str:
+    """What the progress bar of a training is called."""
+    return f"round {round}/{run.config.rounds} · {phase}"
+
+
+def train_bar(run: RunContext, title: str) -> Bar:
+    """A bar of steps, whose number is not known yet."""
+    return Bar(title, "step", quiet=run.config.disable_tqdm or not run.ranks.is_main)
+
+
+def loaded(run: RunContext, before: Checkpoint, title: str, seed: int) -> Any:
+    """The student's model as it is trained, under a bar that says that it is loaded."""
+    with train_bar(run, title):
+        return trainable(run.config, before, seed)
 
 
 def training_args(
@@ -106,26 +124,31 @@ def _card_note(run: RunContext, round: int) -> str:
     return f"This is round {round} of a run; {responses}."
 
 
-class TitledProgress(ProgressCallback):
-    """A progress bar with the phase as its title and the latest metrics at its end."""
+class StepsOnBar(TrainerCallback):
+    """Moves a bar on by each optimizer step and each part of one, with the latest metrics."""
 
-    def __init__(self, title: str) -> None:
-        super().__init__()
-        self.title = title
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self._parts = bar, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self.title)
-            self.training_bar.unit = "step"
+        self.bar.work.total = state.max_steps
+        self.bar.move_to(state.global_step)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._parts += 1
+        self.bar.move_to(state.global_step + self._parts / args.gradient_accumulation_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._parts = 0
+        self.bar.move_to(state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        if self.training_bar is not None and logs:
-            shown = {name.rpartition("/")[2]: f"{logs[name]:.3g}" for name in SHOWN if name in logs}
-            if shown:
-                self.training_bar.set_postfix(shown)
+        known = logs or {}
+        found = [f"{label} {known[name]:.3g}" for name, label in SHOWN.items() if name in known]
+        if found:
+            self.bar.note(", ".join(found))
 
 
 class MetricsLines(TrainerCallback):
@@ -155,7 +178,7 @@ def train_round(run: RunContext, round: int) -> None:
     keep = partial(keep_shards, path=folder / "scores", columns=[*COLUMNS, AT_START])
     with training_rows(run, keep) as rows:  # a damaged shard is found before weights are read
         trainer = PADTrainer(
-            model=trainable(run.config, before, args.seed),
+            model=loaded(run, before, bar_title(run, round, "train"), args.seed),
             args=args,
             train_dataset=rows.rename_column(AT_START, "anchor_rewards"),
             processing_class=before.tokenizer,

@@ -14,7 +14,7 @@ from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
 from pad_fast.pipeline.benchmark.answering import NO_ROOM, Answering, answers_of
 from pad_fast.pipeline.benchmark.asking import Asking, thinks, without_thinking
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.sample.engines import Engine, Sample
+from pad_fast.pipeline.sample.engines import Engine, Sample, unseen
 
 MT = BENCHMARKS["mt_bench"]
 
@@ -28,7 +28,7 @@ class Scripted(Engine):
 
     identity = "scripted"
 
-    def sample(self, prompts, n, how, seed, progress=lambda count: None):
+    def sample(self, prompts, n, how, seed, progress=unseen, tokens=unseen):
         self.asked += [(how, self.checkpoint.tokenizer.decode(prompt)) for prompt in prompts]
         end = self.checkpoint.eos_token_ids[0]
         encode = self.checkpoint.chat.encoder.ids

@@ -11,7 +11,7 @@ from pad_fast.pipeline.benchmark.answering import Answering
 from pad_fast.pipeline.benchmark.asking import Asking
 from pad_fast.pipeline.benchmark.cost import duration, longest_seconds, tokens_line
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.sample.engines import Engine, Sample
+from pad_fast.pipeline.sample.engines import Engine, Sample, unseen
 
 PROMPT, TOKEN = 0.5, 0.125  # seconds of a call and of each of its tokens
 
@@ -25,7 +25,7 @@ class Timed(Engine):
         super().__init__(checkpoint)
         self.now = 0.0
 
-    def sample(self, prompts, n, how, seed, progress=lambda count: None):
+    def sample(self, prompts, n, how, seed, progress=unseen, tokens=unseen):
         self.now += PROMPT + TOKEN * how.max_new_tokens
         progress(len(prompts))
         return [[Sample([9] * how.max_new_tokens, "length")] for _ in prompts]
