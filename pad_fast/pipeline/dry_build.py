@@ -39,7 +39,7 @@ def check_training(run: RunContext) -> None:
     """
     resolve_impl(run.training.impl, torch.empty(0, device=default_device()))
     check_adapter(run.config, run.student(0))
-    _check_hub(run.training)
+    _check_hub(run.training, run.config.hub_dataset_id)
     _check_trackers(run.training)
     _check_compilation(run.training)
     with tempfile.TemporaryDirectory() as folder:
@@ -64,14 +64,23 @@ def _naming(setting: str, problem: str) -> Iterator[None]:
         raise ValueError(f"{setting}: {problem}: {reason}") from error
 
 
-def _check_hub(args: PADConfig) -> None:
+def _check_hub(args: PADConfig, dataset: str | None) -> None:
     if not args.push_to_hub:
+        if dataset is not None:
+            raise ValueError(
+                f"hub_dataset_id: needs push_to_hub: true, got {dataset!r} and nothing is pushed"
+            )
         return
     if args.hub_model_id is None:
         raise ValueError(
             "hub_model_id: needed with push_to_hub, since the trainer's folder in every run has "
             "the same name"
         )
+    for setting, name in (("hub_model_id", args.hub_model_id), ("hub_dataset_id", dataset)):
+        if name is not None and not hub.may_be_name(name):
+            raise ValueError(f"{setting}: must be a name such as me/model, got {name!r}")
+    if dataset is not None and dataset == args.hub_model_id:
+        raise ValueError(f"hub_dataset_id: must differ from hub_model_id, got {dataset!r} for both")
     if (problem := hub.push_problem(args.hub_token)) is not None:
         raise ValueError(
             f"push_to_hub: nothing can be pushed: {problem}; log in with `hf auth login` and a "

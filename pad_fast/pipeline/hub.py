@@ -22,6 +22,7 @@ from huggingface_hub.utils import build_hf_headers, get_session
 
 from pad_fast.files.system_errors import chain
 
+FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 SECONDS = 5.0  # for one answer
 LOG_IN = "`hf auth login`, or set HF_TOKEN"
 ERRORS = {401: "the token is wrong, or none was given", 403: "the token gives no access to it"}
@@ -30,6 +31,13 @@ ERRORS = {401: "the token is wrong, or none was given", 403: "the token gives no
 def may_be_name(source: str) -> bool:
     """Whether a text can be a name on the hub, ``name`` or ``owner/name``, and no path."""
     return re.fullmatch(r"(?:\w[\w.-]*/)?\w[\w.-]*", source) is not None
+
+
+def hub_name(source: str | None) -> str | None:
+    """The name on the hub that a setting gives; None for a file or folder, or nothing."""
+    if not source or not may_be_name(source) or Path(source).exists():
+        return None
+    return None if Path(source).suffix in FILES else source
 
 
 def no_answer(error: Exception) -> str:

@@ -160,6 +160,7 @@ OF_BENCHMARKS = frozenset(
 FREE = OF_BENCHMARKS | frozenset(
     {
         "output_dir",
+        "hub_dataset_id",
         "accept_environment",
         "load_best_round",
         "student_server",

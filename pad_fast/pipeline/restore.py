@@ -29,7 +29,7 @@ from pad_fast.pipeline.whole_files import (
 
 logger = logging.getLogger("pad_fast")
 
-NO_METRICS = ("round", "num_prompts", "intervals")  # of what evaluation/NAME.json holds
+NO_METRICS = ("round", "num_prompts", "intervals")  # keys of evaluation/NAME.json
 PROMPTS = {"train": "prompts.parquet", "heldout": "heldout/prompts.parquet"}
 
 

@@ -30,6 +30,8 @@ from pad_fast.pipeline.finished import (
 )
 from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, TRAIN
+from pad_fast.pipeline.publish.model_card import update_card
+from pad_fast.pipeline.publish.upload import push
 from pad_fast.pipeline.restore import add_shards, restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample import given
@@ -164,6 +166,8 @@ def evaluate(run: RunContext, round: int) -> None:
     if run.heldout_rows:
         heldout.evaluate(run, models)
     run.ranks.on_main(lambda: RunBenchmarks(run).do(subjects(run, round)))
+    student = run.folder.student(round)
+    run.ranks.on_main(lambda: update_card(run, student, model_names.student(round)))
 
 
 def phase_function(name: str) -> Callable[[RunContext, int], None]:
@@ -227,9 +231,13 @@ def _finish(run: RunContext, phase: str) -> None:
 
 def _conclude(run: RunContext) -> None:
     """Write the report, and print what a run prints last."""
+    student = chosen_student(run)  # the report says which round is the best
     report = _report(run)
     print_table(run.folder.root)
-    print(f"student  {chosen_student(run)}\nreport   {report}")
+    print(f"student  {student}\nreport   {report}")
+    if run.training.push_to_hub:
+        for address in push(run, student):
+            print(f"pushed   {address}")
 
 
 def _do_round(run: RunContext, round: int) -> None:

@@ -28,7 +28,7 @@ from pad_fast.report.svg import (
 from pad_fast.report.wording import worded
 
 LINES = ((AFTER, "-", "o"), (BEFORE, "--", "s"), (SECOND, "-.", "^"), (BASELINE, ":", "D"))
-APART = 0.05  # of a round, between the error bars of two curves
+APART = 0.05  # distance of the error bars of two curves, in rounds
 
 
 def training_curves(rows: Sequence[Row], lines: Mapping[str, str], ylabel: str) -> str:

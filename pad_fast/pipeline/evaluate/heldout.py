@@ -259,9 +259,9 @@ def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
     sampled = groups
     fresh: RewardPair | None = fixed
     if subject.has_scored_samples:
-        judged = run.config.has_judge
-        sampled = keep_shards(files, folder / ("scored" if judged else "fresh"), MEASURED)
-        fresh = _pair(sampled, sampled) if judged else None
+        has_judge = run.config.has_judge
+        sampled = keep_shards(files, folder / ("scored" if has_judge else "fresh"), MEASURED)
+        fresh = _pair(sampled, sampled) if has_judge else None
     losses = prompt_losses(fixed, run.chosen_training, column(groups, "student_rewards"))
     rewards = fresh.teacher if fresh is not None else ()
     return Evaluated(

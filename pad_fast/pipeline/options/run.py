@@ -35,6 +35,11 @@ class RunOptions:
         "Folder of the teacher's scores that many runs share, also at the same time: what another "
         "run asked of the same weights is not asked again. Default: the run's own folder.",
     )
+    hub_dataset_id: str | None = option(
+        None,
+        "With push_to_hub, the name on the Hub of a dataset with the scored responses, such as "
+        "me/responses. Default: responses are not pushed.",
+    )
     accept_environment: bool = option(
         False,
         "Go on with a run folder that was begun with other versions or variables of the "

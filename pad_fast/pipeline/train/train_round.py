@@ -9,8 +9,10 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from pad_fast.evaluation import model_names
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.costs import measured
+from pad_fast.pipeline.publish.model_card import with_metadata
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
@@ -63,7 +65,8 @@ def fit(
         work.add(done, int(tokens * epochs))
     card = None
     if isinstance(trainer, PADTrainer):
-        card = trainer.card_body(str(run.config.student), _card_note(run, round))
+        text = trainer.card_body(str(run.config.student), _card_note(run, round))
+        card = with_metadata(run, text, model_names.student(round))
     save_student(trainer, run, before, target, card)
 
 
@@ -95,7 +98,8 @@ def training_args(
         seed: of the training.
         changes: arguments that differ from the run's settings.
     """
-    args = run.settings.pad_config(folder, seed, **changes)
+    # The run pushes its student itself, once that is chosen and evaluated.
+    args = run.settings.pad_config(folder, seed, push_to_hub=False, **changes)
     if args.ddp_find_unused_parameters is None:  # a search in every step, and a warning if in vain
         args.ddp_find_unused_parameters = may_leave_weights_unused(before.config)
     return args
