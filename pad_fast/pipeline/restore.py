@@ -129,6 +129,6 @@ def _restore_training(run: RunContext, folder: Path, round: int, phase: str) -> 
     states += folder.glob("trainer/checkpoint-*/trainer_state.json")
     logs = [read_json(path)["log_history"] for path in states if path.exists()]
     for line in max(logs, key=len, default=[]):
-        # The callbacks, which write the lines, are not shown total_flos.
+        # The callback that writes the lines leaves total_flos out.
         values = {name: line[name] for name in line if name not in ("step", "total_flos")}
         run.metrics.add(round, line["step"], phase, values)

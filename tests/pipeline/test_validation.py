@@ -74,9 +74,10 @@ def test_without_answers_the_teachers_reward_is_the_measure(world, tmp_path) -> 
     rows = [{"prompt": f"{n}+1=?"} for n in range(6)]
     prompts = tmp_path / "plain.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = changed_config(
-        world, tmp_path, rounds=2, validation_size=2, prompts=str(prompts), patience=0
-    )
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text("".join(json.dumps({"prompt": f"{n}+2=?"}) + "\n" for n in range(3)))
+    places = {"prompts": str(prompts), "heldout": str(heldout)}
+    config = changed_config(world, tmp_path, rounds=2, validation_size=2, patience=0, **places)
     assert cli.main(["run", str(config)]) == 0
     for name in ("student-00", "student-01", "student-02"):
         found = json.loads((tmp_path / "run" / "validation" / f"{name}.json").read_text())
@@ -84,10 +85,18 @@ def test_without_answers_the_teachers_reward_is_the_measure(world, tmp_path) -> 
         scored = read_rows(tmp_path / "run" / "validation" / "samples" / name / "scored")
         rewards = [reward for row in scored for reward in row["teacher_rewards"]]
         assert found["value"] == pytest.approx(sum(rewards) / len(rewards))
+        assert found["interval"][0] <= found["value"] <= found["interval"][1]
+    # The teacher is asked too, and its reward of its own samples is what students come to.
+    teacher = json.loads((tmp_path / "run" / "evaluation" / "teacher.json").read_text())
+    rows = read_rows(tmp_path / "run" / "evaluation" / "samples" / "teacher" / "scored")
+    own = [reward for row in rows for reward in row["teacher_rewards"]]
+    assert teacher["teacher_reward"] == pytest.approx(sum(own) / len(own))
+    assert teacher["kendall_tau"] is None  # with itself
     (tmp_path / "run" / "metrics.jsonl").unlink()
     assert cli.main(["report", str(config)]) == 0
-    text = (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert text.count('"teacher_reward"') == 3
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    validated = [line for line in lines if '"phase": "validate"' in line]
+    assert sum('"teacher_reward"' in line for line in validated) == 3
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,8 @@ class MetricsLines(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         if logs and state.is_world_process_zero:
-            self.run.metrics.add(self.round, state.global_step, self.phase, logs)
+            values = {name: value for name, value in logs.items() if name != "total_flos"}
+            self.run.metrics.add(self.round, state.global_step, self.phase, values)
 
 
 # The columns of scored shards that PADTrainer reads. The rewards under the student that sampled
