@@ -39,7 +39,7 @@ dist: $(VENV)/installed-test      ## sdist and wheel in dist/, checked as PyPI d
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
-	! grep -n OWNER pyproject.toml
+	! grep -n OWNER pyproject.toml README.md
 
 bench: $(VENV)/installed-test     ## benchmarks of this CPU against plain PyTorch
 	$(BIN)/python -m benchmarks --suite cpu

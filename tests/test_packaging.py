@@ -186,5 +186,6 @@ def test_the_wheel_holds_the_package_alone(built):
     assert about["License-Expression"] == "Apache-2.0"
     assert about["Description-Content-Type"] == "text/markdown"
     assert about.get_payload().startswith("# pad-fast")
+    assert re.findall(r"\]\((?!https?:)[^)]*", about.get_payload()) == []  # links, on PyPI
     assert {link.split(",")[0] for link in about.get_all("Project-URL")} == set(PROJECT["urls"])
     assert PROJECT["version"] in info

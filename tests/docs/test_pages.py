@@ -21,13 +21,15 @@ def test_the_readme_is_short_and_narrow():
 
 def test_pictures_of_the_readme_have_absolute_addresses():
     """Elsewhere than in the repository, as on PyPI, a relative one shows nothing."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (home,) = re.findall(r'^Homepage = "(.+)"$', project, re.M)
     names = re.findall(r"!\[[^\]]+\]\[(\w+)\]", README)
     places = dict(re.findall(r"^\[(\w+)\]: (\S+)$", README, re.M))
     assert len(names) == 2
     assert not re.search(r"!\[[^\]]*\]\(", README)
     for name in names:
         root, _, file = places[name].partition("/main/")
-        assert root.startswith("https://")
+        assert root == home.replace("//github.com/", "//raw.githubusercontent.com/")
         assert (ROOT / file).is_file()
 
 
