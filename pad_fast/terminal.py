@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pad_fast.secret_values import is_secret
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 STAND_INS = {
     "·": "-",
@@ -36,6 +38,7 @@ STAND_INS = {
     "’": "'",
 }
 ERRORS = "pad_fast.stand_ins"
+MANY = 5  # values of a row from which on they share lines
 # Where a secret flag's value comes from in a command to copy.
 HUB_TOKENS = ("hub_token", "push_to_hub_token")
 
@@ -74,6 +77,55 @@ def console(**options: Any) -> Console:
     from rich.console import Console
 
     return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def show_table(console: Console, table: Table, least: int = 0) -> None:
+    """Print a table, or a paragraph for each row where the terminal is too narrow for it.
+
+    Args:
+        console: where to.
+        table: what.
+        least: columns below which the text in its cells is broken too often to be read.
+    """
+    if console.width >= max(least, _least_width(console, table)):
+        console.print(table)
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if table.title:
+        console.print(f"\n{table.title}")
+    headings = [" ".join(str(column.header).split()) for column in table.columns]
+    lines = zip(*(column.cells for column in table.columns), strict=True)
+    for row, cells in zip(table.rows, lines, strict=True):
+        first, *others = map(str, cells)
+        named = [f"{name}: {cell}" for name, cell in zip(headings[1:], others, strict=True) if cell]
+        text = "\n".join(named if len(named) < MANY else _filled(named, console.width - 2))
+        style = row.style or ""
+        console.print(Text(first, style=style))
+        console.print(Padding(Text(text, style=style), (0, 0, 0, 2)))
+
+
+def _filled(pieces: Sequence[str], width: int) -> list[str]:
+    """Lines of pieces with commas between them, of which none is broken."""
+    whole = [piece.replace(" ", "\0") for piece in pieces]
+    lines = textwrap.wrap(", ".join(whole), width, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
+
+
+def _least_width(console: Console, table: Table) -> int:
+    """The fewest columns in which no word of a table and no line that stays whole is cut."""
+    from rich.measure import Measurement
+
+    everything = console.options.update(max_width=10_000)
+    whole = [column for column in table.columns if column.no_wrap]
+    lines = [[line for cell in column.cells for line in str(cell).splitlines()] for column in whole]
+    cut = sum(
+        max(map(len, found)) - max(len(word) for line in found for word in [*line.split(), ""])
+        for found in lines
+        if found
+    )
+    return Measurement.get(console, everything, table).minimum + cut
 
 
 def command_line(words: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ from pad_fast.pipeline.seeds import derive_seed, round_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.whole_files import Row, keep_rows, read_rows, shard_paths
 from pad_fast.terminal import console as plain_console
+from pad_fast.terminal import show_table
 
 COLORS: dict[Verdict, str] = {"ok": "green", "look": "yellow", "problem": "bold red"}
 
@@ -165,7 +166,7 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
             style=None if finding.verdict == "ok" else COLORS[finding.verdict],
         )
     console = console or plain_console()
-    console.print(table)
+    show_table(console, table, least=64)
     counts = {
         verdict: sum(finding.verdict == verdict for finding in findings) for verdict in COLORS
     }

@@ -32,8 +32,10 @@ from pad_fast.pipeline.whole_files import keep_rows
 from pad_fast.plan.estimate import Estimate, Estimator, Lengths, stored_dtype
 from pad_fast.plan.machine import USABLE, Machine, parse_bytes, this_machine
 from pad_fast.terminal import console as plain_console
+from pad_fast.terminal import show_table
 
 GIB = 2**30
+LEAST = 64  # columns of a terminal in which the tables are read with ease
 
 
 @dataclass
@@ -296,8 +298,9 @@ def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
     console.print(
         f"each prompt has {n} responses of up to {longest} tokens, {typical} for the times\n",
     )
-    console.print(_table(machine, "a round", [*forecast.phases, _round_of_training(forecast)]))
-    console.print(_table(machine, "a training step", forecast.training))
+    rounds = [*forecast.phases, _round_of_training(forecast)]
+    show_table(console, _table(machine, "a round", rounds), LEAST)
+    show_table(console, _table(machine, "a training step", forecast.training), LEAST)
     console.print(
         f"a shared prompt would cost {forecast.saving:.2f} times fewer tokens: "
         f"n(P+R)/(P+nR) at the mean prompt\n{_verdict(forecast)}\n",

@@ -25,6 +25,7 @@ from pad_fast.pipeline.benchmark.judge import (
 )
 from pad_fast.pipeline.whole_files import Row
 from pad_fast.terminal import console as plain_console
+from pad_fast.terminal import show_table
 
 
 def benchmark_of(form: AnswerForm) -> Benchmark:
@@ -158,7 +159,7 @@ def print_comparisons(result: Mapping[str, Any], console: Console | None = None)
         table.add_column(heading, justify="right")
     for row in result["comparisons"]:
         table.add_row(*cells(Comparison.of(row)))
-    console.print(table)
+    show_table(console, table)
     console.print(
         "w/t/l: won in both orders, tied, lost in both. Win rate: wins and half of the ties. "
         "LC: at equal lengths. Flips: verdicts "

@@ -15,6 +15,7 @@ from pad_fast.evaluation.reported_metrics import in_text
 from pad_fast.files.own_files import read_json
 from pad_fast.report.wording import SAMPLED, worded
 from pad_fast.terminal import console as plain_console
+from pad_fast.terminal import show_table
 
 
 def print_table(root: Path, console: Console | None = None) -> None:
@@ -43,7 +44,7 @@ def _print_evaluations(rows: list[Row], words: tuple[str, str], console: Console
     for row in sorted(rows, key=lambda row: model_names.position(row["name"])):
         cells = [metric.text(row.get(metric.key)) for metric in columns]
         table.add_row(model_names.label(row["name"]), *cells)
-    console.print(table)
+    show_table(console, table)
     note = (
         "tau and top-1 compare the student's ranking of responses with the teacher's, on fixed "
         "groups (the base student's samples) and on fresh samples of the student itself."
@@ -62,6 +63,6 @@ def _print_benchmarks(root: Path, console: Console) -> None:
         table.add_column(heading, justify="right")
     for name, cells in found.rows:
         table.add_row(model_names.label(name), *cells)
-    console.print(table)
+    show_table(console, table)
     for note in ("95% intervals in brackets.", *found.notes):
         console.print(note, style="dim")
