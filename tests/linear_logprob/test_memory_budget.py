@@ -11,11 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.memory import allocated_peak
 from pad_fast import argument_checks, linear_preference_loss, linear_token_logprobs
 from pad_fast.device import planning_for
+from pad_fast.footprint import meter
 from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import head as linear_head
 from pad_fast.linear_logprob import matmul, memory_budget, upstream
 from pad_fast.linear_logprob import op as linear_op
-from pad_fast.plan import operation_costs
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MIB = 1 << 20
@@ -150,7 +150,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         for name in names:
             monkeypatch.setattr(module, name, lambda *_: None)
-    monkeypatch.setattr(operation_costs.Meter, "_cost", lambda *_: (0, 0))
+    monkeypatch.setattr(meter.Meter, "_cost", lambda *_: (0, 0))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -175,7 +175,7 @@ def test_a_budget_holds_on_a_gpu(
     kept = 0 if frozen else memory_budget.saved_rows(size, rows, *sizes)
     together = memory_budget.product_rows(size, rows, None if frozen else kept, *sizes)
     options = (together, 1.0, 30.0, 1.0, -100, "triton")
-    with FakeTensorMode(), operation_costs.Meter() as counted:
+    with FakeTensorMode(), meter.Meter() as counted:
         hidden, weight = (torch.empty(length, width, dtype=dtype) for length in (rows, vocabulary))
         labels, places = torch.empty(2, rows, dtype=torch.int64)
         counted.restart()
@@ -216,7 +216,7 @@ def test_a_planned_gpu_decides_what_auto_is() -> None:
 
 def test_live_rows_of_fake_tensors_are_not_counted() -> None:
     """Values of fake tensors cannot be read, so that all rows are planned for."""
-    with FakeTensorMode(), operation_costs.Meter() as counted:
+    with FakeTensorMode(), meter.Meter() as counted:
         hidden, weight = (torch.empty(n, 8, requires_grad=True) for n in (512, 1024))
         labels = torch.empty(512, dtype=torch.int64)
         counted.restart()
