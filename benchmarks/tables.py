@@ -232,7 +232,8 @@ def marks() -> dict[str, Callable[[Path], str]]:
     }
     for suite in SUITES.values():
         found[f"table:{suite.name}"] = partial(_suite, suite, LAYOUTS[suite.table])
-        found[f"summary:{suite.name}"] = partial(_suite, suite, summary)
+        short = LAYOUTS[suite.table] if suite.table == "trainers" else summary
+        found[f"summary:{suite.name}"] = partial(_suite, suite, short)
     return found
 
 

@@ -3,9 +3,11 @@
     pip install trl
     python examples/trl_trainer.py
 
-TRL's arguments, PEFT, callbacks and `accelerate launch` work as usual. The student is a random tiny
-Llama, the rows are token ids, and the "teacher" is a rule: the smaller a response's token ids, the
-better. It takes seconds on a CPU.
+TRL's arguments, PEFT, callbacks and `accelerate launch` work. The student is a random tiny Llama,
+the "teacher" a rule: the smaller a response's token ids, the better.
+
+This reads a prompt once for each response, as TRL does; PADTrainer reads it once for all. The two
+side by side: docs/from-trl.md, by ``python -m benchmarks --suite trainers``.
 """
 
 import random
