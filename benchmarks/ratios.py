@@ -29,7 +29,11 @@ _BOTH = "float32, forward+backward"
 _STEP = "Llama, 20M, n=8 P=512 R=128, float32"
 _HEAD = f"linear_token_logprobs, M=512 D=512 V=32,000, {_BOTH}"
 ROWS = (
-    Row("a training step, 8 responses of 128 to 512 tokens", "steps", f"training step, {_STEP}"),
+    Row(
+        "a training step: prompt of 512, 8 responses of 128 tokens",
+        "steps",
+        f"training step, {_STEP}",
+    ),
     Row("scoring the same", "steps", f"scoring, {_STEP}"),
     Row("rewards from hidden states, half the rows prompts", "cpu", f"{_HEAD}, 50% ignored"),
     Row(
