@@ -124,7 +124,13 @@ NAIVE_STEP = StepContestant(
 )
 STEP_CONTESTANTS = (
     NAIVE_STEP,
-    StepContestant("TRL fused head", JOBS, _trl, package="trl"),
+    StepContestant(
+        "TRL fused head",
+        JOBS,
+        _trl,
+        note="on a CPU it scores the prompt's positions too",
+        package="trl",
+    ),
     StepContestant("Liger chunked", JOBS, _liger, package="liger-kernel"),
     StepContestant(OURS_UNSHARED, JOBS, partial(_ours, layout="padded"), package="pad_fast"),
     StepContestant(OURS, JOBS, _ours, package="pad_fast"),

@@ -160,7 +160,8 @@ TRAINER_CONTESTANTS = (
         TRL,
         ("training",),
         _trl,
-        note="pairs; fused head, reference log-probabilities precomputed",
+        note="pairs; its fused head, which on a CPU scores the prompt's positions too; reference "
+        "log-probabilities precomputed",
         package="trl",
     ),
     TrainerContestant(OURS, ("training",), _ours, package="pad_fast"),
