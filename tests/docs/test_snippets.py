@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import re
 import warnings
 
 import pytest
@@ -67,6 +68,19 @@ def test_every_kind_of_code_is_found():
     assert ("run", ["rounds"]) in list(commands(readme))
     assert any(blocks(ROOT / "docs" / "start.md", "yaml"))
     assert any(blocks(ROOT / "docs" / "start.md", "json"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_arguments_in_the_text_are_taken(path):
+    """``PADConfig(...)`` within a sentence or a table is one that can be made."""
+    for call in re.findall(r"`PADConfig\(([^`]*)\)`", path.read_text(encoding="utf-8")):
+        words = ast.parse(f"f({call})", mode="eval").body.keywords
+        PADConfig("out", **{word.arg: _value(word.value) for word in words})
+
+
+def _value(node):
+    """A literal; a name in capitals stands for any loss."""
+    return "vpd" if isinstance(node, ast.Name) and node.id.isupper() else ast.literal_eval(node)
 
 
 def test_the_diff_from_trl_ends_in_our_trainer():
