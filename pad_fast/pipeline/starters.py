@@ -20,6 +20,9 @@ from pad_fast.terminal import command_line, suggestion
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
 WIDTH = 100
+LONGEST = 300  # letters of a help text that is written out whole
+LEGEND = """# A key behind a # has the default that it shows. `pad-fast run --help-all` has all other keys;
+# each is also a flag."""
 KEY = re.compile(r"(\w+):")
 STEPS = ("doctor", "plan", "run")
 # The comments before each key of a recipe, and the lines of its value.
@@ -47,11 +50,11 @@ def write_starter(recipe: str, output: str | None = None, overwrite: bool = Fals
             f"recipe: must be one of {', '.join(recipes)}, got {recipe!r}"
             f"{suggestion(recipe, recipes)}"
         )
-    path = Path(output or ("config.yaml" if recipe == "blank" else f"{recipe}.yaml"))
     source = "".join(line for _, line in text_lines(recipes[recipe]))
-    text = starter(source.replace(f"{recipe}.yaml", path.name))
     if output == "-":
-        return text.rstrip("\n")
+        return starter(source).rstrip("\n")
+    path = Path(output or ("config.yaml" if recipe == "blank" else f"{recipe}.yaml"))
+    text = starter(source.replace(f"{recipe}.yaml", path.name))
     if path.exists() and not overwrite:
         raise ValueError(
             f"output: {path} is there; give another --output, or --overwrite to replace it"
@@ -81,7 +84,7 @@ def starter(source: str) -> str:
         source: the recipe: comments at its head, then keys with comments before and behind them.
     """
     head, entries = _entries(source)
-    parts = [head]
+    parts = ["\n".join(filter(None, [head, LEGEND]))]
     for name, group in setting_groups().items():
         shown = [each for each in group if each.name in entries or each.name in MOST_USED]
         if shown:
@@ -96,11 +99,17 @@ def _lines(
     lines = []
     for setting in settings:
         why, given = entries.get(setting.name, ([], [f"# {setting.name}: {setting.shown_default}"]))
-        text = setting.short_help
+        text = setting.help if len(setting.help) <= LONGEST else setting.short_help
         if setting.shown_default and "Default: " not in text:
             text = f"{text} Default: {setting.shown_default}."
         wrapped = textwrap.wrap(text, WIDTH - 3, break_long_words=False)
-        lines += ["", *why, *(f"# {line}" for line in wrapped), *map(str.rstrip, given)]
+        lines += [
+            "",
+            *why,
+            *([""] if why else []),
+            *(f"# {line}" for line in wrapped),
+            *map(str.rstrip, given),
+        ]
     return lines[1:]
 
 
