@@ -179,6 +179,8 @@ def test_what_a_command_does_not_know_is_refused(world, capsys):
     config = world / "other.yaml"
     config.write_text("dataset_name: x\n")
     assert "unknown key 'dataset_name'; did you mean prompts?" in failing(capsys, "run", config)
+    config.write_text("num_processes: 8\n")
+    assert "num_processes is a flag and no key" in failing(capsys, "run", config)
 
 
 def test_env_and_version(capsys):

@@ -117,6 +117,8 @@ def _parse(
     values = read_config(Path(namespace.config)) if namespace.config else {}
     remember_secrets([vars(namespace), values])
     for key in values:
+        if key in Launch.__dataclass_fields__:
+            raise ValueError(f"{namespace.config}: {key} is a flag and no key: give --{key}")
         if key not in keys:
             similar = parser.suggest(str(key), known=keys)
             raise ValueError(f"{namespace.config}: unknown key {key!r}{similar}")

@@ -21,8 +21,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
 WIDTH = 100
 LONGEST = 300  # letters of a help text that is written out whole
-LEGEND = """# A key behind a # has the default that it shows. `pad-fast run --help-all` has all other keys;
-# each is also a flag."""
+LEGEND = """# A key behind a # has the default that it shows, and each key is also a flag.
+# `pad-fast run --help-all` has the others."""
 KEY = re.compile(r"(\w+):")
 STEPS = ("doctor", "plan", "run")
 # The comments before each key of a recipe, and the lines of its value.
@@ -103,13 +103,7 @@ def _lines(
         if setting.shown_default and "Default: " not in text:
             text = f"{text} Default: {setting.shown_default}."
         wrapped = textwrap.wrap(text, WIDTH - 3, break_long_words=False)
-        lines += [
-            "",
-            *why,
-            *([""] if why else []),
-            *(f"# {line}" for line in wrapped),
-            *map(str.rstrip, given),
-        ]
+        lines += ["", *(f"# {line}" for line in wrapped), *why, *map(str.rstrip, given)]
     return lines[1:]
 
 
