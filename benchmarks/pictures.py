@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from benchmarks import run_memory
 from benchmarks.contestants import NAIVE, OURS, OURS_BUDGET_0
 from benchmarks.demo import stages
 from benchmarks.records import Cases, Record, is_listwise, last_run, load, newest, ran
@@ -338,6 +339,34 @@ def draw_scaling(records: list[Record]) -> plt.Figure:
     return figure
 
 
+def draw_run_memory(records: list[Record]) -> plt.Figure:
+    """Over the prompts: the peak of each phase, and its straight line to a million prompts."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+    goal, most = run_memory.GOAL
+    phases = run_memory.by_phase(records)
+    for axis, key, title in (
+        (axes[0], "peak_bytes", "resident"),
+        (axes[1], "own_bytes", "without pages of mapped files"),
+    ):
+        for colour, (phase, found) in zip(OTHERS, phases.items(), strict=False):
+            sizes = [record["prompts"] for record in found]
+            peaks = [record[key] / 2**30 for record in found]
+            axis.plot(sizes, peaks, "-o", color=colour, markersize=4, label=phase)
+            if len(found) > 1:
+                slope, start = run_memory.line_of(found, key)
+                end = (start + slope * goal) / 2**30
+                axis.plot([sizes[-1], goal], [peaks[-1], end], "--", color=colour, linewidth=1)
+        _level(axis, most / 2**30, f"{most / 2**30:g} GiB")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("prompts of 8 responses (dashed: the straight line)")
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        _over_grid(axis)
+    axes[0].set_ylabel("GiB at most")
+    _sign(figure, records[0]["device"], records[0]["run"])
+    return figure
+
+
 def _by_way(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
     found: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: record["n"]):
@@ -348,4 +377,5 @@ def _by_way(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
 STUDIES: dict[str, Callable[[list[Record]], plt.Figure]] = {
     "demo": draw_demo,
     "scaling": draw_scaling,
+    run_memory.NAME: draw_run_memory,
 }

@@ -5,7 +5,7 @@
 - ``table:NAME`` or ``summary:NAME``, the newest runs of a suite, in full or a row for each case;
 - ``tables``, all suites in full, each under its title;
 - ``suites``, their list;
-- ``table:demo``, the study of :mod:`benchmarks.demo`;
+- ``table:demo`` and ``table:run-memory``, the studies of these names;
 - ``ratios``, the eight rows of the main README.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import demo
+from benchmarks import demo, run_memory
 from benchmarks.contestants import NAIVE, OURS
 from benchmarks.in_words import markdown, mebibytes, number, percent, times, without_bars
 from benchmarks.machine import ROOT
@@ -200,6 +200,17 @@ def _suite(suite: Suite, make: Callable[[Cases], str], results: Path) -> str:
     return "\n\n".join(parts) or f"*Not yet run on {'a GPU' if suite.on_gpu else 'a CPU'}.*"
 
 
+def _run_memory(results: Path) -> str:
+    records = last_run(results, run_memory.NAME)
+    if not records:
+        return "*Not yet run.*"
+    first = records[0]
+    source = f"{first['device']}; commit {first['commit']}; {first['run']}."
+    loaded = max(record["loaded_bytes"] for record in records)
+    note = f"Modules alone: {mebibytes(loaded)} MiB. {source}"
+    return f"{markdown(run_memory.table(records))}\n\n{note}"
+
+
 def _demo(results: Path) -> str:
     records = last_run(results, "demo")
     return demo_table(records) if records else "*Not yet run.*"
@@ -228,6 +239,7 @@ def marks() -> dict[str, Callable[[Path], str]]:
         "tables": _all_suites,
         "suites": _list_of_suites,
         "table:demo": _demo,
+        "table:run-memory": _run_memory,
         "ratios": ratios,
     }
     for suite in SUITES.values():

@@ -94,7 +94,7 @@ def table(rows: Sequence[Row], like: pa.Schema | None = None) -> pa.Table:
     return pa.table(columns)
 
 
-def tables(rows: Iterable[Row], size: int = TABLE_ROWS) -> Iterator[pa.Table]:
+def tables(rows: Iterable[Row], size: int) -> Iterator[pa.Table]:
     """Tables of ``size`` rows, all with the schema of the first."""
     schema = None
     for batch in batches(rows, size):
@@ -118,7 +118,7 @@ def write_rows(path: Path, rows: Iterable[Row], metrics: Row | None = None) -> N
     Of many rows, :data:`TABLE_ROWS` are in memory at a time. There must be one at least.
     """
     note = None if metrics is None else {METRICS_KEY: json.dumps(metrics)}
-    write_table(path, (each.replace_schema_metadata(note) for each in tables(rows)))
+    write_table(path, (each.replace_schema_metadata(note) for each in tables(rows, TABLE_ROWS)))
 
 
 def read_metrics(path: Path) -> Row | None:

@@ -17,6 +17,8 @@ import pytest
 import worlds
 from worlds import contents
 
+from pad_fast.files.stored_rows import SCRATCH
+
 CRASH = Path(__file__).parents[1] / "crash.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 PLACES = [
@@ -104,3 +106,4 @@ def test_a_killed_command_leaves_finished_shards_alone(uninterrupted, tmp_path):
     finish(start("-m", "pad_fast.cli", "run", config))
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert contents(tmp_path / "run") == contents(uninterrupted / "run")
+    assert not (tmp_path / "run" / SCRATCH).exists()

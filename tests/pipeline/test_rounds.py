@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from commands import failing
@@ -11,6 +12,8 @@ from worlds import changed_config, contents
 from pad_fast import cli
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.teacher_answers import unanswered
+from pad_fast.pipeline.seeds import derive_seed
 
 
 def test_phases_in_a_row_equal_run(world, tmp_path, capsys):
@@ -75,3 +78,21 @@ def test_rounds_pass_over_all_prompts_before_any_returns(finished):
     drawn = [row["prompt_id"] for round in range(1, 9) for row in run.round_rows(round)]
     assert len(set(drawn[:8])) == len(set(drawn[8:16])) == 8
     assert drawn[:8] != drawn[8:16]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 11])
+def test_the_prompts_of_a_round_are_cut_from_shuffles_of_all(finished, count):
+    words = [str(finished / "config.yaml"), "--prompts_per_round", str(count)]
+    run = RunContext(parse_settings("run", words))
+    every = len(run.train_rows)
+    order: list[int] = []
+    for epoch in range(12):
+        shuffled = list(range(every))
+        random.Random(derive_seed(run.config.seed, "prompts", epoch)).shuffle(shuffled)
+        order += shuffled
+    for round in range(1, 6):
+        assert run.round_places(round).tolist() == order[(round - 1) * count : round * count]
+    seen = list(dict.fromkeys(order[: 3 * count]))
+    assert run.places_until(3).tolist() == seen
+    new = [place for place in seen if place not in order[: 2 * count]]
+    assert list(unanswered(run, 3)) == [run.train_rows[place] for place in new]
