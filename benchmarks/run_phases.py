@@ -70,15 +70,17 @@ class RandomEngine(Engine):
         how: Sampling,
         seed: int,
         progress: Progress = unseen,
+        tokens: Progress = unseen,
     ) -> list[list[Sample]]:
         draw = np.random.default_rng(seed)
         ids = draw.integers(10, 90, (len(prompts), n, LENGTHS[1])).tolist()
         lengths = draw.integers(LENGTHS[0], LENGTHS[1], (len(prompts), n), endpoint=True).tolist()
         progress(len(prompts) * n)
+        tokens(sum(map(sum, lengths)))
         return [
             [
-                Sample(tokens[:length], "length", -1.5 * length - (tokens[0] + i) / 50)
-                for i, (tokens, length) in enumerate(zip(group, sizes, strict=True))
+                Sample(drawn[:length], "length", -1.5 * length - (drawn[0] + i) / 50)
+                for i, (drawn, length) in enumerate(zip(group, sizes, strict=True))
             ]
             for group, sizes in zip(ids, lengths, strict=True)
         ]
