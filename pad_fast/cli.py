@@ -106,7 +106,7 @@ MAIN_COMMANDS = (
         "plan",
         "estimate memory and time of a run, and find settings that fit; reads no weights",
         "pad_fast.plan.command:plan",
-        options="pad_fast.plan.command:PlanOptions",
+        options="pad_fast.plan.options:PlanOptions",
     ),
     Command(
         "run",

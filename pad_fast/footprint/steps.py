@@ -124,6 +124,37 @@ def training_step(
         return found
 
 
+def answers_step(config: Any, rows: int, tokens: int, options: TrainingOptions) -> Footprint:
+    """Forward and backward of so many sequences with transformers' own loss, whole logits and all.
+
+    Args:
+        config: the model's.
+        rows: sequences of a micro-batch.
+        tokens: of each.
+        options: of the training.
+    """
+    with fake() as meter:
+        model = fake_model(config, options.dtype).train()
+        if options.checkpointing:
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        count = sum(weight.numel() for weight in model.parameters())
+        state = torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
+        for weight in model.parameters() if options.accumulating else ():
+            weight.grad = torch.empty_like(weight)
+        ids = torch.zeros(rows, tokens, dtype=torch.long)
+        meter.restart()
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            loss = model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                labels=ids,
+                num_items_in_batch=torch.ones(()),
+            ).loss
+        loss.backward()
+        del state
+        return meter.footprint()
+
+
 def scoring_batch(
     config: Any,
     prompts: int,

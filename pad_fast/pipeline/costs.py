@@ -13,14 +13,11 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pad_fast.device import default_device, forget_peak_allocated, is_gpu, peak_allocated
 from pad_fast.files import process_memory
-from pad_fast.files.own_files import read_json_lines
 from pad_fast.pipeline.ranks import ALONE, Ranks
-
-FILE = "costs.jsonl"
+from pad_fast.report.costs import COSTS
 
 
 @dataclass
@@ -108,7 +105,7 @@ _log: ContextVar[CostLog | None] = ContextVar("cost_log", default=None)
 @contextlib.contextmanager
 def recording(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Keep what is measured inside the block in a run's folder."""
-    token = _log.set(CostLog(folder / FILE, writes=ranks.is_main))
+    token = _log.set(CostLog(folder / COSTS, writes=ranks.is_main))
     try:
         yield
     finally:
@@ -130,21 +127,6 @@ def measured(title: str, unit: str, ranks: Ranks = ALONE) -> Iterator[Work]:
         return
     with log.measured(work, ranks):
         yield work
-
-
-def read_costs(folder: Path) -> list[Work]:
-    """The pieces of a run's work in the order in which they began, stretches added up."""
-    path, found = folder / FILE, dict[str, Work]()
-    for row in read_json_lines(path)[0] if path.exists() else ():
-        _add(found, row)
-    return list(found.values())
-
-
-def _add(found: dict[str, Work], row: dict[str, Any]) -> None:
-    work = found.setdefault(row["title"], Work(row["title"], row["unit"]))
-    work.add(row["count"], row["tokens"])
-    work.seconds += row["seconds"]
-    work.peak = max(filter(None, (work.peak, row["peak"])), default=None)
 
 
 def peak_memory() -> int | None:

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pad_fast.files.stored_rows import RowFiles, Rows, column, left_out, take
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.ranks import Ranks, current_ranks
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
 from pad_fast.pipeline.sample.engines import Engine
@@ -38,6 +39,23 @@ from pad_fast.training.config import PADConfig
 LEAST_VALIDATION, MOST_VALIDATION = 16, 128
 
 Model = TypeVar("Model", bound=Checkpoint)
+
+
+def validation_size(config: RunConfig, prompts: int, has_answers: Callable[[], bool]) -> int:
+    """How many of a run's training prompts choose among its rounds.
+
+    Args:
+        config: the run's settings.
+        prompts: their number.
+        has_answers: says whether any of them has an answer to compare with, if that matters.
+    """
+    size = config.validation_size
+    if size is None:
+        size = min(MOST_VALIDATION, prompts // 10)
+        size = size if size >= LEAST_VALIDATION and not config.responses else 0
+        if size and not config.has_judge and not has_answers():
+            size = 0
+    return min(size, prompts - 1)
 
 
 class RunContext:
@@ -235,13 +253,8 @@ class RunContext:
     @cached_property
     def _validation_places(self) -> list[int]:
         """Which of the prompts are kept from training: drawn once, by the run's seed."""
-        rows, size = self._prompt_rows, self.config.validation_size
-        if size is None:
-            size = min(MOST_VALIDATION, len(rows) // 10)
-            size = size if size >= LEAST_VALIDATION and not self.config.responses else 0
-            if size and not self.config.has_judge and not any(column(rows, "answer")):
-                size = 0
-        size = min(size, len(rows) - 1)
+        rows = self._prompt_rows
+        size = validation_size(self.config, len(rows), lambda: any(column(rows, "answer")))
         draw = random.Random(derive_seed(self.config.seed, "validation"))
         return sorted(draw.sample(range(len(rows)), size))
 

@@ -6,12 +6,13 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from pad_fast.device import default_device, gpu_name, is_gpu, synchronize, total_memory
+from pad_fast.files.process_memory import resident
 
 UNITS = {
     "": 1,
@@ -25,6 +26,12 @@ UNITS = {
     "TB": 10**12,
 }
 SECONDS = 0.2  # the time that each measurement takes
+COPIED = 2**30  # bytes of a block that is copied: more than any cache, of which some have 480 MiB
+MOST_COPIED = 16  # the part of a machine's memory that the two blocks may take
+# Seconds in which PyTorch starts one operation: its own Python and, on a GPU, the driver's launch.
+STARTED = 8e-6
+DISK = 1e9  # bytes a second of a file of weights
+OPENED = 0.5  # seconds in which a model of any size is made before its weights are read
 # The part of the memory that a plan may fill. The rest goes to the device's context, to
 # fragmentation and to what an estimate misses.
 USABLE = 0.9
@@ -37,9 +44,12 @@ class Machine:
     Attributes:
         name: as it is printed.
         memory: bytes.
-        flops: operations a second of a plain matrix product.
+        flops: operations a second of a plain matrix product in the data type of the training.
         bandwidth: bytes a second of a copy, those read and those written.
         is_gpu: whether the device that is planned for is a GPU.
+        process: bytes that this process holds before any model: 0 on a GPU.
+        others: like ``flops``, in other data types by their names, such as "bfloat16".
+        here: whether it is this machine, on which work can be tried.
     """
 
     name: str
@@ -47,22 +57,47 @@ class Machine:
     flops: float
     bandwidth: float
     is_gpu: bool = False
+    process: int = 0
+    others: Mapping[str, float] = field(default_factory=dict)
+    here: bool = False
 
     def fits(self, peak: int) -> bool:
         """Whether ``peak`` bytes fit in the usable part of the memory."""
         return peak <= USABLE * self.memory
 
-    def seconds(self, flops: float, moved: float = 0.0) -> float:
-        """The least time for so many flops and moved bytes: that of the slower of the two."""
-        return max(flops / self.flops, moved / self.bandwidth)
+    def time_of(
+        self, operations: Mapping[tuple[int, int], int], dtype: torch.dtype | None = None
+    ) -> float:
+        """The seconds of operations, see :attr:`pad_fast.footprint.meter.Footprint.operations`.
+
+        Args:
+            operations: how many there are of each number of flops and moved bytes.
+            dtype: of their products; by default that of the training.
+        """
+        rate = self.flops if dtype is None else self.others.get(_name(dtype), self.flops)
+        return sum(
+            count * max(flops / rate, moved / self.bandwidth, STARTED)
+            for (flops, moved), count in operations.items()
+        )
+
+    def loading(self, nbytes: int) -> float:
+        """The seconds in which so many bytes of weights are loaded."""
+        return OPENED + nbytes / DISK
 
 
-def this_machine(dtype: torch.dtype, memory: int | None = None) -> Machine:
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def this_machine(
+    dtype: torch.dtype, memory: int | None = None, others: Sequence[torch.dtype] = ()
+) -> Machine:
     """The first GPU, or the CPU if there is none.
 
     Args:
-        dtype: of the matrix products that are measured.
+        dtype: of the matrix products of the training, which are measured.
         memory: bytes of another GPU that is planned for. The rates are still this machine's.
+        others: data types whose products are measured too.
     """
     device = default_device()
     own = total_memory(device) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -78,12 +113,15 @@ def this_machine(dtype: torch.dtype, memory: int | None = None) -> Machine:
         product_rate(device, dtype),
         copy_rate(device),
         is_gpu(device) or memory is not None,
+        0 if is_gpu(device) or memory is not None else resident() or 0,
+        {_name(other): product_rate(device, other) for other in {*others} - {dtype}},
+        memory is None,
     )
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
     """Operations a second of a square matrix product; ``size`` is its number of rows."""
-    size = size or (8192 if is_gpu(device) else 512)
+    size = size or (8192 if is_gpu(device) else 1024)
     # Random numbers: a GPU multiplies constants faster, since they cost less power.
     generator = torch.Generator(device).manual_seed(0)
     a = torch.randn(size, size, device=device, generator=generator).to(dtype)
@@ -92,7 +130,8 @@ def product_rate(device: torch.device, dtype: torch.dtype, size: int | None = No
 
 def copy_rate(device: torch.device, nbytes: int | None = None) -> float:
     """Bytes a second of a copy of ``nbytes`` bytes, those read and those written."""
-    nbytes = nbytes or (2**28 if is_gpu(device) else 2**24)
+    have = total_memory(device) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    nbytes = nbytes or min(COPIED, have // MOST_COPIED // 2)
     source = torch.ones(nbytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * nbytes / _seconds(lambda: target.copy_(source), device)

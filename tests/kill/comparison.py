@@ -13,6 +13,7 @@ from pad_fast.pipeline.whole_files import read_rows
 # Left out, since no two runs share them: times of day, durations and rates; who holds the folder.
 RATES = ("_runtime", "_per_second")
 CREATED = "created"
+TOOK = b'<tr class="took">'  # a row of times on the report's page
 NOT_COMPARED = (".lock", "costs.jsonl")
 
 
@@ -20,9 +21,9 @@ def contents(run: Path) -> dict[str, str]:
     """A digest of each file of a run folder, by its path.
 
     Left out are the lock, what the work took (costs.jsonl), when a run was created (in run.json,
-    whose own checksum goes with it, and on the report's page), and durations and rates in
-    metrics.jsonl and trainer_state.json. The folder's own path is replaced. The cache is compared
-    as one set of entries, since a killed run cuts it into other parts.
+    whose own checksum goes with it, and on the report's page, with the times there), and durations
+    and rates in metrics.jsonl and trainer_state.json. The folder's own path is replaced. The cache
+    is compared as one set of entries, since a killed run cuts it into other parts.
     """
     found: dict[str, str] = {}
     cached: dict[str, list[float]] = {}
@@ -54,7 +55,8 @@ def _comparable(path: Path, run: Path) -> bytes:
         return _as_json(value)
     if path == run / "report" / "index.html":
         lines = content.split(b"\n")
-        return b"\n".join(line for line in lines if f"<th>{CREATED}</th>".encode() not in line)
+        left_out = (f"<th>{CREATED}</th>".encode(), TOOK)
+        return b"\n".join(line for line in lines if not any(part in line for part in left_out))
     return content
 
 

@@ -8,8 +8,14 @@ import time
 import pytest
 
 from pad_fast.pipeline import costs
-from pad_fast.pipeline.costs import FILE, measured, read_costs, recording
+from pad_fast.pipeline.costs import measured, recording
 from pad_fast.pipeline.ranks import ALONE, Ranks
+from pad_fast.report.costs import COSTS, compared
+from pad_fast.report.costs import read_costs as read_rows
+
+
+def read_costs(folder):
+    return compared(None, read_rows(folder))
 
 
 class Together(Ranks):
@@ -38,7 +44,7 @@ def test_stretches_add_up_and_what_did_nothing_leaves_no_line(tmp_path):
         with recording(tmp_path, ALONE), measured("sample", "response") as work:
             if count:
                 work.add(count, 10 * count)
-    assert len((tmp_path / FILE).read_text().splitlines()) == 2
+    assert len((tmp_path / COSTS).read_text().splitlines()) == 2
     (found,) = read_costs(tmp_path)
     assert (found.count, found.tokens) == (8, 80)
 
@@ -62,7 +68,7 @@ def test_ranks_are_added_up_by_the_main_one(tmp_path):
         ranks = Together(rank, 2)
         with recording(tmp_path, ranks), measured("sample", "response", ranks) as work:
             work.add(2, 7)
-    (line,) = map(json.loads, (tmp_path / FILE).read_text().splitlines())
+    (line,) = map(json.loads, (tmp_path / COSTS).read_text().splitlines())
     assert (line["count"], line["tokens"]) == (4, 14)
 
 

@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
-import worlds
+from planned_runs import BY_RATES, config_of, estimator, piece, planned
 from safetensors.torch import save_file
 from worlds import contents
 
 from pad_fast import cli
-from pad_fast.pipeline.arguments import parse_with
 from pad_fast.plan import machine as machines
-from pad_fast.plan.command import Forecast, PlanOptions, duration, make_estimator, make_forecast
-from pad_fast.plan.estimate import Estimator, Lengths
+from pad_fast.plan.case import Lengths
+from pad_fast.plan.command import duration
 from pad_fast.plan.machine import Machine, parse_bytes
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def quick_measurements(monkeypatch):
-    monkeypatch.setattr(machines, "SECONDS", 0.01)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("plan")
-    worlds.write_config(folder)
-    return folder
-
-
-def config_of(world: Path, folder: Path, **changes: object) -> Path:
-    given = {role: str(world / role) for role in ("student", "teacher")}
-    given |= {"prompts": str(world / "train.jsonl"), "heldout": str(world / "heldout.jsonl")}
-    return worlds.write_config(folder, **{**given, **changes}, models=False)
-
-
-def planned(path: Path, *flags: str) -> Forecast:
-    return make_forecast(*parse_with("plan", [str(path), *flags], PlanOptions))
+from pad_fast.plan.work import Work
 
 
 def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
@@ -57,14 +29,16 @@ def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
             (students / file.name).write_bytes(file.read_bytes())
     path = config_of(world, tmp_path, student=str(students))
     before = contents(tmp_path)
-    assert cli.main(["plan", str(path)]) == 0
+    assert cli.main(["plan", str(path), *BY_RATES]) == 0
     output = capsys.readouterr().out
     assert "as it is set, the run fits" in output
     for word in (
-        "sample",
-        "score",
-        "choose",
-        "train",
+        "held-out · sample",
+        "round 1/1 · sample",
+        "calibrate",
+        "1/1 · train",
+        "evaluate",
+        "load student",
         "GiB",
         "gradient_checkpointing",
         "TFLOP/s",
@@ -76,14 +50,16 @@ def test_plan_reads_no_weights_and_leaves_no_trace(world, tmp_path, capsys):
 
 def test_plan_as_json(world, tmp_path, capsys):
     path = config_of(world, tmp_path, sample_batch_tokens=256, score_batch_tokens=256)
-    assert cli.main(["plan", str(path), "--json", "--device_memory", "200KiB"]) == 3
+    tight = ["--json", "--device_memory", "200KiB", "--num_processes", "2"]
+    assert cli.main(["plan", str(path), *tight]) == 3
     said = json.loads(capsys.readouterr().out)
     assert said["fits"] is False
     assert said["machine"]["memory"] == 200 * 2**10
-    assert [phase["name"] for phase in said["phases"]] == ["sample", "score", "choose"]
-    assert all(
-        phase["peak"] > 0 and phase["seconds"] > 0 for phase in said["phases"] + said["training"]
-    )
+    assert {"load", "sample", "score", "ask", "train"} == {one["kind"] for one in said["pieces"]}
+    assert all(one["peak"] > 0 and one["seconds"] > 0 for one in said["pieces"] + said["training"])
+    assert said["seconds"] == pytest.approx(sum(one["seconds"] for one in said["pieces"]))
+    assert said["device_hours"] == pytest.approx(2 * said["seconds"] / 3600)
+    assert said["counts"] == {**said["counts"], "train": 8, "heldout": 4, "validation": 0}
     # 5 or 6 characters and the marks of the roles make 7.0 tokens, shared by 3 responses of 6
     assert said["prompt_lengths"]["student"] == {"prompts": 8, "mean": 7, "longest": 7}
     assert said["sharing_saves"] == pytest.approx(3 * (7 + 6) / (7 + 3 * 6))
@@ -116,13 +92,15 @@ def test_following_the_advice_makes_it_fit(world, tmp_path):
     path = config_of(
         world, tmp_path, **settings, sample_batch_tokens=2**12, score_batch_tokens=2**12
     )
-    least = estimator(path).train(gradient_checkpointing=True, max_tokens_per_step=60).peak
+    by_memory = estimator(path, "--device_memory", "1GiB", "--bf16", "false")
+    least = by_memory.step(gradient_checkpointing=True, max_tokens_per_step=60).peak
     flags = ["--device_memory", str(3 * least), "--bf16", "false"]
     tight = planned(path, *flags)
     assert not tight.fits
     taken = [
         word
         for line in tight.advice
+        if line.startswith("set ")
         for pair in line.removeprefix("set ").split(", ")
         for word in ("--" + pair).split(": ")
     ]
@@ -134,28 +112,29 @@ def test_following_the_advice_makes_it_fit(world, tmp_path):
     } & set(taken)
     followed = planned(path, *flags, *taken)
     assert followed.fits, (tight.advice, followed)
-    assert not followed.advice
+    assert not any(line.startswith("set ") for line in followed.advice)
     budget = next(int(line.split(": ")[1]) for line in tight.advice if "score_batch_tokens" in line)
-    machine, phases = tight.machine, estimator(path, *flags)
-    assert not all(
-        machine.fits(phase.peak) for phase in (phases.score(2 * budget), phases.choose(2 * budget))
-    )
+    whole = estimator(path, *flags)
+    work = [
+        one
+        for one in Work(whole.config, whole.case.counts).pieces()
+        if one.kind in ("score", "ask")
+    ]
+    assert not all(tight.machine.fits(whole.piece(one, 2 * budget).peak) for one in work)
 
 
 def test_advice_where_nothing_helps(world, tmp_path):
     hopeless = planned(config_of(world, tmp_path), "--device_memory", "1KiB")
-    assert len(hopeless.advice) == 4
-    assert all("smaller" in line for line in hopeless.advice)
-
-
-def estimator(path: Path, *flags: str) -> Estimator:
-    return make_estimator(*parse_with("plan", [str(path), *flags], PlanOptions))
+    advice = [line for line in hopeless.advice if "log-probabilities" not in line]
+    assert len(advice) > 4
+    assert all("smaller" in line for line in advice)
 
 
 def test_settings_that_peaks_depend_on(world, tmp_path):
     def peak(phase: str, **changes) -> int:
         base = {"max_new_tokens": 48, "score_batch_tokens": 512, "sample_batch_tokens": 512}
-        return getattr(estimator(config_of(world, tmp_path, **{**base, **changes})), phase)().peak
+        base["shard_size"] = 256  # a batch is of one shard
+        return piece(estimator(config_of(world, tmp_path, **{**base, **changes})), phase).peak
 
     usual = peak("train")
     assert peak("train", max_length=20) < usual
@@ -163,59 +142,44 @@ def test_settings_that_peaks_depend_on(world, tmp_path):
     assert peak("train", train_dtype="bfloat16") < usual
     assert peak("train", gradient_accumulation_steps=4) > usual
     assert peak("train", num_generations=6) > usual
-    assert (
-        estimator(config_of(world, tmp_path, memory_budget=0))._training_options.memory_budget == 0
-    )
-    assert (
-        estimator(
-            config_of(world, tmp_path), "--memory_budget", "4096"
-        )._training_options.memory_budget
-        == 4096
-    )
-    assert peak("sample", sample_batch_tokens=2048) > peak("sample")
+    for budget in ("0", "4096"):
+        given = estimator(config_of(world, tmp_path), "--memory_budget", budget)
+        assert given.case.training_options.memory_budget == int(budget)
+    few = {"score_batch_tokens": 16}  # the student's own rewards of its samples are read too
+    assert peak("sample", sample_batch_tokens=2048, **few) > peak("sample", **few)
+    assert peak("sample", score_batch_tokens=2048) > peak("sample", **few)
     assert peak("score", score_batch_tokens=2048) > peak("score")
     assert peak("score", share_prefix="false", score_batch_tokens=4096) != peak(
         "score", score_batch_tokens=4096
     )
     assert peak("train", share_prefix="false") != usual
-    assert peak("choose", mcq_style="listwise", max_new_tokens=60) > peak(
-        "choose", max_new_tokens=60
-    )
-    assert estimator(config_of(world, tmp_path, mcq_style="none")).choose() is None
+    assert peak("ask", mcq_style="listwise", max_new_tokens=60) > peak("ask", max_new_tokens=60)
 
 
-def test_times_scale(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "pad_fast.plan.command.this_machine",
-        lambda dtype, memory: Machine("paper", memory or 2**40, 1e12, 1e11),
-    )
+@pytest.mark.usefixtures("paper_machine")
+def test_times_scale(world, tmp_path):
     path = config_of(world, tmp_path, max_new_tokens=64)
     slow, fast = estimator(path), estimator(path, "--response_length", "16")
-    for phase in ("sample", "choose", "train"):
-        long, short = getattr(slow, phase)(), getattr(fast, phase)()
+    for kind in ("score", "ask", "train"):
+        long, short = piece(slow, kind), piece(fast, kind)
         assert long.seconds > 1.5 * short.seconds
         assert long.peak == short.peak  # the peak is that of the longest responses
-    faster = estimator(path, "--device_tflops", "2", "--device_bandwidth", "200")
-    assert all(
-        getattr(faster, phase)().seconds == pytest.approx(getattr(slow, phase)().seconds / 2)
-        for phase in ("sample", "train")
-    )
+    faster = estimator(path, "--device_tflops", "0.002", "--device_bandwidth", "0.2")
+    for kind in ("sample", "train"):
+        assert piece(faster, kind).seconds == pytest.approx(piece(slow, kind).seconds / 2)
     double = estimator(path, "--gradient_accumulation_steps", "2")
-    assert double.train().seconds == pytest.approx(2 * slow.train().seconds)
-    assert (slow.steps, double.steps) == (2, 1)
-    assert slow.choose().seconds == pytest.approx(
-        2 * estimator(path, "--mcq_every_place", "false").choose().seconds
-    )
+    assert double.step().seconds < 2 * slow.step().seconds  # there is one optimizer's step
+    assert (slow.case.steps(8), double.case.steps(8)) == (2, 1)
+    one_order = piece(estimator(path, "--mcq_every_place", "false"), "ask")
+    assert piece(slow, "ask").seconds == pytest.approx(2 * one_order.seconds, rel=0.1)
     wordy = config_of(
         world, tmp_path, max_new_tokens=64, mcq_template="{query} {options}" + 200 * " x"
     )
-    assert estimator(wordy).choose().seconds > 1.5 * slow.choose().seconds
-    # four micro-batches of one prompt cost as much as one of four; slices cost one more forward
-    one = slow.train(per_device_train_batch_size=1, gradient_accumulation_steps=4)
-    assert one.seconds == pytest.approx(slow.train().seconds)
-    sliced = slow.train(max_tokens_per_step=71)
-    assert sliced.seconds > 1.2 * one.seconds
-    assert sliced.peak < one.peak
+    assert piece(estimator(wordy), "ask").seconds > 1.5 * piece(slow, "ask").seconds
+    # slices cost one more forward
+    sliced = slow.step(max_tokens_per_step=71)
+    assert sliced.seconds > 1.2 * slow.step(per_device_train_batch_size=1).seconds
+    assert sliced.peak < slow.step(per_device_train_batch_size=1).peak * 1.01
 
 
 def test_texts():
@@ -243,4 +207,8 @@ def test_texts():
     assert asdict(Machine("a", 100, 1.0, 2.0))["memory"] == 100
     assert Machine("a", 100, 1.0, 2.0).fits(90)
     assert not Machine("a", 100, 1.0, 2.0).fits(91)
-    assert Machine("a", 100, 4.0, 2.0).seconds(4.0, 4.0) == 2.0
+    machine = Machine("a", 100, 4.0, 2.0, others={"bfloat16": 8.0})
+    operations = {(4, 4): 1, (0, 0): 2, (16, 2): 3}
+    started = 2 * machines.STARTED
+    assert machine.time_of(operations) == 2.0 + started + 3 * 4.0
+    assert machine.time_of(operations, torch.bfloat16) == 2.0 + started + 3 * 2.0

@@ -65,23 +65,16 @@ def planned(world, folder, name):
     )
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    worlds.write_config(folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "recurrent"])
 def test_a_number(world, tmp_path, capsys, name):
-    assert cli.main(["plan", str(planned(world, tmp_path, name))]) == 0
+    assert cli.main(["plan", str(planned(world, tmp_path, name)), "--trials", "false"]) == 0
     said = capsys.readouterr()
     assert "GiB" in said.out
     assert "failed while attempting" not in said.err
 
 
 def test_a_sentence(world, tmp_path, capsys):
-    said = failing(capsys, "plan", planned(world, tmp_path, "recurrent"))
+    said = failing(capsys, "plan", planned(world, tmp_path, "recurrent"), "--trials", "false")
     assert f"student: a step of {tmp_path / 'model'} (RecurrentGemmaConfig) cannot be " in said
     assert "`pad-fast doctor` tries both models on a few prompts" in said
 

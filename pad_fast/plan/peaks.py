@@ -1,0 +1,139 @@
+"""The peak memory of each kind of work: the longest prompt with responses of the greatest length.
+
+On a CPU the process itself is added, with the libraries that it has loaded, and what a file of
+weights takes while it is mapped. A GPU's numbers are those of PyTorch's allocator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.fakes import count_parameters
+from pad_fast.footprint.meter import Footprint
+from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.plan.case import Case, counted, group_tokens, stored_dtype
+from pad_fast.plan.work import STUDENT
+
+GATHERED = 2  # layers that a rank holds whole while weights are split: one in use, one on its way
+
+
+class Peaks:
+    """Estimates of a run's peaks, in bytes.
+
+    Args:
+        case: what is planned.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.config, self.base = case, case.config, case.machine.process
+        self._trained: dict[Any, Footprint] = {}
+        self.sampled, self.scored = cache(self._sampled), cache(self._scored)
+
+    # Work.
+
+    def load(self, role: str) -> int:
+        """A model's weights, and on a CPU the file that they are converted from."""
+        checkpoint, dtype = self.case.model(role), self.case.dtype(role)
+        weights = count_parameters(checkpoint.config)
+        stored = stored_dtype(checkpoint, "auto")
+        mapped = 0 if self.case.machine.is_gpu or stored == dtype else weights * stored.itemsize
+        return self.base + weights * dtype.itemsize + mapped
+
+    def sample(self, role: str, n: int, prompts: int, max_tokens: int) -> tuple[int, int]:
+        """The number of prompts in the largest batch of a piece, and its peak."""
+        longest = self.case.lengths[role].longest
+        size = min(prompts, self.prompts_of_batch(longest, max(1, n), max_tokens))
+        shape = GroupShape(longest, self.config.max_new_tokens, size * max(1, n))
+        return size, self.base + max(part.peak for part in self.sampled(role, shape))
+
+    def score(self, role: str, n: int, prompts: int, max_tokens: int) -> int:
+        """Log-probabilities of responses, in batches of so many tokens."""
+        longest = self.case.lengths[role].longest
+        reading = self.case.reading(role, self.case.shares)
+        shape = GroupShape(longest, self.config.max_new_tokens, n)
+        size = min(prompts, max(1, max_tokens // group_tokens(shape, reading)))
+        return self.base + self.scored(role, size, shape, max_tokens, reading).peak
+
+    def ask(self, n: int, prompts: int, questions: int, max_tokens: int) -> tuple[int, int]:
+        """The number of questions in a batch, and its peak."""
+        longest = self.case.lengths["teacher"].longest
+        tokens, _ = self.case.question_tokens(n, longest, self.config.max_new_tokens)
+        tokens = min(tokens, self.case.run.teacher.window or tokens)  # longer ones are not asked
+        size = min(max(1, max_tokens // tokens), prompts * questions)
+        reading = self.case.reading("teacher", False)
+        shape = GroupShape(tokens, 1, 1)
+        found = self.scored("teacher", size, shape, size * tokens, reading)
+        return size, self.base + found.peak
+
+    def train(self, settings: dict[str, Any]) -> int:
+        """A micro-batch of the longest prompts, with the optimizer's state and the gradients."""
+        found = self.trained(settings, self.case.shape(self.case.lengths[STUDENT].longest))
+        return self.base + self._of_a_rank(found.peak, settings)
+
+    def train_answers(self, settings: dict[str, Any]) -> int:
+        """A micro-batch of one answer to each of the longest prompts, with all of its logits."""
+        prompt, response, _ = self.case.shape(self.case.lengths[STUDENT].longest)
+        options, config = self._options(settings), self.case.student.config
+        prompts = settings["per_device_train_batch_size"]
+        with counted(self.case.student):
+            found = footprint.answers_step(config, prompts, prompt + response, options)
+        return self.base + self._of_a_rank(found.peak, settings)
+
+    # Batches.
+
+    def prompts_of_batch(self, prompt: int, n: int, max_tokens: int) -> int:
+        """How many prompts of this length are sampled together."""
+        return max(1, max_tokens // ((prompt + self.config.max_new_tokens) * n))
+
+    # Footprints.
+
+    def trained(self, settings: dict[str, Any], shape: GroupShape) -> Footprint:
+        """A micro-batch of the training."""
+        key = (*sorted(settings.items()), shape)
+        if key not in self._trained:
+            self._trained[key] = self._count_training(settings, shape)
+        return self._trained[key]
+
+    def _count_training(self, settings: dict[str, Any], shape: GroupShape) -> Footprint:
+        case, options = self.case, self._options(settings)
+        reading = case.reading(STUDENT, settings["share_prefix"])
+        prompts = settings["per_device_train_batch_size"]
+        with counted(case.student):
+            return footprint.training_step(case.student.config, prompts, shape, options, reading)
+
+    def _options(self, settings: dict[str, Any]) -> TrainingOptions:
+        return replace(
+            self.case.training_options,
+            checkpointing=settings["gradient_checkpointing"],
+            accumulating=settings["gradient_accumulation_steps"] > 1,
+            max_tokens=self.case.max_tokens(settings),
+        )
+
+    def _of_a_rank(self, peak: int, settings: dict[str, Any]) -> int:
+        """The peak of a rank that holds a part of weights, gradients and optimizer's state."""
+        ranks, options = self.case.ranks, self.case.training_options
+        if not ranks.split or ranks.number == 1:
+            return peak
+        config = self.case.student.config
+        weights, width = count_parameters(config), options.dtype.itemsize
+        held = weights * (2 * width + options.optimizer_bytes)
+        layer = weights // max(1, config.get_text_config().num_hidden_layers)
+        return round(peak - held + held / ranks.number + GATHERED * layer * width)
+
+    def _sampled(self, role: str, shape: GroupShape) -> tuple[Footprint, Footprint]:
+        checkpoint, attention = self.case.model(role), self.config.attn_implementation
+        with counted(checkpoint):
+            dtype = self.case.dtype(role)
+            return footprint.sampling_batch(checkpoint.config, shape, dtype, attention)
+
+    def _scored(
+        self, role: str, prompts: int, shape: GroupShape, max_tokens: int, reading: Reading
+    ) -> Footprint:
+        checkpoint: Checkpoint = self.case.model(role)
+        with counted(checkpoint):
+            dtype, config = self.case.dtype(role), checkpoint.config
+            return footprint.scoring_batch(config, prompts, shape, dtype, max_tokens, reading)

@@ -1,0 +1,281 @@
+"""How long each kind of work takes on this machine, tried on a few layers of random weights.
+
+The code that samples, scores and trains runs on models of a few layers in the sizes, data types and
+batches of the run. Two depths tell what a layer takes and what everything else does, Python
+included; the run's models have more layers of the same kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from transformers.initialization import no_init_weights
+
+from pad_fast.device import default_device, release_cached_memory, synchronize
+from pad_fast.footprint.steps import GroupShape
+from pad_fast.models.auto import build_model
+from pad_fast.models.scoring import next_token_logprobs, score_responses
+from pad_fast.pipeline.sample.engines import Sampling
+from pad_fast.pipeline.sample.transformers_engine import generated_ids, generation_config
+from pad_fast.plan.case import Case, group_tokens
+from pad_fast.plan.machine import DISK
+from pad_fast.plan.training_trial import StepTimes, trained_answers, trained_preferences
+
+TOKENS = 8  # that are sampled in a trial
+# A batch of a trial has at most so many tokens: it takes as long for each as a larger one.
+MOST_TOKENS = 8192
+
+Depths = tuple[int, int]
+
+
+class Trials:
+    """See :class:`pad_fast.plan.speeds.Speeds`.
+
+    Args:
+        case: what is planned, for this machine.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.config, self.device = case, case.config, default_device()
+        self._models: dict[tuple[str, int], Any] = {}
+        self.sampling, self.scoring = cache(self._sampling), cache(self._scoring)
+        self.asking, self.answers = cache(self._asking), cache(self._answers)
+
+    def close(self) -> None:
+        """Give the models' memory back."""
+        self._models.clear()
+        release_cached_memory()
+
+    # Work.
+
+    def _sampling(self, role: str, n: int, prompts: int) -> tuple[float, float]:
+        """A batch's prompts, and every further token with a cache that is half full."""
+        case, each = self.case, max(1, n)
+        prompt = case.lengths[role].mean
+        half = min(self.config.max_new_tokens // 2, _room(case, role) - TOKENS - prompt)
+        length, tokens = prompt + max(0, half), min(TOKENS, self.config.max_new_tokens)
+        how = Sampling(tokens, 0.0) if not n else self._how(tokens)
+
+        def tried(model: Any) -> tuple[float, float]:
+            model.generation_config = generation_config(how, n, [_vocabulary(model)], 0)
+            without = case.model(role).ids_without_token()
+            model.generation_config.suppress_tokens = without or None
+            clock = _Clock(model, self.device)
+            rows = [_ids(model, length, index) for index in range(prompts)]
+            generated_ids(model, rows[:1], each)  # loads libraries
+            with clock:
+                generated_ids(model, rows, each)
+            return clock.first * prompt / length, clock.rest
+
+        return self._whole(role, tried)
+
+    def _how(self, tokens: int) -> Sampling:
+        config = self.config
+        return Sampling(tokens, config.temperature, config.top_p, config.top_k)
+
+    def _scoring(self, role: str, n: int, prompts: int) -> float:
+        case, limit = self.case, self._score_tokens
+        shape = GroupShape(case.lengths[role].mean, case.response, n)
+        tokens = group_tokens(shape, case.reading(role, case.shares))
+        few = max(1, min(prompts, MOST_TOKENS // tokens))
+
+        def tried(model: Any) -> tuple[float, float]:
+            groups = [
+                [_ids(model, shape.response, place * n + i) for i in range(n)]
+                for place in range(few)
+            ]
+            score = partial(
+                score_responses,
+                model,
+                [_ids(model, shape.prompt, place) for place in range(few)],
+                groups,
+                share_prefix=self.config.share_prefix,
+                max_tokens_per_batch=limit,
+            )
+            return self._time(score), 0.0
+
+        return self._whole(role, tried)[0] * prompts / few
+
+    def _asking(self, n: int, questions: int) -> float:
+        case, limit = self.case, self._score_tokens
+        tokens, shown = case.question_tokens(n, case.lengths["teacher"].mean, case.response)
+        tokens = min(tokens, _room(case, "teacher") - 1)
+        few = max(1, min(questions, MOST_TOKENS // tokens))
+
+        def tried(model: Any) -> tuple[float, float]:
+            rows, letters = [_ids(model, tokens, place) for place in range(few)], range(2 * shown)
+            ask = partial(
+                next_token_logprobs, model, rows, list(letters), max_tokens_per_batch=limit
+            )
+            return self._time(ask), 0.0
+
+        return self._whole("teacher", tried)[0] * questions / few
+
+    @property
+    def _score_tokens(self) -> int:
+        return self.config.score_batch_tokens or MOST_TOKENS
+
+    def micro_batch(self, settings: dict[str, Any]) -> float:
+        """Forward and backward of a micro-batch."""
+        return self._preferences(tuple(sorted(settings.items()))).micro_batch
+
+    def step(self, settings: dict[str, Any]) -> float:
+        """What a step takes beside its micro-batches."""
+        return self._preferences(tuple(sorted(settings.items()))).rest
+
+    def _answers(self, prompts: int) -> float:
+        settings = self.case.train_settings
+        batch = min(prompts, settings["per_device_train_batch_size"])
+        found = self._trained(lambda model: trained_answers(self.case, model, batch))
+        return math.ceil(prompts / batch) * found.micro_batch + found.rest
+
+    def loading(self, role: str) -> float:
+        """Making the model, and reading its file at the rate of a disk."""
+        checkpoint = self.case.model(role)
+        started = time.perf_counter()
+        with no_init_weights(), torch.device("meta"):
+            model = build_model(checkpoint.config)
+        stored = sum(weight.nbytes for weight in model.parameters())
+        return time.perf_counter() - started + stored / DISK
+
+    @cache  # noqa: B019  the trials live as long as a plan
+    def _preferences(self, settings: tuple[tuple[str, Any], ...]) -> StepTimes:
+        return self._trained(lambda model: trained_preferences(self.case, model, dict(settings)))
+
+    # Depths.
+
+    def _whole(self, role: str, tried: Callable[[Any], tuple[float, float]]) -> tuple[float, float]:
+        """The times of a whole model from those of two depths."""
+        few, more = depths(self.case.model(role).config)
+        layers = _text(self.case.model(role).config).num_hidden_layers
+        low, high = tried(self._model(role, few)), tried(self._model(role, more))
+        first, second = (_line(a, b, (few, more), layers) for a, b in zip(low, high, strict=True))
+        return first, second
+
+    def _trained(self, tried: Callable[[Any], StepTimes]) -> StepTimes:
+        config = self.case.student.config
+        both, layers = depths(config), _text(config).num_hidden_layers
+        make = partial(trial_model, self.case, "student")
+        dtype = self.case.training_options.dtype
+        found = [tried(make(each, dtype, self.device)) for each in both]
+        pairs = zip(*map(dataclasses.astuple, found), strict=True)
+        return StepTimes(*(_line(a, b, both, layers) for a, b in pairs))
+
+    def _model(self, role: str, layers: int) -> Any:
+        if (role, layers) not in self._models:
+            dtype = self.case.dtype(role)
+            self._models[role, layers] = trial_model(self.case, role, layers, dtype, self.device)
+        return self._models[role, layers]
+
+    def _time(self, call: Callable[[], object]) -> float:
+        """The time of the faster of two calls, after one that loads libraries and tries layouts."""
+        call()
+        times = []
+        for _ in range(2):
+            synchronize(self.device)
+            started = time.perf_counter()
+            call()
+            synchronize(self.device)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+
+def trial_model(case: Case, role: str, layers: int, dtype: torch.dtype, device: Any) -> Any:
+    """A model like one of the run's with random weights and fewer layers."""
+    attention = case.config.attn_implementation
+    options = {"attn_implementation": attention} if attention else {}
+    config = shortened(case.model(role).config, layers)
+    with no_init_weights(), torch.device(device):
+        model = build_model(config, dtype=dtype, **options)
+    model.tie_weights()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0.0, 0.02)
+    return model.eval()
+
+
+def shortened(config: Any, layers: int) -> Any:
+    """A model's configuration with fewer layers, the first ones."""
+    found = copy.deepcopy(config)
+    text = _text(found)
+    whole = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == whole:
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+    return found
+
+
+def depths(config: Any) -> Depths:
+    """Two numbers of layers whose difference is a period of the kinds of layers."""
+    text = _text(config)
+    kinds = list(getattr(text, "layer_types", None) or ["layer"])
+    period = next(p for p in range(1, len(kinds) + 1) if kinds[p:] == kinds[:-p] or p == len(kinds))
+    first = getattr(text, "first_k_dense_replace", None) or 0
+    few = min(first + period, text.num_hidden_layers)
+    return few, min(few + period * max(1, 2 // period), text.num_hidden_layers)
+
+
+def _line(low: float, high: float, both: Depths, layers: int) -> float:
+    """A time at ``layers`` from those at two depths; no layer takes less than nothing."""
+    few, more = both
+    if more == few:
+        return high
+    return low + max(0.0, high - low) / (more - few) * (layers - few)
+
+
+class _Clock:
+    """The times between the tokens of ``generate``, as its processors of logits see them."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model, self.device, self.times = model, device, list[float]()
+
+    def __enter__(self) -> None:
+        head = self.model.get_output_embeddings()
+        self._hook = head.register_forward_hook(lambda *_: self._tick())
+        self._tick()
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.remove()
+        self._tick()
+
+    def _tick(self) -> None:
+        synchronize(self.device)
+        self.times.append(time.perf_counter())
+
+    @property
+    def first(self) -> float:
+        """Until the first token's logits."""
+        return self.times[1] - self.times[0]
+
+    @property
+    def rest(self) -> float:
+        """A further token: the median of those that were sampled."""
+        between = sorted(b - a for a, b in zip(self.times[1:], self.times[2:], strict=False))
+        return between[len(between) // 2]
+
+
+def _text(config: Any) -> Any:
+    return config.get_text_config()
+
+
+def _room(case: Case, role: str) -> int:
+    return case.model(role).window or 2**31
+
+
+def _vocabulary(model: Any) -> int:
+    """An id that no token has, so that no response ends."""
+    return int(_text(model.config).vocab_size)
+
+
+def _ids(model: Any, length: int, seed: int) -> list[int]:
+    """Random token ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(_vocabulary(model), (length,), generator=generator).tolist()

@@ -1,0 +1,211 @@
+"""The work of a run, piece by piece: what is loaded, sampled, read, asked and trained, how often.
+
+A piece has the title of its progress bar, which is also its name in the run's costs.jsonl.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pad_fast.evaluation import model_names
+from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.score.asked_questions import configured_questions
+
+LOAD, SAMPLE, SCORE, ASK, TRAIN, ANSWERS = "load", "sample", "score", "ask", "train", "answers"
+STUDENT, TEACHER, REWARD_MODEL = "student", "teacher", "reward_model"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many prompts a run has, and what comes with them.
+
+    Attributes:
+        train: prompts that rounds draw from.
+        validation: prompts that choose among the rounds.
+        heldout: held-out prompts.
+        validation_answers: whether a prompt of the validation has an answer to compare with.
+        heldout_answers: whether a held-out prompt has one.
+        given: whether responses to the training prompts are given for the first round.
+        scored: whether these have scores.
+        heldout_given: whether responses to the held-out prompts are given.
+    """
+
+    train: int
+    validation: int = 0
+    heldout: int = 0
+    validation_answers: bool = False
+    heldout_answers: bool = False
+    given: bool = False
+    scored: bool = False
+    heldout_given: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of work, or several that are equal but for the round.
+
+    Attributes:
+        titles: of each of them.
+        kind: one of the words at the top of this module.
+        role: of the model.
+        prompts: of each.
+        n: responses to each prompt; 0 asks for a greedy one.
+        questions: about each prompt.
+        rewards: whether the sampled responses are read once more, for the student's own rewards.
+        times: how often a model is loaded.
+    """
+
+    titles: tuple[str, ...]
+    kind: str
+    role: str
+    prompts: int = 0
+    n: int = 0
+    questions: int = 0
+    rewards: bool = False
+    times: int = 1
+
+    @property
+    def per_prompt(self) -> int:
+        """Responses to each prompt."""
+        return max(1, self.n)
+
+    @property
+    def title(self) -> str:
+        """One title for all, with the first and the last round where a round's number stands."""
+        first, last = (re.split(r"(\d+)", title) for title in (self.titles[0], self.titles[-1]))
+        pairs = zip(first, last, strict=True)
+        return "".join(a if a == b else f"{a}–{b}" for a, b in pairs)
+
+
+class Work:
+    """Lists the pieces of a run.
+
+    Args:
+        config: the run's settings.
+        counts: of its prompts.
+    """
+
+    def __init__(self, config: RunConfig, counts: Counts) -> None:
+        self.config, self.counts = config, counts
+        self.rounds = range(1, config.rounds + 1)
+        self.in_round = config.prompts_per_round or counts.train
+        self.distinct = min(counts.train, config.rounds * self.in_round)
+        self.judge = TEACHER if config.teacher else REWARD_MODEL
+        self.has_baseline = config.baseline == "seqkd"
+
+    def pieces(self) -> list[Piece]:
+        """All pieces in the order in which the first of each begins, the loading first."""
+        own = [*self._sampling(), *self._scoring(), *self._training(), *self._evaluation()]
+        own = [piece for piece in own if piece.titles and (piece.prompts or piece.kind == LOAD)]
+        return [*self._loading(own), *own]
+
+    def _titles(self, phase: str, first: int = 1) -> tuple[str, ...]:
+        rounds = self.config.rounds
+        return tuple(f"round {r}/{rounds} · {phase}" for r in self.rounds if r >= first)
+
+    def _sampling(self) -> Iterator[Piece]:
+        config, counts = self.config, self.counts
+        if not counts.heldout_given:
+            n = config.heldout_num_generations or 0
+            yield _sampled(("held-out · sample",), counts.heldout, n, rewards=True)
+        if config.teacher_response != "none":
+            n = 0 if config.teacher_response == "greedy" else 1
+            yield _sampled(("teacher's answers",), self.distinct, n, role=TEACHER)
+        titles = self._titles("sample", 2 if counts.given else 1)
+        yield _sampled(titles, self.in_round, config.num_generations, rewards=True)
+
+    def _scoring(self) -> Iterator[Piece]:
+        config, counts = self.config, self.counts
+        if not config.has_judge:
+            return
+        if not (counts.heldout_given and counts.scored):
+            n = config.heldout_num_generations or 0
+            yield from self._judged(("held-out · teacher",), counts.heldout, n)
+        titles = self._titles("teacher", 2 if counts.given and counts.scored else 1)
+        yield from self._judged(titles, self.in_round, config.responses_per_prompt)
+
+    def _judged(self, titles: tuple[str, ...], prompts: int, n: int) -> Iterator[Piece]:
+        """The log-probabilities of responses under the judge, and the questions about them."""
+        score = tuple(f"{title}: score" for title in titles)
+        yield Piece(score, SCORE, self.judge, prompts, n)
+        if questions := len(configured_questions(self.config, n)):
+            ask = tuple(f"{title}: calibrate" for title in titles)
+            yield Piece(ask, ASK, self.judge, prompts, n, questions)
+
+    def _training(self) -> Iterator[Piece]:
+        config = self.config
+        n = config.responses_per_prompt
+        yield Piece(self._titles("train"), TRAIN, STUDENT, self.in_round, n)
+        if self.has_baseline:
+            titles = ("SeqKD · teacher's answers",)
+            yield _sampled(titles, self.distinct, 0, role=TEACHER)
+            last = self._titles("seqkd")[-1:]
+            yield Piece(last, ANSWERS, STUDENT, self.in_round * config.rounds, 1)
+
+    def _evaluation(self) -> Iterator[Piece]:
+        counts, config = self.counts, self.config
+        students = tuple(model_names.student(round) for round in (0, *self.rounds))
+        names = tuple(f"validate {name}" for name in students)
+        yield _sampled(names, counts.validation, 0)
+        if not counts.validation_answers:
+            yield from self._judged(names, counts.validation, 1)
+        if counts.heldout_answers and config.teacher:
+            yield from self._evaluated((model_names.TEACHER,), role=TEACHER)
+        base = (model_names.BASE,)
+        if counts.heldout_given:
+            yield from self._evaluated(base, fixed=False)
+        else:
+            yield _sampled(("evaluate student-00: greedy",), counts.heldout, 0)
+        yield from self._evaluated(students[1:])
+        if self.has_baseline:
+            yield from self._evaluated((model_names.SEQKD,))
+
+    def _evaluated(
+        self, names: tuple[str, ...], role: str = STUDENT, *, fixed: bool = True
+    ) -> Iterator[Piece]:
+        """The evaluation of models on the held-out prompts."""
+        prompts, n = self.counts.heldout, self.config.heldout_num_generations or 0
+
+        def titles(part: str) -> tuple[str, ...]:
+            return tuple(f"evaluate {name}{part}" for name in names)
+
+        yield _sampled(titles(": greedy"), prompts, 0, role=role)
+        own = role == STUDENT
+        yield _sampled(titles(": sample"), prompts, n, role=role, rewards=own)
+        if own and fixed:
+            yield Piece(titles(": fixed groups"), SCORE, STUDENT, prompts, n)
+        if own and self.config.has_judge:
+            yield from self._judged(titles(""), prompts, n)
+
+    def _loading(self, pieces: list[Piece]) -> Iterator[Piece]:
+        """How often the weights of each model are loaded."""
+        rounds, counts = self.config.rounds, self.counts
+        kinds = {(piece.kind, piece.role, title) for piece in pieces for title in piece.titles}
+        heldout = counts.heldout > 0
+        student = sum(
+            kind in (SAMPLE, TRAIN, ANSWERS) and role == STUDENT and not title.endswith(": sample")
+            for kind, role, title in kinds
+        )
+        student += counts.given  # which reads the first shard's rewards
+        judged = [title for kind, role, title in kinds if kind == SCORE and role == self.judge]
+        first = [title for title in judged if title.startswith(("round", "held-out"))]
+        together = len(first) - ("held-out · teacher: score" in first and len(first) > 1)
+        scored = together + sum(title.startswith("validate") for title in judged)
+        scored += rounds * (heldout and any(title.startswith("evaluate") for title in judged))
+        answers = sum(
+            kind == SAMPLE and role == TEACHER and not title.endswith(": sample")
+            for kind, role, title in kinds
+        )
+        loads = {STUDENT: student, self.judge: scored}
+        loads[TEACHER] = loads.get(TEACHER, 0) + answers
+        for role, times in loads.items():
+            if times:
+                yield Piece((f"load {role}",), LOAD, role, times=times)
+
+
+def _sampled(
+    titles: tuple[str, ...], prompts: int, n: int, *, role: str = STUDENT, rewards: bool = False
+) -> Piece:
+    return Piece(titles, SAMPLE, role, prompts, n, rewards=rewards)

@@ -1,0 +1,84 @@
+"""Work that is tried on models of a few layers: which layers, and what becomes of the times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from planned_runs import config_of
+from transformers import Gemma2Config, LlamaConfig
+
+from pad_fast.models.auto import build_model
+from pad_fast.pipeline.arguments import parse_with
+from pad_fast.plan import trials
+from pad_fast.plan.forecast import Fallback, make_case
+from pad_fast.plan.options import PlanOptions
+from pad_fast.plan.training_trial import StepTimes
+from pad_fast.plan.trials import Trials, depths, shortened
+
+
+def test_depths_differ_by_whole_periods_of_kinds_of_layers():
+    kinds = ["sliding_attention", "full_attention"]
+    assert depths(LlamaConfig(num_hidden_layers=30)) == (1, 3)
+    assert depths(Gemma2Config(num_hidden_layers=26, layer_types=13 * kinds)) == (2, 4)
+    assert depths(LlamaConfig(num_hidden_layers=1)) == (1, 1)
+
+
+def test_a_shortened_configuration_builds_the_first_layers():
+    config = Gemma2Config(
+        num_hidden_layers=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        hidden_size=16,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        vocab_size=32,
+    )
+    few = shortened(config, 2)
+    with torch.device("meta"):
+        assert len(build_model(few).model.layers) == 2
+    assert few.layer_types == ["sliding_attention", "full_attention"]
+    assert config.num_hidden_layers == 4
+
+
+def test_a_whole_model_has_the_time_of_its_layers():
+    assert trials._line(5.0, 9.0, (1, 3), 10) == 5.0 + 2.0 * 9
+    assert trials._line(5.0, 4.0, (1, 3), 10) == 5.0  # noise: a layer takes no less than nothing
+    assert trials._line(5.0, 5.0, (1, 1), 1) == 5.0
+
+
+def test_every_kind_of_work_is_tried(world, tmp_path, monkeypatch):
+    """The real code runs; a model of twelve times as many layers is foreseen to take longer."""
+    path = config_of(world, tmp_path, teacher_response="greedy")
+    case = make_case(*parse_with("plan", [str(path)], PlanOptions))
+    tried = Trials(case)
+    first, token = tried.sampling("student", 3, 2)
+    assert first > 0
+    assert token > 0
+    assert tried.sampling("teacher", 0, 2)[1] > 0
+    assert tried.scoring("teacher", 3, 2) > 0
+    assert tried.asking(3, 6) > 0
+    assert tried.loading("student") > 0
+    settings = case.train_settings
+    assert tried.micro_batch(settings) > 0
+    assert tried.step(settings) > 0
+    assert tried.answers(4) > 0
+    whole = StepTimes(1.0, 2.0, 3.0)
+    monkeypatch.setattr(trials, "trained_answers", lambda case, model, batch: whole)
+    case.student.config.num_hidden_layers = 12
+    assert Trials(case).answers(8) == pytest.approx(2 * 1.0 + 2.0)  # two micro-batches of four
+
+
+def test_what_cannot_be_tried_is_by_the_rates_and_said():
+    class Rates:
+        def scoring(self, role, n, prompts):
+            return 7.0
+
+    class Broken:
+        def scoring(self, role, n, prompts):
+            raise RuntimeError("no memory\nfor that")
+
+    notes: list[str] = []
+    speeds = Fallback(Broken(), Rates(), notes)
+    assert [speeds.scoring("teacher", 2, 4) for _ in range(2)] == [7.0, 7.0]
+    assert notes == ["scoring could not be tried, and is by the machine's rates: no memory"]

