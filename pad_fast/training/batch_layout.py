@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from accelerate import Accelerator
@@ -18,7 +19,8 @@ from pad_fast.models.neighbour_effects import sides_of
 from pad_fast.training.collator import PADCollator, live_group
 from pad_fast.training.config import PADConfig
 
-TRIED_ROWS = 64  # rows among which the trial of the layouts looks for its two groups
+# The trial of the layouts takes two groups of several distinct responses from so many first rows.
+TRIED_GROUPS, TRIED_ROWS = 2, 1024
 SPLIT_MODELS = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 
 
@@ -68,7 +70,8 @@ def _tried_layout(
     """The layout that rank 0 finds, on every rank; or its ValueError, on every rank."""
     found: list[Any] = [None]
     if args.process_index == 0:
-        groups = [live_group(rows[i]) for i in range(min(TRIED_ROWS, len(rows)))]
+        read = (live_group(rows[i]) for i in range(min(TRIED_ROWS, len(rows))))
+        groups = list(islice((group for group in read if len(group.responses) > 1), TRIED_GROUPS))
         try:
             layout = choose_layout(
                 lm,

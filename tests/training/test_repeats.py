@@ -14,6 +14,7 @@ from students import (
     VOCABULARY,
     assert_same,
     make_args,
+    make_model,
     make_rows,
     parameters,
     trained,
@@ -166,3 +167,14 @@ def test_the_gradients_of_repeats_add_up() -> None:
     read = packed_rewards(model, PackedRows(**part), 3, RewardOptions())
     (read * torch.tensor([11.0, 2.0, 0.0])).sum().backward()
     torch.testing.assert_close(model.lm_head.weight.grad, gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_a_layout_is_tried_on_rows_of_several_distinct_responses(tmp_path) -> None:
+    """A student that begins by repeating itself shares the prompts of its later rows."""
+    several = make_rows(3)
+    equal = [{**row, "completion_ids": [[3, 4]] * len(row["completion_ids"])} for row in several]
+    equal *= 30
+    args = make_args(tmp_path, repeats="each")
+    for rows, layout in ((equal, "padded"), (equal + several, "shared")):
+        trainer = PADTrainer(make_model(), args, rows)
+        assert trainer.data_collator.layout == layout
