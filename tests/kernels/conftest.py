@@ -14,7 +14,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     mend()
 
 # Folders whose tests run kernels: on a GPU, or under the interpreter where there is none.
-RUN_KERNELS = ("logprob", "linear_logprob", "preference")
+RUN_KERNELS = ("logprob", "linear_logprob", "preference", "peers")
 EXPECTED_WARNINGS = (
     # From NumPy, for lanes that are computed and dropped: columns beyond the vocabulary, the branch
     # that is not taken, sets without the response, and NaN or infinity on purpose.
