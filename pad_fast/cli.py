@@ -276,9 +276,12 @@ def _run_on_words(command: Command, words: list[str]) -> int:
     import pyarrow
     from transformers.utils.logging import disable_progress_bar
 
+    from pad_fast.progress.bar import quiet_libraries
+
     process.check_launched(command.name, command.many)
     pyarrow.enable_signal_handlers(False)  # its own lose a Ctrl-C
     disable_progress_bar()  # transformers shows one for each file of weights
+    quiet_libraries()
     if command.reads:
         return _exit_code(_imported(command.call)(words))
     from pad_fast.launch.launcher import hand_over, split_launch

@@ -9,9 +9,10 @@ import re
 import subprocess
 import sys
 
+import datasets
 import pytest
 
-from pad_fast.progress.bar import Bar, Lines, doing
+from pad_fast.progress.bar import Bar, Lines, doing, quiet_libraries
 from pad_fast.progress.work import Work, fitted
 
 
@@ -185,6 +186,15 @@ def test_warnings_stand_whole_above_the_bar():
     [bar] = [line for line in lines if "round 1/2" in line]
     assert "12/256" in bar
     assert lines.index(bar) > lines.index("fourth, to standard error")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_log_has_no_bars_of_other_libraries(monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    datasets.enable_progress_bars()
+    quiet_libraries()
+    assert datasets.are_progress_bars_disabled() is not terminal
+    datasets.enable_progress_bars()
 
 
 def test_loggers_have_their_streams_back(monkeypatch):

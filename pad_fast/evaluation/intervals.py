@@ -22,14 +22,15 @@ def mean_interval(values: Values) -> Interval | None:
         values: (P,), NaN for a prompt that does not count.
 
     Returns:
-        Its ends; None with fewer than two prompts that count.
+        Its ends; None if all prompts that count have one value, of which no draw can tell how
+        sure it is.
 
     Example:
         >>> mean_interval(np.array([0.0, 1.0, 1.0, 0.0, 1.0, np.nan]))
         (0.2, 1.0)
     """
     known = values[np.isfinite(values)]
-    if len(known) < 2:
+    if not len(known) or (known == known[0]).all():
         return None
     rng, means, rest = np.random.default_rng(SEED), [], RESAMPLES
     while rest:
@@ -49,6 +50,6 @@ def difference_interval(values: Values, base: Values) -> Interval | None:
         base: the other's, of the same prompts in the same order.
 
     Returns:
-        Its ends; None with fewer than two prompts that count for both.
+        Its ends; None where :func:`mean_interval` has none.
     """
     return mean_interval(values - base)

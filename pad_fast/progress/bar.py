@@ -191,6 +191,17 @@ def _line_of(line: Callable[[int], Text]) -> _Line | None:
     return _Line(shown, line) if drawn else None
 
 
+def quiet_libraries() -> None:
+    """Turn off the bars of other libraries where they would fill a log with carriage returns."""
+    if sys.stderr.isatty():
+        return
+    import datasets
+    import huggingface_hub.utils
+
+    datasets.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()
+
+
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
     """Say on the bar that stands, if one does, what is going on inside a block.

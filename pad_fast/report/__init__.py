@@ -6,9 +6,10 @@ __all__ = ["write_report"]
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write the page of a run, ``RUN_DIR/report/index.html``, and its pictures as PNG files.
+    """Write the page of a run, ``RUN_DIR/report/index.html``, and its pictures as SVG files.
 
-    The page is one file without links to others: the pictures are inside it too. Parts that the
+    The page is one file without links to others: the pictures are inside it too, and take the
+    colours of a light or dark page. Parts that the
     run does not have, such as right answers, a baseline or rounds still to come, are left out.
     Each file is written under a temporary name and renamed.
 

@@ -33,12 +33,13 @@ def test_prompts_without_a_value_do_not_count():
     assert mean_interval(np.array([1.0, nan, 0.0, nan])) == mean_interval(np.array([1.0, 0.0]))
     assert mean_interval(np.array([1.0, nan])) is None
     assert mean_interval(np.array([nan, nan])) is None
+    assert mean_interval(np.ones(100)) is None  # 100% of 100 are right, which is not certain
 
 
 def test_a_difference_is_taken_prompt_by_prompt():
-    base = np.random.default_rng(0).normal(0.0, 5.0, 50)
-    low, high = difference_interval(base + 0.25, base)
-    assert (low, high) == pytest.approx((0.25, 0.25))
+    base, more = np.random.default_rng(0).normal(0.0, 5.0, (2, 50))
+    low, high = difference_interval(base + 0.25 + 0.001 * more, base)
+    assert (low, high) == pytest.approx((0.25, 0.25), abs=0.01)
     one, other = np.array([1.0, np.nan, 2.0]), np.array([0.0, 1.0, np.nan])
     assert difference_interval(one, other) is None
 

@@ -31,7 +31,7 @@ def _a_changed_byte_is_found(folder):
     expected = contents(run)
     shutil.copytree(run, copy)
     kinds = {Path(name).suffix: name for name in expected}
-    for name in (kinds[kind] for kind in (".parquet", ".safetensors", ".png", ".md", ".html")):
+    for name in (kinds[kind] for kind in (".parquet", ".safetensors", ".svg", ".md", ".html")):
         content = bytearray((run / name).read_bytes())
         content[len(content) // 2] ^= 1
         (run / name).write_bytes(content)

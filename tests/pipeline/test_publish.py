@@ -43,6 +43,7 @@ def test_a_card_has_metadata_numbers_with_intervals_and_versions(finished):
     assert card.data.base_model is None
     assert card.data.datasets is None
     assert str(finished) not in card.content
+    assert card.text.lstrip().startswith("# student after PAD\n")
     found = read_json(finished / "run" / "evaluation" / "student-02.json")
     low, high = found["intervals"]["kendall_tau"]
     assert f"| {found['kendall_tau']:.3f} ({low:.3f} to {high:.3f}) |" in card.text

@@ -5,6 +5,7 @@ The training writes what it knows. The numbers follow when the round is evaluate
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pad_fast.training.model_card import TAGS
 
 EVALUATION, CITATION = "\n## Evaluation\n", "\n## Citation\n"
 RIGHT = "greedy_accuracy"
+TITLE = re.compile(r"\A# .*")
 NAMES = {RIGHT: "accuracy", "kendall_tau": "kendall_tau"}  # what others call a metric
 
 
@@ -59,8 +61,9 @@ def card(run: RunContext, text: str, name: str) -> str:
 
 
 def with_metadata(run: RunContext, text: str, name: str) -> str:
-    """A card's text with its metadata above it; ``name`` is the student's."""
-    return f"---\n{metadata(run, name).to_yaml()}\n---\n\n{text.strip()}\n"
+    """A card's text with its metadata above it and the model's name as its title."""
+    named = TITLE.sub(lambda found: f"# {_title(run)}", text.strip(), count=1)
+    return f"---\n{metadata(run, name).to_yaml()}\n---\n\n{named}\n"
 
 
 def metadata(run: RunContext, name: str) -> ModelCardData:
@@ -91,7 +94,9 @@ def read_evaluation(run: RunContext, name: str) -> Row:
 
 
 def _title(run: RunContext) -> str:
-    return (run.training.hub_model_id or run.folder.root.resolve().name).rpartition("/")[2]
+    """The model's name on the Hub, else what the student is called and how it was trained."""
+    name = run.training.hub_model_id or f"{Path(str(run.config.student)).name} after PAD"
+    return name.rpartition("/")[2]
 
 
 def _results(run: RunContext, found: Row) -> Iterator[EvalResult]:
