@@ -148,7 +148,7 @@ def test_heldout_prompts_of_a_start_that_was_stopped_are_not_kept(world, tmp_pat
 
 def test_the_walk_knows_every_kind_of_file(finished):
     """Each file that a run writes stands in a test of this module, or is written every time."""
-    known = {*MADE_AGAIN, *NOT_MISSED, "run.json", ".lock"}
+    known = {*MADE_AGAIN, *NOT_MISSED, "run.json", ".lock", "costs.jsonl"}
     kinds = {_kind(name) for name in known} | {"round/student", "seqkd/student", "report"}
     run = finished / "run"
     files = [path.relative_to(run) for path in run.rglob("*") if path.is_file()]

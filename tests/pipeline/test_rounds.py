@@ -61,7 +61,9 @@ def test_prompts_without_answers_and_without_heldout(world, tmp_path, capsys):
     summary = json.loads((tmp_path / "run" / "evaluation" / "student-01.json").read_text())
     assert summary["greedy_accuracy"] is None
     assert summary["num_prompts"] == 1
-    assert not (tmp_path / "run" / "evaluation" / "teacher.json").exists()
+    teacher = json.loads((tmp_path / "run" / "evaluation" / "teacher.json").read_text())
+    assert teacher["greedy_accuracy"] is None
+    assert teacher["teacher_reward"] < 0  # of samples of its own
     assert (
         cli.main(
             ["run", str(config), "--output_dir", str(tmp_path / "blind"), "--heldout_size", "0"]
