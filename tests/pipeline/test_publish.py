@@ -45,8 +45,8 @@ def test_a_card_has_metadata_numbers_with_intervals_and_versions(finished):
     assert str(finished) not in card.content
     assert card.text.lstrip().startswith("# student after PAD\n")
     found = read_json(finished / "run" / "evaluation" / "student-02.json")
-    low, high = found["intervals"]["kendall_tau"]
-    assert f"| {found['kendall_tau']:.3f} ({low:.3f} to {high:.3f}) |" in card.text
+    low, high = found["intervals"]["ppd_loss"]
+    assert f"| {found['ppd_loss']:.3f} ({low:.3f} to {high:.3f}) |" in card.text
     numbers = card.text.split("## Evaluation")[1].split("## Versions")[0]
     assert re.findall(r"^\| (student before|after round 2|teacher) \|", numbers, re.M) == [
         "student before",

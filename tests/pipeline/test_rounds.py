@@ -63,7 +63,7 @@ def test_prompts_without_answers_and_without_heldout(world, tmp_path, capsys):
     assert summary["num_prompts"] == 1
     teacher = json.loads((tmp_path / "run" / "evaluation" / "teacher.json").read_text())
     assert teacher["greedy_accuracy"] is None
-    assert teacher["teacher_reward"] < 0  # of samples of its own
+    assert teacher["teacher_reward"] < 0
     assert (
         cli.main(
             ["run", str(config), "--output_dir", str(tmp_path / "blind"), "--heldout_size", "0"]
