@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from students import (
     PLAIN,
     RENAMED,
@@ -40,15 +41,33 @@ from test_ranks import *
 trainer = trained({out!r}, make_rows(12, seed=3), collator=SomeDead(), **{options!r})
 composed = trained({out!r}, make_rows(11, seed=4), **COMPOSED, **{options!r})
 args = make_args({out!r}, per_device_eval_batch_size=2)
-metrics = PADTrainer(make_model(), args, None, make_rows(7)).evaluate()
+metrics, received = evaluated(args)
+streamed = trained({out!r}, stream(), max_steps=3, **{options!r})
 check_sharded_gradients()
 if trainer.args.process_index == 0:
     found = (parameters(trainer.model), trainer.state.log_history, metrics)
     found += (parameters(composed.model), list(composed.train_dataset["anchor_rewards"]))
+    found += (torch.tensor(received), parameters(streamed.model))
     torch.save(found, {out!r} + "/found.pt")
 torch.distributed.barrier()
 os._exit(0)  # without it the interpreter sometimes finds a thread of gloo alive, and aborts
 """
+
+
+def stream():
+    return Dataset.from_list(make_rows(12, seed=5)).to_iterable_dataset()
+
+
+def evaluated(args):
+    """The metrics of 7 rows, and the student's rewards that compute_metrics received."""
+    received = []
+
+    def count(found):
+        received.append(found.predictions)
+        return {"rows": len(found.predictions)}
+
+    trainer = PADTrainer(make_model(), args, None, make_rows(7), compute_metrics=count)
+    return trainer.evaluate(), received[0]
 
 
 def check_sharded_gradients():
@@ -106,7 +125,9 @@ def test_two_ranks_are_one(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found, history, metrics, composed, anchors = torch.load(tmp_path / "found.pt")
+    found, history, metrics, composed, anchors, received, streamed = torch.load(
+        tmp_path / "found.pt"
+    )
     trainer = trained(
         tmp_path, make_rows(12, seed=3), collator=SomeDead(), per_device_train_batch_size=6, **PLAIN
     )
@@ -120,7 +141,12 @@ def test_two_ranks_are_one(tmp_path):
     for ours, theirs in zip(one.train_dataset["anchor_rewards"], anchors, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-5)
     assert_same(composed, parameters(one.model), rtol=1e-3, atol=2e-5)
-    alone = PADTrainer(make_model(), make_args(tmp_path), None, make_rows(7)).evaluate()
+    alone, wanted = evaluated(make_args(tmp_path))
+    assert metrics["eval_rows"] == 7
+    torch.testing.assert_close(received, torch.tensor(wanted), equal_nan=True, rtol=1e-4, atol=1e-4)
+    options = {**PLAIN, "max_steps": 3, "per_device_train_batch_size": 6}
+    one = trained(tmp_path, stream(), **options)
+    assert_same(streamed, parameters(one.model), rtol=1e-3, atol=2e-5)
     # 7 rows on two ranks: the row that pads the last batch is not counted twice.
     for name in NAMES:
         assert metrics[f"eval_{name}"] == pytest.approx(alone[f"eval_{name}"], rel=1e-5), name
