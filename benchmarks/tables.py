@@ -208,7 +208,8 @@ def _run_memory(results: Path) -> str:
     source = f"{first['device']}; commit {first['commit']}; {first['run']}."
     loaded = max(record["loaded_bytes"] for record in records)
     note = f"Modules alone: {mebibytes(loaded)} MiB. {source}"
-    return f"{markdown(run_memory.table(records))}\n\n{note}"
+    picture = f"![Peak memory of each phase over the prompts](results/{run_memory.NAME}.png)"
+    return f"{markdown(run_memory.table(records))}\n\n{note}\n\n{picture}"
 
 
 def _demo(results: Path) -> str:

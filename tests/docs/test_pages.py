@@ -62,6 +62,14 @@ def test_what_is_included_is_there(path):
             assert text.count(mark) == 1, mark
 
 
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, ROOT / "benchmarks" / "README.md"], ids=lambda path: path.stem
+)
+def test_pictures_are_there(path):
+    for place in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / place).is_file(), place
+
+
 def test_every_made_table_is_used_and_made():
     used = {
         name
