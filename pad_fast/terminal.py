@@ -128,6 +128,12 @@ def _least_width(console: Console, table: Table) -> int:
     return Measurement.get(console, everything, table).minimum + cut
 
 
+def say(text: str) -> None:
+    """Print a line, which a terminal gets broken at words and a file as it is."""
+    shown = console()
+    shown.print(text, soft_wrap=not shown.is_terminal)
+
+
 def command_line(words: Sequence[str]) -> str:
     """A command to copy, quoted for the shell.
 

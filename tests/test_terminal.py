@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def test_every_command_on_a_terminal_without_unicode(tmp_path):
     assert set(codes) <= {0, 2, 3}
     assert codes[-1] == 2
     assert "round 1/1 - sample" in error
+    assert "\r" not in error + output  # no bar of another library either
+    assert "'loss':" not in output  # nor a line for each step of the training
     assert "-> " in output  # doctor's advice
 
 
@@ -68,6 +71,19 @@ def test_stand_ins():
         sys.stdout = own
     stream.flush()
     assert raw.getvalue() == b"round 1 - sample -> -3 +- 0,5 ... \\u65e5 \xff\n"
+
+
+def test_a_long_line_is_broken_on_terminals_alone(capsys, monkeypatch):
+    line = "round 1/4 · score: " + ", ".join(f"metric/number_{n} {n}" for n in range(20))
+    terminal.say(line)
+    assert capsys.readouterr().out == line + "\n"
+    monkeypatch.setattr(terminal, "console", partial(terminal.console, force_terminal=True))
+    monkeypatch.setenv("COLUMNS", "50")
+    terminal.say(line)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) > 5
+    assert max(map(len, shown)) <= 50
+    assert " ".join(text.strip() for text in shown) == line
 
 
 def test_text_that_looks_like_markup_is_shown_as_it_is(capsys):

@@ -47,6 +47,7 @@ from pad_fast.pipeline.train.saved_student import drop_checkpoints
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import train_round
 from pad_fast.pipeline.whole_files import Row
+from pad_fast.terminal import say
 
 logger = logging.getLogger("pad_fast")
 
@@ -298,7 +299,7 @@ def _print_means(run: RunContext, round: int, phase: str) -> None:
         return
     means = run.metrics.means(round, phase)
     values = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
-    print(f"{_title(run, round, phase)}: {values}")
+    say(f"{_title(run, round, phase)}: {values}")
 
 
 def _look_at_shard(
