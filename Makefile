@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FLOORS := .venv-floors
 LAYOUT := pyproject.toml setup.py tools/install_torch.sh $(wildcard kernels/*/__init__.py)
 
-.PHONY: demo test test-long lint docs floors dist gpu bench clean
+.PHONY: demo test test-long lint docs floors dist gpu gpu-steps gpu-checks gpu-rehearsal bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed           ## the whole pipeline on the embedded pair, about 4 minutes on 2 cores
@@ -44,9 +44,22 @@ dist: $(VENV)/installed-test      ## sdist and wheel in dist/, checked as PyPI d
 bench: $(VENV)/installed-test     ## benchmarks of this CPU against plain PyTorch
 	$(BIN)/python -m benchmarks --suite cpu
 
-gpu:                              ## GPU tests and benchmarks with the given python3: no environment, no installation, no network
-	$(PYTHON) -m pytest tests/kernels -m gpu -W default -p no:cacheprovider
+# On a card: with the given python3, no environment, no installation, no network. In the order of
+# worth, each within ten minutes; tools/gpu_wheels.sh fetches other projects' wheels beforehand.
+gpu:                              ## the table of single operations, 8 minutes
 	$(PYTHON) -m benchmarks --suite gpu
+
+gpu-steps:                        ## whole training steps, 8 minutes
+	$(PYTHON) -m benchmarks --suite gpu-steps
+
+gpu-checks:                       ## FlexAttention's backward against separate sequences, the longest response, the kernels' tests
+	$(PYTHON) -m pytest tests/models/test_flex_attention.py -m gpu -W default -p no:cacheprovider
+	$(PYTHON) -m benchmarks --suite gpu-longest
+	$(PYTHON) -m pytest tests/kernels -m gpu -W default -p no:cacheprovider
+
+gpu-rehearsal: $(VENV)/installed-test  ## all of that on a CPU, in small, with a made-up card: what would fail there
+	$(BIN)/python -m benchmarks.rehearsal
+	$(BIN)/pytest tests/test_package.py tests/models/test_flex_attention.py -k "gpu or card"
 
 $(VENV)/installed: $(LAYOUT)
 	$(PYTHON) -c 'import re, sys; least = int(re.search(r"requires-python = .>=3.(\d+)", open("pyproject.toml").read())[1]); sys.exit(f"pad-fast needs Python 3.{least} or newer, not {sys.version.split()[0]}: make PYTHON=python3.{least} ..." if sys.version_info[:2] < (3, least) else None)'

@@ -23,7 +23,6 @@ from benchmarks.records import Record
 from benchmarks.step_cases import (
     CHECKED,
     LONGEST,
-    MAX_LENGTH,
     StepCase,
     StepInputs,
     make_model,
@@ -200,7 +199,7 @@ def _prepare(entry: Entry[StepContestant], inputs: StepInputs) -> None:
         entry.found["rss_bytes"] = memory.resident_peak(entry.step)
 
 
-def longest_response(case: StepCase, device: torch.device, most: int = MAX_LENGTH) -> list[Record]:
+def longest_response(case: StepCase, device: torch.device) -> list[Record]:
     """The longest response that fits into a training step, to a twentieth."""
     model = make_model(case, device)
     tries: dict[str, tuple[str, Callable[[StepInputs], object]]] = {
@@ -212,7 +211,7 @@ def longest_response(case: StepCase, device: torch.device, most: int = MAX_LENGT
         entry = Entry(Participant(name, (case.job,), package=package))
         with guarded(entry):
             fits = partial(_fits, case, device, model, attempt)
-            tokens = entry.found["tokens"] = search(fits, case.response, most)
+            tokens = entry.found["tokens"] = search(fits, case.response, case.most)
             entry.reason = f"longest response: {tokens:,} tokens"
         entries.append(entry)
     return [_record(case, entry, entries) | {"error_against": ""} for entry in entries]

@@ -32,7 +32,7 @@ def mend() -> None:
         )
         return dot(self, *wide, d, *options)
 
-    to_nearest_even.is_mended = True
+    setattr(to_nearest_even, "is_mended", True)  # noqa: B010 (a function has no such attribute)
     interpreter._convert_float, builder.create_dot = to_nearest_even, product
 
 

@@ -88,8 +88,8 @@ def test_the_longest_response_is_found():
     assert len(asked) < 15
     assert steps.search(lambda length: False, 256, 1 << 18) == 0
     assert steps.search(lambda length: True, 256, 1024) == 1024
-    case = StepCase("longest response", "tiny", 3, 12, 4)
-    records = steps.longest_response(case, CPU, most=8)
+    case = StepCase("longest response", "tiny", 3, 12, 4, most=8)
+    records = steps.longest_response(case, CPU)
     found = [(record["contestant"], record["tokens"]) for record in records]
     assert found == [(NAIVE, 8), (OURS, 8)]
     assert "longest response: 8 tokens" in tables.full({case.label: records})
