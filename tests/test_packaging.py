@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -16,18 +17,12 @@ from layout_rules import parsed, python_files
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
-
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [Requirement(t) for texts in PROJECT["optional-dependencies"].values() for t in texts]
 OWN = {"pad_fast", "benchmarks", "tests", "tools", "tiny_world", "real_model"}
-WITH_PYTHON = {"pip"}
 PACKAGE_OF = {"yaml": "pyyaml", "quack": "quack-kernels"}  # where it is not the module's own name
 # Only measured against where somebody installed them: tools/gpu_wheels.sh says how.
 PEERS = {"cut-cross-entropy", "quack-kernels"}
@@ -51,7 +46,7 @@ def imports(*folders: str, at_top: bool) -> dict[str, str]:
             else:
                 continue
             for module in {name.split(".")[0] for name in modules}:
-                if module not in sys.stdlib_module_names | WITH_PYTHON | OWN:
+                if module not in sys.stdlib_module_names | OWN:
                     package = canonicalize_name(PACKAGE_OF.get(module, module))
                     found.setdefault(package, f"{path.relative_to(ROOT)}:{node.lineno}")
     return found

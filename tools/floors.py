@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from itertools import chain
 from pathlib import Path
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    from pip._vendor import tomli as tomllib
 
 BOUND = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)")
 

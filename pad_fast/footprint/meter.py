@@ -221,6 +221,8 @@ COSTS: dict[Any, Cost] = {
     ours.linear_token_logprobs: Cost(_head_flops, _head_workspace),
     ours.linear_token_logprobs_backward: Cost(_head_backward_flops, _head_backward_workspace),
 }
-if hasattr(experts, "grouped_mm_fallback"):  # in the releases of transformers that have it
+# Not every release of transformers has these; where the backward is none, its products are counted.
+if hasattr(experts, "grouped_mm_fallback"):
     COSTS[experts.grouped_mm_fallback] = Cost(_experts_flops)
+if hasattr(experts, "grouped_mm_fallback_backward"):
     COSTS[experts.grouped_mm_fallback_backward] = Cost(lambda call: 2 * _experts_flops(call))

@@ -128,7 +128,7 @@ def cpu_workspace(
     states = wide * rows * width * (1 + recomputed)
     # Slices of the weight and of its gradient.
     cast = wide * columns * width * (1 + recomputed) if narrow else 0
-    tiles = wide * few * columns * ((2 + softcap) if recomputed else narrow)
+    tiles = wide * few * columns * (2 + int(softcap) if recomputed else int(narrow))
     gathered = few * width * (dtype.itemsize + 2 * wide)
     return rows * ROW_BYTES + states + max(cast + tiles, gathered)
 

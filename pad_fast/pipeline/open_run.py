@@ -309,7 +309,7 @@ def _record_changes(run: RunContext, manifest: Row, changed: dict[str, str | Non
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _file_hashes(config: RunConfig) -> dict[str, str]:

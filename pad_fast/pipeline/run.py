@@ -125,7 +125,7 @@ class RunContext:
     def _start(self) -> datetime.datetime:
         """When the run was started, which is now if it was not; the same time on all ranks."""
         known = self.folder.started() if self.ranks.is_main else None
-        now = known or datetime.datetime.now(datetime.timezone.utc)
+        now = known or datetime.datetime.now(datetime.UTC)
         return datetime.datetime.fromisoformat(self.ranks.agree(now.isoformat()))
 
     def _add_implementation(self, name: str) -> None:

@@ -126,7 +126,7 @@ def _at_first_start(checkpoint: Checkpoint, root: Path) -> Checkpoint:
     if path.exists() and (started := read_json(path).get("started")):
         now = datetime.datetime.fromisoformat(started)
     else:
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
     return checkpoint if checkpoint.now else replace(checkpoint, now=now)
 
 
