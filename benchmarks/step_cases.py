@@ -64,4 +64,106 @@ TINY_GEMMA: dict[str, Any] = {
 }
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # architecture and configuration
     "tiny": ("llama", TINY),
+    "Llama, 12M": ("llama", LLAMA_12M),
+    "tiny Gemma-2": ("gemma2", TINY_GEMMA),
+    "Llama, 20M": ("llama", LLAMA_20M),
+    "Llama-3.2-1B": ("llama", LLAMA_1B),
+    "Gemma-2-2B": ("gemma2", GEMMA_2B),
+}
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A step of a model on ``n`` responses of one prompt; lengths in tokens.
+
+    ``repeats`` is the share of the responses that are equal to another one.
+    """
+
+    job: str  # "training step", "scoring" or "longest response"
+    model: str
+    n: int
+    prompt: int
+    response: int  # where the search starts, if the longest is searched for
+    dtype: str = "float32"
+    checkpointing: bool = False
+    rounds: int = 3
+    repeats: float = 0.0
+    # Fewer figures in less time: no resident memory, no profile, not what shares nothing.
+    brief: bool = False
     most: int = MAX_LENGTH  # tokens of a response at which the search for the longest ends
+
+    @property
+    def trains(self) -> bool:
+        return self.job != "scoring"
+
+    @property
+    def distinct(self) -> int:
+        """How many of the responses are not equal to an earlier one."""
+        return self.n - round(self.repeats * self.n)
+
+    @property
+    def label(self) -> str:
+        """The case in words, as the tables show it."""
+        length = "" if self.job == LONGEST else f" R={self.response:,}"
+        parts = [self.job, self.model, f"n={self.n} P={self.prompt:,}{length}", self.dtype]
+        parts += [f"{self.repeats:.0%} repeats"] if self.repeats else []
+        return ", ".join([*parts, "checkpointed activations"] if self.checkpointing else parts)
+
+
+class StepInputs:
+    """The model and the ids of a case, on their device."""
+
+    def __init__(self, case: StepCase, device: torch.device, model: Any = None) -> None:
+        self.case, self.device = case, device
+        self.model = make_model(case, device) if model is None else model
+        generator = torch.Generator().manual_seed(0)
+        size = (case.prompt + case.distinct * case.response,)
+        ids = torch.randint(self.model.config.vocab_size, size, generator=generator)
+        prompt, responses = ids[: case.prompt], ids[case.prompt :].view(-1, case.response)
+        responses = responses[torch.arange(case.n) % case.distinct]
+        self.group = PromptGroup(prompt.tolist(), responses.tolist(), list(range(case.n)))
+        self.responses = responses.to(device)  # (n, R)
+        padded = torch.cat([prompt.expand(case.n, -1), responses], 1)
+        self.input_ids = padded.to(device)  # (n, P + R)
+        self.weights = torch.linspace(-1, 1.5, case.n, device=device)  # d loss / d reward
+
+    @cached_property
+    def truth(self) -> Tensor:
+        """Rewards of the first responses, each alone, in the dtype of :func:`truth_dtype`."""
+        exact = copy.deepcopy(self.model).eval().to(truth_dtype(self.device))
+        rewards = []
+        with torch.no_grad():
+            for i in range(CHECKED):
+                logits = exact(input_ids=self.input_ids[i, None], use_cache=False).logits
+                rewards.append(mean_logps(logits, self, i))
+        return torch.cat(rewards).double()
+
+
+def truth_dtype(device: torch.device) -> torch.dtype:
+    """Float64 on a CPU; float32 on a GPU, where whole models in float64 would not fit."""
+    return torch.float32 if is_gpu(device) or not has_float64(device) else torch.float64
+
+
+def make_model(case: StepCase, device: torch.device) -> Any:
+    """The case's model with random weights, the same each time."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    architecture, options = MODELS[case.model]
+    options = {"max_position_embeddings": MAX_LENGTH * 2, **options}
+    config = AutoConfig.for_model(architecture, **options)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case.dtype))
+    if case.checkpointing:
+        new_name = "activation_checkpointing_enable"
+        old_name = "gradient_checkpointing_enable"
+        getattr(model, new_name if hasattr(model, new_name) else old_name)()
+    return model.train(case.trains)
+
+
+def mean_logps(logits: Tensor, inputs: StepInputs, first: int = 0) -> Tensor:
+    """Rewards of the responses from ``first`` on, from logits (n, P + R, V) of padded rows."""
+    labels = inputs.responses[first : first + len(logits)]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logps = logits[:, inputs.case.prompt - 1 : -1].log_softmax(-1, dtype=dtype)
+    return logps.gather(-1, labels[..., None])[..., 0].mean(1)

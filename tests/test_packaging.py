@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [Requirement(t) for texts in PROJECT["optional-dependencies"].values() for t in texts]
-OWN = {"pad_fast", "benchmarks", "tests", "tools", "tiny_world", "real_model"}
+OWN = {"pad_fast", "benchmarks", "tests", "tools", *(p.stem for p in (ROOT / "tools").iterdir())}
 PACKAGE_OF = {"yaml": "pyyaml", "quack": "quack-kernels"}  # where it is not the module's own name
 # Only measured against where somebody installed them: tools/gpu_wheels.sh says how.
 PEERS = {"cut-cross-entropy", "quack-kernels"}

@@ -143,7 +143,7 @@ def main() -> int:
         f"{len(fitting)} within {MEMORY - 1:.0%} of the planned memory"
     )
     record = {
-        "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "threads": torch.get_num_threads(),
         "layers": options.layers,
         "prompts": options.number,
