@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -91,6 +92,11 @@ def total_memory(device: torch.device) -> int | None:
     if planned is not None:
         return planned
     return torch.cuda.get_device_properties(device).total_memory if is_gpu(device) else None
+
+
+def all_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory, or of the machine's for a CPU, used or not."""
+    return total_memory(device) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

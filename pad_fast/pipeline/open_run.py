@@ -21,6 +21,7 @@ from pad_fast.environment import decisive, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
 from pad_fast.files.stored_rows import RowFiles, Rows, column
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.chosen_batches import choose_batches
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.costs import recording
 from pad_fast.pipeline.dry_build import check_training
@@ -84,6 +85,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
             stack.callback(shutil.rmtree, run.folder.rows, ignore_errors=True)
             _check_or_prepare(run, trains)
         check_shared_folder(run)
+        choose_batches(run)
         stack.enter_context(recording(run.folder.root, run.ranks))
         yield run
         run.ranks.leave()

@@ -220,7 +220,7 @@ class RunContext:
             try:
                 with contextlib.closing(self._cache(model.identity)) as cache:
                     yield RewardScorer(
-                        model, cache, config.score_batch_tokens, config.disable_tqdm, self.ranks
+                        model, cache, self.scores.limits.score, config.disable_tqdm, self.ranks
                     )
             finally:
                 model.free()

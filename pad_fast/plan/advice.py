@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pad_fast.pipeline.batch_sizes import SAMPLED, SCORED
 from pad_fast.pipeline.multiple_choice import questions
-from pad_fast.plan.estimate import SAMPLED, SCORED, Estimate, Estimator
+from pad_fast.plan.estimate import Estimate, Estimator
 from pad_fast.plan.machine import Machine
 from pad_fast.plan.work import ASK, SAMPLE, SCORE, Work
 

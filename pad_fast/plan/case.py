@@ -14,6 +14,8 @@ import torch
 
 from pad_fast.footprint.fakes import fake, fake_model, sharing_problem
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
+from pad_fast.pipeline import batch_sizes
+from pad_fast.pipeline.batch_sizes import stored_dtype
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.multiple_choice import choice_question
@@ -108,7 +110,18 @@ class Case:
 
     def batch_tokens(self, name: str) -> int:
         """The most tokens of a batch of sampling or of scoring, by the name of the setting."""
-        return getattr(self.config, name)
+        if getattr(self.config, name) is None and name not in self._batches:
+            models = [self.model(role) for role in self.lengths if not self.served(role)]
+            models = [model for model in models if model.role != "reward_model"]
+            machine = self.machine
+            self._batches[name] = batch_sizes.tokens_that_fit(
+                name, self.config, models, machine.memory, gpu=machine.is_gpu
+            )
+        return getattr(self.config, name) or self._batches[name]
+
+    @cached_property
+    def _batches(self) -> dict[str, int]:
+        return {}
 
     # Reading.
 
@@ -234,14 +247,6 @@ def counted(checkpoint: Checkpoint) -> Iterator[None]:
         ) from error
     finally:
         logger.disabled = before
-
-
-def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:
-    """The data type that the run loads a checkpoint in; ``asked`` is its setting dtype."""
-    if asked != "auto":
-        return getattr(torch, asked)
-    found = getattr(checkpoint.config.get_text_config(), "dtype", None)
-    return found if isinstance(found, torch.dtype) else getattr(torch, str(found), torch.float32)
 
 
 def group_tokens(shape: GroupShape, reading: Reading) -> int:

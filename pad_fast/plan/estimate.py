@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pad_fast.pipeline.batch_sizes import SAMPLED, SCORED
 from pad_fast.plan.case import Case, group_tokens
 from pad_fast.plan.peaks import Peaks
 from pad_fast.plan.speeds import Speeds
 from pad_fast.plan.work import ANSWERS, ASK, LOAD, SAMPLE, SCORE, STUDENT, TRAIN, Piece, Work
-
-SAMPLED, SCORED = "sample_batch_tokens", "score_batch_tokens"
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ class Estimator:
         if piece.rewards:
             shared = max(1, min(piece.prompts, self._prompts_scored(role, n)))
             seconds += piece.prompts / shared * self.speeds.scoring(role, n, shared)
+            seconds += self.speeds.trying(role, n, shared)
             peak = max(peak, self.peaks.score(role, n, in_shard, self._limit(SCORED)))
         batch = f"{largest} x {n} responses" if n else f"{largest} greedy responses"
         return self._estimate(piece, batch, peak, seconds, changed=_changed(SAMPLED, tokens))
@@ -116,6 +116,9 @@ class Estimator:
         in_shard = min(piece.prompts, self.config.shard_size)
         prompts = min(in_shard, self._prompts_scored(role, n))
         seconds = piece.prompts / prompts * self.speeds.scoring(role, n, prompts)
+        if piece.tries:
+            tried = self.speeds.trying(role, n, prompts)
+            seconds += tried * piece.tries / len(piece.titles)
         peak, batch = self.peaks.score(role, n, in_shard, most), f"{most:,} tokens"
         return self._estimate(piece, batch, peak, seconds, changed=_changed(SCORED, tokens))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pad_fast.files.process_memory import resident
 from pad_fast.files.stored_rows import RowFiles, Rows, column
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.pipeline.config import RunConfig
@@ -108,9 +109,21 @@ def make_forecast(settings: Settings, options: PlanOptions) -> Forecast:
         dataclasses.replace(one, seconds=(one.seconds or 0.0) * scale)
         for one in rated.alternatives()
     ]
-    steps = [step, *others]
+    grown = libraries_memory(case.machine) if trials is not None else 0
+    pieces = [_with_memory(piece, grown) for piece in pieces]
+    steps = [_with_memory(one, grown) for one in (step, *others)]
     advice = advise(rated, pieces, steps)
     return Forecast(case, _describe(case), pieces, steps, advice, trials is not None, notes)
+
+
+def libraries_memory(machine: Machine) -> int:
+    """Bytes by which libraries have grown in this process with their first work, as in a run."""
+    return 0 if machine.is_gpu else max(0, (resident() or 0) - machine.process)
+
+
+def _with_memory(estimate: Estimate, nbytes: int) -> Estimate:
+    peak = estimate.peak
+    return dataclasses.replace(estimate, peak=None if peak is None else peak + nbytes)
 
 
 class Fallback:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import time
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pad_fast.device import default_device, gpu_name, is_gpu, synchronize, total_memory
+from pad_fast.device import all_memory, default_device, gpu_name, is_gpu, synchronize
 from pad_fast.files.process_memory import resident
 
 UNITS = {
@@ -30,7 +29,7 @@ COPIED = 2**30  # bytes of a block that is copied: more than any cache, of which
 MOST_COPIED = 16  # the part of a machine's memory that the two blocks may take
 # Seconds in which PyTorch starts one operation: its own Python and, on a GPU, the driver's launch.
 STARTED = 8e-6
-DISK = 1e9  # bytes a second of a file of weights
+DISK = 3e9  # bytes a second of a file of weights, which was mostly written or fetched just before
 OPENED = 0.5  # seconds in which a model of any size is made before its weights are read
 # The part of the memory that a plan may fill. The rest goes to the device's context, to
 # fragmentation and to what an estimate misses.
@@ -100,7 +99,7 @@ def this_machine(
         others: data types whose products are measured too.
     """
     device = default_device()
-    own = total_memory(device) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    own = all_memory(device)
     if memory is not None:
         name = "a GPU as given"
     elif is_gpu(device):
@@ -130,8 +129,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, size: int | None = No
 
 def copy_rate(device: torch.device, nbytes: int | None = None) -> float:
     """Bytes a second of a copy of ``nbytes`` bytes, those read and those written."""
-    have = total_memory(device) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    nbytes = nbytes or min(COPIED, have // MOST_COPIED // 2)
+    nbytes = nbytes or min(COPIED, all_memory(device) // MOST_COPIED // 2)
     source = torch.ones(nbytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * nbytes / _seconds(lambda: target.copy_(source), device)

@@ -14,8 +14,9 @@ from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
+from pad_fast.pipeline.batch_sizes import stored_dtype
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.plan.case import Case, counted, group_tokens, stored_dtype
+from pad_fast.plan.case import Case, counted, group_tokens
 from pad_fast.plan.work import STUDENT
 
 GATHERED = 2  # layers that a rank holds whole while weights are split: one in use, one on its way

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
 from pad_fast.footprint.steps import GroupShape
-from pad_fast.plan.case import Case, stored_dtype
+from pad_fast.pipeline.batch_sizes import stored_dtype
+from pad_fast.plan.case import Case
 from pad_fast.plan.peaks import Peaks
 from pad_fast.plan.work import STUDENT
 
@@ -28,6 +29,9 @@ class Speeds(Protocol):
 
     def scoring(self, role: str, n: int, prompts: int) -> float:
         """The log-probabilities of ``n`` responses to each of a batch of prompts."""
+
+    def trying(self, role: str, n: int, prompts: int) -> float:
+        """The trial of layouts before a model's first scores of such a batch."""
 
     def asking(self, n: int, questions: int) -> float:
         """A batch of questions about ``n`` responses."""
@@ -73,6 +77,10 @@ class Roofline:
         reading = self.case.reading(role, self.case.shares)
         whole = prompts * n * (shape.prompt + shape.response)
         return self._seconds(self.peaks.scored(role, prompts, shape, whole, reading), role)
+
+    def trying(self, role: str, n: int, prompts: int) -> float:
+        """See :class:`Speeds`: two short groups are read in two layouts."""
+        return 2 * self.scoring(role, n, 1)
 
     def asking(self, n: int, questions: int) -> float:
         """See :class:`Speeds`."""

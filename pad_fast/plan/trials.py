@@ -1,8 +1,8 @@
-"""How long each kind of work takes on this machine, tried on a few layers of random weights.
+"""How long each kind of work takes on this machine, tried on models of random weights.
 
-The code that samples, scores and trains runs on models of a few layers in the sizes, data types and
-batches of the run. Two depths tell what a layer takes and what everything else does, Python
-included; the run's models have more layers of the same kind.
+The code that samples, scores and trains runs in the sizes, data types and batches of the run: on
+whole models if they are small, and else on models of a few layers. Two depths then tell what a
+layer takes and what everything else does, Python included.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import torch
 from transformers.initialization import no_init_weights
 
 from pad_fast.device import default_device, release_cached_memory, synchronize
+from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.steps import GroupShape
 from pad_fast.models.auto import build_model
 from pad_fast.models.scoring import next_token_logprobs, score_responses
+from pad_fast.pipeline.batch_sizes import SCORED
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.sample.transformers_engine import generated_ids, generation_config
 from pad_fast.plan.case import Case, group_tokens
@@ -31,6 +33,8 @@ from pad_fast.plan.training_trial import StepTimes, trained_answers, trained_pre
 TOKENS = 8  # that are sampled in a trial
 # A batch of a trial has at most so many tokens: it takes as long for each as a larger one.
 MOST_TOKENS = 8192
+WHOLE = 300_000_000  # weights of a model that is tried with all of its layers
+CALLS = 3  # the first one tries layouts
 
 Depths = tuple[int, int]
 
@@ -45,7 +49,7 @@ class Trials:
     def __init__(self, case: Case) -> None:
         self.case, self.config, self.device = case, case.config, default_device()
         self._models: dict[tuple[str, int], Any] = {}
-        self.sampling, self.scoring = cache(self._sampling), cache(self._scoring)
+        self.sampling, self._scored = cache(self._sampling), cache(self._scoring)
         self.asking, self.answers = cache(self._asking), cache(self._answers)
 
     def close(self) -> None:
@@ -80,7 +84,15 @@ class Trials:
         config = self.config
         return Sampling(tokens, config.temperature, config.top_p, config.top_k)
 
-    def _scoring(self, role: str, n: int, prompts: int) -> float:
+    def scoring(self, role: str, n: int, prompts: int) -> float:
+        """The log-probabilities of ``n`` responses to each of a batch of prompts."""
+        return self._scored(role, n, prompts)[0]
+
+    def trying(self, role: str, n: int, prompts: int) -> float:
+        """The trial of layouts before a model's first scores of such a batch."""
+        return self._scored(role, n, prompts)[1]
+
+    def _scoring(self, role: str, n: int, prompts: int) -> tuple[float, float]:
         case, limit = self.case, self._score_tokens
         shape = GroupShape(case.lengths[role].mean, case.response, n)
         tokens = group_tokens(shape, case.reading(role, case.shares))
@@ -99,9 +111,10 @@ class Trials:
                 share_prefix=self.config.share_prefix,
                 max_tokens_per_batch=limit,
             )
-            return self._time(score), 0.0
+            return self._time(score)
 
-        return self._whole(role, tried)[0] * prompts / few
+        scored, trial = self._whole(role, tried)
+        return scored * prompts / few, trial
 
     def _asking(self, n: int, questions: int) -> float:
         case, limit = self.case, self._score_tokens
@@ -114,13 +127,13 @@ class Trials:
             ask = partial(
                 next_token_logprobs, model, rows, list(letters), max_tokens_per_batch=limit
             )
-            return self._time(ask), 0.0
+            return self._time(ask)
 
         return self._whole("teacher", tried)[0] * questions / few
 
     @property
     def _score_tokens(self) -> int:
-        return self.config.score_batch_tokens or MOST_TOKENS
+        return self.case.batch_tokens(SCORED)
 
     def micro_batch(self, settings: dict[str, Any]) -> float:
         """Forward and backward of a micro-batch."""
@@ -155,7 +168,8 @@ class Trials:
         """The times of a whole model from those of two depths."""
         few, more = depths(self.case.model(role).config)
         layers = _text(self.case.model(role).config).num_hidden_layers
-        low, high = tried(self._model(role, few)), tried(self._model(role, more))
+        high = tried(self._model(role, more))
+        low = high if few == more else tried(self._model(role, few))
         first, second = (_line(a, b, (few, more), layers) for a, b in zip(low, high, strict=True))
         return first, second
 
@@ -164,8 +178,9 @@ class Trials:
         both, layers = depths(config), _text(config).num_hidden_layers
         make = partial(trial_model, self.case, "student")
         dtype = self.case.training_options.dtype
-        found = [tried(make(each, dtype, self.device)) for each in both]
-        pairs = zip(*map(dataclasses.astuple, found), strict=True)
+        high = tried(make(both[1], dtype, self.device))
+        low = high if both[0] == both[1] else tried(make(both[0], dtype, self.device))
+        pairs = zip(dataclasses.astuple(low), dataclasses.astuple(high), strict=True)
         return StepTimes(*(_line(a, b, both, layers) for a, b in pairs))
 
     def _model(self, role: str, layers: int) -> Any:
@@ -174,17 +189,19 @@ class Trials:
             self._models[role, layers] = trial_model(self.case, role, layers, dtype, self.device)
         return self._models[role, layers]
 
-    def _time(self, call: Callable[[], object]) -> float:
-        """The time of the faster of two calls, after one that loads libraries and tries layouts."""
-        call()
+    def _time(self, call: Callable[[], object]) -> tuple[float, float]:
+        """The time of a call, the fastest of a few, and what the very first one took beyond it.
+
+        The first one tries layouts.
+        """
         times = []
-        for _ in range(2):
+        for _ in range(CALLS):
             synchronize(self.device)
             started = time.perf_counter()
             call()
             synchronize(self.device)
             times.append(time.perf_counter() - started)
-        return min(times)
+        return min(times), max(0.0, times[0] - min(times))
 
 
 def trial_model(case: Case, role: str, layers: int, dtype: torch.dtype, device: Any) -> Any:
@@ -214,8 +231,14 @@ def shortened(config: Any, layers: int) -> Any:
 
 
 def depths(config: Any) -> Depths:
-    """Two numbers of layers whose difference is a period of the kinds of layers."""
+    """Two numbers of layers whose difference is a period of the kinds of layers.
+
+    They are both the whole number for a small model: its weights may lie in a cache if they are
+    few, and a trial of all of them costs little.
+    """
     text = _text(config)
+    if count_parameters(config) <= WHOLE:
+        return text.num_hidden_layers, text.num_hidden_layers
     kinds = list(getattr(text, "layer_types", None) or ["layer"])
     period = next(p for p in range(1, len(kinds) + 1) if kinds[p:] == kinds[:-p] or p == len(kinds))
     first = getattr(text, "first_k_dense_replace", None) or 0

@@ -55,6 +55,8 @@ class Piece:
         questions: about each prompt.
         rewards: whether the sampled responses are read once more, for the student's own rewards.
         times: how often a model is loaded.
+        tries: in how many of the rounds its first scores try which layout the model takes, as the
+            first ones after each loading do.
     """
 
     titles: tuple[str, ...]
@@ -65,6 +67,7 @@ class Piece:
     questions: int = 0
     rewards: bool = False
     times: int = 1
+    tries: int = 0
 
     @property
     def per_prompt(self) -> int:
@@ -124,12 +127,18 @@ class Work:
             n = config.heldout_num_generations or 0
             yield from self._judged(("held-out · teacher",), counts.heldout, n)
         titles = self._titles("teacher", 2 if counts.given and counts.scored else 1)
-        yield from self._judged(titles, self.in_round, config.responses_per_prompt)
+        together = counts.heldout > 0  # with the held-out groups, in the first round
+        n, tries = config.responses_per_prompt, max(0, len(titles) - together)
+        yield from self._judged(titles, self.in_round, n, tries)
 
-    def _judged(self, titles: tuple[str, ...], prompts: int, n: int) -> Iterator[Piece]:
+    def _judged(
+        self, titles: tuple[str, ...], prompts: int, n: int, tries: int | None = None
+    ) -> Iterator[Piece]:
         """The log-probabilities of responses under the judge, and the questions about them."""
         score = tuple(f"{title}: score" for title in titles)
-        yield Piece(score, SCORE, self.judge, prompts, n)
+        # A single response shares its prompt with none, so that there is nothing to try.
+        tries = 0 if n < 2 else len(titles) if tries is None else tries
+        yield Piece(score, SCORE, self.judge, prompts, n, tries=tries)
         if questions := len(configured_questions(self.config, n)):
             ask = tuple(f"{title}: calibrate" for title in titles)
             yield Piece(ask, ASK, self.judge, prompts, n, questions)
@@ -177,7 +186,8 @@ class Work:
         if own and fixed:
             yield Piece(titles(": fixed groups"), SCORE, STUDENT, prompts, n)
         if own and self.config.has_judge:
-            yield from self._judged(titles(""), prompts, n)
+            together = names == (model_names.SEQKD,)  # with the last round's student
+            yield from self._judged(titles(""), prompts, n, 0 if together else None)
 
     def _loading(self, pieces: list[Piece]) -> Iterator[Piece]:
         """How often the weights of each model are loaded."""
@@ -208,4 +218,5 @@ class Work:
 def _sampled(
     titles: tuple[str, ...], prompts: int, n: int, *, role: str = STUDENT, rewards: bool = False
 ) -> Piece:
-    return Piece(titles, SAMPLE, role, prompts, n, rewards=rewards)
+    tries = len(titles) if rewards else 0
+    return Piece(titles, SAMPLE, role, prompts, n, rewards=rewards, tries=tries)

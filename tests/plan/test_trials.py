@@ -18,9 +18,10 @@ from pad_fast.plan.trials import Trials, depths, shortened
 
 def test_depths_differ_by_whole_periods_of_kinds_of_layers():
     kinds = ["sliding_attention", "full_attention"]
-    assert depths(LlamaConfig(num_hidden_layers=30)) == (1, 3)
+    assert depths(LlamaConfig(num_hidden_layers=32)) == (1, 3)
     assert depths(Gemma2Config(num_hidden_layers=26, layer_types=13 * kinds)) == (2, 4)
-    assert depths(LlamaConfig(num_hidden_layers=1)) == (1, 1)
+    small = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
+    assert depths(LlamaConfig(num_hidden_layers=30, **small)) == (30, 30)  # tried as a whole
 
 
 def test_a_shortened_configuration_builds_the_first_layers():
@@ -48,7 +49,6 @@ def test_a_whole_model_has_the_time_of_its_layers():
 
 
 def test_every_kind_of_work_is_tried(world, tmp_path, monkeypatch):
-    """The real code runs; a model of twelve times as many layers is foreseen to take longer."""
     path = config_of(world, tmp_path, teacher_response="greedy")
     case = make_case(*parse_with("plan", [str(path)], PlanOptions))
     tried = Trials(case)
@@ -57,6 +57,7 @@ def test_every_kind_of_work_is_tried(world, tmp_path, monkeypatch):
     assert token > 0
     assert tried.sampling("teacher", 0, 2)[1] > 0
     assert tried.scoring("teacher", 3, 2) > 0
+    assert tried.trying("teacher", 3, 2) > 0
     assert tried.asking(3, 6) > 0
     assert tried.loading("student") > 0
     settings = case.train_settings
@@ -65,7 +66,6 @@ def test_every_kind_of_work_is_tried(world, tmp_path, monkeypatch):
     assert tried.answers(4) > 0
     whole = StepTimes(1.0, 2.0, 3.0)
     monkeypatch.setattr(trials, "trained_answers", lambda case, model, batch: whole)
-    case.student.config.num_hidden_layers = 12
     assert Trials(case).answers(8) == pytest.approx(2 * 1.0 + 2.0)  # two micro-batches of four
 
 

@@ -19,4 +19,8 @@ class RewardOptions:
         "Read each prompt once for all of its responses, in scoring and in training: auto (where "
         "a trial shows that the model allows it), true or false.",
     )
-    score_batch_tokens: int = option(16384, "Most tokens in a batch of scoring.")
+    score_batch_tokens: int | None = option(
+        None,
+        "Most tokens in a batch of scoring. Default: what fits the device; at most 16,384 on a CPU "
+        "and 131,072 on a GPU.",
+    )

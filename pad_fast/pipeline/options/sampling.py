@@ -24,8 +24,10 @@ class SamplingOptions:
         "group: none, greedy (or true) or sampled, at the temperature of the student's. Each is "
         "made once.",
     )
-    sample_batch_tokens: int = option(
-        65536, "Most tokens in a batch of sampling, prompts and responses together."
+    sample_batch_tokens: int | None = option(
+        None,
+        "Most tokens in a batch of sampling, prompts and responses together. Default: what fits "
+        "the device, chosen when the run begins; at most 65,536 on a CPU and 524,288 on a GPU.",
     )
 
     @property

@@ -34,8 +34,8 @@ class TransformersEngine(Engine):
 
     Args:
         checkpoint: the model.
-        scores: computes log-probabilities as the run is configured. Its configuration also gives
-            ``sample_batch_tokens``, the most tokens of a batch of sampling.
+        scores: computes log-probabilities as the run is configured. Its ``limits`` also
+            give the most tokens of a batch of sampling.
     """
 
     def __init__(self, checkpoint: Checkpoint, scores: ModelScores) -> None:
@@ -75,8 +75,8 @@ class TransformersEngine(Engine):
         model.generation_config.suppress_tokens = self.checkpoint.ids_without_token() or None
         torch.manual_seed(seed)
         found: list[list[Sample]] = [[] for _ in prompts]
-        lengths, budget = [len(prompt) for prompt in prompts], self.scores.config
-        most = budget.sample_batch_tokens
+        lengths, budget = [len(prompt) for prompt in prompts], self.scores.limits
+        most = budget.sample
         for batch in batches(lengths, n, how.max_new_tokens, most, sides_of(causal_lm(model))):
             watch = _Watch(lengths[batch[0]], eos, progress, tokens)
             groups = generated_ids(model, [prompts[index] for index in batch], n, watch)

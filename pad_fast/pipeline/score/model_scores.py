@@ -12,6 +12,7 @@ import torch
 from pad_fast.dispatch import resolve_impl
 from pad_fast.models.causal_lm import causal_lm, input_embedding
 from pad_fast.models.scoring import next_token_logprobs, score_responses
+from pad_fast.pipeline.batch_sizes import BatchTokens
 from pad_fast.pipeline.config import RunConfig
 
 logger = logging.getLogger("pad_fast")
@@ -36,6 +37,9 @@ class ModelScores:
         normalize: the rewards' normalization, "mean" or "sum".
         impl: "auto", "torch" or "triton", from PADConfig.
         record: called once with each implementation, "torch" or "triton", before its first use.
+
+    Attributes:
+        limits: the tokens of batches; an open run sets them to what fits the device.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class ModelScores:
         record: Callable[[str], None] | None = None,
     ) -> None:
         self.config, self.normalize, self.impl, self.record = config, normalize, impl, record
+        self.limits = BatchTokens.of(config)
         self._used: set[str] = set()
 
     def rewards(
@@ -80,7 +85,7 @@ class ModelScores:
             model,
             prompts,
             token_ids,
-            max_tokens_per_batch=self.config.score_batch_tokens,
+            max_tokens_per_batch=self.limits.score,
             progress=progress,
             impl=self._implementation(model),
         )
@@ -102,7 +107,7 @@ class ModelScores:
             normalize=normalize,
             temperature=self.config.reward_temperature,
             share_prefix=self.config.share_prefix,
-            max_tokens_per_batch=self.config.score_batch_tokens,
+            max_tokens_per_batch=self.limits.score,
             progress=progress,
             impl=self._implementation(model),
         )

@@ -1,0 +1,110 @@
+"""Batches of sampling and of scoring that fit the device, by a step on tensors without values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pad_fast.footprint.steps import GroupShape, Reading, sampling_batch, scoring_batch
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.config import RunConfig
+
+SAMPLED, SCORED = "sample_batch_tokens", "score_batch_tokens"
+# The most tokens of a batch: a CPU is as fast with these as with more, a GPU is not.
+MOST = {False: {SAMPLED: 65_536, SCORED: 16_384}, True: {SAMPLED: 524_288, SCORED: 131_072}}
+LEAST = 1024
+SHARE = {False: 0.5, True: 0.8}  # the part of the memory that a batch may fill, weights included
+
+
+@dataclass(frozen=True)
+class BatchTokens:
+    """The most tokens of a batch of sampling, and of one of scoring."""
+
+    sample: int = MOST[False][SAMPLED]
+    score: int = MOST[False][SCORED]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> BatchTokens:
+        """Those of the settings, and where they are left open those of a CPU with much memory."""
+        usual = cls()
+        return cls(
+            config.sample_batch_tokens or usual.sample, config.score_batch_tokens or usual.score
+        )
+
+
+def tokens_that_fit(
+    name: str, config: RunConfig, checkpoints: Sequence[Checkpoint], memory: int, *, gpu: bool
+) -> int:
+    """The most tokens of a batch with which every model fits: the usual number, halved until so.
+
+    Prompts and responses of a sampled batch are taken to be of one length, max_new_tokens. The
+    memory is all that the device has, not what is free, so that a resumed run decides alike.
+
+    Args:
+        name: "sample_batch_tokens" or "score_batch_tokens".
+        config: of the run.
+        checkpoints: the models that this process runs.
+        memory: bytes of the device.
+        gpu: whether it is a GPU.
+    """
+    tokens, room = MOST[gpu][name], SHARE[gpu] * memory
+    peak = _sampled_peak if name == SAMPLED else _scored_peak
+    for checkpoint in checkpoints:
+        while tokens > LEAST and not _fits(peak, config, checkpoint, tokens, room, gpu):
+            tokens //= 2
+    return tokens
+
+
+def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:
+    """The data type that the run loads a checkpoint in; ``asked`` is its setting dtype."""
+    if asked != "auto":
+        return getattr(torch, asked)
+    found = getattr(checkpoint.config.get_text_config(), "dtype", None)
+    return found if isinstance(found, torch.dtype) else getattr(torch, str(found), torch.float32)
+
+
+def _fits(
+    peak: Callable[[RunConfig, Checkpoint, int, Reading], int],
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    tokens: int,
+    room: float,
+    gpu: bool,
+) -> bool:
+    reading = Reading(gpu=gpu, attention=config.attn_implementation, memory=int(room))
+    try:
+        if _at_most(checkpoint.config.get_text_config(), tokens, config.max_new_tokens) < room:
+            return True
+        return peak(config, checkpoint, tokens, reading) < room
+    except Exception:  # a model whose steps cannot be counted gets the usual batches
+        return True
+
+
+def _at_most(text: Any, tokens: int, response: int) -> int:
+    """More bytes than a batch takes, in float32: a small model needs no closer look."""
+    hidden = text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    layers = text.num_hidden_layers
+    each = 4 * (layers * 4 * hidden + 64 * hidden + 8 * inner)
+    rows = tokens // max(1, response) + 1
+    weights = 4 * (layers * (4 * hidden + 4 * inner) * hidden + 2 * text.vocab_size * hidden)
+    attention = 4 * tokens * 2048  # scores of a block of rows, where they are not fused
+    return weights + tokens * each + attention + 32 * rows * text.vocab_size + 2**28
+
+
+def _sampled_peak(config: RunConfig, checkpoint: Checkpoint, tokens: int, reading: Reading) -> int:
+    length = config.max_new_tokens
+    shape = GroupShape(length, length, max(1, tokens // (2 * length)))
+    dtype = stored_dtype(checkpoint, config.dtype)
+    parts = sampling_batch(checkpoint.config, shape, dtype, reading.attention)
+    return max(part.peak for part in parts)
+
+
+def _scored_peak(config: RunConfig, checkpoint: Checkpoint, tokens: int, reading: Reading) -> int:
+    length = config.max_new_tokens
+    shape = GroupShape(length, length, 1)
+    prompts, dtype = max(1, tokens // (2 * length)), stored_dtype(checkpoint, config.dtype)
+    return scoring_batch(checkpoint.config, prompts, shape, dtype, tokens, reading).peak
