@@ -174,7 +174,8 @@ def test_the_wheel_holds_the_package_alone(built):
     assert {name.split("/")[0] for name in held} == {"pad_fast", info}
     assert f"{info}/licenses/LICENSE" in held
     kernels = {name for name in checkout_files("kernels") if name.count("/") > 1}
-    wanted = checkout_files("pad_fast") | {f"pad_fast/{name}" for name in kernels}
+    data = checkout_files("recipes", "examples")  # for `pad-fast init` and those who look there
+    wanted = checkout_files("pad_fast") | {f"pad_fast/{name}" for name in {*kernels, *data}}
     assert "pad_fast/py.typed" in wanted
     assert wanted - held == set()
     assert about["Requires-Python"] == PROJECT["requires-python"]

@@ -53,6 +53,7 @@ def test_what_a_setting_says_of_itself(settings):
     assert settings["learning_rate"].rule == "a number from 0 to 1,000"
     assert settings["max_steps"].rule == "a whole number of at least 1, or -1"
     assert settings["heldout_size"].shown_default == ""
+    assert "One of adamw_torch, adamw_torch_fused," in settings["optim"].help
     assert "Only false is taken, since checkpoints" in settings["save_only_model"].help
     assert {each.unit for each in settings.values()} <= {"", *UNITS, *OTHER_UNITS.values()}
 
