@@ -30,7 +30,7 @@ STEPS = [
         "2 prompts",
         60 * GIB,
         14.3,
-        {"gradient_checkpointing": True, "max_tokens_per_step": 4096},
+        settings={"gradient_checkpointing": True, "max_tokens_per_step": 4096},
     ),
 ]
 
