@@ -33,7 +33,7 @@ wheels() {
         echo cuda-bindings==13.4.4 cuda-pathfinder==1.8.3 einops==0.8.2 ;;
     tests)  # 2 MB: to run the kernels' tests
         echo pytest==9.2.0 pluggy==1.7.0 iniconfig==2.3.1 pygments==2.21.0 ;;
-    steps)  # what transformers' models of whole steps need, where the card has only torch
+    steps)  # what whole steps need where the card has no transformers, or one older than 5.23
         echo transformers==5.24.0 tokenizers==0.23.3 safetensors==0.8.0 huggingface-hub==2.4.0
         echo accelerate==1.15.0 ;;
     *)
