@@ -13,8 +13,10 @@ from torch import nn
 from pad_fast.models.scoring import score_responses
 from pad_fast.training.batch_layout import head_budget
 from pad_fast.training.config import PADConfig
+from pad_fast.training.prepared_rows import values_of
 
 COLUMN = "anchor_rewards"
+SCORED_TOGETHER = 8192  # rows whose token ids are in memory
 
 
 def with_anchor_rewards(
@@ -33,7 +35,7 @@ def with_anchor_rewards(
     Raises:
         ValueError: only some of the rows have the column.
     """
-    missing = [values is None for values in rows[COLUMN]]
+    missing = [values is None for values in values_of(rows, COLUMN)]
     if not any(missing):
         return rows
     if not all(missing):
@@ -51,7 +53,7 @@ def with_anchor_rewards(
 
 def check_anchor_rewards(rows: Dataset) -> None:
     """Raise ValueError unless the first rows of a stream have the column."""
-    if any(values is None for values in rows[COLUMN]):
+    if any(values is None for values in values_of(rows, COLUMN)):
         raise ValueError(
             f"anchor=start needs {COLUMN} in each row of a stream, since the model changes before "
             "the stream is read; got a row without; score the responses before, by score_responses"
@@ -66,11 +68,14 @@ def _scored(
     }
     if args.max_tokens_per_step is not None:
         options["max_tokens_per_batch"] = args.max_tokens_per_step
+    found = []
     with torch.no_grad(), accelerator.autocast():
-        return score_responses(
-            model,
-            rows["prompt_ids"],
-            rows["completion_ids"],
-            memory_budget=head_budget(args),
-            **options,
-        )
+        for part in rows.select_columns(["prompt_ids", "completion_ids"]).iter(SCORED_TOGETHER):
+            found += score_responses(
+                model,
+                part["prompt_ids"],
+                part["completion_ids"],
+                memory_budget=head_budget(args),
+                **options,
+            )
+    return found

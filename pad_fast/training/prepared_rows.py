@@ -29,6 +29,7 @@ FEATURES = Features(
         "length": Value("int64"),
     }
 )
+READ_TOGETHER = 1000  # rows of a dataset
 LOOKED_AT = 1000  # rows at the start of a stream, for what a training decides before it begins
 
 
@@ -71,6 +72,12 @@ def first_rows(rows: Any) -> Any:
     return rows.first if isinstance(rows, PreparedStream) else rows
 
 
+def values_of(rows: Dataset, name: str) -> Iterator[Any]:
+    """The values of a column of a dataset, of which a batch is in memory at a time."""
+    for batch in rows.select_columns([name]).with_format("arrow").iter(READ_TOGETHER):
+        yield from batch.column(name).to_pylist()
+
+
 def prepare_dataset(
     dataset: Any,
     reader: RowReader,
@@ -108,9 +115,9 @@ def prepare_dataset(
             [reader(dict(dataset[index]), index) for index in range(len(dataset))],
             features=FEATURES,
         )
-    live = np.asarray(rows["num_live"])
+    live = np.fromiter(values_of(rows, "num_live"), np.int64)
     kept = rows.select(np.flatnonzero(live >= least_live)).remove_columns(list(COUNTS))
-    counts = {column: int(np.sum(rows[column])) for column in COUNTS}
+    counts = {column: sum(values_of(rows, column)) for column in COUNTS}
     dropped = counts["num_long"] if reader.long_prompts == "drop" else 0
     _tell(name, reader, counts, len(rows))
     if few := len(rows) - len(kept) - dropped:

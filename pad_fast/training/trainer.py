@@ -66,6 +66,7 @@ from pad_fast.training.prepared_rows import (
     is_prepared,
     is_stream,
     prepare_dataset,
+    values_of,
 )
 from pad_fast.training.resumed_log import ResumableLog
 from pad_fast.training.stream_args import for_stream
@@ -190,7 +191,7 @@ class PADTrainer(ResumableLog):
         """
         if self.args.likelihood_on == "teacher" and self.train_dataset is not None:
             rows: Any = first_rows(self.train_dataset)
-            if not any(any(own) for own in rows["from_teacher"]):
+            if not any(any(own) for own in values_of(rows, "from_teacher")):
                 raise ValueError(
                     "likelihood_on=teacher needs responses of the teacher's own in train_dataset, "
                     "marked true in from_teacher; got none"
@@ -663,7 +664,7 @@ def _with_teacher_beta(args: PADConfig, datasets: Sequence[Any]) -> PADConfig:
     rows = next((rows for rows in datasets if rows is not None), None)
     if not args.chooses_teacher_beta or rows is None:
         return args
-    args = with_teacher_beta(args, first_rows(rows)["teacher_rewards"])
+    args = with_teacher_beta(args, values_of(first_rows(rows), "teacher_rewards"))
     logger.info(
         "teacher_beta is %g, chosen from the spread of the teacher's rewards", args.teacher_beta
     )
