@@ -45,7 +45,7 @@ __all__ = [
     "write_rows",
 ]
 
-TABLE_ROWS = 8192  # rows of a table, and so of a row group, at most
+TABLE_ROWS = 4096  # rows of a table, and so of a row group, at most
 KEPT_ROWS = 512  # the same of rows that are only kept while a command works
 METRICS_KEY = b"pad_fast.metrics"
 
@@ -99,6 +99,7 @@ def tables(rows: Iterable[Row], size: int) -> Iterator[pa.Table]:
     schema = None
     for batch in batches(rows, size):
         found = table(batch, schema)
+        del batch  # before the next one is made
         schema = schema or found.schema
         yield found
 
