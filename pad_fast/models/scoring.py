@@ -52,16 +52,16 @@ def score_responses(
     """Reward of each response: r(y|x) = 1/|y| * sum_t log pi(y_t | x, y_<t), in nats per token.
 
     Args:
-        model: a transformers causal language model, in any wrappers and float dtype.
-        prompts: P prompts, each a text, chat messages, or token ids.
-        responses: ``responses[p][i]``, each a text, a list of one assistant message, or token ids.
-            Texts get the end of turn that they lack, as in PADTrainer.
+        model: a transformers causal language model, in any wrappers.
+        prompts: P prompts, each a text as it stands, chat messages for the template, or token ids.
+        responses: ``responses[p][i]``, each a text, a list of one assistant message, or ids. Texts
+            get the end of turn that they lack, as in PADTrainer.
         tokenizer: the model's, for texts and messages.
         finish_reasons: as ``responses``; "length" for a text that gets no end.
-        chat_template_kwargs: more arguments for the chat template.
+        chat_template_kwargs: for the chat template.
         normalize: "mean", or "sum" for no division by |y|.
         temperature: divides the logits.
-        share_prefix: whether a prompt is read once for all responses; "auto" tries whether it can.
+        share_prefix: "auto" (by a trial), or whether a prompt is read once for all responses.
         max_tokens_per_batch: tokens of a batch, with padding.
         memory_budget: bytes, see :func:`pad_fast.linear_token_logprobs`.
         progress: called with the number of responses of each batch.
