@@ -31,6 +31,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from check_real_model import read_prompts
+from marked_part import markdown, write_part
 from real_model import make_pair
 
 from pad_fast.report.costs import Comparison, compared, read_costs, read_plan
@@ -38,6 +39,7 @@ from pad_fast.report.costs import Comparison, compared, read_costs, read_plan
 ROOT = Path(__file__).resolve().parents[1]
 TIME, MEMORY = 1.5, 1.15  # factors within which a plan is promised to be
 RECORDS = ROOT / "benchmarks" / "results" / "plan.jsonl"
+PAGE = ROOT / "docs" / "plan.md"
 MIB = 2**20
 
 Row = dict[str, Any]
@@ -55,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--records", type=Path, default=RECORDS, help="jsonl that a line is added to"
     )
+    parser.add_argument("--table", type=Path, default=PAGE, help="page whose table is replaced")
     return parser.parse_args()
 
 
@@ -108,7 +111,7 @@ def table(rows: Sequence[Comparison]) -> Table:
         wrong = _beyond(time, TIME) or _beyond(memory, MEMORY)
         found.add_row(
             row.title,
-            _shown(row.planned_seconds),
+            _shown(row.planned_here),
             _shown(row.seconds),
             _shown(time),
             _shown(row.planned_peak, MIB, 0),
@@ -125,6 +128,26 @@ def _beyond(ratio: float | None, factor: float) -> bool:
 
 def _shown(value: float | None, unit: float = 1.0, digits: int = 2) -> str:
     return "–" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def write_table(record: Row, rows: Sequence[Comparison], path: Path) -> None:
+    """The table in the document, made from a record."""
+    headings = ("work", "s planned", "s taken", "ratio", "MiB planned", "MiB held", "ratio")
+    cells = [
+        (
+            row.title,
+            _shown(row.planned_here),
+            _shown(row.seconds),
+            _shown(row.time_ratio),
+            _shown(row.planned_peak, MIB, 0),
+            _shown(row.peak, MIB, 0),
+            _shown(row.memory_ratio),
+        )
+        for row in rows
+    ]
+    what = "{prompts} prompts, {responses} responses of {tokens} tokens, {threads} threads"
+    said = f"{what.format(**record)}, {record['at']}."
+    write_part(path, "pair", [said, "", *markdown(headings, cells)])
 
 
 def main() -> int:
@@ -153,6 +176,7 @@ def main() -> int:
     }
     with options.records.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+    write_table(record, rows, options.table)
     return 0 if len(within) == len(fitting) == len(rows) else 1
 
 
