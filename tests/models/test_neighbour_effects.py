@@ -97,8 +97,8 @@ def sparse():
 
 
 def llama4():
-    """Without chunks; the temperature of its layers without positions changes every 40 places."""
-    tuning = {"attention_chunk_size": None, "floor_scale": SWITCH, "attn_scale": 0.5}
+    """One chunk; the temperature of its layers without positions changes every 40 places."""
+    tuning = {"attention_chunk_size": 4096, "floor_scale": SWITCH, "attn_scale": 0.5}
     sizes = {"intermediate_size_mlp": 48, "num_local_experts": 2, "no_rope_layers": [1, 0]}
     return build("Llama4", "Llama4Text", hidden_size=32, **sizes, **tuning)
 

@@ -101,6 +101,8 @@ def test_adapters():
         score_responses(virtual, prompts, responses)
 
 
+# The compiler looks at the .grad of every tensor.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_the_rewards_forward_compiles():
     """Under torch.compile each call may have another number of rows, as in training."""
     model, (_, packed) = make_model("llama"), make_packed()
