@@ -29,7 +29,7 @@ FEATURES = Features(
         "length": Value("int64"),
     }
 )
-READ_TOGETHER = 1000  # rows of a dataset
+TOGETHER = 256  # rows of a dataset that are read or written at a time
 LOOKED_AT = 1000  # rows at the start of a stream, for what a training decides before it begins
 
 
@@ -74,7 +74,7 @@ def first_rows(rows: Any) -> Any:
 
 def values_of(rows: Dataset, name: str) -> Iterator[Any]:
     """The values of a column of a dataset, of which a batch is in memory at a time."""
-    for batch in rows.select_columns([name]).with_format("arrow").iter(READ_TOGETHER):
+    for batch in rows.select_columns([name]).with_format("arrow").iter(TOGETHER):
         yield from batch.column(name).to_pylist()
 
 
@@ -108,6 +108,7 @@ def prepare_dataset(
             "remove_columns": dataset.column_names,
             "features": FEATURES,
             "num_proc": num_proc,
+            "writer_batch_size": TOGETHER,
         }
         rows = dataset.map(reader, **options, desc=f"Preparing {name} rows")
     else:  # read here, since Arrow's errors name no row

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import run_phases
+from pad_fast.evaluation import intervals
 from pad_fast.files import own_files, stored_rows
 from pad_fast.pipeline import whole_files
+from pad_fast.training import prepared_rows
 
-PROMPTS = 64, 64, 512  # the first time loads modules
-BUFFER = 32  # rows at a time, in place of thousands
+PROMPTS = 32, 32, 256  # the first time loads modules
+BUFFER = 16  # rows at a time, in place of thousands
 MOST = 1500  # bytes that a prompt may add to the peak; its row of responses has 20,000
 
 
@@ -37,6 +39,8 @@ def growth(tmp_path_factory) -> dict[str, float]:
             (whole_files, "KEPT_ROWS"),
             (own_files, "ROWS_AT_A_TIME"),
             (stored_rows, "BATCH"),
+            (prepared_rows, "TOGETHER"),
+            (intervals, "AT_ONCE"),
         ):
             patch.setattr(module, name, BUFFER)
         patch.setitem(run_phases.CONFIG, "shard_size", BUFFER)

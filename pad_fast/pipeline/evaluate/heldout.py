@@ -37,10 +37,11 @@ from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.shared_bar import SharedBar
 from pad_fast.pipeline.whole_files import keep_shards, read_rows, write_json, write_rows
 
-# What metrics read of a row.
+# What metrics read of a row, and what they read of the fixed groups.
+REWARDS = ("student_rewards", "teacher_rewards")
 MEASURED = (
     *("prompt_id", "answer", "skill", "completions", "completion_ids", "finish_reasons"),
-    *("student_rewards", "teacher_rewards"),
+    *REWARDS,
 )
 
 
@@ -247,14 +248,17 @@ def _known(value: float) -> float | None:
 def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
     """What was sampled and scored of a model."""
     folder, rule = _samples_folder(run, subject), run.config.answer_rule
-    groups = keep_shards(files, groups_folder(run), MEASURED)
+    own_groups = not subject.is_teacher and not subject.has_scored_samples
+    groups = keep_shards(files, groups_folder(run), MEASURED if own_groups else REWARDS)
     greedy = keep_shards(files, folder / "greedy", MEASURED)
     if subject.is_teacher:
         judged = subject.judges_itself
         own = keep_shards(files, folder / ("scored" if judged else "fresh"), MEASURED)
         rewards = column(own, "teacher_rewards") if judged else ()
         return Evaluated(greedy, own, sampling_metrics(own), judged=rewards, rule=rule)
-    rewarded = keep_shards(files, folder / "fixed") if subject.has_fixed_rewards else groups
+    rewarded = groups
+    if subject.has_fixed_rewards:
+        rewarded = keep_shards(files, folder / "fixed", REWARDS)
     fixed = _pair(rewarded, groups)
     sampled = groups
     fresh: RewardPair | None = fixed
