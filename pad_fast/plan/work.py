@@ -160,19 +160,28 @@ class Work:
         yield _sampled(names, counts.validation, 0)
         if not counts.validation_answers:
             yield from self._judged(names, counts.validation, 1)
-        if counts.heldout_answers and config.teacher:
-            yield from self._evaluated((model_names.TEACHER,), role=TEACHER)
+        # Where there are answers to compare with, they say what the teacher can do.
+        judged = bool(config.teacher) and not counts.heldout_answers and counts.heldout > 0
+        if config.teacher:
+            yield from self._evaluated((model_names.TEACHER,), role=TEACHER, judged=judged)
         base = (model_names.BASE,)
         if counts.heldout_given:
             yield from self._evaluated(base, fixed=False)
         else:
             yield _sampled(("evaluate student-00: greedy",), counts.heldout, 0)
-        yield from self._evaluated(students[1:])
+        tries = len(self.rounds) - judged  # the teacher's samples come first
+        yield from self._evaluated(students[1:], tries=tries)
         if self.has_baseline:
-            yield from self._evaluated((model_names.SEQKD,))
+            yield from self._evaluated((model_names.SEQKD,), tries=0)
 
     def _evaluated(
-        self, names: tuple[str, ...], role: str = STUDENT, *, fixed: bool = True
+        self,
+        names: tuple[str, ...],
+        role: str = STUDENT,
+        *,
+        fixed: bool = True,
+        judged: bool = True,
+        tries: int | None = None,
     ) -> Iterator[Piece]:
         """The evaluation of models on the held-out prompts."""
         prompts, n = self.counts.heldout, self.config.heldout_num_generations or 0
@@ -185,9 +194,8 @@ class Work:
         yield _sampled(titles(": sample"), prompts, n, role=role, rewards=own)
         if own and fixed:
             yield Piece(titles(": fixed groups"), SCORE, STUDENT, prompts, n)
-        if own and self.config.has_judge:
-            together = names == (model_names.SEQKD,)  # with the last round's student
-            yield from self._judged(titles(""), prompts, n, 0 if together else None)
+        if judged and self.config.has_judge:
+            yield from self._judged(titles(""), prompts, n, tries)
 
     def _loading(self, pieces: list[Piece]) -> Iterator[Piece]:
         """How often the weights of each model are loaded."""

@@ -40,12 +40,20 @@ def test_all_work_of_a_run_is_planned(finished):
 
 @pytest.mark.usefixtures("no_report")
 def test_validation_and_the_teachers_own_answers_are_planned(world, tmp_path):
+    """Without answers the teacher's rewards measure everybody, the teacher included."""
+    plain = [{"prompt": f"{n}+1=?"} for n in range(8)]
+    prompts = tmp_path / "plain.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in plain))
     changes = {"teacher_response": "greedy", "validation_size": 2, "heldout_size": 2}
-    config = changed_config(world, tmp_path, **changes, mcq_style="listwise")
+    places = {"prompts": str(prompts), "heldout": None}
+    config = changed_config(world, tmp_path, **changes, **places, mcq_style="listwise")
     assert cli.main(["run", str(config)]) == 0
     found = taken(tmp_path / "run")
-    assert planned(config) == found
-    assert found["teacher's answers"] == found["round 1/1 · sample"] / 3 == 6
+    foreseen = planned(config)
+    # The trained student answers the validation as the base does, so that all scores are known.
+    assert foreseen == {**found, "load teacher": found["load teacher"] + 1}
+    assert found["teacher's answers"] == found["round 1/1 · sample"] / 3 == 4
+    assert found["evaluate teacher: calibrate"] > 0
     assert found["validate student-01"] == 2
 
 
