@@ -13,9 +13,9 @@ from pad_fast.files import own_files, stored_rows
 from pad_fast.pipeline import whole_files
 from pad_fast.training import prepared_rows
 
-PROMPTS = 32, 32, 256  # the first time loads modules
+PROMPTS = 32, 64, 1024  # the first time loads modules
 BUFFER = 16  # rows at a time, in place of thousands
-MOST = 1500  # bytes that a prompt may add to the peak; its row of responses has 20,000
+MOST = 1500  # bytes that a prompt may add to the peak; its rows of responses take 4,000
 
 
 def peaks(folder: Path, prompts: int) -> dict[str, int]:
