@@ -45,7 +45,7 @@ CONFIG = {
     "num_generations": RESPONSES,
     "heldout_num_generations": RESPONSES,
     "max_new_tokens": LENGTHS[1],
-    "shard_size": 256,
+    "shard_size": 1024,
     "mcq_style": "none",
     "divergence": "kl",
     "per_device_train_batch_size": 32,
