@@ -76,6 +76,10 @@ def test_the_time_is_not_known_before_the_work_moves():
     )
 
 
+def test_work_of_which_nothing_is_known_begins():
+    assert Work("train", "step", None, 0, 0.0).sentence(0.0) == "train begins"
+
+
 def test_a_log_gets_at_most_four_lines_a_minute(capsys):
     """Long and short phases in turn, each looked at twice a second and moved often."""
     clock, written = Clock(), []

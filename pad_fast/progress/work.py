@@ -92,7 +92,8 @@ class Work:
         if now - self.began < 1:
             found["times"] = ""
         names = ("counted", "share", "times", "rate", "note")
-        return f"{self.title}: " + ", ".join(found[name] for name in names if found.get(name))
+        known = [found[name] for name in names if found.get(name)]
+        return f"{self.title}: {', '.join(known)}" if known else f"{self.title} begins"
 
 
 def clock_text(seconds: float) -> str:
