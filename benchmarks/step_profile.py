@@ -26,15 +26,21 @@ PARTS = (HEAD, ATTENTION, MLP, LOSS, OPTIMIZER, OTHER)
 
 
 def profiled_parts(inputs: StepInputs, call: Callable[[], Tensor]) -> dict[str, float]:
-    """The share of each of :data:`PARTS` in a training step.
+    """The share of each of :data:`PARTS` in the time of a training step on the CPU.
 
     Args:
         inputs: of the case; its model is changed by a step of AdamW with rate 0.
         call: gives the rewards (n,), with a gradient.
 
     Returns:
-        Shares that add up to 1, of the time on the CPU.
+        Shares that add up to 1.
     """
+    times = sums_by_part(profiled(inputs, call), lambda event: event.self_cpu_time_total)
+    return {part: time / sum(times.values()) for part, time in times.items()}
+
+
+def profiled(inputs: StepInputs, call: Callable[[], Tensor]) -> list[Any]:
+    """The profiler's events of one training step; arguments as of :func:`profiled_parts`."""
     model = inputs.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     teacher = torch.linspace(0, -1, inputs.case.n)[None]
@@ -52,7 +58,7 @@ def profiled_parts(inputs: StepInputs, call: Callable[[], Tensor]) -> dict[str, 
     with _marked(model), profile(activities=[ProfilerActivity.CPU]) as found:
         step()
     optimizer.zero_grad(set_to_none=True)
-    return _shares(list(found.events()))
+    return list(found.events())
 
 
 @contextmanager
@@ -82,7 +88,8 @@ def _marked(model: Any) -> Iterator[None]:
         yield
 
 
-def _shares(events: list[Any]) -> dict[str, float]:
+def sums_by_part(events: list[Any], weight: Callable[[Any], float]) -> dict[str, float]:
+    """The sum of a number of each event over the events of each of :data:`PARTS`."""
     of_forward = {
         event.sequence_nr: part
         for event in events
@@ -90,9 +97,8 @@ def _shares(events: list[Any]) -> dict[str, float]:
     }
     totals = dict.fromkeys(PARTS, 0.0)
     for event in events:
-        totals[_own_part(event) or _backward_part(event, of_forward)] += event.self_cpu_time_total
-    whole = sum(totals.values())
-    return {part: total / whole for part, total in totals.items()}
+        totals[_own_part(event) or _backward_part(event, of_forward)] += weight(event)
+    return totals
 
 
 def _ancestors(event: Any) -> Iterator[Any]:

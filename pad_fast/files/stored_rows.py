@@ -14,7 +14,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -154,15 +154,22 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 class RowFiles:
     """A folder of stored rows that a command works with, which goes when the command ends.
 
-    What a killed command left is removed by whoever holds the lock of the folder above.
+    What a killed command left is removed by whoever holds the lock of the folder above. A folder
+    belongs to the last that took it: an earlier command of the same process, whose objects live on
+    in a traceback, no longer removes it.
 
     Args:
         folder: is made when something is kept.
     """
 
+    _removals: ClassVar[dict[Path, weakref.finalize]] = {}
+
     def __init__(self, folder: Path) -> None:
         self.folder, self._count = folder, 0
         self.remove = weakref.finalize(self, _remove, folder, os.getpid())
+        if earlier := self._removals.pop(folder, None):
+            earlier.detach()
+        self._removals[folder] = self.remove
 
     def keep(self, tables: Tables) -> Rows:
         """The rows of tables with one schema, which are written to a file; none need no file."""

@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from pad_fast.files.own_files import read_json
 
+# What a model's folder holds and nothing that loads it reads. Cards change with what was measured.
+UNREAD = ("README.md", "training_args.bin")
 ZIP_BEGIN = b"PK\x03\x04"
 
 

@@ -24,7 +24,7 @@ from transformers import (
 
 from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
-from pad_fast.files.weights import check_model_folder
+from pad_fast.files.weights import UNREAD, check_model_folder
 from pad_fast.models.auto import model_class
 from pad_fast.pipeline import hub
 from pad_fast.pipeline.costs import measured
@@ -311,14 +311,15 @@ class Checkpoint:
     def fingerprint(self) -> Row:
         """What distinguishes this model from others, for the manifest.
 
-        It is the commit on the hub, or a hash over the names, sizes and both ends of the files.
+        It is the commit on the hub, or a hash over the names, sizes and both ends of the files that
+        are read to load it. Its card is none of them.
         """
         folder = Path(self.path)
         if not folder.is_dir():
             return {"path": self.path, "commit": getattr(self.config, "_commit_hash", None)}
         files = (path for path in folder.iterdir() if path.is_file())
-        shown = sorted(path for path in files if not path.name.startswith("."))
-        return {"path": self.path, "sha256": ends_hash(shown)}
+        read = (path for path in files if not path.name.startswith(".") and path.name not in UNREAD)
+        return {"path": self.path, "sha256": ends_hash(sorted(read))}
 
 
 def _code(config: dict[str, Any]) -> str:

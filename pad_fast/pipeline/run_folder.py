@@ -14,6 +14,7 @@ from typing import Any
 from pad_fast.files.checksums import file_digest
 from pad_fast.files.own_files import read_json_lines, set_aside
 from pad_fast.files.stored_rows import SCRATCH
+from pad_fast.files.weights import UNREAD
 from pad_fast.pipeline.phases import PHASES, PREPARE
 from pad_fast.pipeline.whole_files import Row, ends_hash, read_json, replacing, write_json
 
@@ -35,8 +36,6 @@ OWN = (
     "*/trainer",
     "seqkd/answers/part-*.parquet",
 )
-# What a student's folder holds and no phase reads.
-UNREAD = ("README.md", "training_args.bin")
 STATE = "trainer_state.json"  # holds times
 
 

@@ -11,7 +11,17 @@ from measured import CPU, ROOFS
 from benchmarks import steps, tables
 from benchmarks.contestants import NAIVE, OURS
 from benchmarks.step_cases import StepCase, StepInputs, make_model
-from benchmarks.step_profile import ATTENTION, HEAD, LOSS, MLP, OPTIMIZER, profiled_parts
+from benchmarks.step_profile import (
+    ATTENTION,
+    HEAD,
+    LOSS,
+    MLP,
+    OPTIMIZER,
+    OTHER,
+    profiled,
+    profiled_parts,
+    sums_by_part,
+)
 from benchmarks.suites import SUITES
 
 
@@ -62,8 +72,8 @@ def test_repeats_are_read_once_by_ours_and_each_by_others():
 
 
 def test_the_parts_of_a_step_are_those_of_its_modules():
-    """Twice as many layers of the same widths, so that head and loss have a smaller share."""
-    shares = []
+    """Products are counted: six layers have six times those of one, and the head has the same."""
+    counts = []
     for layers in (1, 6):
         case = SUITES["steps-smoke"].cases[0]
         model = make_model(case, CPU)
@@ -71,10 +81,20 @@ def test_the_parts_of_a_step_are_those_of_its_modules():
             copy.deepcopy(model.model.layers[0]) for _ in range(layers)
         )
         inputs = StepInputs(case, CPU, model)
-        shares.append(profiled_parts(inputs, steps.STEP_CONTESTANTS[0].build(inputs)))
-    assert shares[1][MLP] > shares[0][MLP]
-    assert shares[1][ATTENTION] > shares[0][ATTENTION]
-    assert shares[1][HEAD] + shares[1][LOSS] < shares[0][HEAD] + shares[0][LOSS]
+        events = profiled(inputs, steps.STEP_CONTESTANTS[0].build(inputs))
+        counts.append(sums_by_part(events, lambda event: event.name == "aten::mm"))
+    one, six = counts
+    assert (one[MLP], one[ATTENTION]) == (9, 12)  # 3 and 4 layers, each forward and for 2 gradients
+    assert (six[MLP], six[ATTENTION]) == (54, 72)
+    assert six[HEAD] == one[HEAD] > 0
+    assert {one[part] for part in (LOSS, OPTIMIZER, OTHER)} == {0}
+
+
+def test_the_shares_of_a_step_are_of_its_time():
+    inputs = StepInputs(SUITES["steps-smoke"].cases[0], CPU)
+    shares = profiled_parts(inputs, steps.STEP_CONTESTANTS[0].build(inputs))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(share > 0 for share in shares.values())
 
 
 def test_the_longest_response_is_found():

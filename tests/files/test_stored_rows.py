@@ -125,3 +125,18 @@ def test_the_folder_goes_with_what_kept_it(tmp_path):
     gc.collect()
     assert list(tmp_path.iterdir()) == []
     assert rows[3] == ROWS[3]  # it stays open for whoever reads it
+
+
+def test_a_folder_belongs_to_the_last_that_took_it(tmp_path):
+    """A failed command of this process, kept alive by its traceback, goes after the next began."""
+    failed = RowFiles(tmp_path / "rank-0")
+    keep_rows(failed, ROWS)
+    following = RowFiles(tmp_path / "rank-0")
+    rows = keep_rows(following, ROWS)
+    del failed
+    gc.collect()
+    assert (following.folder / stored_rows.FIRST).exists()
+    assert list(rows) == ROWS
+    del rows, following
+    gc.collect()
+    assert not (tmp_path / "rank-0").exists()

@@ -1,4 +1,4 @@
-"""Whether two models read the same conversation as the same token ids."""
+"""Whether two models read a conversation as the same ids, and whether they are the same model."""
 
 from __future__ import annotations
 
@@ -78,3 +78,14 @@ def test_prompts_are_not_truncated(tmp_path):
         assert teacher.prompt_ids(said) == student.prompt_ids(said)
         assert len(teacher.prompt_ids(said)) > 5
     assert isinstance(teacher.tokenizer, PreTrainedTokenizerFast)
+
+
+def test_a_model_is_the_same_under_another_card(tmp_path):
+    """A run writes numbers into the card of a student that was asked already."""
+    worlds.save_model(tmp_path, seed=0, tokenizer=chat_tokenizer("byte-level", WITH_BOS))
+    model = Checkpoint("student", str(tmp_path))
+    before = model.fingerprint()
+    (tmp_path / "README.md").write_text("# Right in 57% of the answers")
+    assert model.fingerprint() == before
+    edit("config.json", rope_theta=500.0)(tmp_path)
+    assert model.fingerprint() != before

@@ -32,7 +32,10 @@ def saved(folder: Path, model, tokenizer=None) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "last", "changes"),
-    [("gemma3", "seqkd", {"baseline": "seqkd"}), ("mllama", "student-02", {"rounds": 2})],
+    [
+        ("gemma3", "seqkd", {"baseline": "seqkd"}),
+        pytest.param("mllama", "student-02", {"rounds": 2}, marks=pytest.mark.long),
+    ],
 )
 def test_a_whole_run_of_models_with_nested_configs(world, tmp_path, no_report, name, last, changes):
     size = len(worlds.character_tokenizer())

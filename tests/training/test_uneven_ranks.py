@@ -86,7 +86,7 @@ os._exit(0)  # without it the interpreter sometimes finds a thread of gloo alive
 
 
 @pytest.mark.slow  # two or three interpreters that import everything
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_any_number_of_rows_on_several_ranks(ranks, tmp_path):
     script = tmp_path / "ranks.py"
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]

@@ -99,7 +99,7 @@ def test_bad_settings_are_said_once(world, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", [pytest.param("0", marks=pytest.mark.long), "1"])
 def test_a_rank_that_is_killed_ends_the_others(world, tmp_path, rank):
     config = worlds.changed_config(
         world, tmp_path, output_dir=str(tmp_path / "run"), num_train_epochs=2000

@@ -82,7 +82,7 @@ def test_the_training_has_the_parts_and_the_manifest_the_product(tmp_path, monke
         assert parts == ((2, 4) if given else (2, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     """Killed in the middle of its training on one process, it ends on two as it would have."""
     worlds.write_config(tmp_path)

@@ -97,6 +97,7 @@ def test_both_servers_of_the_student_work(through_urls):
     assert min(stub.answered for stub in stubs) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_servers_of_its_own_give_the_same_and_are_gone(through_urls, world, tmp_path, monkeypatch):
     """They are there in the phases that ask them, and never while the student is trained."""
@@ -136,7 +137,7 @@ def pids(folder: Path) -> list[str]:
     return [pid for line in lines if line.startswith("pids ") for pid in line.split()[1:]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_everywhere_the_result_is_the_same(through_urls, world, tmp_path):
     """The run is killed in each phase, and its servers die and come back meanwhile."""
     stubs = [Stub(world / role) for role in ("student", "teacher")]
@@ -147,6 +148,7 @@ def test_killed_everywhere_the_result_is_the_same(through_urls, world, tmp_path)
     assert_same_results(tmp_path / "run", through_urls[0])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_report")
 def test_one_of_two_servers_is_not_there_at_the_start(world, tmp_path, monkeypatch, caplog):
     """The run warns and goes on with the other; the student's comes when it is trained."""
