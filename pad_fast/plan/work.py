@@ -55,6 +55,8 @@ class Piece:
         questions: about each prompt.
         rewards: whether the sampled responses are read once more, for the student's own rewards.
         times: how often a model is loaded.
+        trained: how often it is a student of the run, whose files are compared with their checksums
+            first.
         tries: in how many of the rounds its first scores try which layout the model takes, as the
             first ones after each loading do.
     """
@@ -67,6 +69,7 @@ class Piece:
     questions: int = 0
     rewards: bool = False
     times: int = 1
+    trained: int = 0
     tries: int = 0
 
     @property
@@ -202,11 +205,13 @@ class Work:
         rounds, counts = self.config.rounds, self.counts
         kinds = {(piece.kind, piece.role, title) for piece in pieces for title in piece.titles}
         heldout = counts.heldout > 0
-        student = sum(
-            kind in (SAMPLE, TRAIN, ANSWERS) and role == STUDENT and not title.endswith(": sample")
+        begun = [
+            title
             for kind, role, title in kinds
-        )
-        student += counts.given  # which reads the first shard's rewards
+            if kind in (SAMPLE, TRAIN, ANSWERS) and role == STUDENT
+            if not title.endswith(": sample")
+        ]
+        student = len(begun) + counts.given  # which reads the first shard's rewards
         judged = [title for kind, role, title in kinds if kind == SCORE and role == self.judge]
         first = [title for title in judged if title.startswith(("round", "held-out"))]
         together = len(first) - ("held-out · teacher: score" in first and len(first) > 1)
@@ -220,7 +225,15 @@ class Work:
         loads[TEACHER] = loads.get(TEACHER, 0) + answers
         for role, times in loads.items():
             if times:
-                yield Piece((f"load {role}",), LOAD, role, times=times)
+                trained = sum(map(_is_of_trained, begun)) if role == STUDENT else 0
+                yield Piece((f"load {role}",), LOAD, role, times=times, trained=trained)
+
+
+def _is_of_trained(title: str) -> bool:
+    """Whether the student that a piece loads came out of an earlier training of the run."""
+    if title.startswith(("validate ", "evaluate ")):
+        return model_names.BASE not in title
+    return title.startswith("round ") and not title.startswith("round 1/") and "seqkd" not in title
 
 
 def _sampled(

@@ -9,6 +9,7 @@ from worlds import changed_config
 
 from pad_fast import cli
 from pad_fast.pipeline.arguments import parse_with
+from pad_fast.pipeline.run_folder import RunFolder
 from pad_fast.plan.forecast import make_case
 from pad_fast.plan.options import PlanOptions
 from pad_fast.plan.work import Work
@@ -39,8 +40,10 @@ def test_all_work_of_a_run_is_planned(finished):
 
 
 @pytest.mark.usefixtures("no_report")
-def test_validation_and_the_teachers_own_answers_are_planned(world, tmp_path):
+def test_validation_and_the_teachers_own_answers_are_planned(world, tmp_path, monkeypatch):
     """Without answers the teacher's rewards measure everybody, the teacher included."""
+    checked, check = [], RunFolder.check_whole
+    monkeypatch.setattr(RunFolder, "check_whole", lambda *of: (checked.append(of[2]), check(*of)))
     plain = [{"prompt": f"{n}+1=?"} for n in range(8)]
     prompts = tmp_path / "plain.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in plain))
@@ -55,6 +58,10 @@ def test_validation_and_the_teachers_own_answers_are_planned(world, tmp_path):
     assert found["teacher's answers"] == found["round 1/1 · sample"] / 3 == 4
     assert found["evaluate teacher: calibrate"] > 0
     assert found["validate student-01"] == 2
+    case = make_case(*parse_with("plan", [str(config), *BY_RATES], PlanOptions))
+    loads = {piece.title: piece for piece in Work(case.config, case.counts).pieces()}
+    assert loads["load student"].trained == sum(checked) == 2
+    assert loads["load teacher"].trained == 0
 
 
 def test_a_plan_that_is_kept_stands_in_the_report(finished, capsys):

@@ -119,8 +119,7 @@ class RunEngines:
         if self._own is not None and self._own[0] == checkpoint.path:
             return self._own[2]
         self.close()
-        if checkpoint.check is not None:
-            checkpoint.check()
+        checkpoint.compare(weights=True)
         log = self.folder / "servers" / f"{checkpoint.role}.log"
         server = OwnServer(command, checkpoint.path, log, self.config.serve_timeout)
         try:

@@ -78,6 +78,7 @@ def trainable(config: RunConfig, student: Checkpoint, seed: int) -> Any:
     quantized = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computed
     )
+    student.compare(weights=True)
     model = student.model_class.from_pretrained(
         student.path,
         revision=student.revision,
