@@ -62,7 +62,7 @@ def ratios(results: Path) -> str:
     for suite in dict.fromkeys(row.suite for row in ROWS):
         found = newest(load(results, suite))
         if found:
-            runs[suite] = next(iter(found.values()))
+            runs[suite] = max(found.values(), key=lambda cases: _first(cases)["run"])
     head = ["what", "time, of PyTorch's", "memory, of PyTorch's", "time, of the quickest other's"]
     rows = [head, ["---", "---:", "---:", "---:"]]
     for row in ROWS:
@@ -93,11 +93,14 @@ def _ratio(value: float | None) -> str:
     return f"{value:.2f}" if value >= 0.05 else f"1/{1 / value:,.0f}"
 
 
+def _first(cases: dict[str, list[Record]]) -> Record:
+    return next(iter(cases.values()))[0]
+
+
 def _sources(runs: dict[str, dict[str, list[Record]]]) -> str:
-    """The machine, and the run of each suite."""
-    firsts = {name: next(iter(cases.values()))[0] for name, cases in runs.items()}
-    some = next(iter(firsts.values()))
-    when = "; ".join(f"{name}: {first['run']}" for name, first in firsts.items())
-    return (
-        f"{some['device']}, {some['threads']} threads, torch {some['versions']['torch']}. {when}."
+    """The machine of each suite, and when it ran there."""
+    return "\n".join(
+        f"{name}: {one['device']}, {one['threads']} threads, torch {one['versions']['torch']}, "
+        f"{one['run']}."
+        for name, one in ((name, _first(cases)) for name, cases in runs.items())
     )

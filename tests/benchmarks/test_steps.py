@@ -80,6 +80,7 @@ def test_the_parts_of_a_step_are_those_of_its_modules():
         model.model.layers = torch.nn.ModuleList(
             copy.deepcopy(model.model.layers[0]) for _ in range(layers)
         )
+        model.config.num_hidden_layers = layers  # the forward takes so many
         inputs = StepInputs(case, CPU, model)
         events = profiled(inputs, steps.STEP_CONTESTANTS[0].build(inputs))
         counts.append(sums_by_part(events, lambda event: event.name == "aten::mm"))
