@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.evidence.methods import BASE, METHODS, WHOLE_GROUP
-from benchmarks.evidence.settings import SETTINGS, Setting, Size
+from benchmarks.evidence.settings import MAIN, SETTINGS, Setting, Size
 from benchmarks.records import Record
 
 TUNE, TEST = "tune", "test"
@@ -74,23 +74,22 @@ def key_of(record: Record) -> tuple:
 def cells(size: Size) -> list[Cell]:
     """All cells of a size, in the order of worth.
 
-    The first student and seed of each setting come first, then the other pairs.
+    The main methods come first: in each setting with the first student and seed, then with the
+    other ones. The variations of the group follow, and then the other methods, in the same order.
     """
     settings = [SETTINGS[name] for name in size.settings if SETTINGS[name].shares is None]
-    first, *others = pairs = list(itertools.product(size.seeds, size.students))
+    pairs = list(itertools.product(size.seeds, size.students))
     found: list[Cell] = []
-    main = [setting for setting in settings if not setting.name.startswith("g-")]
-    rest = [setting for setting in settings if setting.name.startswith("g-")]
-    for setting in main[:1]:
-        for seed, student in (first, *others):
-            found += _of_pair(size, setting, student, seed, tunes=(seed, student) == first)
-    for setting in (*main[1:], *rest):
-        found += _of_pair(size, setting, first[1], first[0], tunes=True)
-    for seed, student in others:
-        for setting in (*main[1:], *rest):
-            if pairs.index((seed, student)) < setting.pairs:
-                found += _of_pair(size, setting, student, seed, tunes=False)
-    return found
+    for index, (seed, student) in enumerate(pairs):
+        for setting in settings:
+            if index < setting.pairs:
+                found += _of_pair(size, setting, student, seed, tunes=index == 0)
+
+    def stage(cell: Cell) -> tuple[bool, bool, bool]:
+        is_first = (cell.seed, cell.student) == pairs[0]
+        return cell.method not in (BASE, *MAIN), cell.setting.startswith("g-"), not is_first
+
+    return sorted(found, key=stage)
 
 
 def grid(size: Size, method: str) -> list[tuple[float, float | None]]:

@@ -69,12 +69,12 @@ def _group(name: str, title: str, **more: Any) -> Setting:
 _ALL = (
     Setting("a", "a: from the base student", "a", pairs=9),
     Setting("c", "c: the teacher only scores", "a", answers=False, shares="a", pairs=9),
+    Setting("e", "e: open-ended, graded", "e", world=GRADED, methods=MAIN, pairs=3),
     Setting(
         "b", "b: after SeqKD that no longer improves", "b", saturated=True, methods=MAIN, pairs=3
     ),
-    Setting("e", "e: open-ended, graded", "e", world=GRADED, methods=MAIN, pairs=3),
-    Setting("f-1", "f: noise of one spread in the scores", "a", noise=1.0, methods=MAIN),
     Setting("d", "d: a student of width 48", "d", width=48, methods=MAIN),
+    Setting("f-1", "f: noise of one spread in the scores", "a", noise=1.0, methods=MAIN),
     Setting("f-3", "f: noise of three spreads in the scores", "a", noise=3.0, methods=MAIN),
     _group("n2", "n = 2", pool={"num_generations": 2}),
     _group("n4", "n = 4", pool={"num_generations": 4}),
@@ -147,7 +147,7 @@ FULL = Size(
     saturated_steps=1500,
     students=(1, 2, 3),
     seeds=(1, 2, 3),
-    learning_rates=(3e-5, 1e-4, 3e-4),
+    learning_rates=(3e-5, 1e-4, 3e-4, 1e-3),
     betas=(3.0, 10.0),
 )
 QUICK = Size(

@@ -17,7 +17,7 @@ from benchmarks.evidence import runner
 from benchmarks.evidence.cells import TEST, TOKENS, TUNE, cells, tuning
 from benchmarks.evidence.measures import MEASURES, repetition
 from benchmarks.evidence.methods import METHODS, members, tokens_of, training_rows
-from benchmarks.evidence.settings import FULL, QUICK, SETTINGS, SIZES, SMALLEST
+from benchmarks.evidence.settings import FULL, MAIN, QUICK, SETTINGS, SIZES, SMALLEST
 from benchmarks.evidence.statistics import interval, win_rate
 from benchmarks.evidence.tables import report
 from benchmarks.evidence.token_kd import token_kl
@@ -91,6 +91,14 @@ def test_every_cell_is_once_there_and_tuned_before(size) -> None:
         if cell.purpose == TEST and cell.method != "base":
             assert {other.key for other in tuning(cell, size)} <= before, cell.label
         before.add(cell.key)
+
+
+def test_the_main_methods_of_every_setting_come_first() -> None:
+    names = [cell.setting for cell in cells(FULL)]
+    for setting in ("a", "e", "b", "d", "f-1", "f-3"):
+        assert names.index(setting) < names.index("g-n2")
+        assert any(cell.setting == setting for cell in cells(FULL)[:350])
+    assert all(cell.method in (*MAIN, "base") for cell in cells(FULL)[:350])
 
 
 def test_the_grid_is_the_same_for_all_methods() -> None:
