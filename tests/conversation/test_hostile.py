@@ -72,7 +72,7 @@ def test_a_template_that_never_ends_is_waited_for_once(monkeypatch):
     for _ in range(3):
         with pytest.raises(ValueError, match="takes more than 1 seconds"):
             tried.prompt_ids(USER)
-    assert time.monotonic() - begun < 2.5
+    assert time.monotonic() - begun < 5  # each time would be six
 
 
 def test_two_stars_in_the_text_of_a_template_are_no_power():
