@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -16,6 +14,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+
+from pad_fast.allocator import give_memory_back
 
 _planned_memory: ContextVar[int | None] = ContextVar("planned_memory", default=None)
 
@@ -146,16 +146,10 @@ def forget_peak_allocated(device: torch.device) -> None:
 
 
 def release_cached_memory() -> None:
-    """Give the memory that allocators keep for later back, to the GPU and to the system.
-
-    What is freed of a trained model lies between small blocks that live on, and glibc would keep
-    all of it until the process ends.
-    """
+    """Give the memory that allocators keep for later back, to the GPU and to the system."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # in glibc alone
-        trim(0)
+    give_memory_back()
 
 
 def has_accelerator() -> bool:

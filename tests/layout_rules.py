@@ -39,8 +39,8 @@ LAYERS = (
     ("argument_checks", "conversation"),
     ("launch",),
     ("files", "progress"),
-    ("terminal", "interrupts"),
-    ("device", "secret_values"),
+    ("terminal", "interrupts", "device"),
+    ("secret_values", "allocator"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

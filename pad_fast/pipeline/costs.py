@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pad_fast.allocator import give_memory_back
 from pad_fast.device import default_device, forget_peak_allocated, is_gpu, peak_allocated
 from pad_fast.files import process_memory
 from pad_fast.pipeline.ranks import ALONE, Ranks
@@ -136,9 +137,10 @@ def peak_memory() -> int | None:
 
 
 def begin_peak() -> None:
-    """Begin a new peak with what is held now."""
+    """Begin a new peak with what is in use now: what is only kept for later goes to the system."""
     device = default_device()
     if is_gpu(device):
         forget_peak_allocated(device)
     else:
+        give_memory_back()
         process_memory.forget_peak()

@@ -35,14 +35,15 @@ def fitting(world, name: str, memory: int, *, gpu: bool = False, **changes) -> i
 def test_the_largest_batch_whose_peak_fits(world, name):
     whole = [fitting(world, name, 1024 * GIB, gpu=gpu) for gpu in (False, True)]
     assert whole == [MOST[False][name], MOST[True][name]]
-    tokens = fitting(world, name, GIB)
+    memory = {SAMPLED: GIB, SCORED: 5 * GIB // 9}[name]
+    tokens = fitting(world, name, memory)
     assert batch_sizes.LEAST < tokens < MOST[False][name]
     peaks = {SAMPLED: batch_sizes._sampled_peak, SCORED: batch_sizes._scored_peak}
     model = SimpleNamespace(config=SMALL, role="student", path="small")
     config = run_config(world, max_new_tokens=128)
-    reading = batch_sizes.Reading(memory=GIB // 2)
-    assert peaks[name](config, model, tokens, reading) < GIB / 2
-    assert peaks[name](config, model, 2 * tokens, reading) > GIB / 2
+    reading = batch_sizes.Reading(memory=memory // 2)
+    assert peaks[name](config, model, tokens, reading) < memory / 2
+    assert peaks[name](config, model, 2 * tokens, reading) > memory / 2
 
 
 def test_a_small_model_is_not_looked_at_closely(world, monkeypatch):
@@ -58,7 +59,7 @@ def test_a_small_model_is_not_looked_at_closely(world, monkeypatch):
 def test_settings_come_first(world):
     given = run_config(world, sample_batch_tokens=64, score_batch_tokens=32)
     assert BatchTokens.of(given) == BatchTokens(64, 32)
-    assert BatchTokens.of(run_config(world)) == BatchTokens(65_536, 16_384)
+    assert BatchTokens.of(run_config(world)) == BatchTokens(65_536, 4096)
 
 
 def test_a_run_keeps_the_batches_that_it_began_with(world, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pad_fast.files import process_memory
 from pad_fast.pipeline import costs
 from pad_fast.pipeline.costs import measured, recording
 from pad_fast.pipeline.ranks import ALONE, Ranks
@@ -16,6 +17,10 @@ from pad_fast.report.costs import read_costs as read_rows
 
 def read_costs(folder):
     return compared(None, read_rows(folder))
+
+
+def peak_is_unknown() -> bool:
+    return not process_memory.forget_peak()
 
 
 class Together(Ranks):
@@ -77,3 +82,18 @@ def test_nothing_is_kept_without_a_run():
         work.add(1)
     assert work.seconds == 0.0
     assert costs.peak_memory() is None or costs.peak_memory() > 2**20
+
+
+@pytest.mark.skipif(peak_is_unknown(), reason="the system does not say how much memory is held")
+def test_what_a_piece_has_freed_is_not_in_the_peak_of_the_next(tmp_path):
+    """Blocks of different lengths leave holes between what lives on, here 1,000 of them."""
+    with recording(tmp_path, ALONE):
+        with measured("score", "response") as work:
+            blocks = [(b"x" * (50_000 + 71 * i), bytes(2000)) for i in range(1000)]
+            living = [small for _, small in blocks]
+            del blocks
+            work.add(1)
+        with measured("train", "step") as work:
+            work.add(len(living))
+    first, second = read_costs(tmp_path)
+    assert second.peak < first.peak - 2**26

@@ -21,6 +21,6 @@ class RewardOptions:
     )
     score_batch_tokens: int | None = option(
         None,
-        "Most tokens in a batch of scoring. Default: what fits the device; at most 16,384 on a CPU "
+        "Most tokens in a batch of scoring. Default: what fits the device; at most 4,096 on a CPU "
         "and 131,072 on a GPU.",
     )

@@ -1,0 +1,80 @@
+"""Freed memory: used again while work goes on, and given back when it is done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pad_fast import allocator
+
+pytestmark = pytest.mark.skipif(
+    allocator._of_glibc("malloc_trim") is None, reason="the C library is not glibc"
+)
+
+FAULTS = """
+import resource, sys
+from pad_fast.allocator import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+def batch():
+    blocks = [b"x" * (20 << 20) for _ in range(3)]
+batch(); batch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4): batch()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+HOLES = """
+import random
+from pad_fast.allocator import give_memory_back, keep_freed_memory
+from pad_fast.files.process_memory import resident
+keep_freed_memory()
+draw, living, before = random.Random(0), [], resident()
+for _ in range(4):  # batches of different lengths, of which something small is kept each time
+    blocks = []
+    for _ in range(100):
+        blocks.append(b"x" * draw.randrange(100_000, 600_000))
+        living.append(bytes(2000))
+    del blocks
+held = resident() - before
+give_memory_back()
+print(held >> 20, (resident() - before) >> 20)
+"""
+
+
+def said(code: str, *words: str, **variables: str) -> list[str]:
+    """What a process of its own prints."""
+    known = {name: value for name, value in os.environ.items() if name not in allocator.VARIABLES}
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**known, **variables},
+    )
+    return found.stdout.split()
+
+
+def test_later_batches_get_the_pages_of_earlier_ones():
+    pages = 4 * 3 * (20 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert int(said(FAULTS, "as it is")[1]) > pages // 2
+    kept, faults = said(FAULTS, "keep")
+    assert (kept, int(faults) < pages // 50) == ("True", True)
+
+
+def test_what_a_user_has_chosen_is_left_alone():
+    assert said(FAULTS, "keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+def test_holes_between_living_blocks_are_given_back():
+    """What lives on holds 1 MiB, and the holes some 30 times as much."""
+    held, left = map(int, said(HOLES))
+    assert held > 25
+    assert left < 5
+
+
+def test_elsewhere_nothing_happens(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert not allocator.keep_freed_memory()
+    allocator.give_memory_back()
