@@ -4,7 +4,8 @@ Method:
 
 The plan of a small run is kept in its folder, then the run is done in a process of its own. Each
 piece of work of the run, by the title of its progress bar, has the plan's seconds and peak memory
-beside what costs.jsonl holds. Nothing else may run on the machine meanwhile.
+beside what costs.jsonl holds. Nothing else may run on the machine meanwhile, or ``--clock cpu``
+compares CPU seconds of one thread; memory is the same either way.
 
 Needs the package gguf in addition to pad-fast's own, which reads the pair (tools/real_model.py).
 """
@@ -50,6 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--records", type=Path, default=RECORDS, help="jsonl that a line is added to"
     )
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: where others use the machine"
+    )
     parser.add_argument("--table", type=Path, default=PAGE, help="page whose table is replaced")
     return parser.parse_args()
 
@@ -82,14 +86,12 @@ def write_config(options: argparse.Namespace, models: tuple[Path, Path]) -> tupl
     return config, folder
 
 
-def call(command: str, *words: str) -> None:
-    """A command of pad-fast in a process of its own."""
+def call(clock: str, *words: str) -> None:
+    """A command of pad-fast in a process of its own, by a clock."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    subprocess.run(
-        [sys.executable, "-m", "pad_fast", command, *words],
-        check=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    own = {"PYTHONPATH": path} | ({"OMP_NUM_THREADS": "1"} if clock == "cpu" else {})
+    entry = ["-m", "pad_fast"] if clock == "wall" else [str(ROOT / "tools" / "cpu_clock.py")]
+    subprocess.run([sys.executable, *entry, *words], check=True, env={**os.environ, **own})
 
 
 def table(rows: Sequence[Comparison]) -> Table:
@@ -139,7 +141,8 @@ def write_table(record: Row, rows: Sequence[Comparison], path: Path) -> None:
         for row in rows
     ]
     what = "{prompts} prompts, {responses} responses of {tokens} tokens, {threads} threads"
-    said = f"{what.format(**record)}, {record['at']}."
+    clock = "CPU seconds of a shared machine, " if record["clock"] == "cpu" else ""
+    said = f"{what.format(**record)}, {clock}{record['at']}."
     write_part(path, "pair", [said, "", *markdown(headings, cells)])
 
 
@@ -147,8 +150,8 @@ def main() -> int:
     options = parse()
     models = make_pair(options.cache, options.wheel, options.layers)
     config, folder = write_config(options, models)
-    call("plan", str(config), "--keep", "true")
-    call("run", str(config))
+    call(options.clock, "plan", str(config), "--keep", "true")
+    call(options.clock, "run", str(config))
     rows = compared(read_plan(folder), read_costs(folder))
     console = Console(width=120)
     console.print(table(rows))
@@ -160,7 +163,8 @@ def main() -> int:
     )
     record = {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "threads": torch.get_num_threads(),
+        "clock": options.clock,
+        "threads": torch.get_num_threads() if options.clock == "wall" else 1,
         "layers": options.layers,
         "prompts": options.number,
         "responses": options.responses,

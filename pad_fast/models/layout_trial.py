@@ -113,6 +113,11 @@ def choose_layout(
     return "padded"
 
 
+def forget_trials(model: nn.Module) -> None:
+    """Try the layouts of a model anew when one is chosen next."""
+    _problems.pop(causal_lm(model), None)
+
+
 def takes_one_row(model: nn.Module) -> bool:
     """Whether one packed row can hold all sequences, since the attention takes their ends."""
     return prefix_attention.takes_sequence_ends(causal_lm(model))

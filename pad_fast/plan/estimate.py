@@ -9,7 +9,6 @@ from typing import Any
 
 from pad_fast.pipeline.batch_sizes import SAMPLED, SCORED
 from pad_fast.plan.case import Case, group_tokens
-from pad_fast.plan.machine import HASHED
 from pad_fast.plan.peaks import Peaks
 from pad_fast.plan.speeds import Speeds
 from pad_fast.plan.work import ANSWERS, ASK, LOAD, SAMPLE, SCORE, STUDENT, TRAIN, Piece, Work
@@ -82,7 +81,7 @@ class Estimator:
 
     def _load(self, piece: Piece, _: int | None) -> Estimate:
         seconds = piece.times * self.speeds.loading(piece.role)
-        seconds += piece.trained * self.case.trained_bytes / HASHED
+        seconds += piece.trained * self.case.trained_bytes / self.case.machine.hashed
         return self._estimate(piece, "", self.peaks.load(piece.role), seconds, count=piece.times)
 
     def _sample(self, piece: Piece, tokens: int | None) -> Estimate:

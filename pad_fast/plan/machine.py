@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 import time
@@ -29,7 +30,9 @@ COPIED = 2**30  # bytes of a block that is copied: more than any cache, of which
 MOST_COPIED = 16  # the part of a machine's memory that the two blocks may take
 # Seconds in which PyTorch starts one operation: its own Python and, on a GPU, the driver's launch.
 STARTED = 8e-6
-HASHED = 0.7e9  # bytes a second of the SHA-256 of a trained student's files, on one core
+# Bytes a second of the SHA-256 of a trained student's files, on one core that has no instructions
+# for it; this machine's rate is measured.
+HASHED = 0.7e9
 DISK = 3e9  # bytes a second of a file of weights, which was mostly written or fetched just before
 OPENED = 0.5  # seconds in which a model of any size is made before its weights are read
 # The part of the memory that a plan may fill. The rest goes to the device's context, to
@@ -60,6 +63,7 @@ class Machine:
     process: int = 0
     others: Mapping[str, float] = field(default_factory=dict)
     here: bool = False
+    hashed: float = HASHED
 
     def fits(self, peak: int) -> bool:
         """Whether ``peak`` bytes fit in the usable part of the memory."""
@@ -116,6 +120,7 @@ def this_machine(
         0 if is_gpu(device) or memory is not None else resident() or 0,
         {_name(other): product_rate(device, other) for other in {*others} - {dtype}},
         memory is None,
+        HASHED if memory is not None else hash_rate(),
     )
 
 
@@ -134,6 +139,12 @@ def copy_rate(device: torch.device, nbytes: int | None = None) -> float:
     source = torch.ones(nbytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * nbytes / _seconds(lambda: target.copy_(source), device)
+
+
+def hash_rate(nbytes: int = 2**24) -> float:
+    """Bytes a second of the checksum of a file of weights."""
+    block = bytes(nbytes)
+    return nbytes / _seconds(lambda: hashlib.sha256(block).digest(), torch.device("cpu"))
 
 
 def parse_bytes(name: str, text: str) -> int:

@@ -22,6 +22,8 @@ from pad_fast.device import default_device, release_cached_memory, synchronize
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.steps import GroupShape
 from pad_fast.models.auto import build_model
+from pad_fast.models.layout import PromptGroup
+from pad_fast.models.layout_trial import choose_layout, forget_trials
 from pad_fast.models.scoring import next_token_logprobs, score_responses
 from pad_fast.pipeline.batch_sizes import SCORED
 from pad_fast.pipeline.sample.engines import Sampling
@@ -34,7 +36,7 @@ TOKENS = 8  # that are sampled in a trial
 # A batch of a trial has at most so many tokens: it takes as long for each as a larger one.
 MOST_TOKENS = 8192
 WHOLE = 300_000_000  # weights of a model that is tried with all of its layers
-CALLS = 3  # the first one tries layouts
+CALLS = 3
 
 Depths = tuple[int, int]
 
@@ -49,7 +51,8 @@ class Trials:
     def __init__(self, case: Case) -> None:
         self.case, self.config, self.device = case, case.config, default_device()
         self._models: dict[tuple[str, int], Any] = {}
-        self.sampling, self._scored = cache(self._sampling), cache(self._scoring)
+        self.sampling, self.scoring = cache(self._sampling), cache(self._scoring)
+        self._layouts = cache(self._trying)
         self.asking, self.answers = cache(self._asking), cache(self._answers)
 
     def close(self) -> None:
@@ -78,43 +81,51 @@ class Trials:
                 generated_ids(model, rows, each)
             return clock.first * prompt / length, clock.rest
 
-        return self._whole(role, tried)
+        first, token = self._whole(role, tried)
+        return first, token
 
     def _how(self, tokens: int) -> Sampling:
         config = self.config
         return Sampling(tokens, config.temperature, config.top_p, config.top_k)
 
-    def scoring(self, role: str, n: int, prompts: int) -> float:
+    def _scoring(self, role: str, n: int, prompts: int) -> float:
         """The log-probabilities of ``n`` responses to each of a batch of prompts."""
-        return self._scored(role, n, prompts)[0]
-
-    def trying(self, role: str, n: int, prompts: int) -> float:
-        """The trial of layouts before a model's first scores of such a batch."""
-        return self._scored(role, n, prompts)[1]
-
-    def _scoring(self, role: str, n: int, prompts: int) -> tuple[float, float]:
         case, limit = self.case, self._score_tokens
         shape = GroupShape(case.lengths[role].mean, case.response, n)
         tokens = group_tokens(shape, case.reading(role, case.shares))
         few = max(1, min(prompts, MOST_TOKENS // tokens))
 
-        def tried(model: Any) -> tuple[float, float]:
-            groups = [
-                [_ids(model, shape.response, place * n + i) for i in range(n)]
-                for place in range(few)
-            ]
+        def tried(model: Any) -> tuple[float]:
+            groups = _groups(model, shape, few)
             score = partial(
                 score_responses,
                 model,
-                [_ids(model, shape.prompt, place) for place in range(few)],
-                groups,
+                [group.prompt for group in groups],
+                [group.responses for group in groups],
                 share_prefix=self.config.share_prefix,
                 max_tokens_per_batch=limit,
             )
-            return self._time(score)
+            return (self._time(score),)
 
-        scored, trial = self._whole(role, tried)
-        return scored * prompts / few, trial
+        return self._whole(role, tried)[0] * prompts / few
+
+    def trying(self, role: str, n: int, prompts: int) -> float:
+        """The trial of layouts before a model's first scores of such a batch."""
+        return self._layouts(role, n)
+
+    def _trying(self, role: str, n: int) -> float:
+        shape = GroupShape(self.case.lengths[role].mean, self.case.response, n)
+
+        def tried(model: Any) -> tuple[float]:
+            groups = _groups(model, shape, 2)
+
+            def choose() -> None:
+                forget_trials(model)
+                choose_layout(model, groups, self.config.share_prefix, gradients=False)
+
+            return (self._time(choose),)
+
+        return self._whole(role, tried)[0]
 
     def _asking(self, n: int, questions: int) -> float:
         case, limit = self.case, self._score_tokens
@@ -122,12 +133,12 @@ class Trials:
         tokens = min(tokens, _room(case, "teacher") - 1)
         few = max(1, min(questions, MOST_TOKENS // tokens))
 
-        def tried(model: Any) -> tuple[float, float]:
+        def tried(model: Any) -> tuple[float]:
             rows, letters = [_ids(model, tokens, place) for place in range(few)], range(2 * shown)
             ask = partial(
                 next_token_logprobs, model, rows, list(letters), max_tokens_per_batch=limit
             )
-            return self._time(ask)
+            return (self._time(ask),)
 
         return self._whole("teacher", tried)[0] * questions / few
 
@@ -164,14 +175,14 @@ class Trials:
 
     # Depths.
 
-    def _whole(self, role: str, tried: Callable[[Any], tuple[float, float]]) -> tuple[float, float]:
+    def _whole(self, role: str, tried: Callable[[Any], tuple[float, ...]]) -> tuple[float, ...]:
         """The times of a whole model from those of two depths."""
         few, more = depths(self.case.model(role).config)
         layers = _text(self.case.model(role).config).num_hidden_layers
         high = tried(self._model(role, more))
         low = high if few == more else tried(self._model(role, few))
-        first, second = (_line(a, b, (few, more), layers) for a, b in zip(low, high, strict=True))
-        return first, second
+        pairs = zip(low, high, strict=True)
+        return tuple(_line(a, b, (few, more), layers) for a, b in pairs)
 
     def _trained(self, tried: Callable[[Any], StepTimes]) -> StepTimes:
         config = self.case.student.config
@@ -189,11 +200,8 @@ class Trials:
             self._models[role, layers] = trial_model(self.case, role, layers, dtype, self.device)
         return self._models[role, layers]
 
-    def _time(self, call: Callable[[], object]) -> tuple[float, float]:
-        """The time of a call, the fastest of a few, and what the very first one took beyond it.
-
-        The first one tries layouts.
-        """
+    def _time(self, call: Callable[[], object]) -> float:
+        """The time of a call, the fastest of a few: the first one loads libraries."""
         times = []
         for _ in range(CALLS):
             synchronize(self.device)
@@ -201,7 +209,7 @@ class Trials:
             call()
             synchronize(self.device)
             times.append(time.perf_counter() - started)
-        return min(times), max(0.0, times[0] - min(times))
+        return min(times)
 
 
 def trial_model(case: Case, role: str, layers: int, dtype: torch.dtype, device: Any) -> Any:
@@ -296,6 +304,19 @@ def _room(case: Case, role: str) -> int:
 def _vocabulary(model: Any) -> int:
     """An id that no token has, so that no response ends."""
     return int(_text(model.config).vocab_size)
+
+
+def _groups(model: Any, shape: GroupShape, number: int) -> list[PromptGroup]:
+    """Groups of random tokens."""
+    prompt, response, n = shape
+    return [
+        PromptGroup(
+            _ids(model, prompt, place),
+            [_ids(model, response, place * n + i) for i in range(n)],
+            range(place * n, (place + 1) * n),
+        )
+        for place in range(number)
+    ]
 
 
 def _ids(model: Any, length: int, seed: int) -> list[int]:

@@ -7,6 +7,7 @@ import torch
 from planned_runs import config_of
 from transformers import Gemma2Config, LlamaConfig
 
+from pad_fast.models import layout_trial
 from pad_fast.models.auto import build_model
 from pad_fast.pipeline.arguments import parse_with
 from pad_fast.plan import trials
@@ -67,6 +68,20 @@ def test_every_kind_of_work_is_tried(world, tmp_path, monkeypatch):
     whole = StepTimes(1.0, 2.0, 3.0)
     monkeypatch.setattr(trials, "trained_answers", lambda case, model, batch: whole)
     assert Trials(case).answers(8) == pytest.approx(2 * 1.0 + 2.0)  # two micro-batches of four
+
+
+def test_layouts_are_tried_anew_for_every_number_of_responses(world, tmp_path, monkeypatch):
+    """A choice is kept with its model, and would take no time when it is asked for again."""
+    path = config_of(world, tmp_path)
+    tried = Trials(make_case(*parse_with("plan", [str(path)], PlanOptions)))
+    made, difference = [], layout_trial._difference
+    monkeypatch.setattr(
+        layout_trial, "_difference", lambda *given: made.append(1) or difference(*given)
+    )
+    monkeypatch.setattr(trials, "CALLS", 1)
+    for n in (2, 3):
+        assert tried.trying("student", n, 4) > 0
+    assert len(made) == 2
 
 
 def test_what_cannot_be_tried_is_by_the_rates_and_said():
