@@ -1,10 +1,14 @@
 """``python runs_in_turn.py CONFIG ...``: runs one after the other in one process, without reports.
 
-The pictures of a report take longer than the rest of a small run. Variables of the environment
-kill a process on its way: KILLED_AT_STEP after a step of a training, KILLED_IN where a phase has
-done its first shard or step; KILLED_RANK is the rank that it concerns, and KILLED_MARK a file that
-lets it happen once. In a phase whose shards are shared out, the other ranks keep their first shard
-back until it has happened: a quick one could otherwise take every shard before the other has begun.
+The pictures of a report take longer than the rest of a small run.
+
+Killing:
+
+Variables of the environment kill a process on its way: KILLED_AT_STEP after a step of a training,
+KILLED_IN where a phase has done its first shard or step; KILLED_RANK is the rank that it concerns,
+and KILLED_MARK a file that lets it happen once. In a phase whose shards are shared out, the other
+ranks keep their first shard back until it has happened: a quick one could otherwise take every
+shard before the other has begun.
 """
 
 from __future__ import annotations
