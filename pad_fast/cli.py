@@ -27,7 +27,13 @@ from pad_fast.terminal import HelpFormatter, suggestion, use_stand_ins
 FAILED, BAD_INPUT, PROBLEM = 1, 2, 3
 SIGNALLED = 128  # plus the signal's number, as a shell has it
 HIDE = HideSecrets()
-RECIPES = ("gemma-2-9b-to-2b", "llama-3.1-8b-to-3.2-3b", "smollm2-135m", "blank")
+RECIPES = (
+    "gemma-2-9b-to-2b",
+    "llama-3.1-8b-to-3.2-3b",
+    "smollm2-135m",
+    "smollm2-prompted",
+    "blank",
+)
 TINY_WORLD = Path(__file__).parent / "tiny_world" / "tiny.yaml"
 
 

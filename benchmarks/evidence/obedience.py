@@ -1,20 +1,24 @@
-"""How well a text keeps a rule of the teacher's: one short paragraph, no list.
+"""How well a text keeps a rule of the teacher's: one sentence of at most twenty words.
 
 The rule is a system prompt. A student that never sees it is distilled from the same model under it,
-and a few lines of code grade both.
+and a few lines of code grade both. Of the rules that were tried on validation prompts this is the
+one that a model of 135M parameters keeps best: longer ones change little of what it writes.
 """
 
 from __future__ import annotations
 
 import re
 
-RULE = (
-    "Answer in one short paragraph of at most two sentences. Never use a list, a heading, bold "
-    "text or a line break."
-)
-WORDS = 50  # two sentences have fewer
+WORDS = 20
+RULE = "Answer in one sentence of at most twenty words."
+LIST_NUMBER = re.compile(r"^\d+[.)]\s+")
 MARKUP = re.compile(r"(?m)^\s*(?:[-*+•]|\d+[.)])\s|^\s*#|\*\*|```")
-SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s*$")
+SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*\s*$")
+# Where a next sentence begins: not behind an abbreviation, nor where a small letter follows.
+NEXT_SENTENCE = re.compile(
+    r"(?<!\be\.g)(?<!\bi\.e)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\b[A-Z])"
+    r"[.!?…][\"'”’)\]]*\s+(?![a-z])\S"
+)
 
 
 def parts(text: str) -> dict[str, float]:
@@ -24,14 +28,16 @@ def parts(text: str) -> dict[str, float]:
         text: a whole answer, without the token that ends it.
 
     Returns:
-        ``paragraph``: there is text and no line break in it. ``plain``: no list, heading, bold or
-        code. ``short``: at most 50 words. ``whole``: it ends as a sentence does.
+        ``sentence``: there is text, and neither a second sentence nor a line break. ``short``: at
+        most twenty words. ``plain``: no list, heading, bold or code. ``whole``: it ends as a
+        sentence does.
     """
     body = text.strip()
+    one = "\n" not in body and NEXT_SENTENCE.search(LIST_NUMBER.sub("", body)) is None
     return {
-        "paragraph": float(bool(body) and "\n" not in body),
-        "plain": float(bool(body) and MARKUP.search(body) is None),
+        "sentence": float(bool(body) and one),
         "short": float(0 < len(body.split()) <= WORDS),
+        "plain": float(bool(body) and MARKUP.search(body) is None),
         "whole": float(SENTENCE_END.search(body) is not None),
     }
 
@@ -41,7 +47,7 @@ def obedience(text: str) -> float:
 
     Example:
         >>> from benchmarks.evidence.obedience import obedience
-        >>> obedience("Take a walk. It helps."), obedience("You can:\\n- walk\\n- sleep")
+        >>> obedience("Take a walk."), obedience("You can:\\n- walk\\n- sleep")
         (1.0, 0.25)
     """
     found = parts(text)

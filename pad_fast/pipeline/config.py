@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pad_fast.evaluation.answers import check_rule
 from pad_fast.models.layout import check_share_prefix
+from pad_fast.pipeline.compared import check_compared
 from pad_fast.pipeline.multiple_choice import questions
 from pad_fast.pipeline.number_rules import RULES
 from pad_fast.pipeline.option import json_object
@@ -54,6 +56,8 @@ class RunConfig(
 
     def __post_init__(self) -> None:
         self.chat_template_kwargs = json_object("chat_template_kwargs", self.chat_template_kwargs)
+        self.compare = json_object("compare", self.compare)
+        check_compared(self.methods, self.rounds)
         self.check_calibration()
         if self.heldout_num_generations is None:
             self.heldout_num_generations = self.num_generations
@@ -76,6 +80,12 @@ class RunConfig(
         self.check_adapter()
         check_servers(self)
         self.check_benchmarks(has_teacher=bool(self.teacher))
+
+    @property
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """The options of each method that is compared with the run's own, by its name."""
+        assert not isinstance(self.compare, str)
+        return self.compare or {}
 
     @property
     def asks(self) -> bool:

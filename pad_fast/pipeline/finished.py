@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pad_fast.evaluation import model_names
+from pad_fast.pipeline.compared import folder_of
 from pad_fast.pipeline.evaluate import heldout, validation
 from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
 from pad_fast.pipeline.evaluate.heldout import Subject
@@ -83,23 +84,31 @@ def subjects(run: RunContext, round: int) -> list[Subject]:
             found.insert(0, Subject(model_names.TEACHER, 0, run.teacher, judges_itself=judged))
     if with_baseline(run, round):
         found.append(Subject(model_names.SEQKD, round, run.trained(seqkd_student(run))))
+    for name in run.config.methods:
+        found.append(Subject(name, round, run.trained(compared_student(run, name))))
     return found
 
 
 def is_trained(run: RunContext, round: int) -> bool:
-    """Whether a round has its student, and the last round the baseline's too."""
+    """Whether a round has its student, and the last one those of the baseline and of methods."""
     return all(path.exists() for path in students(run, round))
 
 
 def students(run: RunContext, round: int) -> list[Path]:
     """The folders of the students that a round trains."""
     found = [run.folder.student(round)]
-    return [*found, seqkd_student(run)] if with_baseline(run, round) else found
+    found += [seqkd_student(run)] if with_baseline(run, round) else []
+    return [*found, *(compared_student(run, name) for name in run.config.methods)]
 
 
 def with_baseline(run: RunContext, round: int) -> bool:
     """Whether the baseline is trained after this round."""
     return run.config.baseline == "seqkd" and round == validation.last_round(run)
+
+
+def compared_student(run: RunContext, name: str) -> Path:
+    """The folder of the student of a method that is compared with the run's own."""
+    return folder_of(run.folder.root, name) / "student"
 
 
 def seqkd_student(run: RunContext) -> Path:

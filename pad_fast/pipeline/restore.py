@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pad_fast.files.stored_rows import Rows
+from pad_fast.pipeline.compared import folder_of, phase_of
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.teacher_answers import sampled_alone
@@ -101,6 +102,8 @@ def restore_metrics(run: RunContext) -> None:
     for path in sorted((root / "validation").glob("*.json")):
         row = read_json(path)
         metrics.add(row["round"], 0, "validate", {"name": path.stem, row["metric"]: row["value"]})
+    for name in run.config.methods:
+        _restore_training(run, folder_of(root, name), 1, phase_of(name))
     _restore_training(run, run.folder.seqkd, run.config.rounds, "seqkd")
     for path in sorted((root / "evaluation").glob("*.json")):
         row = read_json(path)

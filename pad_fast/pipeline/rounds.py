@@ -21,6 +21,7 @@ from pad_fast.pipeline.evaluate.best_round import announce_stop, chosen_student
 from pad_fast.pipeline.evaluate.summary import print_table
 from pad_fast.pipeline.findings.first_shard import of_samples, of_scores, warn
 from pad_fast.pipeline.finished import (
+    compared_student,
     is_finished,
     is_trained,
     seqkd_student,
@@ -45,7 +46,7 @@ from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.train.saved_student import drop_checkpoints
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
-from pad_fast.pipeline.train.train_round import train_round
+from pad_fast.pipeline.train.train_round import train_compared, train_round
 from pad_fast.pipeline.whole_files import Row
 from pad_fast.terminal import say
 
@@ -140,19 +141,25 @@ def _keep_given_scores(run: RunContext, groups: Path, folder: Path) -> None:
 
 
 def train(run: RunContext, round: int) -> None:
-    """Train the round's student, and after the last round the baseline."""
+    """Train the round's student and the methods beside it, after the last round the baseline."""
     if unfinished(run.round_rows(round), run.folder.round(round) / "scores", run.config.shard_size):
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
     if run.ranks.agree(not run.folder.student(round).exists()):
         train_round(run, round)
         run.student(round).free()  # what the training held
-    run.ranks.on_main(partial(_keep_student, run, run.folder.student(round), round))
+    keep = partial(_keep_student, run, round)
+    run.ranks.on_main(partial(keep, run.folder.student(round), model_names.student(round)))
+    for name in run.config.methods:
+        if run.ranks.agree(not compared_student(run, name).exists()):
+            train_compared(run, name)
+            run.student(0).free()
+        run.ranks.on_main(partial(keep, compared_student(run, name), name))
     if with_baseline(run, round):
         sample_answers(run)
         if run.ranks.agree(not seqkd_student(run).exists()):
             train_seqkd(run)
             run.student(0).free()
-        run.ranks.on_main(partial(_keep_student, run, seqkd_student(run), round))
+        run.ranks.on_main(partial(keep, seqkd_student(run), model_names.SEQKD))
 
 
 def evaluate(run: RunContext, round: int) -> None:
@@ -282,9 +289,8 @@ def _opened(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]:
             run.engines.close()
 
 
-def _keep_student(run: RunContext, folder: Path, round: int) -> None:
+def _keep_student(run: RunContext, round: int, folder: Path, name: str) -> None:
     """Record a trained student, which later files may come from, and remove its checkpoints."""
-    name = model_names.SEQKD if folder == seqkd_student(run) else model_names.student(round)
     later = (run.folder.evaluation(name), run.folder.round(round + 1) / "samples")
     run.folder.record_student(folder, any(path.exists() for path in later))
     drop_checkpoints(folder.parent / "trainer")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pad_fast.launch import process
+from pad_fast.pipeline.compared import options_of
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.step_size import BATCH, divided, with_product
 from pad_fast.preference.loss_kinds import LOSSES
@@ -59,19 +60,30 @@ class Settings:
 
     def __post_init__(self) -> None:
         # A wrong setting of the training has to fail now and not after hours of sampling.
-        training, n = self._built(), self.run.most_generations
-        kind = LOSSES[training.loss].kind(training.divergence)
-        kind.check_exact(training.method, min(n, training.group_size or n))
-        if training.likelihood_on == "teacher" and self.run.teacher_response == "none":
-            raise ValueError(
-                "likelihood_on: teacher needs the teacher's own responses; set teacher_response to "
-                "greedy or sampled"
-            )
+        training = self._built()
+        self._check_responses(training)
+        for name in self.run.methods:
+            try:
+                self._check_responses(self.method_config(name, Path("unused")))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"compare: {name}: {error}") from None
         for name, (only, why) in FIXED.items():
             given = getattr(training, name)
             if given != only:
                 given = getattr(given, "value", given)  # an enumeration has one
                 raise ValueError(f"{name}: must be {str(only).lower()}, since {why}, got {given}")
+
+    def _check_responses(self, training: PADConfig) -> None:
+        """Raise ValueError unless a training's loss can read the groups that the run makes."""
+        n = self.run.most_generations
+        kind = LOSSES[training.loss].kind(training.divergence)
+        kind.check_exact(training.method, min(n, training.group_size or n))
+        for name in ("likelihood_on", "train_on"):
+            if getattr(training, name) == "teacher" and self.run.teacher_response == "none":
+                raise ValueError(
+                    f"{name}: teacher needs the teacher's own responses; set teacher_response to "
+                    "greedy or sampled"
+                )
 
     def _built(self) -> PADConfig:
         """The training's arguments, whose errors all name a setting."""
@@ -94,21 +106,29 @@ class Settings:
                 f"built: {reason}"
             ) from error
 
-    def pad_config(self, output_dir: Path, seed: int | None = None, **changes: Any) -> PADConfig:
+    def pad_config(
+        self,
+        output_dir: Path,
+        seed: int | None = None,
+        training: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> PADConfig:
         """The PADConfig of one training that writes to ``output_dir``, without making the folder.
 
         Args:
             output_dir: the trainer's folder.
             seed: of this training; the run's seed if not given.
+            training: in place of the run's own.
             changes: PADConfig fields that override the settings.
         """
         from pad_fast.training.config import PADConfig
 
+        training = self.training if training is None else training
         # Checkpoints only serve to resume a training, and for that the last one is enough.
-        values: dict[str, Any] = {"save_total_limit": 1, **self.training, **changes}
+        values: dict[str, Any] = {"save_total_limit": 1, **training, **changes}
         if self.run.prompts_per_step is not None:
             usual: Any = PADConfig.__dataclass_fields__[BATCH].default
-            values |= divided(self.run.prompts_per_step, self.training, usual)
+            values |= divided(self.run.prompts_per_step, training, usual)
         owned: dict[str, Any] = {"temperature": self.run.reward_temperature}
         owned |= {name: getattr(self.run, name) for name in ("disable_tqdm", "share_prefix")}
         return PADConfig(
@@ -117,6 +137,18 @@ class Settings:
             output_dir=str(output_dir),
             seed=self.run.seed if seed is None else seed,
         )
+
+    def method_config(
+        self, name: str, output_dir: Path, seed: int | None = None, **changes: Any
+    ) -> PADConfig:
+        """The PADConfig of a compared method: the run's, with the method's own loss.
+
+        Args:
+            name: of the method, a key of ``compare``.
+            output_dir, seed, changes: as in :meth:`pad_config`.
+        """
+        training = options_of(self.training, self.run.methods[name])
+        return self.pad_config(output_dir, seed, training=training, **changes)
 
     def flat(self) -> dict[str, Any]:
         """The settings that were given, and the run's own, as one mapping for JSON."""

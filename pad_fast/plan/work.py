@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pad_fast.evaluation import model_names
+from pad_fast.pipeline.compared import phase_of
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.score.asked_questions import configured_questions
 
@@ -150,11 +151,20 @@ class Work:
         config = self.config
         n = config.responses_per_prompt
         yield Piece(self._titles("train"), TRAIN, STUDENT, self.in_round, n)
+        for name, options in config.methods.items():
+            n = self._trained_on(options.get("train_on", "all"))
+            yield Piece(self._titles(phase_of(name)), TRAIN, STUDENT, self.in_round, n)
         if self.has_baseline:
             titles = ("SeqKD · teacher's answers",)
             yield _sampled(titles, self.distinct, 0, role=TEACHER)
             last = self._titles("seqkd")[-1:]
             yield Piece(last, ANSWERS, STUDENT, self.in_round * config.rounds, 1)
+
+    def _trained_on(self, origin: str) -> int:
+        """The responses to a prompt that a training reads."""
+        own = self.config.num_generations
+        counts = {"own": own, "teacher": 1, "best": 1, "pair": min(2, own)}
+        return counts.get(origin, self.config.responses_per_prompt)
 
     def _evaluation(self) -> Iterator[Piece]:
         counts, config = self.counts, self.config
@@ -174,6 +184,8 @@ class Work:
             yield _sampled(("evaluate student-00: greedy",), counts.heldout, 0)
         tries = len(self.rounds) - judged  # the teacher's samples come first
         yield from self._evaluated(students[1:], tries=tries)
+        if config.methods:
+            yield from self._evaluated(tuple(config.methods), tries=0)
         if self.has_baseline:
             yield from self._evaluated((model_names.SEQKD,), tries=0)
 

@@ -12,7 +12,7 @@ from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import is_measured
 from pad_fast.files.writing import replacing
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
-from pad_fast.report import costs, pictures, tables
+from pad_fast.report import compared, costs, pictures, tables
 from pad_fast.report.loss import (
     LossSettings,
     loss_settings,
@@ -71,6 +71,7 @@ def write(run_dir: Path) -> Path:
         phases=tables.phases(run),
         details=tables.details(run),
         choice=choice,
+        compared=compared.comparison(run_dir),
         costs=costs.section(run_dir),
         loss=loss,
         **_facts(run, loss),

@@ -126,7 +126,7 @@ def read_run(run_dir: Path) -> RunRecords:
         baselines=[row for row in evaluations if row not in teacher + students],
         groups=_read_groups(run_dir, [row["name"] for row in students]),
         lengths=_read_lengths(run_dir),
-        by_prompt={path.stem: _read_by_prompt(path) for path in _tables(run_dir)},
+        by_prompt={path.stem: read_by_prompt(path) for path in _tables(run_dir)},
         validation=sorted(
             (read_json(path) for path in (run_dir / "validation").glob("*.json")),
             key=lambda row: row["round"],
@@ -143,7 +143,7 @@ def _position(path: Path) -> tuple[int, int, str]:
     return model_names.position(path.stem)
 
 
-def _read_by_prompt(path: Path) -> dict[str, Floats]:
+def read_by_prompt(path: Path) -> dict[str, Floats]:
     """The metrics of each prompt; all tables have the prompts in one order."""
     names = [name for name in column_names(path) if name.startswith(model_names.BY_PROMPT)]
     found = read_table(path, names) if names else {}
@@ -166,7 +166,7 @@ def _settings(manifest: Row) -> Row:
 
 def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and key != "compare":
             yield from _leaves(value)
         else:
             yield key, value

@@ -19,7 +19,7 @@ from pad_fast.models.layout import check_share_prefix
 from pad_fast.secret_values import is_secret, without_secrets
 from pad_fast.training.number_rules import RULES, problems
 from pad_fast.training.options.argument import argument
-from pad_fast.training.options.data import DataArguments
+from pad_fast.training.options.data import PARTS, DataArguments
 from pad_fast.training.options.loss import LossArguments
 from pad_fast.training.options.memory import MemoryArguments
 from pad_fast.training.options.model import ModelArguments
@@ -145,6 +145,7 @@ class PADConfig(LossArguments, DataArguments, ModelArguments, MemoryArguments, T
     def _check_options(self) -> None:
         check_impl(self.impl)
         check_choice("long_prompts", self.long_prompts, LONG_PROMPTS)
+        check_choice("train_on", self.train_on, PARTS)
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         budget = str(self.memory_budget)
         check_budget(int(budget) if budget.isdecimal() else self.memory_budget)

@@ -19,6 +19,7 @@ from pad_fast.conversation.pairs import BY_RANK, holds_pair, pair_in
 from pad_fast.training.row_columns import (
     check_reward,
     more_columns,
+    part_of,
     shown,
     without_repeats,
 )
@@ -66,6 +67,7 @@ class RowReader:
         mask_truncated: leave out responses that were cut, or whose finish reason is "length".
         template_options: for the chat template.
         now: the time of a chat template.
+        train_on: one of ``pad_fast.training.options.data.PARTS``.
         repeats: "once" leaves out all but the first of equal responses, with their mean reward.
         max_prompt_length: most tokens of a prompt.
         long_prompts: "error", "drop" or "cut", for a longer prompt.
@@ -87,6 +89,7 @@ class RowReader:
     mask_truncated: bool = False
     template_options: dict = field(default_factory=dict)
     now: datetime.datetime | None = None
+    train_on: str = "all"
     repeats: str = "once"
     max_prompt_length: int | None = None
     long_prompts: str = "error"
@@ -127,6 +130,7 @@ class RowReader:
             check_reward("teacher_rewards", reward, i)
             and len(ids) > 0
             and not (self.mask_truncated and clipped[i])
+            and (self.train_on == "all" or (self.train_on == "teacher") == own[i])
             for i, (reward, ids) in enumerate(zip(rewards, completion_ids, strict=True))
         ]
         teacher = [
@@ -134,6 +138,8 @@ class RowReader:
         ]
         if self.repeats == "once":
             teacher, own = without_repeats(completion_ids, teacher, own)
+        num_repeats = sum(live) - sum(reward is not None for reward in teacher)
+        teacher = part_of(teacher, self.train_on)
         num_live = sum(reward is not None for reward in teacher)
         return {
             "prompt_ids": prompt_ids,
@@ -143,7 +149,7 @@ class RowReader:
             "from_teacher": own,
             "clipped": clipped,
             "num_cut": sum(long),
-            "num_repeats": sum(live) - num_live,
+            "num_repeats": num_repeats,
             "num_long": int(is_cut),
             "num_by_rank": int(row.get("by_rank", False)),
             "num_live": num_live,

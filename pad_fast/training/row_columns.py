@@ -52,6 +52,16 @@ def without_repeats(
     return kept, theirs
 
 
+def part_of(teacher: list[float | None], train_on: str) -> list[float | None]:
+    """The rewards of the responses that a setting ``train_on`` reads, None for all others."""
+    live = [(reward, i) for i, reward in enumerate(teacher) if reward is not None]
+    if train_on not in ("best", "pair") or not live:
+        return teacher
+    best, worst = (choose(live, key=lambda each: each[0])[1] for choose in (max, min))
+    kept = {best, worst} if train_on == "pair" else {best}
+    return [reward if i in kept else None for i, reward in enumerate(teacher)]
+
+
 def shown(value: Any) -> str:
     """A value as it stands in a message; a number of thousands of digits by its size."""
     if isinstance(value, int) and abs(value) >= 10**40:

@@ -627,6 +627,7 @@ def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | No
         mask_truncated=args.mask_truncated_completions,
         template_options=_as_dict(args.chat_template_kwargs),
         now=_today(tokenizer),
+        train_on=args.train_on,
         repeats=args.repeats,
         max_prompt_length=args.max_prompt_length,
         long_prompts=args.long_prompts,

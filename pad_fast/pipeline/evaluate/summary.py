@@ -13,6 +13,7 @@ from pad_fast.evaluation.benchmarks.run_table import read_run_table
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import in_text
 from pad_fast.files.own_files import read_json
+from pad_fast.report.compared import Comparison, comparison
 from pad_fast.report.wording import SAMPLED, worded
 from pad_fast.terminal import console as plain_console
 from pad_fast.terminal import show_table
@@ -26,8 +27,28 @@ def print_table(root: Path, console: Console | None = None) -> None:
         manifest = root / "run.json"
         known = read_json(manifest) if manifest.exists() else {}
         words = known.get("judge", "teacher"), known.get("fixed_groups", SAMPLED)
-        _print_evaluations(rows, words, console)
+        if (found := comparison(root)) is not None:
+            _print_comparison(found, rows[0]["num_prompts"], console)
+        else:
+            _print_evaluations(rows, words, console)
     _print_benchmarks(root, console)
+
+
+def _print_comparison(found: Comparison, prompts: int, console: Console) -> None:
+    """Print the methods in parts, and below them what they show."""
+    title = f"{prompts} held-out prompts; the same samples, scores and steps for each method"
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in found.columns:
+        table.add_column(heading, justify="right")
+    for part in found.parts:
+        if part.heading:
+            table.add_section()
+            table.add_row(f"[bold]{part.heading}[/bold]")
+        for name, cells in part.rows:
+            table.add_row(f"  {name}" if part.heading else name, *cells)
+    show_table(console, table)
+    console.print(found.words)
 
 
 def _print_evaluations(rows: list[Row], words: tuple[str, str], console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pad_fast.pipeline.option import option
@@ -29,6 +29,14 @@ class RunOptions:
         "none",
         "seqkd: also train a student on one greedy answer of the teacher to each prompt, for as "
         "many steps.",
+    )
+    compare: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object of methods to compare with the run's own, each a name with its "
+            'loss and learning rate, such as {"DPO": {"loss": "dpo", "anchor": "start"}}: each '
+            "trains the base student anew on the same scores, for as many steps."
+        },
     )
     score_cache: str | None = option(
         None,

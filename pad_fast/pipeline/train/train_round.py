@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pad_fast.evaluation import model_names
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.compared import folder_of, phase_of
 from pad_fast.pipeline.costs import measured
+from pad_fast.pipeline.phases import TRAIN
 from pad_fast.pipeline.publish.model_card import with_metadata
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
-from pad_fast.pipeline.train.checkpoints import Checksums, last_checkpoint
+from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
-from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
-from pad_fast.pipeline.whole_files import keep_shards
+from pad_fast.pipeline.train.training_rows import live_tokens, training_rows
+from pad_fast.pipeline.whole_files import keep_shards, read_json
 from pad_fast.progress.bar import Bar
 from pad_fast.training.config import PADConfig
 from pad_fast.training.trainer import PADTrainer
@@ -44,7 +47,7 @@ def fit(
         run: the run.
         before: the student that the training begins with.
         round: the round, for the progress bar and the metrics.
-        phase: "train", or "seqkd" for the baseline.
+        phase: "train", "seqkd" for the baseline, or that of a compared method.
         target: the folder to save to. It exists only once it is complete.
         tokens: that one epoch reads, without padding.
     """
@@ -66,7 +69,9 @@ def fit(
     card = None
     if isinstance(trainer, PADTrainer):
         text = trainer.card_body(str(run.config.student), _card_note(run, round))
-        card = with_metadata(run, text, model_names.student(round))
+        own = phase == TRAIN.name
+        name = model_names.student(round) if own else target.parent.name
+        card = with_metadata(run, text, name)
     save_student(trainer, run, before, target, card)
 
 
@@ -87,7 +92,12 @@ def loaded(run: RunContext, before: Checkpoint, title: str, seed: int) -> Any:
 
 
 def training_args(
-    run: RunContext, before: Checkpoint, folder: Path, seed: int, **changes: Any
+    run: RunContext,
+    before: Checkpoint,
+    folder: Path,
+    seed: int,
+    make: Callable[..., PADConfig] | None = None,
+    **changes: Any,
 ) -> PADConfig:
     """The arguments of one training of the run.
 
@@ -96,10 +106,12 @@ def training_args(
         before: the student that the training begins with.
         folder: of the trainer.
         seed: of the training.
+        make: of the settings' functions the one that makes them; by default that of the run's own.
         changes: arguments that differ from the run's settings.
     """
     # The run pushes its student itself, once that is chosen and evaluated.
-    args = run.settings.pad_config(folder, seed, push_to_hub=False, **changes)
+    make = make or run.settings.pad_config
+    args = make(folder, seed, push_to_hub=False, **changes)
     if args.ddp_find_unused_parameters is None:  # a search in every step, and a warning if in vain
         args.ddp_find_unused_parameters = may_leave_weights_unused(before.config)
     return args
@@ -178,17 +190,40 @@ AT_START = "student_rewards"
 def train_round(run: RunContext, round: int) -> None:
     """Train the student of ``round`` from that of the round before, on the scored responses."""
     folder, before = run.folder.round(round), run.student(round - 1)
-    seed = round_seed(run.config.seed, round, "train")
+    seed = round_seed(run.config.seed, round, TRAIN.name)
     args = training_args(run, before, folder / "trainer", seed, **run.chosen)
-    keep = partial(keep_shards, path=folder / "scores", columns=[*COLUMNS, AT_START])
+    _train_on_scores(run, round, TRAIN.name, args, run.folder.student(round))
+
+
+def train_compared(run: RunContext, name: str) -> None:
+    """Train a method that is compared with the run's own, on the same scores and for its steps.
+
+    Args:
+        run: of one round, which is trained.
+        name: of the method.
+    """
+    folder = folder_of(run.folder.root, name)
+    seed = round_seed(run.config.seed, 1, TRAIN.name)  # the prompts come in the same order
+    steps = int(read_json(run.folder.student(1) / STATE)["global_step"])
+    make = partial(run.settings.method_config, name)
+    args = training_args(run, run.student(0), folder / "trainer", seed, make, max_steps=steps)
+    _train_on_scores(run, 1, phase_of(name), args, folder / "student")
+
+
+def _train_on_scores(
+    run: RunContext, round: int, phase: str, args: PADConfig, target: Path
+) -> None:
+    """Train the student of the round before on the scores of a round."""
+    scores, before = run.folder.round(round) / "scores", run.student(round - 1)
+    keep = partial(keep_shards, path=scores, columns=[*COLUMNS, AT_START])
     with training_rows(run, keep) as rows:  # a damaged shard is found before weights are read
         trainer = PADTrainer(
-            model=loaded(run, before, bar_title(run, round, "train"), args.seed),
+            model=loaded(run, before, bar_title(run, round, phase), args.seed),
             args=args,
             train_dataset=rows.rename_column(AT_START, "anchor_rewards"),
             processing_class=before.tokenizer,
         )
-        if args.chooses_teacher_beta and run.ranks.is_main:
+        if phase == TRAIN.name and args.chooses_teacher_beta and run.ranks.is_main:
             run.folder.choose("teacher_beta", trainer.args.teacher_beta)
-        tokens = count_tokens(rows, "prompt_ids", "completion_ids")
-        fit(trainer, run, before, round, "train", run.folder.student(round), tokens)
+        tokens = live_tokens(trainer.train_dataset)
+        fit(trainer, run, before, round, phase, target, tokens)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from pad_fast.files.stored_rows import FIRST, RowFiles, Rows
 from pad_fast.pipeline.run import RunContext
+
+TOGETHER = 1024  # rows that are counted at a time
 
 
 @contextlib.contextmanager
@@ -32,6 +36,18 @@ def training_rows(run: RunContext, keep: Callable[[RowFiles], Rows]) -> Iterator
     run.ranks.wait()
     if files is not None:
         files.remove()
+
+
+def live_tokens(rows: Any) -> int:
+    """The tokens of prepared rows that are trained on: prompts, and responses with a reward."""
+    found = 0
+    for batch in rows.with_format("arrow").iter(TOGETHER):
+        column = {name: batch.column(name).combine_chunks() for name in batch.column_names}
+        lengths = pc.list_value_length(column["completion_ids"].flatten())
+        live = column["teacher_rewards"].flatten().is_valid()
+        found += len(column["prompt_ids"].flatten())
+        found += pc.sum(lengths.filter(live)).as_py() or 0
+    return found
 
 
 def count_tokens(rows: Dataset, *columns: str) -> int:

@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 
 from pad_fast.training.options.argument import argument
 
+PARTS = ("all", "own", "teacher", "best", "pair")
+
 
 @dataclass
 class DataArguments:
     """How rows of prompts and responses become token ids."""
 
+    train_on: str = argument(
+        "all",
+        "Which responses train: all; teacher (those that rows mark as the teacher's own in "
+        "from_teacher); own (the others); best or pair (of these the one with the highest reward, "
+        "or it and the one with the lowest, where a loss compares no others).",
+    )
     max_length: int | None = argument(
         2048,
         "Most tokens of a prompt with a response; a longer response is cut. None: the model's "
