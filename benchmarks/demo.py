@@ -1,4 +1,4 @@
-"""Does the demo improve its student, whatever the seed?
+"""Which of the demo's methods is ahead, whatever the student and the seed?
 
 ``python -m benchmarks.demo --students DIR [DIR ...] --seeds 1 2 3`` runs ``pad-fast demo`` for
 every base student and seed, each in its own process, and adds what their evaluations say to
@@ -26,8 +26,12 @@ import torch
 from benchmarks.machine import describe
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import METRICS, Metric
+from pad_fast.pipeline.compared import phase_of
+from pad_fast.report.costs import read_costs
 
 EMBEDDED = Path(__file__).parents[1] / "pad_fast" / "tiny_world" / "student"
+OWN = "PAD"  # the run's own method
+COSTS = {"tokens": "tokens read", "seconds": "seconds of training"}
 RESULTS = Path(__file__).parent / "results" / "demo.jsonl"
 
 
@@ -43,6 +47,8 @@ def run_demo(student: Path, seed: int, folder: Path, options: list[str], threads
         for path in sorted((folder / "evaluation").glob("*.json"))
     }
     settings = json.loads((folder / "run.json").read_text())["config"]
+    phases = {name: phase_of(name) for name in settings["compare"]} | {OWN: "train"}
+    costs = {row["title"].rpartition(" · ")[2]: row for row in read_costs(folder)}
     config = {name: value for name, value in settings.items() if not Path(str(value)).is_absolute()}
     return {
         "student": student.name,
@@ -50,46 +56,66 @@ def run_demo(student: Path, seed: int, folder: Path, options: list[str], threads
         "seconds": round(seconds),
         "threads": threads,
         "evaluations": evaluations,
+        "costs": {
+            name: {key: costs[phase][key] for key in COSTS} for name, phase in phases.items()
+        },
         "config": config,
     }
 
 
 def stages(record: dict) -> dict[str, dict]:
-    """The evaluations that are compared, by their label, in the order of the table."""
+    """The evaluations that are compared, by their label, in the order of the table.
+
+    A record of a demo without compared methods has the student after the last round.
+    """
     found = record["evaluations"]
+    methods = record.get("config", {}).get("compare") or {}
+    others = [name for name in found if name != model_names.TEACHER]
+    others = [*methods] or [name for name in others if not model_names.is_student(name)]
+    last = found[max(filter(model_names.is_student, found))]
     return {
         model_names.label(model_names.TEACHER): found[model_names.TEACHER],
         model_names.BEFORE: found[model_names.BASE],
-        model_names.AFTER: found[max(filter(model_names.is_student, found))],
-        model_names.label(model_names.SEQKD): found[model_names.SEQKD],
+        OWN if methods else model_names.AFTER: last,
+        **{model_names.label(name): found[name] for name in others},
     }
+
+
+def trained(record: dict) -> list[str]:
+    """The labels of the students that a run trained."""
+    return list(stages(record))[2:]
 
 
 def table(records: list[dict]) -> list[list[str]]:
     """The table's rows of cells: the mean over the runs, and the range from least to most."""
     metrics = _metrics(records)
-    rows = [["", *(metric.text_heading for metric in metrics)], ["---", *["---:"] * len(metrics)]]
+    costs = [key for key in COSTS if any("costs" in record for record in records)]
+    heads = [*(metric.text_heading for metric in metrics), *(COSTS[key] for key in costs)]
+    rows = [["", *heads], ["---", *["---:"] * len(heads)]]
     for stage in stages(records[0]):
-        rows.append(
-            [stage, *(_cell(metric, _values(records, stage, metric)) for metric in metrics)]
-        )
+        cells = [_cell(metric, _values(records, stage, metric)) for metric in metrics]
+        rows.append([stage, *cells, *(_cost(records, stage, key) for key in costs)])
     return rows
 
 
-def rises(records: list[dict]) -> str:
-    """In how many of the runs each metric rose, of those metrics of which more is better."""
+def ahead(records: list[dict]) -> str:
+    """In how many of the runs each method is ahead, for each metric of which more is better."""
     counts = []
     for metric in _metrics(records):
         if metric.better > 0:
-            before, after = (
-                _values(records, stage, metric) for stage in (model_names.BEFORE, model_names.AFTER)
-            )
-            rose = sum(
-                was is not None and now is not None and now > was
-                for was, now in zip(before, after, strict=True)
-            )
-            counts.append(f"{metric.text_heading} in {rose}")
+            methods = trained(records[0])
+            values = [_values(records, stage, metric) for stage in methods]
+            known = [each for each in zip(*values, strict=True) if None not in each]
+            first = [methods[each.index(max(each))] for each in known]
+            shares = [f"{name} {first.count(name)}" for name in methods if name in first]
+            counts.append(f"{metric.text_heading}: {', '.join(shares)}")
     return "; ".join(counts)
+
+
+def _cost(records: list[dict], stage: str, key: str) -> str:
+    """The mean of what a training took over the runs; a dash for a model that was not trained."""
+    known = [record["costs"][stage][key] for record in records if stage in record.get("costs", {})]
+    return f"{statistics.fmean(known):,.0f}" if known else "–"
 
 
 def _metrics(records: list[dict]) -> list[Metric]:

@@ -18,7 +18,6 @@ from benchmarks.contestants import NAIVE, OURS, OURS_BUDGET_0
 from benchmarks.demo import stages
 from benchmarks.records import Cases, Record, is_listwise, last_run, load, newest, ran
 from benchmarks.suites import SUITES
-from pad_fast.evaluation import model_names
 from pad_fast.evaluation.reported_metrics import METRICS
 
 COLOURS = {OURS: "#c8442b", NAIVE: "#8a8f98"}
@@ -287,21 +286,25 @@ def _job_colours(records: list[Record]) -> dict[str, str]:
 
 
 def draw_demo(records: list[Record]) -> plt.Figure:
-    """A panel for each metric and a line for each run: the student before and after.
+    """A panel for each metric: a dot for each run of each method, and a line at their mean.
 
     A dashed line is the teacher, where the metric applies to it.
     """
-    figure, axes = plt.subplots(1, len(DEMO_METRICS), figsize=(11, 3.2), layout="constrained")
-    teacher = stages(records[0])[model_names.label(model_names.TEACHER)]
+    figure, axes = plt.subplots(1, len(DEMO_METRICS), figsize=(11, 3.4), layout="constrained")
+    teacher, *labels = stages(records[0])
     for axis, key in zip(axes, DEMO_METRICS, strict=True):
-        for record in records:
-            found = stages(record)
-            values = [found[stage][key] for stage in (model_names.BEFORE, model_names.AFTER)]
-            axis.plot(("before", "after"), values, "-o", color=COLOURS[OURS], alpha=0.6)
-        if teacher[key] is not None:
-            _level(axis, teacher[key], "teacher")
+        for place, label in enumerate(labels):
+            values = [stages(record)[label][key] for record in records]
+            colour = COLOURS[NAIVE] if place == 0 else COLOURS[OURS] if place == 1 else OTHERS[0]
+            axis.plot([place] * len(values), values, "o", color=colour, alpha=0.5, markersize=4)
+            mean = sum(values) / len(values)
+            axis.plot([place - 0.3, place + 0.3], [mean, mean], color=colour, linewidth=2)
+        level = stages(records[0])[teacher][key]
+        if level is not None:
+            _level(axis, level, "teacher")
+        axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
         axis.set_title(METRICS[key].text_heading, fontsize=10)
-        axis.margins(x=0.25, y=0.15)
+        axis.margins(y=0.15)
         axis.grid(axis="y", alpha=0.3)
         _without_frame(axis)
     return figure

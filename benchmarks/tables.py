@@ -177,15 +177,15 @@ LAYOUTS: dict[str, Callable[[Cases], str]] = {
 
 
 def demo_table(records: list[Record]) -> str:
-    """The demo before and after, over its seeds."""
+    """The demo's methods over its students and seeds."""
     first = records[0]
     students = len({record["student"] for record in records})
     seconds = sorted(record["seconds"] for record in records)
     runs = f"{len(records)} runs ({students} base students), {seconds[0]} to {seconds[-1]} s each."
-    rose = f"Number of runs in which a measure rose: {demo.rises(records)}."
+    ahead = f"Number of runs in which a method is ahead, by measure: {demo.ahead(records)}."
     machine = f"{first['device']}, {first['threads']} threads"
     source = f"{machine}; commit {first['commit']}; {first['run']}."
-    return f"{markdown(demo.table(records))}\n\n{runs} {rose} {source}"
+    return f"{markdown(demo.table(records))}\n\n{runs} {ahead} {source}"
 
 
 # Documents.

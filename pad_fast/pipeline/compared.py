@@ -17,7 +17,7 @@ from pad_fast.training.options.loss import LossArguments
 
 FOLDER = "compare"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}")
-OF_ALL = ("normalize", "repeats")  # of the loss, and the same for all methods unless one says so
+OF_ALL = ("normalize", "repeats")  # the run's, where a method does not set them
 OF_LOSS = tuple(each.name for each in dataclasses.fields(LossArguments) if each.name not in OF_ALL)
 MAY_DIFFER = (
     *(*OF_LOSS, *OF_ALL, "train_on"),

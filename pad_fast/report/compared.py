@@ -25,7 +25,7 @@ COSTS = ("tokens\nread", "seconds")
 
 @dataclass(frozen=True)
 class Part:
-    """Methods that are told the same, each a name and the cells of its row."""
+    """Methods that read the same of the teacher, each a name and the cells of its row."""
 
     heading: str
     rows: list[tuple[str, list[str]]]
@@ -73,13 +73,10 @@ def comparison(run_dir: Path) -> Comparison | None:
         Part(worded(heading, judge), [(each.title, _cells(each, metrics)) for each in members])
         for heading, members in _by_part(methods)
     ]
-    others = [
-        (name, _evaluation(run_dir, name)) for name in (model_names.TEACHER, model_names.BASE)
-    ]
     first = [
         (model_names.title(name), [*_values(row, metrics), *["–"] * len(COSTS)])
-        for name, row in others
-        if row
+        for name in (model_names.TEACHER, model_names.BASE)
+        if (row := _evaluation(run_dir, name))
     ]
     columns = [worded(metric.terminal_heading, judge) for metric in metrics]
     return Comparison([*columns, *COSTS], [Part("", first), *parts], in_words(methods, judge))

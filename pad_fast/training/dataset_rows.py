@@ -67,7 +67,7 @@ class RowReader:
         mask_truncated: leave out responses that were cut, or whose finish reason is "length".
         template_options: for the chat template.
         now: the time of a chat template.
-        train_on: one of ``pad_fast.training.options.data.PARTS``.
+        train_on: see ``PADConfig``.
         repeats: "once" leaves out all but the first of equal responses, with their mean reward.
         max_prompt_length: most tokens of a prompt.
         long_prompts: "error", "drop" or "cut", for a longer prompt.
@@ -133,9 +133,7 @@ class RowReader:
             and (self.train_on == "all" or (self.train_on == "teacher") == own[i])
             for i, (reward, ids) in enumerate(zip(rewards, completion_ids, strict=True))
         ]
-        teacher = [
-            float(reward) if alive else None for reward, alive in zip(rewards, live, strict=True)
-        ]
+        teacher = [float(rewards[i]) if alive else None for i, alive in enumerate(live)]
         if self.repeats == "once":
             teacher, own = without_repeats(completion_ids, teacher, own)
         num_repeats = sum(live) - sum(reward is not None for reward in teacher)

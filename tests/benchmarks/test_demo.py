@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import tables
+from benchmarks import demo, tables
 from pad_fast.evaluation.reported_metrics import METRICS
 
 
@@ -35,6 +35,21 @@ def test_the_demo_is_tabled_and_drawn(tmp_path, capsys):
     text = tables.fill("<!-- table:demo -->\nstale\n<!-- /table:demo -->", tmp_path)
     assert "| student after | 50.0% |" in text
     assert "2 runs (1 base students)" in text
-    assert "right, greedy in 2" in text
+    assert "right, greedy: SeqKD 2" in text
     tables.rebuild(tmp_path, [])
     assert (tmp_path / "demo.png").exists()
+
+
+def test_compared_methods_are_rows_and_columns_of_costs():
+    keys = ("teacher", "student-00", "student-01", "RFT", "SeqKD")
+    values = dict(zip(keys, (0.9, 0.25, 0.5, 0.75, 0.6), strict=True))
+    record = {
+        "evaluations": {name: dict.fromkeys(METRICS, value) for name, value in values.items()},
+        "config": {"compare": {"SeqKD": {}, "RFT": {}}},
+        "costs": {"PAD": {"tokens": 1200, "seconds": 3.2}, "RFT": {"tokens": 500, "seconds": 1.0}},
+    }
+    rows = demo.table([record])
+    assert [row[0] for row in rows[2:]] == ["teacher", "student before", "PAD", "SeqKD", "RFT"]
+    assert rows[0][-2:] == ["tokens read", "seconds of training"]
+    assert [row[-2:] for row in rows[3:6]] == [["–", "–"], ["1,200", "3"], ["–", "–"]]
+    assert demo.ahead([record, record]).startswith("right, greedy: RFT 2; ")

@@ -64,7 +64,7 @@ def test_each_method_trains_the_base_student_for_as_many_steps(compared) -> None
     assert len({line["loss"] for line in first}) == 4
     for name in METHODS:
         result = json.loads((run / "evaluation" / f"{name}.json").read_text())
-        assert result["name"] == name and result["kendall_tau"] is not None
+        assert result["kendall_tau"] is not None
         assert (run / "compare" / name / "student" / "README.md").exists()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"train", "compare/DPO", "compare/SeqKD"} <= {line["phase"] for line in lines}
@@ -77,7 +77,8 @@ def test_each_method_reads_its_part_of_a_group(compared) -> None:
         tokens[phase] for phase in ("train", "compare/DPO", "compare/SeqKD", "compare/composed")
     )
     prompts = own + answer - every  # counted once in each
-    assert every > own > pair > prompts and every > answer > prompts
+    assert every > own > pair > prompts
+    assert every > answer > prompts
 
 
 def test_nothing_is_done_twice_and_what_is_lost_is_made_again(compared, capsys) -> None:
@@ -110,9 +111,10 @@ def test_the_table_has_two_parts(compared) -> None:
     with Console(width=100, record=True, file=io.StringIO()) as console:
         print_table(run, console)
     text = console.export_text()
-    assert "The teacher also answers" in text and "tokens" in text and "composed" in text
+    assert all(word in text for word in ("The teacher also answers", "tokens", "composed"))
     page = (run / "report" / "index.html").read_text()
-    assert "Methods compared" in page and found.words in html.unescape(page)
+    assert "Methods compared" in page
+    assert found.words in html.unescape(page)
 
 
 def _method(title: str, rights: list[int], is_told: bool) -> Method:

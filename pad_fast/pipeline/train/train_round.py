@@ -69,8 +69,7 @@ def fit(
     card = None
     if isinstance(trainer, PADTrainer):
         text = trainer.card_body(str(run.config.student), _card_note(run, round))
-        own = phase == TRAIN.name
-        name = model_names.student(round) if own else target.parent.name
+        name = model_names.student(round) if phase == TRAIN.name else target.parent.name
         card = with_metadata(run, text, name)
     save_student(trainer, run, before, target, card)
 

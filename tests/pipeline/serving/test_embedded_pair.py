@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def demo_config(folder: Path, student: Stub, teacher: Stub) -> Path:
-    """The demo's own settings for a few prompts, without its baseline."""
+    """The demo's own settings for a few prompts, without the methods that it compares."""
     settings = yaml.safe_load((WORLD / "tiny.yaml").read_text())
     places = {name: str(WORLD / settings[name]) for name in (*ROLES, "prompts", "heldout")}
     changes = {
@@ -37,7 +37,8 @@ def demo_config(folder: Path, student: Stub, teacher: Stub) -> Path:
         "shard_size": 2,
         "per_device_train_batch_size": 4,
         "logging_steps": 1,
-        "baseline": "none",
+        "compare": None,
+        "teacher_response": "none",
         "student_server": [student.url],
         "teacher_server": [teacher.url],
     }
