@@ -104,7 +104,7 @@ def in_words(methods: Sequence[Method], judge: str = "teacher") -> str:
         sentences.append(f"{heading}: {ahead}.")
     if len(leaders) == 2:
         first, second = sorted(leaders, key=lambda each: each.evaluation[key], reverse=True)
-        sentences.append(f"Of all, {first.title} is the best: {_lead(metric, first, second)}.")
+        sentences.append(f"Of all, {first.title} is ahead: {_lead(metric, first, second)}.")
     return worded(" ".join(sentences), judge)
 
 
@@ -115,7 +115,8 @@ def _lead(metric: Metric, first: Method, second: Method) -> str:
     ends = None
     if values[0] is not None and values[1] is not None and len(values[0]) == len(values[1]):
         ends = difference_interval(values[0], values[1])
-    text = f"{metric.amount(difference)} more than {second.title}"
+    amount = metric.amount(difference)
+    text = f"{amount} more than {second.title}" if difference else f"level with {second.title}"
     if ends is None:
         return text
     chance = "" if ends[0] > 0 else ", which may be chance"

@@ -133,7 +133,7 @@ def test_the_words_follow_the_numbers() -> None:
     assert first.startswith("The teacher only scores: PAD is ahead (right, greedy 60.0%; 30.0 more")
     assert "may be chance" not in first
     assert second == "The teacher also answers: SeqKD is ahead (right, greedy 60.0%)"
-    assert third.startswith("Of all, PAD is the best: 0.0 more than SeqKD")
+    assert third.startswith("Of all, PAD is ahead: level with SeqKD, 95% interval -")
     assert third.endswith("which may be chance.")
     assert "DPO is ahead" in in_words([_method("PAD", [0] * 10, False), dpo])
 

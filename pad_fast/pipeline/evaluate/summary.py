@@ -44,7 +44,7 @@ def _print_comparison(found: Comparison, prompts: int, console: Console) -> None
     for part in found.parts:
         if part.heading:
             table.add_section()
-            table.add_row(f"[bold]{part.heading}[/bold]")
+            table.add_row(part.heading, style="bold")
         for name, cells in part.rows:
             table.add_row(f"  {name}" if part.heading else name, *cells)
     show_table(console, table)
