@@ -62,12 +62,12 @@ class RowReader:
     Args:
         tokenizer: for texts.
         vocabulary: number of token ids; None for no check.
-        max_length: most tokens of the prompt with a response, which is cut at its end.
+        max_length: most tokens of prompt and response, which is cut at its end.
         max_completion_length: most tokens of a response.
         mask_truncated: leave out responses that were cut, or whose finish reason is "length".
         template_options: for the chat template.
         now: the time of a chat template.
-        train_on: see ``PADConfig``.
+        train_on: of ``PADConfig``.
         repeats: "once" leaves out all but the first of equal responses, with their mean reward.
         max_prompt_length: most tokens of a prompt.
         long_prompts: "error", "drop" or "cut", for a longer prompt.
