@@ -55,7 +55,8 @@ def profiled(inputs: StepInputs, call: Callable[[], Tensor]) -> list[Any]:
             optimizer.step()
 
     step()  # makes the state of AdamW
-    with _marked(model), profile(activities=[ProfilerActivity.CPU]) as found:
+    # Without acc_events torch 2.11 warns that it keeps the events of one cycle; there is but one.
+    with _marked(model), profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
         step()
     optimizer.zero_grad(set_to_none=True)
     return list(found.events())

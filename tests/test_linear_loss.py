@@ -197,7 +197,8 @@ def test_the_sizes_of_prompts_wait_for_the_device_once():
     labels = torch.randint(9, (6, 5))
     labels[:, 3:] = -100
     responses = Responses.checked(labels, None, None, -100, "mean")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
         found = PromptRows.of(responses, 2)
     assert found.sizes == [6, 6, 6]
     called = [event.name for event in profiler.events()]

@@ -157,14 +157,22 @@ class Call:
     def visible_share(self) -> float:
         return self.visible.get(self["query"].shape[2], 1.0)
 
+    def shapes_of_attention(self) -> list[torch.Size]:
+        """Shapes of query, key and value, each with a head for every head of the query.
+
+        The counters of torch 2.11 refuse heads that several of the query share.
+        """
+        heads = self["query"].shape[1]
+        shapes = (self[name].shape for name in ("query", "key", "value"))
+        return [torch.Size((batch, heads, *rest)) for batch, _, *rest in shapes]
+
 
 def _sdpa_flops(call: Call) -> int:
-    shapes = (call[name].shape for name in ("query", "key", "value"))
-    return round(sdpa_flop_count(*shapes) * call.visible_share())
+    return round(sdpa_flop_count(*call.shapes_of_attention()) * call.visible_share())
 
 
 def _sdpa_backward_flops(call: Call) -> int:
-    shapes = (call[name].shape for name in ("grad_out", "query", "key", "value"))
+    shapes = (call["grad_out"].shape, *call.shapes_of_attention())
     return round(sdpa_backward_flop_count(*shapes) * call.visible_share())
 
 
