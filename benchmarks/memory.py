@@ -38,7 +38,9 @@ def allocated_peak(step: Step, device: torch.device) -> tuple[int, tuple[Tensor,
     # The CPU's allocator keeps no peak, but it reports each allocation and release to the profiler.
     # Buffers of the matrix library are not among them: resident memory is recorded too.
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
+    with torch.profiler.profile(
+        activities=activities, profile_memory=True, acc_events=True
+    ) as profiler:
         outputs = step()
     held = peak = 0
     for event in sorted(_memory_events(profiler), key=lambda event: event["ts"]):

@@ -8,6 +8,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes that tests start
 
+import atexit
+import gc
+
 import pytest
 import torch
 
@@ -30,6 +33,19 @@ def environment_as_before():
     for name in [name for name in os.environ if name.startswith(LEFT_BY_ARGUMENTS)]:
         if name not in before:
             del os.environ[name]
+
+
+atexit.register(gc.unfreeze)  # or nanobind's modules report leaks
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_left_alone():
+    """Take modules and tests out of the collections that runs make when they free a model.
+
+    Nearly all of the time of a small run went into looking through those objects.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

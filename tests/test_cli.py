@@ -75,8 +75,19 @@ def test_failures_in_one_line(world, tmp_path, capsys, monkeypatch):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_collections_leave_out_what_imports_made(tmp_path, monkeypatch):
+    """Once in a process, when the command's modules are there and no model is yet."""
+    frozen = []
+    monkeypatch.setattr(cli.gc, "freeze", lambda: frozen.append(set(sys.modules)))
+    cli.leave_imports_to_themselves.cache_clear()
+    for _ in range(2):
+        cli.main(["report", str(worlds.write_config(tmp_path, models=False))])  # it has not run
+    assert len(frozen) == 1
+    assert {"torch", "pad_fast.report"} <= frozen[0]
+
+
 def test_control_c_says_how_to_go_on(world, tmp_path):
-    config = changed_config(world, tmp_path)
+    config = changed_config(world, tmp_path, num_train_epochs=2000)  # it is still at it
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pad_fast.cli", "run", str(config)]
     said, deadline = tmp_path / "stderr", time.monotonic() + 120
