@@ -36,43 +36,21 @@ from marked_part import markdown, write_part
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "pad_fast" / "tiny_world" / "student"
 RECIPES = ("gemma-2-9b-to-2b", "llama-3.1-8b-to-3.2-3b")
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
 GEMMA = {"vocab_size": 256_000, "head_dim": 256, "dtype": "bfloat16"}
 LLAMA = {"vocab_size": 128_256, "dtype": "bfloat16", "max_position_embeddings": 131_072}
-CONFIGS: dict[str, Any] = {
-    "google/gemma-2-2b-it": lambda: Gemma2Config(
-        hidden_size=2304,
-        intermediate_size=9216,
-        num_hidden_layers=26,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        **GEMMA,
-    ),
-    "google/gemma-2-9b-it": lambda: Gemma2Config(
-        hidden_size=3584,
-        intermediate_size=14_336,
-        num_hidden_layers=42,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        **GEMMA,
-    ),
-    "meta-llama/Llama-3.2-3B-Instruct": lambda: LlamaConfig(
-        hidden_size=3072,
-        intermediate_size=8192,
-        num_hidden_layers=28,
-        num_attention_heads=24,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-        **LLAMA,
-    ),
-    "meta-llama/Llama-3.1-8B-Instruct": lambda: LlamaConfig(
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        **LLAMA,
-    ),
+SMALL_LLAMA = {**LLAMA, "head_dim": 128, "tie_word_embeddings": True}
+MODELS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
+    "google/gemma-2-2b-it": (Gemma2Config, (2304, 9216, 26, 8, 4), GEMMA),
+    "google/gemma-2-9b-it": (Gemma2Config, (3584, 14_336, 42, 16, 8), GEMMA),
+    "meta-llama/Llama-3.2-3B-Instruct": (LlamaConfig, (3072, 8192, 28, 24, 8), SMALL_LLAMA),
+    "meta-llama/Llama-3.1-8B-Instruct": (LlamaConfig, (4096, 14_336, 32, 32, 8), LLAMA),
 }
 
 
@@ -98,7 +76,8 @@ def write_model(name: str, folder: Path) -> str:
     if not target.exists():
         tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
         tokenizer.save_pretrained(target)
-        config = CONFIGS[name]()
+        kind, sizes, more = MODELS[name]
+        config = kind(**dict(zip(SIZES, sizes, strict=True)), **more)
         config.eos_token_id = tokenizer.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id
         config.architectures = [type(config).__name__.replace("Config", "ForCausalLM")]

@@ -23,6 +23,7 @@ from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.whole_files import keep_rows
 from pad_fast.plan.advice import advise, questions_ratio
+from pad_fast.plan.benchmark_notes import benchmark_notes
 from pad_fast.plan.case import Case, Lengths, Ranks
 from pad_fast.plan.estimate import Estimate, Estimator
 from pad_fast.plan.machine import Machine, this_machine
@@ -44,7 +45,7 @@ class Forecast:
         steps: a training step with the run's settings, then with others.
         advice: settings to change.
         tried: whether the times were tried on this machine.
-        notes: what could not be tried, and why.
+        notes: what could not be tried, and why; what is not planned.
     """
 
     case: Case
@@ -93,7 +94,7 @@ def make_forecast(settings: Settings, options: PlanOptions) -> Forecast:
     case = make_case(settings, options)
     peaks = Peaks(case)
     speeds: Speeds = Roofline(case, peaks)
-    trials, notes = Trials(case) if options.here else None, list[str]()
+    trials, notes = Trials(case) if options.here else None, benchmark_notes(case.config)
     if trials is not None:
         speeds = Fallback(trials, speeds, notes)
     estimator = Estimator(case, peaks, speeds)
