@@ -18,13 +18,6 @@ from commands import failing
 from pad_fast.launch import process
 
 SECONDS = 60  # from the death of one rank to the end of all; a hang would take half an hour
-DIFFERENT = """
-import os, sys
-from pad_fast import cli
-rank = os.environ["RANK"]
-{before}
-sys.exit(cli.main(["run", {config!r}, *([] if rank == "0" else {words!r})]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -34,68 +27,36 @@ def world(tmp_path_factory) -> Path:
     return folder
 
 
-def differing(world: Path, folder: Path, *words: str, before: str = "") -> str:
-    """What two ranks print, of which the second has ``words`` more."""
-    config = worlds.changed_config(world, folder, output_dir=str(folder / "run"))
-    script = folder / "differing.py"
-    script.write_text(DIFFERENT.format(config=str(config), words=list(words), before=before))
-    done = launched.script(2, script, ends=1)
-    return "\n".join(line for line in done.stderr.splitlines() if line.startswith("pad-fast: "))
-
-
 @pytest.mark.slow
-def test_ranks_with_different_settings_say_so_once(world, tmp_path):
-    said = differing(world, tmp_path, "--temperature", "0.5")
-    assert said.count("\n") == 0
-    assert f" of 2 ({process.platform.node()}): settings: rank 0 (" in said
-    assert "differ: temperature is 1.0 and 0.5; start all of them with the same command" in said
-
-
-@pytest.mark.slow
-def test_ranks_with_different_versions_say_so(world, tmp_path):
-    said = differing(
-        world,
-        tmp_path,
-        before="""
-from pad_fast.pipeline import rank_checks
-if rank == "1":
-    known = rank_checks.versions
-    rank_checks.versions = lambda: {**known(), "torch": "1.0"}
-""",
+def test_what_differs_between_ranks_is_said_once(world, tmp_path):
+    config = worlds.changed_config(world, tmp_path, output_dir=str(tmp_path / "run"))
+    launched.script(2, Path(__file__).parent / "differing_ranks.py", config, tmp_path, ends=1)
+    bad, settings, versions, folder = (
+        said(tmp_path, run) for run in ("bad", "settings", "versions", "folder")
     )
-    assert "environment: rank 0 (" in said
-    assert "torch is " in said
-    assert "and '1.0'" in said
+    host = process.platform.node()
+    assert bad.startswith(f"pad-fast: rank 0 of 2 ({host}): ")
+    assert "learning_rate" in bad
+    assert f" of 2 ({host}): settings: rank 0 (" in settings
+    assert "differ: temperature is 1.0 and 0.5; start all of them with the same command" in settings
+    assert "environment: rank 0 (" in versions
+    assert "torch is " in versions
+    assert "and '1.0'" in versions
+    assert "rank 1 of 2 (" in folder
+    assert f"does not see {tmp_path}/elsewhere/run.json, which rank 0 on " in folder
+    assert "give a folder that all machines share" in folder
 
 
-@pytest.mark.slow
-def test_a_folder_that_is_not_shared(world, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    said = differing(
-        world,
-        tmp_path,
-        before=f"""
-from pad_fast.pipeline import rank_checks, run
-rank_checks.check_shared_folder.__defaults__ = (2.0,)
-if rank == "1":
-    from pathlib import Path
-    folder = run.RunFolder
-    run.RunFolder = lambda root: folder(Path({str(elsewhere)!r}))
-""",
+def said(folder: Path, run: str) -> str:
+    """The one message of both ranks about a run, without that of a rank that was then ended."""
+    texts = [path.read_text() for path in sorted(folder.glob(f"{run}-*.txt"))]
+    lines = [line for text in texts for line in text.splitlines()]
+    (message,) = (
+        line
+        for line in lines
+        if line.startswith("pad-fast: ") and not line.startswith("pad-fast: stopped")
     )
-    assert "rank 1 of 2 (" in said
-    assert f"does not see {elsewhere}/run.json, which rank 0 on " in said
-    assert "give a folder that all machines share" in said
-
-
-@pytest.mark.slow
-def test_bad_settings_are_said_once(world, tmp_path):
-    config = worlds.changed_config(world, tmp_path, learning_rate=-1)
-    done = launched.run(2, "run", config, ends=1)
-    said = [line for line in done.stderr.splitlines() if line.startswith("pad-fast: ")]
-    assert len(said) == 1
-    assert said[0].startswith("pad-fast: rank 0 of 2 (")
-    assert "learning_rate" in said[0]
+    return message
 
 
 @pytest.mark.slow

@@ -24,11 +24,9 @@ BATCH = 4
 PLAIN = {"optim": "sgd", "learning_rate": 0.1, "validation_size": 0, "heldout_size": 3}
 LORA = {"use_peft": True, "lora_r": 2, "lora_alpha": 4}
 CASES = {
-    "7": {"prompts_per_round": 7},
-    "10": {"prompts_per_round": 10},
     "15": {"prompts_per_round": 15, "baseline": "seqkd"},
     "idle": {"prompts_per_round": 7, "shard_size": 16},  # one shard, which one rank takes
-    "lora": {"prompts_per_round": 7, **LORA},
+    "lora": {"prompts_per_round": 10, **LORA},
     "validated": {"validation_size": 3, "teacher_response": "greedy"},
 }
 AFTER_TRAINING = ("round-01/student", "round-01/adapter", "seqkd", "student-01", "validation/")
@@ -108,7 +106,7 @@ def test_the_evaluation_of_the_trained_student_is_the_same_to_rounding(both, nam
 
 
 def test_the_manifest_and_metrics_are_written_once(both):
-    one, two = folders(both, "10")
+    one, two = folders(both, "15")
     phases = [read_json(run / "run.json")["phases"].keys() for run in (one, two)]
     assert phases[0] == phases[1]
     lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (one, two)]
