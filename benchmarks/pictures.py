@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from benchmarks import run_memory
 from benchmarks.contestants import NAIVE, OURS, OURS_BUDGET_0
 from benchmarks.demo import stages
+from benchmarks.evidence.pictures import draw_evidence
 from benchmarks.records import Cases, Record, is_listwise, last_run, load, newest, ran
 from benchmarks.suites import SUITES
 from pad_fast.evaluation.reported_metrics import METRICS
@@ -49,6 +50,8 @@ def draw_all(results: Path) -> list[Path]:
     for name, plot in STUDIES.items():
         if records := last_run(results, name):
             written.append(_save(plot(records), results / f"{name}.png"))
+    if (figure := draw_evidence(load(results, "evidence"))) is not None:
+        written.append(_save(figure, results / "evidence.png"))
     return written
 
 

@@ -6,6 +6,7 @@
 - ``tables``, all suites in full, each under its title;
 - ``suites``, their list;
 - ``table:demo`` and ``table:run-memory``, the studies of these names;
+- ``evidence:NAME``, a part of the page about the study (``evidence/page.py``);
 - ``ratios``, the eight rows of the main README.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from benchmarks import demo, run_memory
 from benchmarks.contestants import NAIVE, OURS
+from benchmarks.evidence.page import PARTS
 from benchmarks.in_words import markdown, mebibytes, number, percent, times, without_bars
 from benchmarks.machine import ROOT
 from benchmarks.ratios import ratios
@@ -234,6 +236,10 @@ def _list_of_suites(results: Path) -> str:
     return markdown(rows)
 
 
+def _of_study(make: Callable[[list[Record]], str], results: Path) -> str:
+    return make(load(results, "evidence"))
+
+
 def marks() -> dict[str, Callable[[Path], str]]:
     """Every mark, and the function that makes its text from the folder of results."""
     found: dict[str, Callable[[Path], str]] = {
@@ -243,6 +249,8 @@ def marks() -> dict[str, Callable[[Path], str]]:
         "table:run-memory": _run_memory,
         "ratios": ratios,
     }
+    for name, make in PARTS.items():
+        found[name] = partial(_of_study, make)
     for suite in SUITES.values():
         found[f"table:{suite.name}"] = partial(_suite, suite, LAYOUTS[suite.table])
         short = LAYOUTS[suite.table] if suite.table == "trainers" else summary

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import records
 from benchmarks.evidence.cells import Cell, cells
+from benchmarks.evidence.kept import write_shortened
 from benchmarks.evidence.runner import Study
 from benchmarks.evidence.settings import SIZES
 from benchmarks.evidence.tables import report
@@ -35,6 +36,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--hours", type=float, help="begin no cell after so many hours")
     parser.add_argument("--list", action="store_true", help="list the cells, and do none")
     parser.add_argument("--tables", action="store_true", help="print the tables, and do no cell")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="write the records to FILE, shortened, and do no cell",
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where runs are written")
     parser.add_argument(
         "--results", type=Path, default=records.RESULTS, help="folder of evidence.jsonl"
@@ -49,6 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = parse(arguments)
     size = SIZES[given.size]
     study = Study(size, given.folder.resolve(), given.results)
+    if given.keep:
+        written = write_shortened(records.load(given.results, "evidence"), given.keep)
+        print(f"wrote {given.keep}, {written / 1e6:.1f} MB")
+        return
     if given.list:
         for cell in cells(size):
             print("done " if cell.key in study.known else "     ", cell.label)

@@ -58,20 +58,29 @@ class Results:
             if all(record["cell"][name] == value for name, value in wanted.items())
         }
 
+    @property
+    def names(self) -> list[str]:
+        """The methods that the setting has at this size, whether they have run or not."""
+        return self.size.method_names(self.setting)
+
     def methods(self, budget: str) -> list[str]:
         """The untrained student and the methods that have records."""
-        names = [BASE, *self.size.method_names(self.setting)]
-        return [name for name in names if self.of(name, budget)]
+        return [name for name in (BASE, *self.names) if self.of(name, budget)]
 
     @property
     def reference(self) -> str:
         """The method that the others are compared with."""
-        names = self.size.method_names(self.setting)
-        return REFERENCE if REFERENCE in names else NO_ANSWERS_REFERENCE
+        return REFERENCE if REFERENCE in self.names else NO_ANSWERS_REFERENCE
 
 
-def report(size: Size, records: Sequence[Record]) -> str:
-    """All tables of which there are records, as Markdown."""
+def report(size: Size, records: Sequence[Record], with_examples: bool = True) -> str:
+    """All tables of which there are records, as Markdown.
+
+    Args:
+        size: of the study.
+        records: all of them.
+        with_examples: whether answers of each method follow a setting's tables.
+    """
     parts: list[str] = []
     for name in size.settings:
         results = Results(size, SETTINGS[name], records)
@@ -86,7 +95,8 @@ def report(size: Size, records: Sequence[Record]) -> str:
                 shown(compared(results, budget)),
                 shown(controls(results, budget)),
             ]
-        parts.append(examples(results))
+        if with_examples:
+            parts.append(examples(results))
     return "\n\n".join(filter(None, parts))
 
 
@@ -97,7 +107,7 @@ def examples(results: Results) -> str:
         for record in results.of(method, STEPS).values():
             for example in record.get("examples", []):
                 lines = found.setdefault(example["prompt"], [])
-                lines.append(f"- **{_title(method)}**: {' '.join(example['answer'].split())}")
+                lines.append(f"- **{title(method)}**: {' '.join(example['answer'].split())}")
     return "\n\n".join(
         f"> {' '.join(prompt.split())}\n\n" + "\n".join(lines) for prompt, lines in found.items()
     )
@@ -105,15 +115,13 @@ def examples(results: Results) -> str:
 
 def measured(results: Results, budget: str, measures: Sequence[str], costs: bool = False) -> Table:
     """A row for each method: means over runs and prompts, some with their interval of 95%."""
-    head = ["", "runs", *(_heading(results.setting, name) for name in measures)]
+    head = ["", "runs", *(heading(results.setting, name) for name in measures)]
     head += ["lr", "beta", "steps", "tokens read"] if costs else []
     rows = [head]
     for method in results.methods(budget):
         found = results.of(method, budget)
-        row = [_title(method), str(len(found))]
-        for name in measures:
-            values = matrix(found, name)
-            row.append(_cell(name, None if values is None else interval(values)))
+        row = [title(method), str(len(found))]
+        row += [_measured(found, name) for name in measures]
         one = next(iter(found.values()))
         if costs:
             keys = ("learning_rate", "beta", "steps", "tokens")
@@ -128,7 +136,7 @@ def compared(results: Results, budget: str) -> Table:
     against = results.of(reference, budget)
     rows = [
         [
-            f"greedy answers against {_title(reference)}",
+            f"greedy answers against {title(reference)}",
             "checker: win / tie / loss %",
             "lead [95%]",
             "teacher: win / tie / loss %",
@@ -139,7 +147,7 @@ def compared(results: Results, budget: str) -> Table:
         pairs = common(results.of(method, budget), against)
         if method == reference or not pairs[0]:
             continue
-        row = [_title(method)]
+        row = [title(method)]
         for name in ("greedy_right", "greedy_teacher"):
             first, second = (matrix(part, name) for part in pairs)
             if first is None or second is None:
@@ -148,7 +156,7 @@ def compared(results: Results, budget: str) -> Table:
             found = win_rate(first, second)
             shares = (found.win, found.tie, found.loss)
             row.append(" / ".join(f"{100 * share:.0f}" for share in shares))
-            row.append(_percent(found.lead))
+            row.append(percent(found.lead))
         rows.append(row)
     return rows if len(rows) > 1 else []
 
@@ -164,7 +172,7 @@ def controls(results: Results, budget: str) -> Table:
             "against the start at the entropy of its samples",
             "T",
             "entropy, start's",
-            f"{_heading(results.setting, 'sampled_right')}: more than the start [95%]",
+            f"{heading(results.setting, 'sampled_right')}: more than the start [95%]",
             "teacher logp: more than the start [95%]",
         ]
     ]
@@ -177,7 +185,7 @@ def controls(results: Results, budget: str) -> Table:
             np.mean([record["means"]["entropy"] for record in part.values()])
             for part in (found, starts)
         ]
-        row = [_title(method), f"{np.mean(temperatures):.2g}"]
+        row = [title(method), f"{np.mean(temperatures):.2g}"]
         row.append(f"{entropies[0]:.2f}, {entropies[1]:.2f}")
         for name in ("sampled_right", "sampled_teacher"):
             first, second = (matrix(part, name) for part in (found, starts))
@@ -185,7 +193,7 @@ def controls(results: Results, budget: str) -> Table:
                 row.append("–")
                 continue
             more = interval(first - second)
-            row.append(_percent(more) if name in PERCENT else _plain(more))
+            row.append(percent(more) if name in PERCENT else _plain(more))
         rows.append(row)
     return rows if len(rows) > 1 else []
 
@@ -218,33 +226,40 @@ def matrix(records: dict[Pair, Record], name: str) -> np.ndarray | None:
     return np.array([[np.nan if value is None else value for value in values] for values in series])
 
 
-def shown(table: Iterable[Sequence[str]]) -> str:
-    """A table as Markdown; nothing for an empty one."""
+def shown(table: Iterable[Sequence[str]], align: str = "right") -> str:
+    """A table as Markdown, its columns of figures or texts aligned; nothing for an empty one."""
     rows = [list(row) for row in table]
     if not rows:
         return ""
-    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
+    rule = "---:" if align == "right" else "---"
+    rows.insert(1, ["---", *[rule] * (len(rows[0]) - 1)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _heading(setting: Setting, name: str) -> str:
+def heading(setting: Setting, name: str) -> str:
     """A measure's heading: where answers are not right or wrong, the word for their grade."""
     return MEASURES[name].replace("right,", f"{setting.world.graded},")
 
 
-def _title(method: str) -> str:
+def title(method: str) -> str:
+    """A method's name in tables."""
     return "start" if method == BASE else METHODS[method].title
 
 
-def _cell(name: str, found: Estimate | None) -> str:
-    if found is None or np.isnan(found.mean):
-        return "–"
+def _measured(records: dict[Pair, Record], name: str) -> str:
+    """The mean of a measure over the runs; of the most important ones with an interval."""
     if name in WITH_INTERVAL:
-        return _percent(found)
-    return f"{100 * found.mean:.1f}" if name in PERCENT else f"{found.mean:.3f}"
+        values = matrix(records, name)
+        return "–" if values is None or np.isnan(values).all() else percent(interval(values))
+    known = [record["means"].get(name) for record in records.values()]
+    if any(value is None for value in known):
+        return "–"
+    mean = float(np.mean(known))
+    return f"{100 * mean:.1f}" if name in PERCENT else f"{mean:.3f}"
 
 
-def _percent(found: Estimate) -> str:
+def percent(found: Estimate) -> str:
+    """A share with the ends of its interval, in percent."""
     return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 

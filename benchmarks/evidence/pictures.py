@@ -1,0 +1,64 @@
+"""The picture of the study: every setting, method and budget, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks.evidence.cells import STEPS, TOKENS
+from benchmarks.evidence.findings import scores_of, studied
+from benchmarks.evidence.methods import BASE
+from benchmarks.evidence.statistics import Estimate, interval
+from benchmarks.evidence.tables import Results, heading, matrix, title
+from benchmarks.records import Record
+
+COLUMNS = 2
+GREY, BLUE, RED = "#8a8f98", "#2f6f9f", "#c8442b"  # the start, methods, composed methods
+MARKERS = {STEPS: {"fmt": "o"}, TOKENS: {"fmt": "o", "markerfacecolor": "none"}}
+
+
+def draw_evidence(records: Sequence[Record]) -> plt.Figure | None:
+    """A panel for each setting that was measured; None if there is none.
+
+    A dot is a method's mean at equal steps, a ring at equal tokens, each with its 95% interval.
+    Settings that only vary the groups (g) stand in the tables alone.
+    """
+    shown = [each for each in studied(records) if not each.setting.name.startswith("g-")]
+    if not shown:
+        return None
+    rows = math.ceil(len(shown) / COLUMNS)
+    most = max(len(results.methods(STEPS)) for results in shown)
+    size = (11, rows * (1.0 + 0.26 * most))
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=size, layout="constrained", squeeze=False)
+    for axis, results in zip(axes.flat, shown, strict=False):
+        _panel(axis, results)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    figure.supxlabel("dot: equal steps, ring: equal tokens; bars: 95% intervals", fontsize=8)
+    return figure
+
+
+def _panel(axis: Axes, results: Results) -> None:
+    methods = list(reversed(results.methods(STEPS)))
+    measure = scores_of(results.setting)[0]
+    scale = 100 if measure.endswith("right") else 1
+    for place, name in enumerate(methods):
+        colour = GREY if name == BASE else RED if "composed" in title(name) else BLUE
+        for budget, marker in MARKERS.items():
+            if (found := _estimate(results, name, budget, measure)) is not None:
+                mean, low, high = (scale * value for value in (found.mean, found.low, found.high))
+                bars = [[mean - low], [high - mean]]
+                shift = 0.12 if budget == STEPS else -0.12
+                axis.errorbar([mean], [place + shift], xerr=bars, color=colour, ms=4, **marker)
+    axis.set_yticks(range(len(methods)), [title(name) for name in methods], fontsize=7)
+    axis.set_title(f"{results.setting.title}: {heading(results.setting, measure)}", fontsize=9)
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _estimate(results: Results, name: str, budget: str, measure: str) -> Estimate | None:
+    values = matrix(results.of(name, budget), measure)
+    return None if values is None else interval(values)

@@ -1,0 +1,126 @@
+"""What the page about the study says follows its records, whatever is done so far."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import records as files
+from benchmarks import tables
+from benchmarks.evidence import __main__ as command
+from benchmarks.evidence import findings, page
+from benchmarks.evidence.cells import Cell
+from benchmarks.evidence.findings import HAVE, best, claims, decisions, studied, verdict
+from benchmarks.evidence.kept import shortened
+from benchmarks.evidence.measures import MEASURES
+from benchmarks.evidence.pictures import draw_evidence
+from benchmarks.evidence.settings import FULL, SETTINGS
+from benchmarks.evidence.tables import Results, report
+
+PROMPTS = 200
+
+
+def record(method, right, setting="a", budget="steps", **more):
+    """A test record whose greedy and sampled answers are right for a share of the prompts."""
+    values = (np.arange(PROMPTS) < right * PROMPTS).astype(float).tolist()
+    prompts = dict.fromkeys(MEASURES, values) | {"greedy_teacher": [v - 1.23456 for v in values]}
+    cell = {**vars(Cell("full", setting, 1, 1, method, budget=budget)), **more.pop("cell", {})}
+    means = {name: float(np.mean(series)) for name, series in prompts.items()}
+    return {"cell": cell, "means": means, "prompts": prompts, "run": "2026", **more}
+
+
+IMITATION = [
+    record(name, right, budget=budget)
+    for name, right in (("base", 0.3), ("seqkd", 0.6), ("rft", 0.5))
+    for budget in (("steps",) if name == "base" else ("steps", "tokens"))
+]
+
+
+def test_nothing_is_claimed_without_records() -> None:
+    assert verdict([]).startswith("The study has not come to a composed method yet. Done so far: 0")
+    rows = decisions([])
+    assert [row[0] for row in rows[1:]] == [*HAVE.values()]
+    assert {cell for row in rows[1:] for cell in row[1:]} == {findings.NOT_RUN}
+    assert {row[-1] for row in claims([])[1:]} == {findings.NOT_RUN}
+    assert draw_evidence([]) is None
+    assert all(make([]) for make in page.PARTS.values())
+
+
+@pytest.mark.parametrize(
+    ("right", "wins"), [(0.9, True), (0.65, False), (0.2, False)], ids=["above", "near", "below"]
+)
+def test_a_composed_method_wins_only_with_separate_intervals(right, wins) -> None:
+    found = verdict([*IMITATION, record("weighted", right)])
+    assert found.startswith("**A composed method beats" if wins else "**No composed method beats")
+    assert ("right, greedy 90.0 [" in found) == wins
+    assert "Measured: a: from the base student" in found
+    assert "of 798 cells of the embedded worlds" in found
+
+
+def test_nothing_is_won_before_all_rivals_have_run() -> None:
+    known = [row for row in IMITATION if row["cell"]["method"] != "seqkd"]
+    assert verdict([*known, record("weighted", 0.9)]).startswith("**No composed")
+    # A teacher that only scores has no SeqKD to compare with: own samples win there.
+    assert "c: the teacher only scores" in verdict([*known, record("weighted_own", 0.9)])
+
+
+def test_a_decision_names_who_may_be_as_good() -> None:
+    found = [*IMITATION, record("weighted", 0.605), record("dpo", 0.4)]
+    row = next(row for row in decisions(found) if row[0] == HAVE["a"])
+    title = "composed: weighted likelihood, teacher's answer"
+    assert f"right, greedy: **{title}** 60.5 (perhaps SeqKD)" in row[1]
+    assert "RFT" not in row[1]
+    ranked = best(Results(FULL, SETTINGS["a"], found), "steps", "greedy_right")
+    assert [name for name, _ in ranked] == ["weighted", "seqkd"]
+
+
+@pytest.mark.parametrize(
+    ("right", "here"), [(0.8, "holds"), (0.2, "the opposite"), (0.4, "not seen")]
+)
+def test_a_claim_holds_where_the_interval_says_so(right, here) -> None:
+    rows = claims([*IMITATION, record("dpo", 0.4), record("ppd_kl", right)])
+    (dpo,) = (row for row in rows if row[0].endswith("pairs: DPO"))
+    assert dpo[1] == "PPD-KL − DPO"
+    assert dpo[-1] == here
+    (listed,) = (row for row in rows if row[0].endswith("PRO"))
+    assert listed[-1] == findings.NOT_RUN
+
+
+def test_short_records_make_the_same_tables(tmp_path) -> None:
+    found = [*IMITATION, record("weighted", 0.65, examples=[{"prompt": "Hi", "answer": "Ho"}])]
+    control = record("base", 0.3, cell={"temperature": 0.5})
+    files.path(tmp_path, "evidence").write_text("".join(json.dumps(r) + "\n" for r in found))
+    command.main(["--results", str(tmp_path), "--keep", str(tmp_path / "short.jsonl")])
+    short = files.load(tmp_path, "short")
+    assert set(short[0]["prompts"]) == {
+        "greedy_right", "greedy_teacher", "sampled_right", "sampled_teacher"
+    }  # fmt: skip
+    assert short[0]["prompts"]["greedy_right"][:1] == [1]
+    assert short[0]["prompts"]["greedy_teacher"][0] == -0.23
+    assert set(shortened(control)["prompts"]) == {"sampled_right", "sampled_teacher"}
+    assert report(FULL, short) == report(FULL, found)
+    assert verdict(short) == verdict(found)
+    assert shortened(short[0]) == short[0]
+
+
+def test_the_page_is_filled_and_drawn(tmp_path) -> None:
+    more = [record("weighted", 0.9), record("seqkd", 0.7, "prompted", cell={"size": "prompted"})]
+    more[1]["examples"] = [{"prompt": "Why?", "answer": "Because\nof it."}]
+    rows = [*IMITATION, *more]
+    files.path(tmp_path, "evidence").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "\n".join(f"<!-- {name} -->\nstale\n<!-- /{name} -->" for name in page.PARTS)
+    filled = tables.fill(text, tmp_path)
+    assert "stale" not in filled
+    assert "![For each setting" in filled
+    assert "> Why?\n\n- **SeqKD**: Because of it." in filled
+    assert "### Equal tokens" in filled
+    assert len(studied(rows)) == 3  # a, c and the real one
+    figure = draw_evidence(rows)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    assert titles == [
+        "a: from the base student: right, greedy",
+        "c: the teacher only scores: right, greedy",
+        "SmolLM2-135M taught by itself under a rule: obeyed, greedy",
+    ]
