@@ -6,8 +6,8 @@
 - ``tables``, all suites in full, each under its title;
 - ``suites``, their list;
 - ``table:demo`` and ``table:run-memory``, the studies of these names;
-- ``evidence:NAME``, a part of the page about the study (``evidence/page.py``);
-- ``ratios``, the eight rows of the main README.
+- ``evidence:NAME``, of the study;
+- ``ratios``, of the main README.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from benchmarks.records import Record
 
 COLUMNS = 2
 GREY, BLUE, RED = "#8a8f98", "#2f6f9f", "#c8442b"  # the start, methods, composed methods
-MARKERS = {STEPS: {"fmt": "o"}, TOKENS: {"fmt": "o", "markerfacecolor": "none"}}
 
 
 def draw_evidence(records: Sequence[Record]) -> plt.Figure | None:
@@ -47,12 +46,20 @@ def _panel(axis: Axes, results: Results) -> None:
     scale = 100 if measure.endswith("right") else 1
     for place, name in enumerate(methods):
         colour = GREY if name == BASE else RED if "composed" in title(name) else BLUE
-        for budget, marker in MARKERS.items():
+        for budget, fill in ((STEPS, colour), (TOKENS, "none")):
             if (found := _estimate(results, name, budget, measure)) is not None:
                 mean, low, high = (scale * value for value in (found.mean, found.low, found.high))
                 bars = [[mean - low], [high - mean]]
                 shift = 0.12 if budget == STEPS else -0.12
-                axis.errorbar([mean], [place + shift], xerr=bars, color=colour, ms=4, **marker)
+                axis.errorbar(
+                    [mean],
+                    [place + shift],
+                    xerr=bars,
+                    color=colour,
+                    fmt="o",
+                    markersize=4,
+                    markerfacecolor=fill,
+                )
     axis.set_yticks(range(len(methods)), [title(name) for name in methods], fontsize=7)
     axis.set_title(f"{results.setting.title}: {heading(results.setting, measure)}", fontsize=9)
     axis.grid(axis="x", alpha=0.3)
