@@ -21,7 +21,7 @@ from pad_fast.logprob.softmax import TokenOptions
 from pad_fast.losses import check_loss, preference_loss
 from pad_fast.preference import loss_kinds
 from pad_fast.preference.options import LossOptions
-from pad_fast.preference.reward_inputs import check_columns, counted_prompts
+from pad_fast.preference.reward_inputs import check_columns, counted_prompts, with_tokens
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ class PromptColumns:
     anchor_rewards: Tensor | None = None  # (P, N), under the model that a training starts from
     from_teacher: Tensor | None = None  # (P, N) bool, True for the teacher's own responses
     read_as: Tensor | None = None  # (P, N), the response of the labels that each of these is
+    lengths: Tensor | None = None  # (P, N), numbers of tokens
 
     def of(self, prompts: slice) -> PromptColumns:
         """The columns of some of the prompts."""
-        columns = (self.mask, self.anchor_rewards, self.from_teacher)
-        some = (None if column is None else column[prompts] for column in columns)
-        return PromptColumns(self.teacher_rewards[prompts], *some)
+        columns = (self.mask, self.anchor_rewards, self.from_teacher, self.lengths)
+        mask, anchor, own, lengths = (c if c is None else c[prompts] for c in columns)
+        return PromptColumns(self.teacher_rewards[prompts], mask, anchor, own, lengths=lengths)
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,8 @@ class Preferences:
 
     @cached_property
     def columns(self) -> PromptColumns:
-        """The columns, with a mask that also leaves out responses without tokens."""
-        return self._columns(self._of_all(self.responses.lengths()))
-
-    def _columns(self, lengths: Tensor) -> PromptColumns:
-        # The reward of an empty response is 0, the best log-probability there is.
-        live, mask = lengths > 0, self.given.mask
-        return replace(self.given, mask=live if mask is None else live & mask)
+        """The columns, with the lengths: an empty response has the reward 0, the best there is."""
+        return replace(self.given, lengths=self._of_all(self.responses.lengths()))
 
     @classmethod
     def checked(
@@ -144,7 +140,8 @@ class Preferences:
     def loss(self, logps: Tensor, impl: str) -> tuple[Tensor, Tensor]:
         """The loss and the rewards (P, N), detached, from the log-probabilities of all labels."""
         rewards, lengths = map(self._of_all, self.responses.rewards(logps, impl))
-        return self._loss(rewards, self._columns(lengths)), rewards.detach()
+        columns = replace(self.given, lengths=lengths)
+        return self._loss(rewards, columns), rewards.detach()
 
     def _of_all(self, numbers: Tensor) -> Tensor:
         """Numbers (P, N) of all responses from those of the responses that were read."""
@@ -165,16 +162,18 @@ class Preferences:
             mask=columns.mask,
             anchor_rewards=columns.anchor_rewards,
             from_teacher=columns.from_teacher,
+            lengths=columns.lengths,
             impl=settings.impl,
             **{**settings.loss_options, **options},
         )
 
     def reduce(self, total: Tensor) -> Tensor:
         """The loss from the sum of the losses of all prompts."""
-        options, live = self.settings.options, self.columns.mask
+        options, columns = self.settings.options, self.columns
         if options.reduction == "sum":
             return total
-        assert live is not None
+        assert columns.lengths is not None
+        live = with_tokens(columns.mask, columns.lengths)
         least = loss_kinds.LOSSES[self.settings.loss].least_live(options)
         return total / counted_prompts(live, least).clamp(min=1)
 

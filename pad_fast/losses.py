@@ -22,6 +22,8 @@ Notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +34,8 @@ from pad_fast.dispatch import check_impl
 from pad_fast.preference import loss_kinds
 from pad_fast.preference import op as preference_op
 from pad_fast.preference.likelihood import negative_likelihood
-from pad_fast.preference.loss_kinds import Loss
+from pad_fast.preference.loss_kinds import Kind, Loss
+from pad_fast.preference.op import Groups
 from pad_fast.preference.options import LossOptions
 from pad_fast.preference.reward_inputs import (
     check_columns,
@@ -178,6 +181,7 @@ def preference_loss(
     mask: Tensor | None = None,  # (P, N) bool
     anchor_rewards: Tensor | None = None,  # (P, N)
     from_teacher: Tensor | None = None,  # (P, N) bool
+    lengths: Tensor | None = None,  # (P, N) int64
     impl: str = "auto",
     **options: Any,
 ) -> Tensor:  # () or, with reduction="none", (P,)
@@ -191,6 +195,8 @@ def preference_loss(
         mask, impl: as there.
         anchor_rewards: the rewards under the model that the training started from; DPO needs them.
         from_teacher: True for the teacher's own responses.
+        lengths: numbers of tokens, as :func:`response_lengths` counts them; a response without one
+            does not count.
         options: fields of :class:`pad_fast.preference.options.LossOptions` that this loss has.
             ``likelihood_on`` says what w is: 1 on the "best" response, on the "teacher"'s own, or
             "weighted", softmax(likelihood_beta * t).
@@ -217,65 +223,103 @@ def preference_loss(
     entry, given = loss_kinds.LOSSES[loss], LossOptions(**options)
     check_impl(impl)
     check_rewards(student_rewards, teacher_rewards, mask, entry.least_live(given))
-    check_columns(entry, student_rewards, anchor_rewards, from_teacher)
+    check_columns(entry, student_rewards, anchor_rewards, from_teacher, lengths)
     if student_rewards.shape[1] == 1 and mask is None:
         mask = torch.ones_like(student_rewards, dtype=torch.bool)
-    mask, anchor_rewards = with_second_place(mask), with_second_place(anchor_rewards)
-    from_teacher = with_second_place(from_teacher)
-    student = with_second_place(in_full_precision(student_rewards))
-    teacher = with_second_place(teacher_rewards.detach())
-    live = torch.ones_like(teacher, dtype=torch.bool) if mask is None else mask
     entry.check_weights(given.preference_weight, given.likelihood_weight)
-    checked = {"anchor_rewards": anchor_rewards}
-    if not given.preference_weight:  # else the op checks these
-        checked |= {"student_rewards": student, "teacher_rewards": teacher}
-    _check_finite(checked, mask, given.check_finite)
-    total = student.new_zeros(len(student))
-    if given.preference_weight:
-        compared = student if anchor_rewards is None else student - anchor_rewards.detach()
-        losses = _ranking_losses(entry, compared, teacher, mask, given, impl)
-        total = losses if given.preference_weight == 1 else given.preference_weight * losses
-    if entry.adds_likelihood(given.likelihood_weight):
-        weight = entry.weight_of_likelihood(given.likelihood_weight, live)
-        term = negative_likelihood(
-            student, teacher, live, from_teacher, given.likelihood_on, given.likelihood_beta
-        )
-        total = total + weight * term
-    if given.reduction == "none":
-        return total
-    if given.reduction == "sum":
-        return total.sum()
-    return total.sum() / counted_prompts(live, entry.least_live(given)).clamp(min=1)
+    rewards = Groups(
+        with_second_place(in_full_precision(student_rewards)),
+        with_second_place(teacher_rewards.detach()),
+        with_second_place(mask),
+        with_second_place(lengths),
+    )
+    anchor = with_second_place(anchor_rewards)
+    _check_finite({"anchor_rewards": anchor}, rewards, given.check_finite)
+    if given.preference_weight == 1 and not entry.adds_likelihood(given.likelihood_weight):
+        return _ranking_loss(entry, rewards, anchor, given, impl)
+    rewards = rewards.with_one_mask()
+    return _with_likelihood(entry, rewards, anchor, with_second_place(from_teacher), given, impl)
 
 
-def _check_finite(
-    rewards: dict[str, Tensor | None], mask: Tensor | None, asked: bool | None
-) -> None:
-    """Raise ValueError for live rewards that are not finite, if that is asked or costs no wait."""
-    for name, values in rewards.items():
+def _check_finite(given: Mapping[str, Tensor | None], rewards: Groups, asked: bool | None) -> None:
+    """Raise ValueError for numbers that are not finite, if that is asked or costs no wait."""
+    for name, values in given.items():
         if values is None or not device.can_read_values(values):
             continue
         if asked or (asked is None and not device.waits_for_values(values.device)):
-            preference_op.check_finite_rewards(name, values, mask)
+            preference_op.check_finite_rewards(name, values, rewards.with_one_mask().live)
 
 
-def _ranking_losses(
+def _with_likelihood(
     loss: Loss,
-    student: Tensor,
-    teacher: Tensor,
-    mask: Tensor | None,
+    rewards: Groups,
+    anchor: Tensor | None,
+    from_teacher: Tensor | None,
     options: LossOptions,
     impl: str,
-) -> Tensor:  # (P,)
-    """The loss of each prompt without the likelihood."""
-    kind, num_prompts = loss.kind(options.divergence), len(student)
-    student, teacher, live = in_groups(student, teacher, mask, options.group_size)
-    waits = device.waits_for_values(student.device)
-    # With a mask on a CPU, the op counts the live responses of each group, and checks those.
-    if mask is None or waits:
-        kind.check_exact(options.method, student.shape[1])
+) -> Tensor:  # () or (P,)
+    """The weighted loss of rankings and the weighted likelihood, one of which may be left out."""
+    student, teacher, mask, _ = rewards
+    live = torch.ones_like(teacher, dtype=torch.bool) if mask is None else mask
+    total = student.new_zeros(len(student))
+    if options.preference_weight:
+        losses = _ranking_loss(loss, rewards, anchor, replace(options, reduction="none"), impl)
+        total = losses if options.preference_weight == 1 else options.preference_weight * losses
+    else:  # else the op checks these
+        checked = {"student_rewards": student, "teacher_rewards": teacher}
+        _check_finite(checked, rewards, options.check_finite)
+    if loss.adds_likelihood(options.likelihood_weight):
+        weight = loss.weight_of_likelihood(options.likelihood_weight, live)
+        on, beta = options.likelihood_on, options.likelihood_beta
+        total = total + weight * negative_likelihood(student, teacher, live, from_teacher, on, beta)
+    return _reduced(total, live, loss.least_live(options), options.reduction)
+
+
+def _reduced(losses: Tensor, live: Tensor | None, least: int, reduction: str) -> Tensor:
+    """The losses (P,) of prompts, their sum, or their mean over prompts that have one."""
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    if live is None:
+        return losses.sum() / max(1, len(losses))
+    return losses.sum() / counted_prompts(live, least).clamp(min=1)
+
+
+def _ranking_loss(
+    loss: Loss, rewards: Groups, anchor: Tensor | None, options: LossOptions, impl: str
+) -> Tensor:  # () or (P,)
+    """The loss without the likelihood."""
+    if anchor is not None:
+        rewards = rewards._replace(student=rewards.student - anchor.detach())
+    kind, size = loss.kind(options.divergence), options.group_size
+    if size is None or size >= rewards.student.shape[1]:  # one group each: the op reduces them
+        return _of_groups(kind, rewards, options, impl, options.reduction)
+    num_prompts, given = len(rewards.student), rewards.with_one_mask()
+    rewards = Groups(*in_groups(given.student, given.teacher, given.live, size), None)
+    losses = _of_groups(kind, rewards, options, impl, "none")
+    by_prompt = (num_prompts, losses.shape[0] // max(1, num_prompts))
+    total = losses.view(by_prompt).sum(1)
+    if options.group_reduction == "mean":
+        live = rewards.live
+        counts = (
+            torch.ones_like(losses, dtype=torch.bool) if live is None else live.sum(1) >= kind.least
+        )
+        total = total / counts.view(by_prompt).sum(1).clamp(min=1)
+    return _reduced(total, given.live, kind.least, options.reduction)
+
+
+def _of_groups(
+    kind: Kind, rewards: Groups, options: LossOptions, impl: str, reduction: str
+) -> Tensor:  # (G,) or ()
+    """The losses of groups, or their sum or mean."""
+    waits = device.waits_for_values(rewards.student.device)
+    # Where some may not count, on a CPU, the op counts those of each group that do, and checks it.
+    if waits or not rewards.may_be_smaller:
+        kind.check_exact(options.method, rewards.student.shape[1])
+    student, teacher, live, lengths = rewards
     numbers = options.of_rankings()
-    losses, _ = preference_op.preference_loss(
+    losses, _, _ = preference_op.preference_loss(
         student,
         teacher,
         live,
@@ -289,13 +333,7 @@ def _ranking_losses(
         numbers.pairs,
         not waits if options.check_finite is None else options.check_finite,
         impl,
+        lengths,
+        reduction,
     )
-    if len(losses) == num_prompts:  # one group each, whose sum and mean are the group's loss
-        return losses
-    by_prompt = (num_prompts, losses.shape[0] // max(1, num_prompts))
-    if options.group_reduction == "sum":
-        return losses.view(by_prompt).sum(1)
-    counts = (
-        torch.ones_like(losses, dtype=torch.bool) if live is None else live.sum(1) >= kind.least
-    )
-    return losses.view(by_prompt).sum(1) / counts.view(by_prompt).sum(1).clamp(min=1)
+    return losses

@@ -201,6 +201,7 @@ def _pull(s, members, remaining, carried, live, columns, N: tl.constexpr, K: tl.
         "student_ptr",
         "teacher_ptr",
         "live_ptr",
+        "lengths_ptr",
     ]
 )
 def preference_jsd(
@@ -209,6 +210,7 @@ def preference_jsd(
     student_ptr,  # (G, N)
     teacher_ptr,  # (G, N)
     live_ptr,  # (G, N) bool, or None
+    lengths_ptr,  # (G, N) integers, or None
     sets_ptr,  # (SETS,) int64: N responses in 4 bits each, the K first ones and the rest
     first_ptr,  # (K, FIRST), the orders of the first
     rest_ptr,  # (N - K, REST), the orders of the rest
@@ -227,12 +229,12 @@ def preference_jsd(
 ):
     """A program takes a group, and walks over its C(N, K) sets, BLOCK_S at a time."""
     row = tl.program_id(0).to(tl.int64)
-    live_bits = load_live_bits(live_ptr, row, N)
+    live_bits = load_live_bits(live_ptr, lengths_ptr, row, N)
     group = (row, live_bits, _own_seats(live_bits, N))
     student = _side(student_ptr, row, live_bits, beta, N, ACC)
     teacher = _side(teacher_ptr, row, live_bits, teacher_beta, N, ACC)
     columns = tl.arange(0, BLOCK_N)
-    live = load_live(live_ptr, row * N + columns, columns < N)
+    live = load_live(live_ptr, lengths_ptr, row * N + columns, columns < N)
     s = scaled_reward(student_ptr, row * N + columns, live, student[1], student[2])
     rest = tl.arange(0, BLOCK_R)
     loss = tl.zeros((BLOCK_S, BLOCK_R), ACC)

@@ -115,6 +115,7 @@ def _divergence_ahead(x, log_total, step, sets, N: tl.constexpr):
         "student_ptr",
         "teacher_ptr",
         "live_ptr",
+        "lengths_ptr",
     ]
 )
 def preference_kl(
@@ -123,6 +124,7 @@ def preference_kl(
     student_ptr,  # (G, N)
     teacher_ptr,  # (G, N)
     live_ptr,  # (G, N) bool, or None
+    lengths_ptr,  # (G, N) integers, or None
     beta: tl.float64,
     teacher_beta: tl.float64,
     N: tl.constexpr,
@@ -133,7 +135,7 @@ def preference_kl(
     row = tl.program_id(0).to(tl.int64)
     beta = tl.full((), beta, ACC)
     teacher_beta = tl.full((), teacher_beta, ACC)
-    live_bits = load_live_bits(live_ptr, row, N)
+    live_bits = load_live_bits(live_ptr, lengths_ptr, row, N)
     ranks_ptr, ranks_beta = (student_ptr, beta) if REVERSE else (teacher_ptr, teacher_beta)
     other_ptr, other_beta = (teacher_ptr, teacher_beta) if REVERSE else (student_ptr, beta)
     x = _scaled_rewards(ranks_ptr, row, live_bits, ranks_beta, N)

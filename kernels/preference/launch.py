@@ -1,6 +1,7 @@
-"""The launcher of the listwise losses: value and gradient by one launch, one program a group.
+"""The launchers of the listwise losses.
 
-ListMLE of more than 128 responses takes several programs a group.
+Masks, scaling, value and gradient are one launch, with a program for each group; ListMLE of more
+than 128 responses takes several programs a group. A sum or mean over groups is another launch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from .exact_jsd import preference_jsd
 from .exact_kl import preference_kl
 from .jsd_tables import sets_and_orders
 from .list_mle import preference_vpd
+from .reduction import preference_reduce
 from .sampled_rankings import preference_sampled
-from .tuning import exact_jsd_options, exact_kl_options, list_mle_options, sampled_options
+from .tuning import (
+    exact_jsd_options,
+    exact_kl_options,
+    list_mle_options,
+    reduction_options,
+    sampled_options,
+)
 
 
 def forward(
@@ -28,13 +36,14 @@ def forward(
     method: str,
     options: Any,  # with beta, teacher_beta, num_samples and seed
     wide: bool | None = None,  # warps of 64 threads; None: as the device has them
+    lengths: Tensor | None = None,  # (G, N) integers; None: all have tokens
 ) -> tuple[Tensor, Tensor]:  # (G,), (G, N)
     """The losses of groups and their gradient in the student's rewards.
 
-    The loss is 0 for a group with fewer than two live responses; the gradient is 0 where not live.
-    Both are computed in float32, or in float64 for float64 students. Rankings are drawn by Philox
-    counters: a seed gives the same ones on each device, but other ones than PyTorch's generator,
-    and those of a group depend on its index.
+    A response counts if it is live and has tokens. The loss is 0 for a group with fewer than two
+    that count; the gradient is 0 where a response does not. Both are computed in float32, or in
+    float64 for float64 students. Rankings are drawn by Philox counters, on each device the same
+    ones by a seed and a group's index, but other ones than PyTorch's generator.
     """
     groups, n = student.shape
     loss = student.new_empty(groups)
@@ -42,7 +51,7 @@ def forward(
     if groups == 0 or n < 2:
         return loss.zero_(), grad.zero_()
     inputs = (student.contiguous(), teacher.contiguous())
-    tensors = (loss, grad, *inputs, None if live is None else live.contiguous())
+    tensors = (loss, grad, *inputs, *_contiguous(live, lengths))
     betas = (options.beta, options.teacher_beta)
     # Versions of Triton have different defaults of enable_fp_fusion.
     common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}
@@ -64,3 +73,36 @@ def forward(
             common |= exact_kl_options(n, wide)
             preference_kl[(groups,)](*tensors, *betas, REVERSE=kind == "reverse_kl", **common)
     return loss, grad
+
+
+def reduce(
+    loss: Tensor,  # (G,)
+    live: Tensor | None,  # (G, N) bool
+    lengths: Tensor | None,  # (G, N)
+    responses: int,
+    mean: bool,
+    wide: bool | None = None,
+) -> tuple[Tensor, Tensor]:  # () and, for a mean, (), else (0,)
+    """The sum of the losses, or their mean over groups with two responses that count.
+
+    The second result is what divides a mean, at least 1.
+    """
+    reduced, divisor = loss.new_empty(()), loss.new_empty(() if mean else 0)
+    options = reduction_options(responses, has_wide_warps() if wide is None else wide)
+    with on(loss.device):
+        preference_reduce[(1,)](
+            reduced,
+            divisor,
+            loss,
+            *_contiguous(live, lengths),
+            len(loss),
+            responses,
+            MEAN=mean,
+            enable_fp_fusion=True,
+            **options,
+        )
+    return reduced, divisor
+
+
+def _contiguous(*masks: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if mask is None else mask.contiguous() for mask in masks)

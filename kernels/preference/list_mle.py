@@ -39,6 +39,7 @@ def _load_keys(teacher_ptr, places, live):
         "student_ptr",
         "teacher_ptr",
         "live_ptr",
+        "lengths_ptr",
     ],
 )
 def preference_vpd(
@@ -47,6 +48,7 @@ def preference_vpd(
     student_ptr,  # (G, N)
     teacher_ptr,  # (G, N)
     live_ptr,  # (G, N) bool, or None
+    lengths_ptr,  # (G, N) integers, or None
     responses,
     beta: tl.float64,
     ACC: tl.constexpr,
@@ -64,22 +66,22 @@ def preference_vpd(
     top = tl.full((BLOCK,), float("-inf"), ACC)
     for first in range(0, responses, BLOCK):
         place = first + tl.arange(0, BLOCK)
-        live = load_live(live_ptr, start + place, place < responses)
+        live = load_live(live_ptr, lengths_ptr, start + place, place < responses)
         top = tl.maximum(top, tl.load(student_ptr + start + place, mask=live, other=float("-inf")))
     top = tl.max(top, 0)
     own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    own_live = load_live(live_ptr, start + own, own < responses)
+    own_live = load_live(live_ptr, lengths_ptr, start + own, own < responses)
     own_key = _load_keys(teacher_ptr, start + own, own_live)
     own_x = scaled_reward(student_ptr, start + own, own_live, top, beta)
     loss, grad = tl.zeros((STEP,), ACC), tl.zeros((BLOCK,), ACC)
     for first in range(0, responses, STEP):
         j = first + tl.arange(0, STEP)
-        j_live = load_live(live_ptr, start + j, j < responses)
+        j_live = load_live(live_ptr, lengths_ptr, start + j, j < responses)
         j_key = _load_keys(teacher_ptr, start + j, j_live)
         peak, total = tl.full((STEP,), LOWEST, ACC), tl.zeros((STEP,), ACC)
         for second in range(0, responses, BLOCK):
             place = second + tl.arange(0, BLOCK)
-            live = load_live(live_ptr, start + place, place < responses)
+            live = load_live(live_ptr, lengths_ptr, start + place, place < responses)
             key = _load_keys(teacher_ptr, start + place, live)
             x = scaled_reward(student_ptr, start + place, live, top, beta)
             after = not_before(

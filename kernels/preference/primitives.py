@@ -15,22 +15,32 @@ LOWEST = tl.constexpr(-1e30)
 
 
 @triton.jit
-def load_live(live_ptr, places, there):
-    """Whether the responses at ``places`` count: they are ``there`` and, with a mask, live."""
+def load_live(live_ptr, lengths_ptr, places, there):
+    """Whether the responses at ``places`` count: they are ``there``, live, and have tokens.
+
+    Without a mask all are live, and without lengths all have tokens.
+    """
     if live_ptr is not None:
         there = there & tl.load(live_ptr + places, mask=there, other=0).to(tl.int1)
+    if lengths_ptr is not None:
+        there = there & (tl.load(lengths_ptr + places, mask=there, other=0) > 0)
     return there
 
 
 @triton.jit
-def load_live_bits(live_ptr, row, N: tl.constexpr):
-    """The live responses of a group in one number: bit i is response i."""
-    if live_ptr is None:
-        bits = tl.full((), (1 << N) - 1, tl.int32)
-    else:
-        bits = tl.zeros((), tl.int32)
+def load_live_bits(live_ptr, lengths_ptr, row, N: tl.constexpr):
+    """The responses of a group that count, in one number: bit i is response i."""
+    bits = tl.full((), (1 << N) - 1, tl.int32)
+    if live_ptr is not None:
+        live = tl.zeros((), tl.int32)
         for i in tl.static_range(N):
-            bits |= tl.load(live_ptr + row * N + i).to(tl.int32) << i
+            live |= tl.load(live_ptr + row * N + i).to(tl.int32) << i
+        bits &= live
+    if lengths_ptr is not None:
+        filled = tl.zeros((), tl.int32)
+        for i in tl.static_range(N):
+            filled |= (tl.load(lengths_ptr + row * N + i) > 0).to(tl.int32) << i
+        bits &= filled
     return bits
 
 

@@ -188,6 +188,7 @@ def _scaled_rewards(rewards_ptr, places, live, beta):
         "student_ptr",
         "teacher_ptr",
         "live_ptr",
+        "lengths_ptr",
     ],
 )
 def preference_sampled(
@@ -196,6 +197,7 @@ def preference_sampled(
     student_ptr,  # (G, N)
     teacher_ptr,  # (G, N)
     live_ptr,  # (G, N) bool, or None
+    lengths_ptr,  # (G, N) integers, or None
     responses,
     samples,
     seed: tl.int64,
@@ -209,7 +211,7 @@ def preference_sampled(
     """A program takes a group, and walks over its draws, DRAWS at a time."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK)
-    live = load_live(live_ptr, row * responses + place, place < responses)
+    live = load_live(live_ptr, lengths_ptr, row * responses + place, place < responses)
     s = _scaled_rewards(student_ptr, row * responses + place, live, tl.full((), beta, ACC))
     t = _scaled_rewards(teacher_ptr, row * responses + place, live, tl.full((), teacher_beta, ACC))
     if KIND == "kl":

@@ -71,3 +71,9 @@ def sampled_options(n: int, wide: bool) -> dict[str, int]:
     return {"BLOCK": block, "DRAWS": draws} | _threads(
         threads, wide, REGISTERS if block < 32 else None
     )
+
+
+def reduction_options(n: int, wide: bool) -> dict[str, int]:
+    """Options of preference_reduce for ``n`` responses: 8 entries a thread, 256 threads."""
+    block = triton.next_power_of_2(n)
+    return {"BLOCK_G": max(1, 2048 // block), "BLOCK_N": block} | _threads(256, wide)

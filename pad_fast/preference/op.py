@@ -1,13 +1,15 @@
 """The torch.library contract of the listwise losses.
 
-One op returns the losses of groups (G, n) and their gradient; its backward only scales that. It
+One op takes rewards (G, n) and what says which of them count, and returns the losses of the groups
+or their sum or mean, and the gradient of each group's loss; its backward only scales that. It
 computes the kinds of :mod:`pad_fast.preference.loss_kinds`, in PyTorch or by a Triton kernel.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from pad_fast.dispatch import resolve_impl
 from pad_fast.kernels.preference.limits import most_responses
 from pad_fast.preference.loss_kinds import Kind, all_kinds
 from pad_fast.preference.plackett_luce import RankingOptions, Result
+from pad_fast.preference.reward_inputs import counted_prompts, with_tokens
 
 _logger = logging.getLogger("pad_fast")
 _warned: set[str] = set()  # names of kinds whose sampling was logged
@@ -47,6 +50,26 @@ def _implementation(impl: str, student: Tensor, kind: str, method: str) -> str:
     return resolve_impl(impl, student, has_kernel=most is None or n <= most, why_not=why_not)
 
 
+class Groups(NamedTuple):
+    """Rewards of groups, and which of them count: those that are live and have tokens."""
+
+    student: Tensor  # (G, n)
+    teacher: Tensor  # (G, n)
+    live: Tensor | None  # (G, n) bool; None: all of them
+    lengths: Tensor | None  # (G, n) numbers of tokens; None: no response is empty
+
+    @property
+    def may_be_smaller(self) -> bool:
+        """Whether a group may have responses that do not count."""
+        return not (self.live is None and self.lengths is None)
+
+    def with_one_mask(self) -> Groups:
+        """The same with all that count in ``live``."""
+        if self.lengths is None:
+            return self
+        return self._replace(live=with_tokens(self.live, self.lengths), lengths=None)
+
+
 @torch.library.custom_op("pad_fast::preference_loss", mutates_args=())
 def preference_loss(
     student: Tensor,  # (G, n) float32 or float64
@@ -62,32 +85,48 @@ def preference_loss(
     pairs: str,
     check_finite: bool,
     impl: str,
-) -> tuple[Tensor, Tensor]:
-    """The losses (G,) and their gradient (G, n) in the student's rewards.
+    lengths: Tensor | None = None,  # (G, n) numbers of tokens; None: no response is empty
+    reduction: str = "none",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses (G,) or their sum or mean (), the gradient (G, n) of the losses, and a divisor.
 
-    The loss is 0 for a group with fewer live responses than the kind needs, which is mostly two;
-    the gradient is 0 where not live.
+    A response counts if it is live and not empty. The loss is 0 for a group in which fewer count
+    than the kind needs, which is mostly two; the gradient is 0 where a response does not count.
+
+    Returns:
+        The losses by ``reduction``, "none", "sum" or "mean"; the gradient of each group's loss in
+        the student's rewards; what divides a mean, the number () of groups with a loss, else (0,).
     """
     objective, n = all_kinds()[kind], student.shape[1]
     options = RankingOptions(beta, teacher_beta, num_samples, seed, gamma, pairs)
     if objective.sampled is None:
         method = "exact"
-    # The method for groups without a masked response. On a CPU, where the live responses are
-    # counted, each group may still go its own way.
+    # The method for groups in which all count. On a CPU, where those that do are counted, each
+    # group may still go its own way, and in Triton each group of a loss that takes both kernels.
     widest = "exact" if objective.is_exact(method, n) else "sampled"
     implementation = _implementation(impl, student, kind, widest)
+    groups = Groups(student, teacher, live, lengths)
+    some = method == "auto" and widest == "sampled" and groups.may_be_smaller
+    if check_finite or implementation == "torch" or some:
+        groups = groups.with_one_mask()
     if check_finite:
-        check_finite_rewards("student_rewards", student, live)
-        check_finite_rewards("teacher_rewards", teacher, live)
-    if method == "auto" and widest == "sampled" and (live is None or implementation == "triton"):
+        check_finite_rewards("student_rewards", student, groups.live)
+        check_finite_rewards("teacher_rewards", teacher, groups.live)
+    if method == "auto" and widest == "sampled" and (implementation == "triton" or not some):
         _warn_sampled(objective, n, num_samples)
     if implementation == "torch":
-        return _by_torch(student, teacher, live, objective, method, options)
+        losses, grad = _by_torch(student, teacher, groups.live, objective, method, options)
+        return _with_reduced(losses, grad, groups, objective.least, reduction)
     from pad_fast.kernels.preference import launch
 
-    if live is not None and method != widest:
-        return _by_both_kernels(launch.forward, student, teacher, live, objective, options)
-    return launch.forward(student, teacher, live, kind, widest, options)
+    if some:
+        losses, grad = _by_both_kernels(launch.forward, groups, objective, options)
+    else:
+        losses, grad = launch.forward(*groups[:3], kind, widest, options, lengths=groups.lengths)
+    if reduction == "none":
+        return losses, grad, losses.new_empty(0)
+    reduced, divisor = launch.reduce(losses, *groups[2:], n, reduction == "mean")
+    return reduced, grad, divisor
 
 
 @preference_loss.register_fake
@@ -105,9 +144,12 @@ def _(
     pairs,
     check_finite,
     impl,
+    lengths=None,
+    reduction="none",
 ):
     grad = torch.empty_like(student, memory_format=torch.contiguous_format)
-    return student.new_empty(student.shape[0]), grad
+    loss = student.new_empty(student.shape[0] if reduction == "none" else ())
+    return loss, grad, student.new_empty(() if reduction == "mean" else 0)
 
 
 def _by_torch(
@@ -145,18 +187,30 @@ def _by_torch(
     return loss, grad
 
 
+def _with_reduced(
+    losses: Tensor, grad: Tensor, groups: Groups, least: int, reduction: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses (G,), or their sum or mean (), the gradient, and what divides the mean."""
+    if reduction == "none":
+        return losses, grad, losses.new_empty(0)
+    total = losses.sum()
+    if reduction == "sum":
+        return total, grad, losses.new_empty(0)
+    if groups.live is None:
+        counted = len(losses) if groups.student.shape[1] >= least else 0
+        divisor = losses.new_full((), max(1, counted))
+    else:
+        divisor = counted_prompts(groups.live, least).clamp(min=1).to(losses.dtype)
+    return total / divisor, grad, divisor
+
+
 def _live_first(live: Tensor) -> Tensor:  # (G, n) bool -> (G, n) indices
     """An order of each group that begins with its live responses, as they were."""
     return (~live).long().argsort(dim=1, stable=True)
 
 
 def _by_both_kernels(
-    forward: Callable[..., Result],
-    student: Tensor,
-    teacher: Tensor,
-    live: Tensor,
-    kind: Kind,
-    options: RankingOptions,
+    forward: Callable[..., Result], groups: Groups, kind: Kind, options: RankingOptions
 ) -> Result:
     """Small groups by the exact kernel, and the others by the sampling one, without counting.
 
@@ -165,6 +219,8 @@ def _by_both_kernels(
     """
     limits = (kind.auto_exact, most_responses(kind.name, "exact"))
     most = min(limit for limit in limits if limit is not None)
+    student, teacher, live, _ = groups
+    assert live is not None
     few = live.sum(1, keepdim=True) <= most
     loss, grad = forward(student, teacher, live & ~few, kind.name, "sampled", options)
     at = _live_first(live)[:, :most]
@@ -173,27 +229,38 @@ def _by_both_kernels(
     return loss + exact, grad.scatter(1, at, torch.where(few, exact_grad, grad.gather(1, at)))
 
 
-@torch.library.custom_op("pad_fast::preference_loss_backward", mutates_args=())
-def preference_loss_backward(dloss: Tensor, dstudent: Tensor) -> Tensor:
-    """(G,), (G, n) -> (G, n). It has no autograd formula: differentiating twice raises."""
-    return dloss[:, None] * dstudent
-
-
-@preference_loss_backward.register_fake
-def _(dloss, dstudent):
-    return torch.empty_like(dstudent)
-
-
 def _setup_context(ctx, inputs, output) -> None:
     # The gradient stays in the graph. Marked as not differentiable, it would have a second
     # derivative of 0 where an error is right.
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
+    ctx.reduction = inputs[-1]
 
 
-def _backward(ctx, dloss, _):
-    grad = None if dloss is None else preference_loss_backward(dloss, *ctx.saved_tensors)
-    return grad, *(None,) * 12
+class _Once(torch.autograd.Function):
+    """A gradient that has none itself: not 0, which would be wrong, but an error."""
+
+    @staticmethod
+    def forward(ctx, grad: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError("the gradient of a listwise loss is not differentiable")
+
+
+def _backward(ctx, dloss: Tensor | None, *_) -> Sequence[Tensor | None]:
+    """The gradient of each group's loss, scaled."""
+    if dloss is None:
+        return (None,) * 15
+    grad, divisor = ctx.saved_tensors
+    if ctx.reduction == "none":
+        dloss = dloss[:, None]
+    elif ctx.reduction == "mean":
+        dloss = dloss / divisor
+    dstudent = dloss * grad
+    return _Once.apply(dstudent) if torch.is_grad_enabled() else dstudent, *(None,) * 14
 
 
 preference_loss.register_autograd(_backward, setup_context=_setup_context)

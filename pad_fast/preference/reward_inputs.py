@@ -41,7 +41,11 @@ def check_rewards(student: Tensor, teacher: Tensor, mask: Tensor | None, least: 
 
 
 def check_columns(
-    loss: Loss, student: Tensor, anchor: Tensor | None, from_teacher: Tensor | None
+    loss: Loss,
+    student: Tensor,
+    anchor: Tensor | None,
+    from_teacher: Tensor | None,
+    lengths: Tensor | None = None,
 ) -> None:
     """Raise ValueError unless the columns beside the rewards (P, N) are what a loss needs."""
     if loss.needs_anchor and anchor is None:
@@ -49,16 +53,20 @@ def check_columns(
             f"loss={loss.name!r} needs anchor_rewards, the rewards under the model that the "
             "training started from; got none"
         )
-    argument_checks.check_tensors(anchor_rewards=anchor, from_teacher=from_teacher)
-    for name, tensor in (("anchor_rewards", anchor), ("from_teacher", from_teacher)):
+    columns = {
+        "anchor_rewards": (anchor, argument_checks.DTYPES, "floating point"),
+        "from_teacher": (from_teacher, (torch.bool,), "bool"),
+        "lengths": (lengths, argument_checks.INTEGERS, "int32 or int64"),
+    }
+    for name, (tensor, dtypes, rule) in columns.items():
         if tensor is None:
             continue
+        argument_checks.check_tensor(name, tensor)
         if tensor.shape != student.shape or tensor.device != student.device:
-            rule = f"must be {argument_checks.shape(student)} on {student.device}"
+            place = f"must be {argument_checks.shape(student)} on {student.device}"
             given = f"{argument_checks.shape(tensor)} on {tensor.device}"
-            raise ValueError(f"{name} {rule}, like student_rewards; got {given}")
-        if (tensor.dtype == torch.bool) != (name == "from_teacher"):
-            rule = "bool" if name == "from_teacher" else "floating point"
+            raise ValueError(f"{name} {place}, like student_rewards; got {given}")
+        if tensor.dtype not in dtypes:
             raise ValueError(f"{name} must be {rule}, got {tensor.dtype}")
 
 
@@ -95,6 +103,11 @@ def in_groups(
         pad(rewards, (0, missing)).reshape(-1, size) for rewards in (student, teacher)
     )
     return student, teacher, None if mask is None else pad(mask, (0, missing)).reshape(-1, size)
+
+
+def with_tokens(live: Tensor | None, lengths: Tensor) -> Tensor:
+    """The mask of the live responses that are not empty; without a mask all are live."""
+    return lengths > 0 if live is None else (lengths > 0) & live
 
 
 def counted_prompts(live: Tensor, least: int = 2) -> Tensor:

@@ -167,7 +167,9 @@ def test_opcheck(kind: str, method: str, masked: bool) -> None:
     live = torch.tensor([[True] * 4, [True, False, True, False], [False] * 4]) if masked else None
     args = (student, teacher, live, kind, method, 10.0, 5.0, 8, 0, 0.0, "best_worst", True, "auto")
     torch.library.opcheck(preference_op.preference_loss, args)
-    torch.library.opcheck(preference_op.preference_loss_backward, (torch.rand(3), torch.rand(3, 4)))
+    lengths = torch.tensor([[1, 2, 3, 4], [5, 0, 7, 8], [1, 1, 1, 1]])
+    for more in ((lengths, "mean"), (None, "sum")):
+        torch.library.opcheck(preference_op.preference_loss, (*args, *more))
 
 
 @pytest.mark.parametrize("kind", KINDS)

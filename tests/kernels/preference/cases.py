@@ -40,7 +40,7 @@ def loss_of(
     """Losses (G,) and their gradient (G, n)."""
     return preference_op.preference_loss(
         student, teacher, live, kind, method, *betas, samples, seed, 0.0, "best_worst", False, impl
-    )
+    )[:2]
 
 
 def enumerated(kind, student, teacher, dtype=torch.float64):
