@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
     from pad_fast.training.micro_batches import micro_batched_backward
     from pad_fast.training.trainer import PADTrainer
+    from pad_fast.warming import warm_up
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _HOMES = {
     "training.config": ("PADConfig",),
     "training.micro_batches": ("micro_batched_backward",),
     "training.trainer": ("PADTrainer",),
+    "warming": ("warm_up",),
 }
 _HOME = {name: f"pad_fast.{module}" for module, names in _HOMES.items() for name in names}
 
@@ -66,6 +68,7 @@ __all__ = [
     "score_responses",
     "token_logprobs",
     "vanilla_preference_loss",
+    "warm_up",
 ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -33,6 +33,11 @@ def count_gpus() -> int:
 def is_gpu(device: torch.device) -> bool:
     """Whether the device is a GPU that PyTorch calls "cuda", NVIDIA's or AMD's."""
     return device.type == "cuda"
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """A context in which ``device`` is the current GPU of the thread, if it is one."""
+    return torch.cuda.device(device) if is_gpu(device) else nullcontext()
 
 
 def runs_kernels(tensor: Tensor) -> bool:

@@ -64,7 +64,7 @@ KERNELS = (
         ),
     ),
 )
-READS = ("tolist", "numpy", "cpu")  # of a tensor, which on a CPU no dispatcher sees
+READS = ("tolist", "numpy", "cpu")  # reads of a tensor on a CPU, which no dispatcher sees
 ASKS = (device, argument_checks, torch_impl, plackett_luce)
 
 

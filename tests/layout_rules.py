@@ -26,7 +26,7 @@ LAYERS = (
     ("pipeline",),
     ("report", "footprint"),
     ("training",),
-    ("models",),
+    ("models", "warming"),
     ("modules",),
     ("linear_loss",),
     ("loss_inputs",),

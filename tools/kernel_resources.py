@@ -151,10 +151,18 @@ def preference_cases() -> list[Case]:
     def case(kind: str, method: str, n: int) -> Callable[[str], None]:
         def go(name: str) -> None:
             live = torch.ones(2, n, dtype=torch.bool) if method == "exact" else None
-            rewards = torch.zeros(2, n)
+            rewards, lengths = torch.zeros(2, n), torch.ones(2, n, dtype=torch.int64)
             options = RankingOptions(10.0, 10.0, num_samples=256, seed=0)
             wide = name.startswith("gfx")
-            launch.forward(rewards, rewards, live, kind, method, options, wide=wide)
+            launch.forward(rewards, rewards, live, kind, method, options, wide, lengths)
+
+        return go
+
+    def mean(n: int) -> Callable[[str], None]:
+        def go(name: str) -> None:
+            lengths = torch.ones(2, n, dtype=torch.int64)
+            wide = name.startswith("gfx")
+            launch.reduce(torch.zeros(2), lengths > 0, lengths, n, True, wide)
 
         return go
 
@@ -167,12 +175,13 @@ def preference_cases() -> list[Case]:
         },
         "sampled": {"kl": (16,), "reverse_kl": (16,), "jsd": (16, 32)},
     }
-    return [
+    cases = [
         (f"{kind} {method} {n}", case(kind, method, n))
         for method, kinds in sizes.items()
         for kind, numbers in kinds.items()
         for n in numbers
     ]
+    return [*cases, ("mean 8", mean(8)), ("mean 200", mean(200))]
 
 
 def linear_cases() -> list[Case]:

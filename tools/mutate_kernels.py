@@ -31,7 +31,8 @@ SUITE = tuple(
 RESPONSES_SUITE = (f"{TESTS}/logprob/test_responses.py",)
 LINEAR_SUITE = tuple(f"{TESTS}/linear_logprob/test_{name}.py" for name in ("rows", "fused"))
 LISTWISE = tuple(
-    f"{TESTS}/preference/test_{name}.py" for name in ("values", "properties", "draws", "operation")
+    f"{TESTS}/preference/test_{name}.py"
+    for name in ("values", "properties", "draws", "operation", "launches")
 )
 
 
@@ -279,6 +280,8 @@ MUTANTS |= {
 EXACT_KL, EXACT_JSD = "kernels/preference/exact_kl.py", "kernels/preference/exact_jsd.py"
 LIST_MLE, SAMPLED = "kernels/preference/list_mle.py", "kernels/preference/sampled_rankings.py"
 PRIMITIVES = "kernels/preference/primitives.py"
+REDUCTION, LOSS = "kernels/preference/reduction.py", "pad_fast/preference/op.py"
+EMPTY, MEANS = "without_tokens_is_masked", "sums_and_means"
 VALUES, MASKS, DRAWS = "equals_enumeration", "mask_is_a_deletion", "same_rankings"
 MUTANTS |= {
     name: Mutant(file, old, new, LISTWISE, only)
@@ -444,9 +447,80 @@ MUTANTS |= {
         (
             "rewards: a bit too far",
             PRIMITIVES,
-            "tl.int32) << i",
-            "tl.int32) << (i + 1)",
+            "+ i).to(tl.int32) << i",
+            "+ i).to(tl.int32) << (i + 1)",
             f"{MASKS} and exact",
+        ),
+        (
+            "lengths: those without tokens count",
+            PRIMITIVES,
+            "other=0) > 0)",
+            "other=0) >= 0)",
+            f"{EMPTY} and vpd",
+        ),
+        (
+            "lengths: a bit too far",
+            PRIMITIVES,
+            "> 0).to(tl.int32) << i",
+            "> 0).to(tl.int32) << (i + 1)",
+            f"{EMPTY} and kl",
+        ),
+        (
+            "lengths: in place of the mask",
+            PRIMITIVES,
+            "bits &= filled",
+            "bits = filled",
+            f"{EMPTY} and kl",
+        ),
+        ("mean: over groups of one", REDUCTION, "1) >= 2)", "1) >= 1)", MEANS),
+        (
+            "mean: of no group",
+            REDUCTION,
+            "tl.maximum(tl.sum(count, 0), 1)",
+            "tl.sum(count, 0)",
+            MEANS,
+        ),
+        (
+            "mean: beyond the last response",
+            REDUCTION,
+            "& (place < responses)[None, :]",
+            "& (place >= 0)[None, :]",
+            MEANS,
+        ),
+        (
+            "mean: off by one tile",
+            REDUCTION,
+            "range(0, groups, BLOCK_G)",
+            "range(0, groups - BLOCK_G, BLOCK_G)",
+            MEANS,
+        ),
+        (
+            "mean: float32 accumulation",
+            REDUCTION,
+            "other=0.0).to(tl.float64)",
+            "other=0.0).to(tl.float32).to(tl.float64)",
+            MEANS,
+        ),
+        (
+            "loss: the upstream gradient is not divided",
+            LOSS,
+            "dloss = dloss / divisor",
+            "dloss = dloss * 1",
+            "reduced_gradients",
+        ),
+        (
+            "loss: both kernels for groups that one takes",
+            LOSS,
+            'widest == "sampled" and groups.may_be_smaller',
+            "groups.may_be_smaller",
+            "one_launch",
+        ),
+        (
+            "loss: masks are merged before the launch",
+            LOSS,
+            'if check_finite or implementation == "torch" or some:',
+            "if True:",
+            "one_launch",
         ),
     )
 }

@@ -44,6 +44,7 @@ from pad_fast.pipeline.sample.teacher_answers import (
 )
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.settings import Settings
+from pad_fast.pipeline.train.compile_ahead import compile_ahead
 from pad_fast.pipeline.train.saved_student import drop_checkpoints
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import train_compared, train_round
@@ -208,6 +209,7 @@ def run_all(settings: Settings) -> Path:
     with _opened(settings) as run:
         if not all(is_finished(run, round) for round in range(1, run.config.rounds + 1)):
             run.try_servers()
+            compile_ahead(run)
         for round in range(1, run.config.rounds + 1):
             _do_round(run, round)
             if round == run.ranks.agree(validation.last_round(run)) < run.config.rounds:
