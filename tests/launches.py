@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pad_fast.kernels.linear_logprob import launch as linear
 from pad_fast.kernels.logprob import launch as logprob
 from pad_fast.kernels.preference import launch as preference
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -52,7 +53,11 @@ OPERATIONS = (
     linear_op.scale_live_rows,
 )
 KERNELS = (
-    (logprob, ("logprob_fwd", "logprob_bwd", "response_sums")),
+    (linear, ("linear_logprob_rows", "linear_logprob_fwd", "linear_logprob_join")),
+    (
+        logprob,
+        ("logprob_fwd", "logprob_bwd", "response_sums", "response_scatter", "response_finish"),
+    ),
     (
         preference,
         (
