@@ -478,7 +478,7 @@ MUTANTS |= {
             REDUCTION,
             "tl.maximum(tl.sum(count, 0), 1)",
             "tl.sum(count, 0)",
-            MEANS,
+            "mean_of_nothing",
         ),
         (
             "mean: beyond the last response",
@@ -506,7 +506,7 @@ MUTANTS |= {
             LOSS,
             "dloss = dloss / divisor",
             "dloss = dloss * 1",
-            "reduced_gradients",
+            "reduced_losses",
         ),
         (
             "loss: both kernels for groups that one takes",

@@ -160,15 +160,25 @@ def test_sums_and_means_are_those_of_float64(masks, groups, n):
         assert none.numel() == 0
 
 
+def test_a_mean_of_nothing_is_zero():
+    losses, dead = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.bool)
+    for given, live in ((losses, dead), (losses[:0], None)):
+        mean, divisor = launch.reduce(given, live, None, 4, True)
+        assert (mean, divisor) == (0, 1)
+
+
+@pytest.mark.parametrize("impl", ["triton", "torch"])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_reduced_gradients_are_those_of_pytorch(kind, reduction):
-    student, teacher, mask, lengths = batch()
-    found = []
-    for impl in ("triton", "torch"):
-        leaf = student.double().requires_grad_()
-        numbers = (kind, "exact", 10.0, 7.0, 16, 0, 0.0, "best_worst", False, impl)
-        rewards = (leaf, teacher.double(), mask)
-        loss, _, _ = preference_op.preference_loss(*rewards, *numbers, lengths, reduction)
-        found.append((loss, torch.autograd.grad(loss, leaf, torch.tensor(-1.5).double())[0]))
-    near(*found)
+def test_reduced_losses_and_gradients(kind, reduction, impl):
+    """The mean is over the two prompts of three that have two responses which count."""
+    student, teacher = rewards(3, N)
+    mask = torch.tensor([[True] * 3, [True, False, True], [False, True, True]])
+    lengths = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 0]])
+    losses, gradients = loss_of(kind, student, teacher, mask & (lengths > 0), impl="torch")
+    share = 0.5 if reduction == "mean" else 1.0
+    leaf = student.requires_grad_()
+    numbers = (kind, "exact", 10.0, 7.0, 16, 0, 0.0, "best_worst", False, impl)
+    loss, *_ = preference_op.preference_loss(leaf, teacher, mask, *numbers, lengths, reduction)
+    found = torch.autograd.grad(loss, leaf, torch.tensor(-1.5).double())
+    near((loss, *found), (share * losses.sum(), -1.5 * share * gradients), 1e-11)

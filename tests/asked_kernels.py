@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from triton.runtime import jit
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import pad_fast  # noqa: E402
