@@ -121,14 +121,16 @@ def cpu_workspace(
         packed = -(-rows // CPU_ROWS) * CPU_ROWS * width
         block = wide * CPU_ROWS * vocabulary if kept and narrow else 0
         cast = (packed + columns * width) * wide if narrow else 0
-        tiles = tile * (1 + 2 * (kept and softcap))
+        # Whole chunks of kept rows are multiplied into the place of their logp_grad.
+        plain = tile * (not kept or recomputed or rows % CPU_ROWS > 0)
+        tiles = max(plain, 2 * tile * (kept and softcap))
         return rows * ROW_BYTES + packed * dtype.itemsize + cast + block + tiles
     few = min(rows, CPU_ROWS)  # a forward's products are padded to more rows
     # Hidden states or g * H, and the gradient of hidden states that are computed again.
     states = wide * rows * width * (1 + recomputed)
     # Slices of the weight and of its gradient.
     cast = wide * columns * width * (1 + recomputed) if narrow else 0
-    tiles = wide * few * columns * (2 + int(softcap) if recomputed else int(narrow))
+    tiles = wide * few * columns * (1 + 2 * softcap if recomputed else int(narrow))
     gathered = few * width * (dtype.itemsize + 2 * wide)
     return rows * ROW_BYTES + states + max(cast + tiles, gathered)
 

@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 
 from pad_fast.linear_logprob.head import Head, pack, times_weight
-from pad_fast.linear_logprob.matmul import product
+from pad_fast.linear_logprob.matmul import product, write_product
 from pad_fast.linear_logprob.memory_budget import rows_of_chunk
 from pad_fast.logprob import softmax as softmax_module
 from pad_fast.logprob import torch_impl as logits_torch
-from pad_fast.logprob.softmax import OnlineSoftmax, RowNumbers, transform, transform_backward
+from pad_fast.logprob.softmax import (
+    OnlineSoftmax,
+    RowNumbers,
+    transform,
+    transform_backward,
+)
 from pad_fast.logprob.torch_impl import tiles
 
 
@@ -45,7 +50,9 @@ def forward(
     for columns, part in head.slices(logits_torch.TILE_COLUMNS) if kept < len(labels) else ():
         for rows in tiles(len(labels) - kept, chunk):
             rows = slice(rows.start + kept, rows.stop + kept)
-            softmax.add(rows, columns, _logits(packed, rows, part, columns, head, chunk))
+            z = _logits(packed, rows, part, columns, head, chunk)
+            softmax.add(rows, columns, z, z)
+            del z  # before the next product
     return softmax.log_p(), softmax.peak, softmax.total
 
 
@@ -58,17 +65,27 @@ def tile_logp_grad(
     """
     z = transform(head.add_bias(u, columns), head.options)
     z.clamp_(max=numbers.peak.unsqueeze(1))  # computed again, it may exceed its peak by a rounding
-    gradient = softmax_module.logp_grad(z, numbers, columns.start)
+    over = None if head.options.softcap else z  # whose slope is made from z
+    gradient = softmax_module.logp_grad(z, numbers, columns.start, over)
     gradient = transform_backward(gradient, z, head.options)
     return gradient if into is None else into.copy_(gradient)
 
 
 def _logits(
-    packed: Tensor, rows: slice, part: Tensor, columns: slice, head: Head, chunk: int
+    packed: Tensor,
+    rows: slice,
+    part: Tensor,
+    columns: slice,
+    head: Head,
+    chunk: int,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """z of a tile, from a product of a whole chunk of rows."""
-    whole = slice(rows.start, rows.start + chunk)
-    u = product(packed[whole], part.T, head.dtype)[: rows.stop - rows.start]
+    """z of a tile, from a product of a whole chunk of rows; in ``into`` if that has so many."""
+    whole = packed[rows.start : rows.start + chunk]
+    if into is not None and len(into) == chunk:
+        u = write_product(into, whole, part.T)
+    else:
+        u = product(whole, part.T, head.dtype)[: rows.stop - rows.start]
     return transform(head.add_bias(u, columns), head.options)
 
 
@@ -81,10 +98,15 @@ def _keep(
         block = torch.empty_like(logp_grad, dtype=head.dtype)
     anchors = []
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
-        z = _logits(packed, rows, part, columns, head, chunk)
+        target = block[:, columns]
+        # From the product to exp(z - anchor), all is done where the gradient will be.
+        z = _logits(packed, rows, part, columns, head, chunk, target)
+        if z is not target:
+            z = target.copy_(z)
         slope = transform_backward(torch.ones_like(z), z, options) if options.softcap else None
-        anchors.append(softmax.add(rows, columns, z))  # z is exp(z - anchor) from here on
-        block[:, columns] = z if slope is None else z.mul_(slope)
+        anchors.append(softmax.add(rows, columns, z, z))
+        if slope is not None:
+            z.mul_(slope)
         del z, slope  # before the next product
     labels, peak, total = softmax.labels[rows], softmax.peak[rows], softmax.total[rows]
     own = softmax.picked[rows].unsqueeze(1)

@@ -40,6 +40,11 @@ class TokenOptions:
         """The four arguments that stand for the options in the schema of an operation."""
         return self.temperature, self.softcap, self.logit_scale, self.ignore_index
 
+    @property
+    def leave_logits(self) -> bool:
+        """Whether z are the logits themselves."""
+        return self.temperature == self.logit_scale == 1.0 and not self.softcap
+
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The dtype of sums and results: float32, or float64 for float64."""
@@ -78,8 +83,11 @@ class OnlineSoftmax:
         # A label that is no column is never picked, and its log-probability stays NaN.
         self.picked = labels.new_full(labels.shape, torch.nan, dtype=dtype)
 
-    def add(self, rows: slice, columns: slice, z: Tensor) -> Tensor:
-        """Take in the tile z, which becomes exp(z - anchor), and return each row's anchor."""
+    def add(self, rows: slice, columns: slice, z: Tensor, into: Tensor) -> Tensor:
+        """Take in the tile z, and return each row's anchor.
+
+        ``into``, which may be z, becomes exp(z - anchor).
+        """
         local = self.labels[rows] - columns.start
         inside = (local >= 0) & (local < z.shape[1])
         picked = z.gather(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1)).squeeze(1)
@@ -88,7 +96,8 @@ class OnlineSoftmax:
         # The peak of a row without a finite logit so far is -inf, and -inf minus -inf is NaN.
         anchor = peak.masked_fill(peak == -torch.inf, 0)
         total = self.total[rows] * (self.peak[rows] - anchor).exp()
-        self.total[rows] = total + z.sub_(anchor.unsqueeze(1)).exp_().sum(1)
+        below = torch.sub(z, anchor.unsqueeze(1), out=into)
+        self.total[rows] = total + below.exp_().sum(1)
         self.peak[rows] = peak
         return anchor
 
@@ -122,13 +131,13 @@ class RowNumbers:
         return RowNumbers(self.labels[rows], self.peak[rows], self.total[rows], self.grad[rows])
 
 
-def logp_grad(z: Tensor, numbers: RowNumbers, column: int) -> Tensor:
-    """grad * d log p[label] / d z = grad * (onehot - softmax) of a tile. z is kept.
+def logp_grad(z: Tensor, numbers: RowNumbers, column: int, into: Tensor | None = None) -> Tensor:
+    """grad * d log p[label] / d z = grad * (onehot - softmax) of a tile.
 
-    ``column`` is the tile's first.
+    ``column`` is the tile's first. ``into`` is written and returned, and may be z.
     """
     weights = (-numbers.grad / numbers.total).unsqueeze(1)
-    gradient = torch.sub(z, numbers.peak.unsqueeze(1)).exp_().mul_(weights)
+    gradient = torch.sub(z, numbers.peak.unsqueeze(1), out=into).exp_().mul_(weights)
     local = numbers.labels - column
     inside = (local >= 0) & (local < z.shape[1])
     own = numbers.grad.where(inside, 0).unsqueeze(1)

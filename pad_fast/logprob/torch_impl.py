@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pad_fast.device import waits_for_values
+from pad_fast.logprob import compiled
 from pad_fast.logprob.softmax import (
     OnlineSoftmax,
     RowNumbers,
@@ -99,18 +100,35 @@ def _as_slice(rows: Tensor) -> slice | Tensor:
     return slice(first, last + 1) if last - first + 1 == len(rows) else rows
 
 
+def _read(
+    tile: Tensor, options: TokenOptions, dtype: torch.dtype, *, own: bool
+) -> tuple[Tensor, bool]:
+    """z of a tile of logits, and whether it may be written to: it is the tile itself if it can be.
+
+    ``own`` says that the tile is a copy.
+    """
+    if tile.dtype == dtype and options.leave_logits:
+        return tile, own
+    return transform(tile.to(dtype, copy=not own), options), True
+
+
 def _plane_forward(
     logits: Tensor,  # (M, V)
     labels: Tensor,  # (M,)
     options: TokenOptions,
 ) -> tuple[Tensor, ...]:
     rows = live_rows(labels, options.ignore_index)
-    softmax = OnlineSoftmax(labels[rows], accumulator(logits.dtype))
+    dtype = accumulator(logits.dtype)
+    softmax = OnlineSoftmax(labels[rows], dtype)
+    if len(rows) and compiled.is_asked_for(logits, options):
+        compiled.sum_rows(logits, rows, options, softmax)
+        return softmax.spread(rows, labels.shape)
     for tile in tiles(len(rows), LOGITS_ROWS):
         picked = _as_slice(rows[tile])
+        own = not isinstance(picked, slice)
         for columns in tiles(logits.shape[1], TILE_COLUMNS):
-            u = logits[:, columns][picked].to(softmax.peak.dtype, copy=True)
-            softmax.add(tile, columns, transform(u, options))
+            z, writable = _read(logits[:, columns][picked], options, dtype, own=own)
+            softmax.add(tile, columns, z, z if writable else torch.empty_like(z))
     return softmax.spread(rows, labels.shape)
 
 
@@ -122,10 +140,22 @@ def _plane_backward(
     numbers: RowNumbers,  # (M,)
 ) -> None:
     rows = live.nonzero().squeeze(-1)
+    shared = dlogits.data_ptr() == logits.data_ptr()
+    if len(rows) and not shared and compiled.is_asked_for(logits, options):
+        compiled.write_row_gradients(logits, rows, numbers[rows], options, dlogits)
+        return
     for index in (rows[tile] for tile in tiles(len(rows), LOGITS_ROWS)):
         picked = _as_slice(index)
+        own, some = not isinstance(picked, slice), numbers[picked]
+        # Tiles of rows that follow one another are written where they belong, without a copy.
+        direct = not own and dlogits.dtype == numbers.peak.dtype
         for columns in tiles(logits.shape[1], TILE_COLUMNS):
-            u = logits[:, columns][picked].to(numbers.peak.dtype, copy=True)
-            z = transform(u, options)
-            dz = logp_grad(z, numbers[picked], columns.start)
-            dlogits[:, columns][picked] = transform_backward(dz, z, options).to(dlogits.dtype)
+            z, writable = _read(logits[:, columns][picked], options, numbers.peak.dtype, own=own)
+            target, into = dlogits[:, columns], None
+            if direct:
+                into = target[picked]
+            elif writable and not options.softcap:  # whose slope is made from z
+                into = z
+            dz = transform_backward(logp_grad(z, some, columns.start, into), z, options)
+            if not direct:
+                target[picked] = dz.to(dlogits.dtype)

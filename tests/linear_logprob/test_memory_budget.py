@@ -56,7 +56,7 @@ def test_a_budget_holds(size: int, dtype: torch.dtype, softcap: float | None) ->
     )
     kept = memory_budget.saved_rows(size, *sizes, CPU)
     assert peak <= max(size, memory_budget.workspace(*sizes, CPU, recomputed=True))
-    assert (kept > 0) == (peak > 12 * MIB)
+    assert (kept > 0) == (peak > 10 * MIB)
     # The budget is used: a chunk of 256 rows that would fit is kept, and the softcap's tiles take
     # 4 MiB more.
     assert peak >= min(size, 1024 * 8192 * dtype.itemsize) - 256 * 8192 * dtype.itemsize - 9 * MIB
