@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from pad_fast.argument_checks import check_choice
+from pad_fast.device import waits_for_values
 from pad_fast.logprob.softmax import OnlineSoftmax, RowNumbers, TokenOptions
 
 ENVIRONMENT_VARIABLE = "PAD_FAST_COMPILE"
+MOST_COMPILATIONS = 64  # for one function; torch.compile stops at 8 otherwise
 
 
 def is_asked_for(logits: Tensor, options: TokenOptions) -> bool:
@@ -30,7 +32,7 @@ def is_asked_for(logits: Tensor, options: TokenOptions) -> bool:
     """
     asked = os.environ.get(ENVIRONMENT_VARIABLE) or "0"
     check_choice(ENVIRONMENT_VARIABLE, asked, ("0", "1"))
-    if asked == "0" or logits.device.type != "cpu" or options.softcap:
+    if asked == "0" or waits_for_values(logits.device) or options.softcap:
         return False
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
@@ -45,7 +47,7 @@ def sum_rows(
     logits: Tensor,  # (M, V)
     rows: Tensor,  # (L,)
     options: TokenOptions,
-    softmax: OnlineSoftmax,  # of L rows; written
+    softmax: OnlineSoftmax,  # written, has these rows alone
 ) -> None:
     """Take all columns of some rows into ``softmax``."""
     scale, labels = _scale(options, softmax.peak.dtype), softmax.labels
@@ -69,7 +71,15 @@ def write_row_gradients(
 
 @cache
 def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, fullgraph=True, dynamic=True)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+
+    def run(*arguments: Tensor) -> tuple[Tensor, Tensor] | None:
+        # Each dtype and layout of logits is a compilation, and a single row another; with
+        # gradients on and off there would be twice as many.
+        with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS):
+            return compiled(*arguments)
+
+    return run
 
 
 def _scale(options: TokenOptions, dtype: torch.dtype) -> Tensor:

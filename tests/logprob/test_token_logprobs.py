@@ -4,6 +4,7 @@ import pytest
 import torch
 from logprobs import CAPPED, ROUNDING, Largest, close, draw, gradients, watch
 
+from benchmarks.memory import allocated_peak
 from pad_fast import functional, reference
 from pad_fast.logprob import op as logprob_op
 from pad_fast.logprob import torch_impl as logits_torch
@@ -56,6 +57,22 @@ def test_slice_along_tokens_is_not_copied(monkeypatch):
     functional.token_logprobs(logits[:, :-1], labels, impl="torch")
     assert largest.bytes
     assert largest.bytes <= logits.nbytes / 1.9  # a tile of all 128 rows by 4,096 of 8,192 columns
+
+
+@pytest.mark.parametrize("options", [{}, CAPPED], ids=["plain", "capped"])
+def test_a_tile_is_held_once(options):
+    """One tile in the forward, none in the backward, where logits are what they are; else copies."""
+    logits = torch.randn(256, 4096, requires_grad=True)
+    labels, grad = torch.zeros(256, dtype=torch.int64), torch.ones(256)
+    device, tile = logits.device, 4 * logits_torch.LOGITS_ROWS * logits_torch.TILE_COLUMNS
+
+    def forward():
+        return (functional.token_logprobs(logits, labels, impl="torch", **options),)
+
+    peak, (logps,) = allocated_peak(forward, device)
+    assert 0.9 < peak / tile < 1.1
+    peak, _ = allocated_peak(lambda: torch.autograd.grad(logps, logits, grad), device)
+    assert (peak - logits.nbytes) / tile < (3.1 if options else 0.1)
 
 
 def test_opcheck(small_tiles):

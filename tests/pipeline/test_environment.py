@@ -91,6 +91,7 @@ def test_what_the_environment_sets_is_recorded_and_compared(config, capsys, monk
         "CUBLAS_WORKSPACE_CONFIG",
         "FSDP_OFFLOAD_PARAMS",
         "NVIDIA_TF32_OVERRIDE",
+        "PAD_FAST_COMPILE",
         "PAD_FAST_IMPL",
         "PARALLELISM_CONFIG_TP_SIZE",
         "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
