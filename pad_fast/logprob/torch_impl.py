@@ -129,6 +129,7 @@ def _plane_forward(
         for columns in tiles(logits.shape[1], TILE_COLUMNS):
             z, writable = _read(logits[:, columns][picked], options, dtype, own=own)
             softmax.add(tile, columns, z, z if writable else torch.empty_like(z))
+            del z  # before the next tile
     return softmax.spread(rows, labels.shape)
 
 
@@ -159,3 +160,4 @@ def _plane_backward(
             dz = transform_backward(logp_grad(z, some, columns.start, into), z, options)
             if not direct:
                 target[picked] = dz.to(dlogits.dtype)
+            del z, dz, into  # before the next tile

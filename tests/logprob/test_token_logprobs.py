@@ -61,7 +61,7 @@ def test_slice_along_tokens_is_not_copied(monkeypatch):
 
 @pytest.mark.parametrize("options", [{}, CAPPED], ids=["plain", "capped"])
 def test_a_tile_is_held_once(options):
-    """One tile in the forward, none in the backward, where logits are what they are; else copies."""
+    """A tile in the forward, and in the backward none where nothing is computed from z alone."""
     logits = torch.randn(256, 4096, requires_grad=True)
     labels, grad = torch.zeros(256, dtype=torch.int64), torch.ones(256)
     device, tile = logits.device, 4 * logits_torch.LOGITS_ROWS * logits_torch.TILE_COLUMNS
