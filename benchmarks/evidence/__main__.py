@@ -19,7 +19,7 @@ from benchmarks import records
 from benchmarks.evidence.cells import Cell, cells
 from benchmarks.evidence.kept import write_shortened
 from benchmarks.evidence.runner import Study
-from benchmarks.evidence.settings import SIZES
+from benchmarks.evidence.settings import SETTINGS, SIZES
 from benchmarks.evidence.tables import report
 
 FOLDER = Path("runs") / "evidence"
@@ -70,10 +70,11 @@ def main(arguments: list[str] | None = None) -> None:
         transformers_logging.disable_progress_bar()
         total, done = len(cells(size)), len(cells(size)) - len(study.todo)
         for number, record in enumerate(study.run(given.hours), done + 1):
-            found = record["means"]
+            cell, found = Cell(**record["cell"]), record["means"]
+            greedy, sampled = SETTINGS[cell.setting].world.tuned_by
             print(
-                f"{number}/{total} {record['seconds']:.0f} s  {Cell(**record['cell']).label}  "
-                f"greedy {found['greedy_right']:.3f} sampled {found['sampled_right']:.3f}",
+                f"{number}/{total} {record['seconds']:.0f} s  {cell.label}  "
+                f"greedy {found[greedy]:.3f} sampled {found[sampled]:.3f}",
                 flush=True,
             )
     print(report(size, list(study.known.values())))

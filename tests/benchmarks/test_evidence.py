@@ -82,6 +82,18 @@ def test_two_processes_share_the_cells(tmp_path, monkeypatch) -> None:
     assert not mine.todo
 
 
+def test_a_world_without_right_answers_is_told_by_the_teacher(tmp_path, monkeypatch, capsys):
+    means = {name: -1.5 for name in MEASURES if "right" not in name and name != "pass"}
+    values = {name: [-1.5, -1.5] for name in means}
+    found = {"means": means, "prompts": values, "score": -1.5, "seconds": 1.0}
+    monkeypatch.setattr(runner.Study, "_do", lambda self, cell: found)
+    folders = ["--folder", str(tmp_path / "runs"), "--results", str(tmp_path)]
+    command.main(["--size", "smollm2", *folders])
+    said = capsys.readouterr().out
+    assert "greedy -1.500 sampled -1.500" in said
+    assert "| SeqKD | 1 | – | – |" in said
+
+
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_every_cell_is_once_there_and_tuned_before(size) -> None:
     found = cells(size)
