@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FLOORS := .venv-floors
+# Each of two processes takes half of the tests in their order, and then half of what the other has
+# left: what the tests of a module share is made once, and not in both.
+PYTEST := pytest -n 2 --dist worksteal
 LAYOUT := pyproject.toml setup.py tools/install_torch.sh $(wildcard kernels/*/__init__.py)
 
 .PHONY: demo test test-long lint docs floors dist gpu gpu-steps gpu-checks gpu-rehearsal bench clean
@@ -12,10 +15,10 @@ demo: $(VENV)/installed           ## the whole pipeline on the embedded pair, ab
 	$(BIN)/pad-fast demo
 
 test: $(VENV)/installed-test      ## the tests, two at a time
-	$(BIN)/pytest -n 2
+	$(BIN)/$(PYTEST)
 
 test-long: $(VENV)/installed-test ## the tests that take minutes: kills of ranks and of served runs, sixty kills of a run
-	$(BIN)/pytest -n 2 -m long
+	$(BIN)/$(PYTEST) -m long
 	$(BIN)/python -m tests.kill
 
 lint: $(VENV)/installed-dev       ## linter, formatter and type checker
@@ -32,7 +35,7 @@ floors:                           ## the fast tests with the oldest releases tha
 	$(FLOORS)/bin/python tools/floors.py > $(FLOORS)/constraints.txt
 	-sh tools/install_torch.sh $(FLOORS)/bin/python "$$($(FLOORS)/bin/python tools/floors.py torch)"
 	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/constraints.txt --editable '.[test]'
-	$(FLOORS)/bin/pytest -n 2 -m 'not slow and not long'
+	$(FLOORS)/bin/$(PYTEST) -m 'not slow and not long'
 
 dist: $(VENV)/installed-test      ## sdist and wheel in dist/, checked as PyPI does
 	$(BIN)/python -m pip install --quiet --editable '.[release]'

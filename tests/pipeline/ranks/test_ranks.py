@@ -76,19 +76,17 @@ def test_values_are_gathered_in_the_order_of_the_ranks():
 
 
 def test_nobody_goes_on_before_all_have_come():
-    late = threading.Event()
+    late, drawn = threading.Event(), threading.Semaphore(0)
 
     def work(ranks):
-        drawn = []
         if ranks.rank == 2:
-            time.sleep(0.4)
+            # The bar of another is drawn while it waits.
+            assert all(drawn.acquire(timeout=20) for _ in range(3))
             late.set()
-        ranks.wait(lambda: drawn.append(1))
-        return late.is_set(), len(drawn)
+        ranks.wait(drawn.release)
+        return late.is_set()
 
-    found = on_all(work)
-    assert all(came for came, _ in found)
-    assert found[0][1] > 1  # the bar was drawn while it waited
+    assert all(on_all(work))
 
 
 def test_the_main_rank_writes_and_the_others_wait():

@@ -148,9 +148,10 @@ def test_a_server_that_dies_and_comes_back(stub_of, engine_of, own, count):
     assert everything(engine, own) == clean
     assert dead.is_set()
     stubs[0].fault, before = None, stubs[0].answered
-    time.sleep(0.4)
-    everything(engine, own)
-    assert stubs[0].answered > before, "a server that is back is taken up again"
+    end = time.monotonic() + 20
+    while stubs[0].answered == before:
+        assert time.monotonic() < end, "a server that is back is taken up again"
+        everything(engine, own)
 
 
 def test_both_of_two_servers_are_busy_and_no_request_is_sent_twice(stub_of, engine_of, own):
@@ -165,12 +166,15 @@ def test_both_of_two_servers_are_busy_and_no_request_is_sent_twice(stub_of, engi
 
 
 def test_at_most_so_many_requests_at_a_time(stub_of, engine_of):
-    now, most, lock = [0], [0], threading.Lock()
+    now, most, lock, three = [0], [0], threading.Lock(), threading.Event()
 
     def count(handler, body) -> bool:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
+            if now[0] == 3:
+                three.set()
+        three.wait(20)
         time.sleep(0.02)
         with lock:
             now[0] -= 1
@@ -208,16 +212,18 @@ def test_what_does_not_mend_itself_is_an_error(stub_of, engine_of, fault, limits
 
 
 def test_a_timeout_is_a_failed_attempt(stub_of, engine_of, own):
-    seen = []
+    seen, over = [], threading.Event()
 
     def hang(handler, body) -> bool:
         seen.append(1)
         if len(seen) == 1:
-            time.sleep(0.8)
+            over.wait(60)
         return False
 
-    engine = engine_of(stub_of(fault=hang), limits=Limits(timeout=0.4, pause=0.02))
+    # A second is short for one that never answers, and long for the others under any load.
+    engine = engine_of(stub_of(fault=hang), limits=Limits(timeout=1.0, pause=0.02))
     same(engine.choices(PROMPTS, LETTERS), own["choices"])
+    over.set()
     assert len(seen) == len(PROMPTS) + 1
 
 
