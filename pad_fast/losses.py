@@ -261,11 +261,12 @@ def _with_likelihood(
     """The weighted loss of rankings and the weighted likelihood, one of which may be left out."""
     student, teacher, mask, _ = rewards
     live = torch.ones_like(teacher, dtype=torch.bool) if mask is None else mask
-    total = student.new_zeros(len(student))
     if options.preference_weight:
         losses = _ranking_loss(loss, rewards, anchor, replace(options, reduction="none"), impl)
         total = losses if options.preference_weight == 1 else options.preference_weight * losses
-    else:  # else the op checks these
+    else:
+        total = student.new_zeros(len(student))
+        # The op, which would check these, is not called.
         checked = {"student_rewards": student, "teacher_rewards": teacher}
         _check_finite(checked, rewards, options.check_finite)
     if loss.adds_likelihood(options.likelihood_weight):

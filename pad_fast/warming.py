@@ -56,7 +56,7 @@ class WarmUp:
 
     @property
     def state(self) -> str:
-        """ "compiled", "compiling", why there was nothing to do, or what went wrong."""
+        """In words: compiled, compiling, why there was nothing to do, or what went wrong."""
         if not self._calls:
             return f"there are no kernels to compile on {self.device}"
         if self._error is not None:
@@ -129,7 +129,7 @@ def warm_up(
     Notes:
         The JSD of 8 responses takes 10 to 20 s, which a first step would otherwise wait for;
         Triton keeps it on disk for later processes. The operations run on a few rows of zeros: that
-        takes up to 150 MB of the device for a while, draws no random numbers, and must not overlap
+        takes up to 300 MB of the device for a while, draws no random numbers, and must not overlap
         with the capture of a CUDA graph.
     """
     for name, value in (("responses", responses), ("vocabulary", vocabulary)):

@@ -10,8 +10,9 @@ import torch
 from listwise import KINDS, gradient, preference_loss, rewards
 from torch.autograd import gradcheck
 
+from pad_fast import losses
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
-from pad_fast.preference import exact_kl
+from pad_fast.preference import exact_kl, loss_kinds
 
 NAN = float("nan")
 
@@ -231,3 +232,28 @@ def test_live_rewards_must_be_finite(kind: str, bad: float) -> None:
     compiled = torch.compile(preference_loss, fullgraph=True, backend="eager")
     with pytest.raises(ValueError, match="teacher_rewards must be finite"):
         compiled(kind, student, wrong)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", loss_kinds.LOSSES)
+def test_a_response_without_tokens_does_not_count(name: str, masked: bool) -> None:
+    """``lengths`` leave out what a mask would, alone or beside one, in every form of a loss."""
+    student, teacher = rewards(3, 4)
+    lengths = torch.tensor([[3, 1, 0, 2], [0, 0, 0, 7], [1, 2, 3, 4]])
+    mask = torch.tensor([[True, True, True, False], [True] * 4, [False, True, True, True]])
+    given = mask if masked else None
+    both = (lengths > 0) & mask if masked else lengths > 0
+    columns = {"anchor_rewards": 0.1 * teacher} if loss_kinds.LOSSES[name].needs_anchor else {}
+    for options in (
+        {},
+        {"reduction": "none"},
+        {"group_size": 2},
+        {"likelihood_weight": 0.3},
+        {"preference_weight": 0.0, "likelihood_weight": 1.0},
+    ):
+        found, wanted = (
+            losses.preference_loss(name, student, teacher, **columns, **options, **live)
+            for live in ({"mask": given, "lengths": lengths}, {"mask": both})
+        )
+        assert torch.equal(found, wanted)
+        assert torch.equal(gradient(found, student), gradient(wanted, student))

@@ -160,6 +160,13 @@ def test_a_run_compiles_where_there_is_a_gpu(tmp_path, monkeypatch, impl, gpu):
     assert background == bool(calls) == (gpu and impl == "auto")
 
 
+def test_a_student_without_a_linear_head_stops_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "is_gpu", lambda device: True)
+    wrong = SimpleNamespace(config=SimpleNamespace())
+    run = SimpleNamespace(training=make_args(tmp_path), student=lambda round: wrong)
+    assert ahead.compile_ahead(run).wait(0)
+
+
 def test_the_environment_may_ask_for_pytorch(monkeypatch):
     monkeypatch.setattr(device, "is_gpu", lambda device: True)
     assert warming.compiles("auto", CPU)

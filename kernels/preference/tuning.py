@@ -60,7 +60,8 @@ def list_mle_options(n: int, wide: bool) -> dict[str, int]:
     """Options of preference_vpd for ``n`` responses."""
     block = min(128, triton.next_power_of_2(n))
     step = min(8, block)
-    return {"BLOCK": block, "STEP": step} | _threads(max(32, block * step // 8), wide)
+    threads = max(32, block * step // 8)
+    return {"BLOCK": block, "STEP": step} | _threads(threads, wide, MOST_REGISTERS)
 
 
 def sampled_options(n: int, wide: bool) -> dict[str, int]:

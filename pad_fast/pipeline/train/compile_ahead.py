@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import loss_columns, preference_loss
 from pad_fast.warming import TOKENS, WIDTH, Call, WarmUp, compiles, lengths_for
 
+logger = logging.getLogger("pad_fast")
+
 
 def compile_ahead(run: RunContext) -> WarmUp:
-    """Begin to compile what the training will launch, in a thread that no failure of ends the run.
+    """Begin to compile what the training will launch, in a thread. No failure here ends the run.
 
     Where there is no GPU there is nothing to do. The head is read here and not in the thread, since
     transformers changes defaults of the process while it builds a model.
@@ -27,10 +30,13 @@ def compile_ahead(run: RunContext) -> WarmUp:
     device = devices.default_device()
     if not compiles(run.training.impl, device):
         return WarmUp([], device, background=False)
-    with torch.device("meta"):
-        head = output_head(build_model(run.student(0).config))
-    frozen = run.config.use_peft
-    number = run.config.responses_per_prompt
+    try:
+        with torch.device("meta"):
+            head = output_head(build_model(run.student(0).config))
+    except Exception as error:  # by any architecture; a real problem is the training's to name
+        logger.info("no kernels are compiled ahead, the student has no head to read: %s", error)
+        return WarmUp([], device, background=False)
+    frozen, number = run.config.use_peft, run.config.responses_per_prompt
     calls = training_calls(head, run.training, number, frozen=frozen, device=device)
     return WarmUp(calls, device, background=True)
 
