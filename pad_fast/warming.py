@@ -21,6 +21,7 @@ from torch import Tensor
 from pad_fast import device as devices
 from pad_fast.dispatch import ENVIRONMENT_VARIABLE, HAS_TRITON
 from pad_fast.modules import LinearPADLoss, PADLoss
+from pad_fast.preference.loss_kinds import LOSSES
 
 logger = logging.getLogger("pad_fast")
 
@@ -176,10 +177,18 @@ def loss_calls(loss: PADLoss, sizes: LossSizes, device: torch.device) -> list[Ca
     return [_logits_call(loss, sizes, device, tokens) for tokens in lengths_for(sizes.vocabulary)]
 
 
-def _columns(sizes: LossSizes, device: torch.device) -> dict[str, Tensor | None]:
+def _columns(loss: PADLoss, sizes: LossSizes, device: torch.device) -> dict[str, Tensor | None]:
+    """What a call of the module takes of the responses beside their tokens."""
     shape = (1, sizes.responses)
-    mask = torch.ones(shape, dtype=torch.bool, device=device) if sizes.masked else None
-    return {"teacher_rewards": torch.zeros(shape, device=device), "mask": mask}
+    mask = torch.ones(shape, dtype=torch.bool, device=device)
+    teacher = torch.zeros(shape, device=device)
+    columns: dict[str, Tensor | None] = {"teacher_rewards": teacher}
+    columns["mask"] = mask if sizes.masked else None
+    if LOSSES[loss.options["loss"]].needs_anchor:
+        columns["anchor_rewards"] = teacher
+    if loss.options.get("likelihood_on") == "teacher":
+        columns["from_teacher"] = mask
+    return columns
 
 
 def _logits_call(loss: PADLoss, sizes: LossSizes, device: torch.device, tokens: int) -> Call:
@@ -187,7 +196,7 @@ def _logits_call(loss: PADLoss, sizes: LossSizes, device: torch.device, tokens: 
         rows = (sizes.responses, tokens)
         logits = torch.zeros(*rows, sizes.vocabulary, dtype=sizes.dtype, device=device)
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
-        loss(logits.requires_grad_(), labels, **_columns(sizes, device)).sum().backward()
+        loss(logits.requires_grad_(), labels, **_columns(loss, sizes, device)).sum().backward()
 
     return call
 
@@ -204,7 +213,7 @@ def _linear_call(
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
         if labels.numel() % 2 == 0 and tokens == TOKENS:  # so that no power of two divides it
             labels[0, 0] = loss.options["ignore_index"]
-        columns = _columns(sizes, device)
+        columns = _columns(loss, sizes, device)
         loss(hidden, weight, labels, memory_budget=budget, **columns).sum().backward()
 
     return call

@@ -70,8 +70,11 @@ def test_other_arguments_compile_other_forms(asked, job):
     [
         pad_fast.PADLoss("simpo", impl="torch"),
         pad_fast.LinearPADLoss("ppd", reduction="none", impl="torch"),
+        pad_fast.PADLoss(
+            "plackett_luce_dpo", likelihood_weight=0.1, likelihood_on="teacher", impl="torch"
+        ),
     ],
-    ids=["logits", "linear"],
+    ids=["logits", "linear", "more columns"],
 )
 def test_the_calls_run_and_draw_no_random_numbers(loss):
     before = torch.get_rng_state()
