@@ -27,6 +27,26 @@ def test_from_logits(small_tiles, dtype, options):
     close(dlogits, dexact, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", [{}, CAPPED], ids=["plain", "capped"])
+def test_rows_that_do_not_follow_one_another(small_tiles, dtype, options):
+    """Every other row is ignored, so that no tile of rows is a slice."""
+    hidden, weight, _, labels, grad = draw()
+    labels.view(-1)[:] = torch.arange(8)
+    labels.view(-1)[1::2] = -100
+    logits = (hidden @ weight.T).to(dtype)
+    before = logits.clone()
+    logps, (dlogits,) = gradients(
+        functional.token_logprobs, [logits], labels, grad, impl="torch", **options
+    )
+    exact, (dexact,) = gradients(
+        reference.token_logprobs, [logits.double()], labels, grad, **options
+    )
+    close(logps, exact, torch.float32)
+    close(dlogits, dexact, dtype)
+    assert logits.equal(before)
+
+
 @pytest.mark.parametrize("level", [-500.0, 500.0])
 def test_levels_and_infinities(small_tiles, level):
     _, _, _, labels, grad = draw()
