@@ -57,10 +57,12 @@ class Meter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # Autograd adds gradients up in place, except those that a mode such as this one sees.
+        # Autograd adds gradients up in place, except those that a mode such as this one sees. It
+        # makes a new sum where the first one is a view, as that of a head is whose weight is also
+        # the embedding's.
         in_backward = torch._C._current_graph_task_id() != -1
         if func is aten.add.Tensor and in_backward and not torch.is_grad_enabled():
-            func = aten.add_.Tensor
+            func = aten.add_.Tensor if not args[0]._is_view() else func
         out = func(*args, **kwargs)
         for value in tree_iter(out):
             if isinstance(value, Tensor):

@@ -212,8 +212,9 @@ class Checkpoint:
         return {"attn_implementation": name} if name else {}
 
     def free(self) -> None:
-        """Release the weights' memory for the next model."""
-        self.__dict__.pop("model", None)
+        """Release the memory of weights and tokenizer, which are loaded anew if they are needed."""
+        for name in ("model", "tokenizer", "known_ids", "chat"):
+            self.__dict__.pop(name, None)
         gc.collect()
         release_cached_memory()
 

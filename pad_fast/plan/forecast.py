@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,11 @@ def make_forecast(settings: Settings, options: PlanOptions) -> Forecast:
 
 
 def libraries_memory(machine: Machine) -> int:
-    """Bytes by which libraries have grown in this process with their first work, as in a run."""
+    """Bytes by which libraries have grown in this process with their first work, as in a run.
+
+    A run draws a report too, whose libraries are loaded here.
+    """
+    import_module("pad_fast.report.plots")
     return 0 if machine.is_gpu else max(0, (resident() or 0) - machine.process)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +90,16 @@ def test_a_model_is_the_same_under_another_card(tmp_path):
     assert model.fingerprint() == before
     edit("config.json", rope_theta=500.0)(tmp_path)
     assert model.fingerprint() != before
+
+
+def test_what_is_freed_is_loaded_anew(tmp_path):
+    """A run keeps a checkpoint for each of its models, and the weights of one at a time."""
+    tokenizer = chat_tokenizer("byte-level", WITH_BOS)
+    worlds.save_model(tmp_path, seed=0, tokenizer=tokenizer)
+    model = Checkpoint("student", str(tmp_path))
+    said = [{"role": "user", "content": "Hello"}]
+    ids, known = model.prompt_ids(said), model.known_ids
+    held = [weakref.ref(one) for one in (model.tokenizer, model.model)]
+    model.free()
+    assert [one() for one in held] == [None, None]
+    assert (model.prompt_ids(said), model.known_ids) == (ids, known)

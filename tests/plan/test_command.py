@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from dataclasses import asdict
 
@@ -181,6 +183,18 @@ def test_times_scale(world, tmp_path):
     sliced = slow.step(max_tokens_per_step=71)
     assert sliced.seconds > 1.2 * slow.step(per_device_train_batch_size=1).seconds
     assert sliced.peak < slow.step(per_device_train_batch_size=1).peak * 1.01
+
+
+@pytest.mark.usefixtures("paper_machine")
+def test_checksums_of_trained_students_take_their_time(world, tmp_path):
+    assert machines.hash_rate(2**10) > 0
+    fast = estimator(config_of(world, tmp_path, rounds=2))
+    slow = copy.copy(fast)
+    slow.case = dataclasses.replace(fast.case, machine=Machine("slow", 2**40, 1e9, 1e8, hashed=1e3))
+    load, *_ = Work(fast.config, fast.case.counts).pieces()
+    more = load.trained * fast.case.trained_bytes * (1 / 1e3 - 1 / machines.HASHED)
+    assert load.trained > 1
+    assert slow.piece(load).seconds - fast.piece(load).seconds == pytest.approx(more)
 
 
 def test_texts():
