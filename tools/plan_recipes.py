@@ -150,8 +150,8 @@ def main() -> None:
             rows += table_rows(recipe.stem, forecast)
             if options.records:
                 with options.records.open("a", encoding="utf-8") as file:
-                    line = {"recipe": recipe.stem, **as_json(forecast)}
-                    file.write(json.dumps(line) + "\n")
+                    line = json.dumps({"recipe": recipe.stem, **as_json(forecast)})
+                    file.write(line.replace(f"{folder}/", "") + "\n")
     finally:
         shutil.rmtree(folder)
     headings = ("work", "tokens", "GiB", "hours of one GPU")
