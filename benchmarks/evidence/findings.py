@@ -115,8 +115,14 @@ def decisions(records: Sequence[Record]) -> Table:
     for name, have in HAVE.items():
         results = done.get(name)
         found = [NOT_RUN] * 2 if results is None else [_leaders(results, b) for b in BUDGETS]
-        rows.append([have, *found])
+        rows.append([have if results is None else have + _partly(results), *found])
     return rows
+
+
+def _partly(results: Results) -> str:
+    """How many of a setting's methods have run, if not all have."""
+    done = sum(name in results.names for name in results.methods(STEPS))
+    return "" if done == len(results.names) else f" – {done} of {len(results.names)} methods so far"
 
 
 def claims(records: Sequence[Record]) -> Table:

@@ -2,7 +2,14 @@
 
 import json
 
+import yaml
+
 from benchmarks import demo, tables
+from benchmarks.demo import OWN
+from benchmarks.evidence.cells import Cell, key_of, tuning
+from benchmarks.evidence.settings import FULL
+from benchmarks.machine import ROOT
+from benchmarks.records import RESULTS, load
 from pad_fast.evaluation.reported_metrics import METRICS
 
 
@@ -53,3 +60,24 @@ def test_compared_methods_are_rows_and_columns_of_costs():
     assert rows[0][-2:] == ["tokens read", "seconds of training"]
     assert [row[-2:] for row in rows[3:6]] == [["–", "–"], ["1,200", "3"], ["–", "–"]]
     assert demo.ahead([record, record]).startswith("right, greedy: RFT 2; ")
+
+
+METHODS = {
+    "DPO": "dpo",
+    "SimPO": "simpo",
+    "RFT": "rft",
+    "SeqKD": "seqkd",
+    "composed": "weighted_kl",
+}
+
+
+def test_the_demos_rates_are_those_that_validation_prompts_chose():
+    """The points of the study's grid with the best score on the validation prompts."""
+    demo_of = yaml.safe_load((ROOT / "pad_fast" / "tiny_world" / "tiny.yaml").read_text())
+    known = {key_of(record): record for record in load(RESULTS, "evidence")}
+    for name, method in {OWN: "ppd_kl", **METHODS}.items():
+        tried = tuning(Cell("full", "a", 1, 1, method), FULL)
+        best = max(tried, key=lambda cell: known[cell.key]["score"])
+        given = demo_of if name == OWN else demo_of["compare"][name]
+        assert given["learning_rate"] == best.learning_rate, name
+        assert best.beta is None or given["beta"] == best.beta, name
