@@ -24,6 +24,7 @@ from pad_fast import cli
 from pad_fast.pipeline import rounds  # noqa: F401  imported before the forks
 
 torch.set_num_threads(1)
+cli.leave_imports_to_themselves()
 
 
 def die() -> None:

@@ -9,7 +9,7 @@ import pytest
 import runs_in_turn
 import worlds
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PLAIN = {"per_device_train_batch_size": 2, "validation_size": 0, "heldout_size": 3}
 
@@ -34,18 +34,9 @@ def undisturbed(world, tmp_path_factory) -> dict[str, str]:
     return end(world, tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_the_end_is_that_of_an_undisturbed_run(world, undisturbed, tmp_path):
-    check(world, undisturbed, tmp_path, "score", "1")
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("phase", ["sample", "score", "train", "evaluate"])
-def test_so_it_is_for_either_rank_in_each_phase(world, undisturbed, tmp_path, phase, rank):
-    check(world, undisturbed, tmp_path, phase, rank)
-
-
-def check(world: Path, undisturbed: dict[str, str], tmp_path: Path, phase: str, rank: str) -> None:
+def test_the_end_is_that_of_an_undisturbed_run(world, undisturbed, tmp_path, phase, rank):
     mark = tmp_path / "killed"
     killed = {"KILLED_IN": phase, "KILLED_RANK": rank, "KILLED_MARK": str(mark)}
     found = end(world, tmp_path / "run", **killed)

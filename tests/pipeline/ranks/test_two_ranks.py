@@ -33,11 +33,16 @@ AFTER_TRAINING = ("round-01/student", "round-01/adapter", "seqkd", "student-01",
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> dict[int, Path]:
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    worlds.write_config(folder)
+    worlds.write_prompts(folder / "train.jsonl", 15)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(world, tmp_path_factory) -> dict[int, Path]:
     """The folders of all cases on one rank and on two."""
-    world = tmp_path_factory.mktemp("world")
-    worlds.write_config(world)
-    worlds.write_prompts(world / "train.jsonl", 15)
     found = {}
     for ranks in (1, 2):
         found[ranks] = folder = tmp_path_factory.mktemp(f"on-{ranks}")
@@ -103,6 +108,17 @@ def test_the_evaluation_of_the_trained_student_is_the_same_to_rounding(both, nam
     assert {path.name for path in one.glob("evaluation/*")} == {
         path.name for path in two.glob("evaluation/*")
     }
+
+
+def test_a_kill_under_restarts_changes_no_bit(both, world, tmp_path):
+    """Of one rank while it scores; tests/pipeline/ranks/test_kills.py has every other place."""
+    mark = tmp_path / "mark"
+    killed = {"KILLED_IN": "score", "KILLED_RANK": "1", "KILLED_MARK": str(mark)}
+    path = config(world, tmp_path / "killed", 2, **CASES["lora"])
+    launched.script(2, runs_in_turn.__file__, path, restarts=3, **killed)
+    assert mark.exists()
+    undisturbed = worlds.contents(both[2] / "lora" / "run")
+    assert worlds.contents(tmp_path / "killed" / "run") == undisturbed
 
 
 def test_the_manifest_and_metrics_are_written_once(both):
