@@ -57,7 +57,7 @@ class WarmUp:
 
     @property
     def state(self) -> str:
-        """In words: compiled, compiling, why there was nothing to do, or what went wrong."""
+        """Compiled, compiling, why there was nothing to do, or what went wrong."""
         if not self._calls:
             return f"there are no kernels to compile on {self.device}"
         if self._error is not None:
@@ -113,7 +113,7 @@ def warm_up(
         background: False to return when all is compiled.
 
     Returns:
-        A :class:`WarmUp`, with ``wait(timeout)`` and ``state``. Where there is no GPU there is
+        A :class:`~pad_fast.warming.WarmUp`, with ``wait(timeout)`` and ``state``. Where there is no GPU there is
         nothing to do, and its state says so.
 
     Raises:
