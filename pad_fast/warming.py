@@ -113,8 +113,8 @@ def warm_up(
         background: False to return when all is compiled.
 
     Returns:
-        A :class:`~pad_fast.warming.WarmUp`, with ``wait(timeout)`` and ``state``. Where there is no GPU there is
-        nothing to do, and its state says so.
+        A :class:`~pad_fast.warming.WarmUp`, with ``wait(timeout)`` and ``state``. Where there is no
+        GPU there is nothing to do, and its state says so.
 
     Raises:
         ValueError: fewer than one response or one column.

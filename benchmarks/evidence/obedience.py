@@ -1,7 +1,7 @@
 """How well a text keeps a rule of the teacher's: one sentence of at most twenty words.
 
 The rule is a system prompt. A student that never sees it is distilled from the same model under it,
-and a few lines of code grade both. Of the six wordings that were tried on 40 validation prompts a
+and a few lines of code grade both. Of the five wordings that were tried on 40 validation prompts a
 model of 135M parameters kept this one best (0.71 of the parts, against 0.51 to 0.66).
 """
 
