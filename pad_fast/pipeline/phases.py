@@ -112,6 +112,7 @@ TRAIN = Phase(
     "train the student on the scored responses",
     frozenset(
         {
+            "compare",
             "train_dtype",
             "prompts_per_step",
             "use_peft",
