@@ -106,7 +106,7 @@ def cpu_workspace(
     A test compares them with what is measured.
 
     Args:
-        rows: number of packed rows.
+        rows: number of packed rows; 0 for what whole chunks hold, however many they are.
         width: D, the hidden size.
         vocabulary: V.
         dtype: that of the hidden states.
@@ -119,12 +119,16 @@ def cpu_workspace(
     narrow, tile = dtype.itemsize < wide, wide * CPU_ROWS * columns
     if not backward:
         packed = -(-rows // CPU_ROWS) * CPU_ROWS * width
-        block = wide * CPU_ROWS * vocabulary if kept and narrow else 0
         cast = (packed + columns * width) * wide if narrow else 0
-        # Whole chunks of kept rows are multiplied into the place of their logp_grad.
-        plain = tile * (not kept or recomputed or rows % CPU_ROWS > 0)
-        tiles = max(plain, 2 * tile * (kept and softcap))
-        return rows * ROW_BYTES + packed * dtype.itemsize + cast + block + tiles
+        row = wide * vocabulary if kept and narrow else 0
+        # Whole chunks of kept rows are multiplied into the place of their logp_grad; fewer rows,
+        # and those that keep nothing, into a tile of a whole chunk.
+        chunks = rows >= CPU_ROWS or rows == 0
+        whole = chunks * (CPU_ROWS * row + 2 * tile * (kept and softcap))
+        rest = 0 if recomputed else rows % CPU_ROWS
+        last = rest * row + tile * max(1, 2 * softcap * rest / CPU_ROWS) if rest else 0
+        plain = tile * (not kept or recomputed)
+        return rows * ROW_BYTES + packed * dtype.itemsize + cast + int(max(whole, last, plain))
     few = min(rows, CPU_ROWS)  # a forward's products are padded to more rows
     # Hidden states or g * H, and the gradient of hidden states that are computed again.
     states = wide * rows * width * (1 + recomputed)
