@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes that
 
 import atexit
 import gc
+import logging
+import signal
 
 import pytest
 import torch
@@ -22,6 +24,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+# A shell that starts the tests in the background has Ctrl-C ignored, by them and by all they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LEFT_BY_ARGUMENTS = ("ACCELERATE_", "FSDP_")
 
 
@@ -33,6 +39,15 @@ def environment_as_before():
     for name in [name for name in os.environ if name.startswith(LEFT_BY_ARGUMENTS)]:
         if name not in before:
             del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def warnings_said_as_before():
+    """Restore the level of the package's log, which commands of the benchmarks raise."""
+    log = logging.getLogger("pad_fast")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 atexit.register(gc.unfreeze)  # or nanobind's modules report leaks
