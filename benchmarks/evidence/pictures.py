@@ -61,7 +61,8 @@ def _panel(axis: Axes, results: Results) -> None:
                     markerfacecolor=fill,
                 )
     axis.set_yticks(range(len(methods)), [title(name) for name in methods], fontsize=7)
-    axis.set_title(f"{results.setting.title}: {heading(results.setting, measure)}", fontsize=9)
+    name = f"{results.setting.title}: {heading(results.setting, measure)}"
+    axis.set_title(name, fontsize=9, loc="right")  # beside it is room for the names of the methods
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
