@@ -119,7 +119,7 @@ def test_the_page_is_filled_and_drawn(tmp_path) -> None:
     assert "### Equal tokens" in filled
     assert len(studied(rows)) == 3  # a, c and the real one
     figure = draw_evidence(rows)
-    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    titles = [axis.get_title(loc="right") for axis in figure.axes if axis.get_visible()]
     assert titles == [
         "a: from the base student: right, greedy",
         "c: the teacher only scores: right, greedy",
