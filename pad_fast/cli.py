@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pad_fast.allocator import keep_freed_memory
+from pad_fast.allocator import keep_few_products, keep_freed_memory
 from pad_fast.files.system_errors import in_words
 from pad_fast.interrupts import Interrupts
 from pad_fast.launch import process
@@ -283,13 +283,14 @@ def _run(words: list[str]) -> int:
 
 def _run_on_words(command: Command, words: list[str]) -> int:
     """Run a command that reads a run's settings, or its words itself."""
+    keep_freed_memory()
+    keep_few_products()
     import pyarrow
     from transformers.utils.logging import disable_progress_bar
 
     from pad_fast.progress.bar import quiet_libraries
 
     process.check_launched(command.name, command.many)
-    keep_freed_memory()
     pyarrow.enable_signal_handlers(False)  # its own lose a Ctrl-C
     disable_progress_bar()  # transformers shows one for each file of weights
     quiet_libraries()

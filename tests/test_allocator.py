@@ -1,4 +1,4 @@
-"""Freed memory: used again while work goes on, and given back when it is done."""
+"""Freed memory: used again while work goes on, given back when it is done; kept products."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from pad_fast import allocator
+
+KNOWN = (*allocator.VARIABLES, allocator.HEAPS, *allocator.PRODUCTS)
 
 pytestmark = pytest.mark.skipif(
     allocator._of_glibc("malloc_trim") is None, reason="the C library is not glibc"
@@ -41,11 +43,42 @@ held = resident() - before
 give_memory_back()
 print(held >> 20, (resident() - before) >> 20)
 """
+THREADS = """
+import threading
+from pad_fast.allocator import give_memory_back, keep_freed_memory
+from pad_fast.files.process_memory import resident
+keep_freed_memory()
+before, held = resident(), []
+def load():  # as a thread that reads a model's file does
+    blocks = [b"x" * (1 << 20) for _ in range(20)]
+    held.append(resident() - before)
+def begin():
+    found = [threading.Thread(target=load) for _ in range(3)]
+    [one.start() for one in found]
+    [one.join() for one in found]
+begin(); begin()
+give_memory_back()
+print(max(held) >> 20, (resident() - before) >> 20)
+"""
+PRODUCTS = """
+from pad_fast.allocator import keep_few_products
+keep_few_products()
+import random, torch
+from pad_fast.allocator import give_memory_back
+from pad_fast.files.process_memory import resident
+draw, weight, sizes = random.Random(0), torch.ones(512, 512, dtype=torch.bfloat16), []
+for _ in range(4):
+    for length in draw.sample(range(20, 400), 64):
+        torch.ones(length, 512, dtype=torch.bfloat16) @ weight
+    give_memory_back()
+    sizes.append(resident() >> 10)
+print(*sizes)
+"""
 
 
 def said(code: str, *words: str, **variables: str) -> list[str]:
     """What a process of its own prints."""
-    known = {name: value for name, value in os.environ.items() if name not in allocator.VARIABLES}
+    known = {name: value for name, value in os.environ.items() if name not in KNOWN}
     found = subprocess.run(
         [sys.executable, "-c", code, *words],
         capture_output=True,
@@ -72,6 +105,26 @@ def test_holes_between_living_blocks_are_given_back():
     held, left = map(int, said(HOLES))
     assert held > 25
     assert left < 5
+
+
+def test_what_threads_have_freed_is_given_back():
+    held, left = map(int, said(THREADS))
+    assert held >= 20
+    assert left < 5
+    if os.cpu_count() != 1:  # on one core glibc makes few heaps by itself
+        assert int(said(THREADS, MALLOC_ARENA_MAX="8")[1]) > 15, "a user's own number of heaps"
+
+
+def test_the_last_few_compiled_products_are_kept():
+    """What the second half of 256 shapes takes is little beside what it takes without a limit."""
+    limited, open_ended = (
+        list(map(int, said(PRODUCTS, **variables)))
+        for variables in ({}, dict.fromkeys(allocator.PRODUCTS, "1024"))
+    )
+    without = open_ended[-1] - open_ended[1]
+    if without < 10_000:  # KiB
+        pytest.skip("this CPU compiles no 16-bit products")
+    assert limited[-1] - limited[1] < without / 10
 
 
 def test_elsewhere_nothing_happens(monkeypatch):
