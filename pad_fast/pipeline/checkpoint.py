@@ -122,7 +122,10 @@ class Checkpoint:
         """The tokenizer, which has a chat template."""
         _ = self.config  # if the path is wrong, that error is more helpful than the tokenizer's
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, **NO_CODE)
+            with measured(f"load {self.role}", "model"):  # it was dropped with the last model
+                tokenizer = AutoTokenizer.from_pretrained(
+                    self.path, revision=self.revision, **NO_CODE
+                )
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self.role}: {self.path} has no tokenizer that can be loaded: "

@@ -60,10 +60,15 @@ class CostLog:
     writes: bool = True
     _open: list[Work] = field(default_factory=list)
     _since: float = 0.0
+    _begun: dict[str, float] = field(default_factory=dict)  # seconds that no line has yet
 
     @contextlib.contextmanager
     def measured(self, work: Work, ranks: Ranks) -> Iterator[Work]:
-        """Measure what is done inside the block, and write a line if that is anything."""
+        """Measure what is done inside the block, and write a line if anything was counted.
+
+        Otherwise the time is that of the next stretch of the same title, as the loading of a
+        tokenizer is a part of the loading of its model.
+        """
         self._turn_to(work)
         try:
             yield work
@@ -76,7 +81,10 @@ class CostLog:
                 self._close()
             raise
         finally:
-            if work.count and self.writes:
+            work.seconds += self._begun.pop(work.title, 0.0)
+            if not work.count:
+                self._begun[work.title] = work.seconds
+            elif self.writes:
                 line = {**asdict(work), "seconds": round(work.seconds, 4)}
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")

@@ -161,9 +161,10 @@ class Trials:
         return math.ceil(prompts / batch) * found.micro_batch + found.rest
 
     def loading(self, role: str) -> float:
-        """Making the model, and reading its file at the rate of a disk."""
-        checkpoint = self.case.model(role)
+        """Making the model and its tokenizer, and reading its file at the rate of a disk."""
+        checkpoint = dataclasses.replace(self.case.model(role), check=None)
         started = time.perf_counter()
+        _ = checkpoint.tokenizer  # anew: a model that is freed takes its tokenizer along
         with no_init_weights(), torch.device("meta"):
             model = build_model(checkpoint.config)
         stored = sum(weight.nbytes for weight in model.parameters())

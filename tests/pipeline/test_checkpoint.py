@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 import worlds
 from made_tokenizers import chat_tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.costs import measured, recording
+from pad_fast.pipeline.ranks import ALONE
+from pad_fast.report.costs import read_costs
 
 WITH_BOS = "{{ bos_token }}" + worlds.TEMPLATE
 
@@ -90,6 +94,24 @@ def test_a_model_is_the_same_under_another_card(tmp_path):
     assert model.fingerprint() == before
     edit("config.json", rope_theta=500.0)(tmp_path)
     assert model.fingerprint() != before
+
+
+def test_the_time_of_a_tokenizer_is_that_of_its_model(tmp_path, monkeypatch):
+    """Whatever work asks for it first."""
+    worlds.save_model(tmp_path / "model", seed=0, tokenizer=chat_tokenizer("byte-level", WITH_BOS))
+    model, own = Checkpoint("teacher", str(tmp_path / "model")), AutoTokenizer.from_pretrained
+    slept: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0 * len(slept))
+    monkeypatch.setattr(
+        AutoTokenizer,
+        "from_pretrained",
+        lambda *given, **named: slept.append(1) or own(*given, **named),
+    )
+    with recording(tmp_path, ALONE), measured("score", "response") as work:
+        _ = model.chat, model.model
+        work.add(1)
+    found = {row["title"]: row["seconds"] for row in read_costs(tmp_path)}
+    assert found == {"load teacher": 100.0, "score": 0.0}
 
 
 def test_what_is_freed_is_loaded_anew(tmp_path):

@@ -54,6 +54,19 @@ def test_stretches_add_up_and_what_did_nothing_leaves_no_line(tmp_path):
     assert (found.count, found.tokens) == (8, 80)
 
 
+def test_what_is_not_counted_is_a_part_of_the_next_stretch(tmp_path, monkeypatch):
+    """A tokenizer is loaded before its model, and again for another model of the same role."""
+    clock = iter([0.0, 2.0, 10.0, 13.0, 20.0, 21.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with recording(tmp_path, ALONE):
+        for count in (0, 1, 1):
+            with measured("load teacher", "model") as work:
+                work.add(count)
+    first, second = map(json.loads, (tmp_path / COSTS).read_text().splitlines())
+    assert (first["count"], first["seconds"]) == (1, 2.0 + 3.0)
+    assert second["seconds"] == 1.0
+
+
 def test_a_failure_keeps_what_was_done_before_it(tmp_path):
     def fail() -> None:
         with measured("sample", "response") as work:

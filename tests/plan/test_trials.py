@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from planned_runs import config_of
-from transformers import Gemma2Config, LlamaConfig
+from transformers import AutoTokenizer, Gemma2Config, LlamaConfig
 
 from pad_fast.models import layout_trial
 from pad_fast.models.auto import build_model
@@ -68,6 +70,20 @@ def test_every_kind_of_work_is_tried(world, tmp_path, monkeypatch):
     whole = StepTimes(1.0, 2.0, 3.0)
     monkeypatch.setattr(trials, "trained_answers", lambda case, model, batch: whole)
     assert Trials(case).answers(8) == pytest.approx(2 * 1.0 + 2.0)  # two micro-batches of four
+
+
+def test_the_loading_of_a_model_is_tried_with_its_tokenizer(world, tmp_path, monkeypatch):
+    tried = Trials(make_case(*parse_with("plan", [str(config_of(world, tmp_path))], PlanOptions)))
+    loaded = []
+
+    def from_pretrained(path, **options):
+        loaded.append(path)
+        return SimpleNamespace(chat_template="a template")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    for role in ("student", "teacher"):
+        assert tried.loading(role) > 0
+    assert loaded == [tried.case.model(role).path for role in ("student", "teacher")]
 
 
 def test_layouts_are_tried_anew_for_every_number_of_responses(world, tmp_path, monkeypatch):
