@@ -56,7 +56,7 @@ gpu-steps:                        ## whole training steps, 8 minutes
 	$(PYTHON) -m benchmarks --suite gpu-steps
 
 gpu-checks:                       ## FlexAttention's backward against separate sequences, the longest response, the kernels' tests
-	$(PYTHON) -m pytest tests/models/test_flex_attention.py -m gpu -W default -p no:cacheprovider
+	$(PYTHON) -m pytest tests/models/test_flex_attention.py -m gpu -W default -p no:cacheprovider -x --tb=short
 	$(PYTHON) -m benchmarks --suite gpu-longest
 	$(PYTHON) -m pytest tests/kernels -m gpu -W default -p no:cacheprovider
 

@@ -1,9 +1,10 @@
-"""The eight ratios of the main README, from the newest records of a CPU: the mark ``ratios``."""
+"""The ratios of the main README, from the newest records: the mark ``ratios``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 from benchmarks.contestants import NAIVE, OURS
 from benchmarks.in_words import markdown
@@ -25,50 +26,75 @@ class Row:
     case: str
 
 
-_BOTH = "float32, forward+backward"
+_BOTH = "forward+backward"
 _STEP = "Llama, 20M, n=8 P=512 R=128, float32"
-_HEAD = f"linear_token_logprobs, M=512 D=512 V=32,000, {_BOTH}"
-ROWS = (
-    Row(
-        "a training step: prompt of 512, 8 responses of 128 tokens",
-        "steps",
-        f"training step, {_STEP}",
+_GPU_STEP = "n=8 P=512 R=512, bfloat16, checkpointed activations"
+ROWS = {
+    "GPU": (
+        Row(
+            "a training step of Gemma-2-2B: prompt of 512, 8 responses of 512 tokens",
+            "gpu-steps",
+            f"training step, Gemma-2-2B, {_GPU_STEP}",
+        ),
+        Row("the same of Llama-3.2-1B", "gpu-steps", f"training step, Llama-3.2-1B, {_GPU_STEP}"),
+        Row(
+            "rewards from 16,384 hidden states, Llama-3-8B's head",
+            "gpu",
+            f"linear_token_logprobs, M=16,384 D=4,096 V=128,256, bfloat16, {_BOTH}",
+        ),
+        Row(
+            "rewards from 16,384 rows of logits, Gemma-2's softcap",
+            "gpu",
+            f"token_logprobs, M=16,384 V=256,000, bfloat16, {_BOTH}, softcap 30",
+        ),
     ),
-    Row("scoring the same", "steps", f"scoring, {_STEP}"),
-    Row("rewards from hidden states, half the rows prompts", "cpu", f"{_HEAD}, 50% ignored"),
-    Row(
-        "the same of 2,048 rows, all responses",
-        "cpu",
-        f"linear_token_logprobs, M=2,048 D=768 V=50,257, {_BOTH}",
+    "CPU": (
+        Row(
+            "a training step of 20M weights: prompt of 512, 8 responses of 128 tokens",
+            "steps",
+            f"training step, {_STEP}",
+        ),
+        Row("scoring the same", "steps", f"scoring, {_STEP}"),
+        Row(
+            "rewards from 512 hidden states, half of them prompts",
+            "cpu",
+            f"linear_token_logprobs, M=512 D=512 V=32,000, float32, {_BOTH}, 50% ignored",
+        ),
+        Row(
+            "the same of 2,048 hidden states, all responses",
+            "cpu",
+            f"linear_token_logprobs, M=2,048 D=768 V=50,257, float32, {_BOTH}",
+        ),
     ),
-    Row(
-        "rewards from logits, in bfloat16",
-        "cpu",
-        "token_logprobs, M=256 V=50,257, bfloat16, forward+backward",
-    ),
-    Row(
-        "the loss of pairs, from hidden states",
-        "cpu",
-        f"linear_pair_loss, P=8 N=2 T=32 D=512 V=32,000, {_BOTH}",
-    ),
-    Row("KL over all rankings of 8 responses", "cpu", f"kl, P=64 N=8, {_BOTH}"),
-    Row("Jensen-Shannon over all rankings of 8", "cpu", f"jsd, P=64 N=8, {_BOTH}"),
+}
+COLUMNS = (
+    "on",
+    "what",
+    "time, of PyTorch's",
+    "memory, of PyTorch's",
+    "time, of the quickest other's",
 )
+WIDTH = 118  # characters of a line below the table
 
 
 def ratios(results: Path) -> str:
     """The table, and where its figures come from."""
-    runs: dict[str, dict[str, list[Record]]] = {}
-    for suite in dict.fromkeys(row.suite for row in ROWS):
-        found = newest(load(results, suite))
-        if found:
-            runs[suite] = max(found.values(), key=lambda cases: _first(cases)["run"])
-    head = ["what", "time, of PyTorch's", "memory, of PyTorch's", "time, of the quickest other's"]
-    rows = [head, ["---", "---:", "---:", "---:"]]
-    for row in ROWS:
-        if records := runs.get(row.suite, {}).get(row.case):
-            rows.append([row.words, *_cells(records)])
-    return f"{markdown(rows)}\n\n{_sources(runs)}" if runs else "*Not yet measured.*"
+    rows, sources = [list(COLUMNS), ["---", "---", "---:", "---:", "---:"]], {}
+    for kind, wanted in ROWS.items():
+        for row in wanted:
+            cases = _newest_run(results, row.suite)
+            if records := cases.get(row.case):
+                rows.append([kind, row.words, *_cells(records)])
+                sources[row.suite] = _source(row.suite, records[0])
+    if not sources:
+        return "*Not yet measured.*"
+    return f"{markdown(rows)}\n\n{fill('; '.join(sources.values()) + '.', WIDTH)}"
+
+
+def _newest_run(results: Path, suite: str) -> dict[str, list[Record]]:
+    """The records of a suite's newest run, on whatever machine, by the label of the case."""
+    found = newest(load(results, suite)).values()
+    return max(found, key=lambda cases: next(iter(cases.values()))[0]["run"], default={})
 
 
 def _cells(records: list[Record]) -> list[str]:
@@ -93,14 +119,8 @@ def _ratio(value: float | None) -> str:
     return f"{value:.2f}" if value >= 0.05 else f"1/{1 / value:,.0f}"
 
 
-def _first(cases: dict[str, list[Record]]) -> Record:
-    return next(iter(cases.values()))[0]
-
-
-def _sources(runs: dict[str, dict[str, list[Record]]]) -> str:
-    """The machine of each suite, and when it ran there."""
-    return "\n".join(
-        f"{name}: {one['device']}, {one['threads']} threads, torch {one['versions']['torch']}, "
-        f"{one['run']}."
-        for name, one in ((name, _first(cases)) for name, cases in runs.items())
-    )
+def _source(suite: str, record: Record) -> str:
+    """The machine of a suite, and when it ran there."""
+    threads = "" if record["cuda"] else f", {record['threads']} threads"
+    torch = f"torch {record['versions']['torch']}"
+    return f"{suite}: {record['device']}{threads}, {torch}, {record['run'][:10]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.step_cases import StepInputs
+from pad_fast.device import is_gpu
 from pad_fast.losses import preference_loss
 
 PREFIX = "part: "
@@ -26,7 +28,7 @@ PARTS = (HEAD, ATTENTION, MLP, LOSS, OPTIMIZER, OTHER)
 
 
 def profiled_parts(inputs: StepInputs, call: Callable[[], Tensor]) -> dict[str, float]:
-    """The share of each of :data:`PARTS` in the time of a training step on the CPU.
+    """The share of each of :data:`PARTS` in the time of a training step: a GPU's own time, if any.
 
     Args:
         inputs: of the case; its model is changed by a step of AdamW with rate 0.
@@ -35,7 +37,8 @@ def profiled_parts(inputs: StepInputs, call: Callable[[], Tensor]) -> dict[str, 
     Returns:
         Shares that add up to 1.
     """
-    times = sums_by_part(profiled(inputs, call), lambda event: event.self_cpu_time_total)
+    time = "self_device_time_total" if is_gpu(inputs.device) else "self_cpu_time_total"
+    times = sums_by_part(profiled(inputs, call), attrgetter(time))
     return {part: time / sum(times.values()) for part, time in times.items()}
 
 
@@ -43,20 +46,22 @@ def profiled(inputs: StepInputs, call: Callable[[], Tensor]) -> list[Any]:
     """The profiler's events of one training step; arguments as of :func:`profiled_parts`."""
     model = inputs.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    teacher = torch.linspace(0, -1, inputs.case.n)[None]
+    teacher = torch.linspace(0, -1, inputs.case.n, device=inputs.device)[None]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         rewards = call()
         with record_function(PREFIX + LOSS):
-            loss = preference_loss("ppd", rewards.cpu()[None], teacher)
+            loss = preference_loss("ppd", rewards[None], teacher)
         loss.backward()
         with record_function(PREFIX + OPTIMIZER):
             optimizer.step()
 
     step()  # makes the state of AdamW
+    activities = [ProfilerActivity.CPU]
+    activities += [ProfilerActivity.CUDA] if is_gpu(inputs.device) else []
     # Without acc_events torch 2.11 warns that it keeps the events of one cycle; there is but one.
-    with _marked(model), profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
+    with _marked(model), profile(activities=activities, acc_events=True) as found:
         step()
     optimizer.zero_grad(set_to_none=True)
     return list(found.events())

@@ -99,7 +99,8 @@ def logprob_cases() -> list[Case]:
         def go(name: str) -> None:
             logits = torch.zeros(1, 2, vocabulary, dtype=dtype)
             labels = torch.zeros(1, 2, dtype=labels_dtype)
-            options, tiling = TokenOptions(softcap=softcap), nearest(tuning.TILINGS, name)
+            options = TokenOptions(softcap=softcap)
+            tiling = nearest(tuning.TILINGS, name).of(softcap)
             logp, peak, total = launch.forward(logits, labels, options, tiling=tiling)
             written = torch.empty_like(logits)
             softmax = (peak, total)

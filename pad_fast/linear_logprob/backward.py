@@ -16,7 +16,7 @@ from torch import Tensor
 from pad_fast.device import is_gpu
 from pad_fast.linear_logprob import memory_budget
 from pad_fast.linear_logprob.head import Head, empty_rows, times_weight
-from pad_fast.linear_logprob.matmul import SliceSum, add_product_, write_product
+from pad_fast.linear_logprob.matmul import SliceSum, add_product_, rounds_once, write_product
 from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS
 from pad_fast.linear_logprob.upstream import Upstream, gather_rows, scale_rows_
 from pad_fast.logprob.softmax import RowNumbers
@@ -114,11 +114,16 @@ def _add_by_slices(
     if into.weight is not None:
         factors = upstream.times(packed.hidden, packed.places[:kept], head.factor_dtype)
     grad = upstream.in_units[:kept]
+    dweight = into.weight
+    if dweight is not None and factors is not None and kept and not blocks:
+        dweight = _write_at_once(dweight, logp_grad, factors)
+    if dweight is None and into.bias is None and not blocks:
+        return
     single = recomputed(blocks[0]) if len(blocks) == 1 else None
     for columns in tiles(len(head.weight), head.tile_columns):
         sums = [
             None if whole is None else SliceSum(whole[columns], head.dtype)
-            for whole in (into.weight, into.bias)
+            for whole in (dweight, into.bias)
         ]
         if kept:
             add_weight_gradient(logp_grad[:, columns], factors, grad, *sums)
@@ -130,6 +135,14 @@ def _add_by_slices(
         del sums  # before those of the next slice are made
     if single is not None and into.hidden is not None:
         single.write_hidden(into.hidden)
+
+
+def _write_at_once(dweight: Tensor, logp_grad: Tensor, factors: Tensor) -> Tensor | None:
+    """Write dW as one product, without a sum in float32, and return None; or return ``dweight``."""
+    if not rounds_once(dweight, logp_grad.T, factors):
+        return dweight
+    torch.mm(logp_grad.T, factors, out=dweight)
+    return None
 
 
 def add_weight_gradient(

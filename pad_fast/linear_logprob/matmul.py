@@ -7,6 +7,9 @@ from torch import Tensor
 
 from pad_fast.device import multiplies_into_float32
 
+# Entries of a product that a GPU's library adds up in one piece: 256 tiles of 128 x 128.
+ROUNDED_ONCE = 1 << 22
+
 
 def _widens(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
     """Whether the device's product of ``a`` and ``b`` can be kept in ``dtype``."""
@@ -39,6 +42,16 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
+
+
+def rounds_once(target: Tensor, a: Tensor, b: Tensor) -> bool:
+    """Whether a @ b, written to a bfloat16 ``target``, is the float32 product rounded once.
+
+    A GPU's library multiplies bfloat16 into float32 and rounds what it writes. Only where the
+    result is too small to keep the GPU busy may it add up parts that are rounded already.
+    """
+    large = target.numel() >= ROUNDED_ONCE
+    return large and target.dtype == torch.bfloat16 and _widens(a, b, torch.float32)
 
 
 class SliceSum:

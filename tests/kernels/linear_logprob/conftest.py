@@ -29,4 +29,6 @@ def small_tiles(monkeypatch):
     small = tuning.RowTilings(tuning.RowTiling(64, 4), tuning.RowTiling(64, 4))
     monkeypatch.setattr(launch, "rows_of", lambda device: small)
     tiling = logprob_tuning.Tiling(tile_bytes=1024, num_warps=4, chunk=2)
-    monkeypatch.setattr(logprob_launch, "tiling_of", lambda device: tiling)
+    monkeypatch.setattr(
+        logprob_launch, "tilings_of", lambda device: logprob_tuning.Tilings(tiling, tiling)
+    )
