@@ -22,7 +22,7 @@ from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, evaluating, input_embedding, vocabulary_size
 from pad_fast.models.layout import PAD_ID, PromptGroup, check_share_prefix
 from pad_fast.models.neighbour_effects import place_problem, sides_of
-from pad_fast.models.output_head import head_problem
+from pad_fast.models.output_head import forget_head, head_problem
 from pad_fast.models.packing import PackedRows, pack, split
 from pad_fast.models.rewards import RewardOptions, packed_rewards
 
@@ -114,7 +114,8 @@ def choose_layout(
 
 
 def forget_trials(model: nn.Module) -> None:
-    """Try the layouts of a model anew when one is chosen next."""
+    """Try the output head and the layouts of a model anew when they are asked for next."""
+    forget_head(model)
     _problems.pop(causal_lm(model), None)
 
 

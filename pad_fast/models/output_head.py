@@ -154,6 +154,11 @@ def head_problem(model: nn.Module) -> str | None:
     return problem
 
 
+def forget_head(model: nn.Module) -> None:
+    """Try the output head of a model anew when it is looked up next."""
+    _disagreements.pop(causal_lm(model), None)
+
+
 def trust_head(model: nn.Module) -> None:
     """Believe the config's description of the head, for a model without weights to try it on."""
     _disagreements[causal_lm(model)] = None

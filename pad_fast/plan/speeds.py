@@ -31,7 +31,7 @@ class Speeds(Protocol):
         """The log-probabilities of ``n`` responses to each of a batch of prompts."""
 
     def trying(self, role: str, n: int, prompts: int) -> float:
-        """The trial of layouts before a model's first scores of such a batch."""
+        """The check of the output head and the trial of layouts before a model's first scores."""
 
     def asking(self, n: int, questions: int) -> float:
         """A batch of questions about ``n`` responses."""

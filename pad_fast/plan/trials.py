@@ -24,6 +24,7 @@ from pad_fast.footprint.steps import GroupShape
 from pad_fast.models.auto import build_model
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import choose_layout, forget_trials
+from pad_fast.models.output_head import head_problem
 from pad_fast.models.scoring import next_token_logprobs, score_responses
 from pad_fast.pipeline.batch_sizes import SCORED
 from pad_fast.pipeline.sample.engines import Sampling
@@ -110,7 +111,7 @@ class Trials:
         return self._whole(role, tried)[0] * prompts / few
 
     def trying(self, role: str, n: int, prompts: int) -> float:
-        """The trial of layouts before a model's first scores of such a batch."""
+        """The check of the output head and the trial of layouts before a model's first scores."""
         return self._layouts(role, n)
 
     def _trying(self, role: str, n: int) -> float:
@@ -122,6 +123,7 @@ class Trials:
             def choose() -> None:
                 forget_trials(model)
                 choose_layout(model, groups, self.config.share_prefix, gradients=False)
+                head_problem(model)  # which a single response asks for without any trial
 
             return (self._time(choose),)
 

@@ -58,8 +58,8 @@ class Piece:
         times: how often a model is loaded.
         trained: how often it is a student of the run, whose files are compared with their checksums
             first.
-        tries: in how many of the rounds its first scores try which layout the model takes, as the
-            first ones after each loading do.
+        tries: in how many of the rounds its first scores check the model's output head and try
+            which layout it takes, as the first ones after each loading do.
     """
 
     titles: tuple[str, ...]
@@ -140,8 +140,7 @@ class Work:
     ) -> Iterator[Piece]:
         """The log-probabilities of responses under the judge, and the questions about them."""
         score = tuple(f"{title}: score" for title in titles)
-        # A single response shares its prompt with none, so that there is nothing to try.
-        tries = 0 if n < 2 else len(titles) if tries is None else tries
+        tries = len(titles) if tries is None else tries
         yield Piece(score, SCORE, self.judge, prompts, n, tries=tries)
         if questions := len(configured_questions(self.config, n)):
             ask = tuple(f"{title}: calibrate" for title in titles)

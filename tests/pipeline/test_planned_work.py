@@ -62,6 +62,10 @@ def test_validation_and_the_teachers_own_answers_are_planned(world, tmp_path, mo
     loads = {piece.title: piece for piece in Work(case.config, case.counts).pieces()}
     assert loads["load student"].trained == sum(checked) == 2
     assert loads["load teacher"].trained == 0
+    (judged,) = (
+        piece for title, piece in loads.items() if title.endswith(": score") and piece.n == 1
+    )
+    assert judged.tries == len(judged.titles) == 2  # a teacher that is loaded anew, each time
 
 
 def test_a_plan_that_is_kept_stands_in_the_report(finished, capsys):

@@ -9,7 +9,7 @@ import torch
 from planned_runs import config_of
 from transformers import AutoTokenizer, Gemma2Config, LlamaConfig
 
-from pad_fast.models import layout_trial
+from pad_fast.models import layout_trial, output_head
 from pad_fast.models.auto import build_model
 from pad_fast.pipeline.arguments import parse_with
 from pad_fast.plan import trials
@@ -84,6 +84,19 @@ def test_the_loading_of_a_model_is_tried_with_its_tokenizer(world, tmp_path, mon
     for role in ("student", "teacher"):
         assert tried.loading(role) > 0
     assert loaded == [tried.case.model(role).path for role in ("student", "teacher")]
+
+
+def test_the_output_head_is_checked_before_first_scores(world, tmp_path, monkeypatch):
+    """With one response to a prompt that is all: there are no layouts to try."""
+    tried = Trials(make_case(*parse_with("plan", [str(config_of(world, tmp_path))], PlanOptions)))
+    checked, check = [], output_head._disagreement
+    monkeypatch.setattr(
+        output_head, "_disagreement", lambda model: checked.append(model) or check(model)
+    )
+    for n in (1, 2):
+        checked.clear()
+        assert tried.trying("teacher", n, 4) > 0
+        assert len(checked) == trials.CALLS
 
 
 def test_layouts_are_tried_anew_for_every_number_of_responses(world, tmp_path, monkeypatch):
