@@ -5,7 +5,7 @@
 #     tools/gpu_wheels.sh FOLDER [PYTHON [GROUP ...]]     # e.g. tools/gpu_wheels.sh wheels 3.12
 #
 # PYTHON is the card's version, 3.12 if none is given; torch and triton have to be there already, and
-# transformers for whole steps. GROUP is one of small, quack, tests and steps; without any, all.
+# transformers for whole steps. GROUP is one of small, quack, tests, steps and demo; without any, all.
 # There, as its last lines say:
 #
 #     python3 -m pip install --no-index --no-deps --target SITE FOLDER/*.whl
@@ -19,7 +19,7 @@ set -eu
 folder=$1; shift
 python=3.12
 [ $# -eq 0 ] || { python=$1; shift; }
-[ $# -gt 0 ] || set -- small quack tests steps
+[ $# -gt 0 ] || set -- small quack tests steps demo
 
 # Names and versions of a group, one a line.
 wheels() {
@@ -34,10 +34,13 @@ wheels() {
     tests)  # 2 MB: to run the kernels' tests
         echo pytest==9.2.0 pluggy==1.7.0 iniconfig==2.3.1 pygments==2.21.0 ;;
     steps)  # what whole steps need where the card has no transformers, or one older than 5.23
-        echo transformers==5.24.0 tokenizers==0.23.3 safetensors==0.8.0 huggingface-hub==2.4.0
+        # huggingface-hub 2 would need httpx2 beside them.
+        echo transformers==5.24.0 tokenizers==0.23.3 safetensors==0.8.0 huggingface-hub==1.33.0
         echo accelerate==1.15.0 ;;
+    demo)   # 1 MB: what `python3 -m pad_fast demo` needs beside those of steps and pyarrow
+        echo datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 tenacity==9.2.1 ;;
     *)
-        echo "gpu_wheels.sh: no group $1; there are small, quack, tests and steps" >&2; exit 2 ;;
+        echo "gpu_wheels.sh: no group $1; there are small, quack, tests, steps and demo" >&2; exit 2 ;;
     esac
 }
 
