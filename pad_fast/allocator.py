@@ -1,9 +1,9 @@
 """What a process keeps for later: freed memory, and the products that a CPU has compiled.
 
 By default glibc gives freed memory back after each batch, and fresh pages, full of zeros, cost a
-quarter of the time. Our commands keep it until a piece of work is done, in one heap for all
-threads: the end of another one would never go back. oneDNN compiles a product for each shape, half
-a MiB each; they keep few.
+quarter of the time. Our commands keep it for two seconds, or until a piece of work is done, in one
+heap for all threads: the end of another one would never go back. oneDNN compiles a product for
+each shape, half a MiB each; they keep few.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ HEAPS = "MALLOC_ARENA_MAX"  # a user's own choice of the number of heaps, which 
 # same few shapes: a batch that is read needs 5, and one that is trained on 21.
 PRODUCTS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 KEPT_PRODUCTS = 64
+PRODUCT_BYTES = 600 << 10  # of one in both, as measured with a model of 135M weights
 
 
 def keep_freed_memory() -> bool:
@@ -52,6 +54,23 @@ def give_memory_back() -> None:
     trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+class InBetween:
+    """Gives memory back after a batch, but not more often than every ``seconds``.
+
+    Batches of different lengths leave holes between blocks in use, which a long piece of work would
+    hold until it is done. Each time, the next batches pay for fresh pages.
+    """
+
+    def __init__(self, seconds: float = 2.0):
+        self.seconds, self._last = seconds, time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= self.seconds:
+            give_memory_back()
+            self._last = now
 
 
 def _of_glibc(name: str) -> Callable[..., Any] | None:

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from pad_fast import allocator
+from pad_fast.pipeline.ranks import ALONE
+from pad_fast.pipeline.shared_bar import SharedBar
 
 KNOWN = (*allocator.VARIABLES, allocator.HEAPS, *allocator.PRODUCTS)
 
@@ -77,6 +79,8 @@ print(*sizes)
 FIRST = """
 import os, sys
 from pad_fast import allocator
+from pad_fast.pipeline.ranks import ALONE
+from pad_fast.pipeline.shared_bar import SharedBar
 asked = []
 allocator._of_glibc = lambda name: lambda *given: asked.append(given) or 1
 class Finder:
@@ -119,6 +123,21 @@ def test_holes_between_living_blocks_are_given_back():
     held, left = map(int, said(HOLES))
     assert held > 25
     assert left < 5
+
+
+def test_a_long_piece_gives_back_now_and_then(monkeypatch):
+    """After each batch there is time for it, but fresh pages every time would cost a third."""
+    clock, given = [100.0], []
+    monkeypatch.setattr(allocator.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(allocator, "give_memory_back", lambda: given.append(clock[0]))
+    with SharedBar(ALONE, 7, "sample", "response", quiet=True) as bar:
+        for seconds in (101, 102, 103, 103.9, 104, 105):
+            clock[0] = seconds
+            bar.update(1)
+        assert given == [102, 104]
+        clock[0] = 106
+        bar.update(1)
+    assert given == [102, 104, 106]
 
 
 def test_what_threads_have_freed_is_given_back():

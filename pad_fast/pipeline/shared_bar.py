@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from pad_fast.allocator import InBetween
 from pad_fast.pipeline.ranks import Ranks
 from pad_fast.progress.bar import Bar
 
@@ -27,11 +28,13 @@ class SharedBar:
     ) -> None:
         self._ranks, self._done = ranks, done
         self._sum, self._tokens = ranks.counter(), ranks.counter()
+        self._give_memory_back = InBetween()
         self.bar = Bar(title, unit, total, done, quiet=quiet or not ranks.is_main)
 
     def update(self, count: int) -> None:
-        """Move the bar on by ``count``."""
+        """Move the bar on by ``count``, after a batch: memory that it left free may go back."""
         self.bar.move_to(self._done + self._sum(count))
+        self._give_memory_back()
 
     def add_tokens(self, count: int) -> None:
         """Count tokens that were made or read, which the bar shows for each second."""

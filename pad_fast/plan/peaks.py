@@ -1,7 +1,8 @@
 """The peak memory of each kind of work: the longest prompt with responses of the greatest length.
 
-On a CPU the process itself is added, with the libraries that it has loaded, and what a file of
-weights takes while it is mapped. A GPU's numbers are those of PyTorch's allocator.
+On a CPU the process itself is added, with the libraries that it has loaded and the products that
+oneDNN keeps, and what a file of weights takes while it is mapped. A GPU's numbers are those of
+PyTorch's allocator.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from pad_fast.allocator import KEPT_PRODUCTS, PRODUCT_BYTES
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
@@ -31,6 +33,8 @@ class Peaks:
 
     def __init__(self, case: Case) -> None:
         self.case, self.config, self.base = case, case.config, case.machine.process
+        if self.base:  # a CPU, and this one
+            self.base += KEPT_PRODUCTS * PRODUCT_BYTES
         self._trained: dict[Any, Footprint] = {}
         self.sampled, self.scored = cache(self._sampled), cache(self._scored)
 

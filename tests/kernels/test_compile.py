@@ -197,13 +197,14 @@ from pad_fast.kernels.logprob import launch, tuning
 from pad_fast.logprob.softmax import TokenOptions
 from tools.kernel_resources import only_compile
 
-tiling = tuning.TILINGS["sm_90"]
+tilings = tuning.TILINGS["sm_90"]
 
 def go(kernels, shapes, *every, dtype=torch.bfloat16, labels=torch.int64):
     before = len(kernels)
     for shape in shapes:
         for options in every:
             x, y = torch.zeros(shape, dtype=dtype), torch.zeros(shape[:2], dtype=labels)
+            tiling = tilings.of(options.softcap)
             logp, peak, total = launch.forward(x, y, options, tiling=tiling)
             written = torch.empty_like(x)
             launch.backward(logp, x, y, (peak, total), options, written, tiling=tiling)
