@@ -1,9 +1,9 @@
 """What a process keeps for later: freed memory, and the products that a CPU has compiled.
 
-By default glibc gives freed memory back after each batch, and fresh pages, full of zeros, cost a
-quarter of the time. Our commands keep it for two seconds, or until a piece of work is done, in one
-heap for all threads: the end of another one would never go back. oneDNN compiles a product for
-each shape, half a MiB each; they keep few.
+By default glibc gives freed memory back after each batch, and fresh pages cost a quarter of the
+time. Our commands keep it for two seconds, or until a piece of work is done, in one heap for all
+threads: the end of another one would never go back. oneDNN compiles a product for each shape, half
+a MiB each; they keep few.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEAPS = "MALLOC_ARENA_MAX"  # a user's own choice of the number of heaps, which 
 # same few shapes: a batch that is read needs 5, and one that is trained on 21.
 PRODUCTS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 KEPT_PRODUCTS = 64
-PRODUCT_BYTES = 600 << 10  # of one in both, as measured with a model of 135M weights
+PRODUCT_BYTES = 600 << 10  # what one takes in both of them: measured with 135M weights
 
 
 def keep_freed_memory() -> bool:
