@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from textwrap import fill
 
@@ -80,10 +81,10 @@ WIDTH = 118  # characters of a line below the table
 def ratios(results: Path) -> str:
     """The table, and where its figures come from."""
     rows, sources = [list(COLUMNS), ["---", "---", "---:", "---:", "---:"]], {}
+    newest_run = cache(partial(_newest_run, results))  # a suite's file is read once
     for kind, wanted in ROWS.items():
         for row in wanted:
-            cases = _newest_run(results, row.suite)
-            if records := cases.get(row.case):
+            if records := newest_run(row.suite).get(row.case):
                 rows.append([kind, row.words, *_cells(records)])
                 sources[row.suite] = _source(row.suite, records[0])
     if not sources:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,15 +37,11 @@ class Job:
 
     rows: int
     make: Callable[[int], Callable[[Any], Call]]
-    candidates: Callable[[], list[Any]]  # the first is the one in the tables
+    candidates: Callable[[], list[Any]]  # the one in the tables first, and maybe again
 
 
 def _labels(rows: int, vocabulary: int) -> Tensor:
     return torch.arange(rows, device=DEVICE) * 7 % vocabulary
-
-
-def _options(softcap: float) -> TokenOptions:
-    return TokenOptions(softcap=softcap)
 
 
 # Given logits.
@@ -56,15 +52,17 @@ def _given(vocabulary: int, softcap: float, backward: bool) -> Callable[[int], A
         from pad_fast.kernels.logprob import launch
 
         logits = torch.randn(1, rows, vocabulary, device=DEVICE, dtype=torch.bfloat16).mul_(3)
-        labels, options = _labels(rows, vocabulary)[None], _options(softcap)
-        _, *softmax = launch.forward(logits, labels, options)
-        grad, out = torch.rand_like(softmax[0]), torch.empty_like(logits) if backward else logits
+        labels, options = _labels(rows, vocabulary)[None], TokenOptions(softcap=softcap)
+        _, peak, total = launch.forward(logits, labels, options)
+        grad, out = torch.rand_like(peak), torch.empty_like(logits) if backward else logits
 
         def call(tiling: Any) -> Call:
             if not backward:
                 return lambda: launch.forward(logits, labels, options, tiling)
-            found = (softmax[0], softmax[1])
-            return lambda: launch.backward(grad, logits, labels, found, options, out, tiling=tiling)
+            softmax = (peak, total)
+            return lambda: launch.backward(
+                grad, logits, labels, softmax, options, out, tiling=tiling
+            )
 
         return call
 
@@ -80,8 +78,7 @@ def _given_tiles(softcap: float, backward: bool) -> Callable[[], list[Any]]:
         fitting = [(kib, warps) for kib, warps in sizes if 1 <= kib / warps <= 4]
         whole = (32, 64, 128) if backward else (64,)  # KiB that a program of the backward takes
         others = [Tiling(kib << 10, warps, part // kib) for kib, warps in fitting for part in whole]
-        present = tilings_of(torch.device(DEVICE)).of(softcap)
-        return [present, *(tiling for tiling in others if tiling != present)]
+        return [tilings_of(torch.device(DEVICE)).of(softcap), *others]
 
     return candidates
 
@@ -94,7 +91,7 @@ def _rows(vocabulary: int, softcap: float) -> Callable[[int], Any]:
         from pad_fast.kernels.linear_logprob import launch
 
         logits = torch.randn(rows, vocabulary, device=DEVICE).mul_(3)
-        labels, options = _labels(rows, vocabulary), _options(softcap)
+        labels, options = _labels(rows, vocabulary), TokenOptions(softcap=softcap)
         kept = torch.empty(rows, vocabulary, device=DEVICE, dtype=torch.bfloat16)
         found = tuple(torch.empty(rows, device=DEVICE) for _ in range(3))
 
@@ -125,15 +122,13 @@ def _row_tiles(softcap: float) -> Callable[[], list[Any]]:
 
 def _scoring(softcap: float) -> Callable[[int], Any]:
     def make(rows: int) -> Callable[[Any], Call]:
-        from dataclasses import replace
-
         from pad_fast.kernels.linear_logprob import launch
         from pad_fast.kernels.linear_logprob.tuning import scoring_of
 
         dtype, tables = torch.bfloat16, scoring_of(torch.device(DEVICE))
         hidden = torch.randn(rows, WIDTH, device=DEVICE, dtype=dtype)
         weight = torch.randn(LLAMA, WIDTH, device=DEVICE, dtype=dtype).mul_(3 / WIDTH**0.5)
-        labels, options = _labels(rows, LLAMA), _options(softcap)
+        labels, options = _labels(rows, LLAMA), TokenOptions(softcap=softcap)
 
         def call(tiling: Any) -> Call:
             chosen = replace(tables, aligned=tiling)

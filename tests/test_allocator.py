@@ -79,8 +79,6 @@ print(*sizes)
 FIRST = """
 import os, sys
 from pad_fast import allocator
-from pad_fast.pipeline.ranks import ALONE
-from pad_fast.pipeline.shared_bar import SharedBar
 asked = []
 allocator._of_glibc = lambda name: lambda *given: asked.append(given) or 1
 class Finder:
