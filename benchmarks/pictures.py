@@ -256,7 +256,7 @@ def _both_logarithmic(axis: Axes, ticks: list[float]) -> None:
 
 def _listwise(cases: Cases) -> plt.Figure:
     """Time of ours and of the enumeration of all rankings."""
-    figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 4.8), layout="constrained")
     for job, colour in _job_colours(ran(cases)).items():
         naive = "plain" if job == "vpd" else "rankings enumerated"
         for name, label, style, alpha in ((OURS, "ours", "-o", 1.0), (NAIVE, naive, "--s", 0.55)):
@@ -273,6 +273,8 @@ def _listwise(cases: Cases) -> plt.Figure:
     axis.set_xlabel("responses of a prompt, N")
     axis.set_ylabel(f"ms, {first['work']}, {first['shape']['P']} prompts")
     _over_grid(axis)
+    # Beside the lines, since there are two dozen names.
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
