@@ -116,12 +116,13 @@ class Examination:
             fresh = sample(self.prompts, n, Sampling(longest, temperature), seed)
             ids = [[one.ids for one in group] for group in fresh]
             ends = [[one.finish_reason != "stop" for one in group] for group in fresh]
-            own = engine.rewards(self.prompts, ids)
-            entropy = _entropies(model, self.prompts, ids, temperature)
+            own = engine.logps(self.prompts, ids)
+            # At a temperature of 1 the samples were drawn from what has just been computed.
+            drawn = own if temperature == 1 else _logps(model, self.prompts, ids, temperature)
             answered = engine.rewards(self.prompts, [[ids] for ids in self.answers])
             found: dict[str, Values] = {
                 "answer_logp": _first(answered),
-                "entropy": entropy,
+                "entropy": [-_mean(group) for group in drawn],
                 "unfinished": [_mean(group) for group in ends],
                 "repetition": [_mean([repetition(one) for one in group]) for group in ids],
             }
@@ -134,7 +135,7 @@ class Examination:
             found |= {
                 "greedy_teacher": _first(teacher.rewards(self.teacher_prompts, first)),
                 "sampled_teacher": [_mean(group) for group in scores],
-                **_agreement(own, scores, "fresh"),
+                **_agreement(_rewards(engine, own, ids), scores, "fresh"),
             }
         return found | self._right(*texts)
 
@@ -190,10 +191,18 @@ def repetition(ids: Sequence[int], length: int = 3) -> float:
     return 1 - len(runs) / total if total else 0.0
 
 
-def _entropies(model: Checkpoint, prompts: list[Ids], groups: Groups, temperature: float) -> Values:
-    """The mean of -log p over a prompt's samples, in nats, under what they were drawn from."""
-    logps = score_responses(model.model, prompts, groups, normalize="sum", temperature=temperature)
-    return [-_mean(group) for group in logps]
+def _logps(
+    model: Checkpoint, prompts: list[Ids], groups: Groups, temperature: float
+) -> list[list[float]]:
+    """log p of each sample, in nats, under what it was drawn from."""
+    return score_responses(model.model, prompts, groups, normalize="sum", temperature=temperature)
+
+
+def _rewards(engine: Any, logps: list[list[float]], groups: Groups) -> list[list[float]]:
+    return [
+        [engine.reward(logp, len(ids)) for logp, ids in zip(*pair, strict=True)]
+        for pair in zip(logps, groups, strict=True)
+    ]
 
 
 def _texts(model: Checkpoint, group: Sequence[Sample]) -> list[str]:

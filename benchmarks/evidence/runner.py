@@ -207,7 +207,8 @@ class Place:
         for round in range(1, rounds + 1):
             rows = training_rows(method, pool.rows, self.setting.noise, self.seed)
             steps = self._steps(cell, rows) // rounds
-            plan = Plan(max(1, steps), self.size.batch, rate, beta, self.seed + round - 1)
+            size, seed = self.size, self.seed + round - 1
+            plan = Plan(max(1, steps), size.batch, rate, beta, seed, size.bf16)
             done.append(train(method, start, self.teacher, rows, plan, folder / f"round-{round}"))
             start = done[-1].folder
             if round < rounds:

@@ -112,6 +112,7 @@ class Size:
         temperatures: at which the start is sampled, as the control.
         settings: names.
         methods: names; None for all.
+        bf16: whether trainings compute matrix products in bfloat16 (autocast).
     """
 
     name: str
@@ -129,6 +130,7 @@ class Size:
     temperatures: tuple[float, ...] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
     settings: tuple[str, ...] = tuple(s.name for s in _ALL if s.world in (TINY, GRADED))
     methods: tuple[str, ...] | None = None
+    bf16: bool = False
 
     def method_names(self, setting: Setting) -> list[str]:
         """The methods of a setting at this size."""
@@ -186,7 +188,7 @@ SMALLEST = Size(
 
 
 def _real(setting: str) -> Size:
-    """A real model, in an hour or two of 2 cores."""
+    """A real model, in about an hour of 2 cores: each training is one pass over the prompts."""
     return Size(
         setting,
         prompts=160,
@@ -194,7 +196,7 @@ def _real(setting: str) -> Size:
         heldout=72,
         generations=4,
         steps=40,
-        batch=8,
+        batch=4,
         saturated_steps=0,
         students=(1,),
         seeds=(1,),
@@ -202,6 +204,7 @@ def _real(setting: str) -> Size:
         betas=(10.0,),
         temperatures=(1.0, 0.8, 0.6),
         settings=(setting,),
+        bf16=True,
     )
 
 

@@ -28,6 +28,7 @@ class Plan:
         learning_rate: at the start.
         beta: factor of the student's rewards; None for a method without.
         seed: of the order of the prompts.
+        bf16: whether matrix products are computed in bfloat16; weights stay as they are.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class Plan:
     learning_rate: float
     beta: float | None
     seed: int
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,5 +113,6 @@ def _arguments(method: Method, plan: Plan, folder: Path) -> PADConfig:
         logging_steps=max(1, plan.steps // 4),
         disable_tqdm=True,
         seed=plan.seed,
+        bf16=plan.bf16,
         **options,
     )
