@@ -17,7 +17,7 @@ from benchmarks.evidence.pools import Pool
 from pad_fast.evaluation.agreement import ranking_agreement
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.sample.engines import Sample, Sampling
+from pad_fast.pipeline.sample.engines import Engine, Sample, Sampling
 from pad_fast.pipeline.sample.generate import columns
 from pad_fast.pipeline.whole_files import Row
 
@@ -198,7 +198,7 @@ def _logps(
     return score_responses(model.model, prompts, groups, normalize="sum", temperature=temperature)
 
 
-def _rewards(engine: Any, logps: list[list[float]], groups: Groups) -> list[list[float]]:
+def _rewards(engine: Engine, logps: list[list[float]], groups: Groups) -> list[list[float]]:
     return [
         [engine.reward(logp, len(ids)) for logp, ids in zip(*pair, strict=True)]
         for pair in zip(logps, groups, strict=True)
