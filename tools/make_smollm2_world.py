@@ -160,9 +160,11 @@ def healing_loss(
     for prompt, answer in pairs:
         ids = torch.tensor([prompt + answer])
         live = slice(len(prompt) - 1, -1)
-        with torch.no_grad():
-            target = teacher(ids).logits[0, live]
-        losses.append(token_kl(student(ids).logits[0, live], target))
+        with torch.autocast("cpu", torch.bfloat16):  # a third of the time less
+            with torch.no_grad():
+                target = teacher(ids).logits[0, live]
+            logits = student(ids).logits[0, live]
+        losses.append(token_kl(logits.float(), target.float()))
     return torch.cat(losses).mean()
 
 
@@ -201,7 +203,8 @@ def make_student(teacher_folder: Path, data: Path, args: argparse.Namespace) -> 
     dropped = set(sorted(middle, key=influence.__getitem__)[:count])
     student = without_layers(AutoModelForCausalLM.from_pretrained(teacher_folder), dropped)
     began = time.perf_counter()
-    pairs = list(zip(prompts, answers(teacher, tokenizer, prompts), strict=True))
+    sampler = AutoModelForCausalLM.from_pretrained(teacher_folder, dtype=torch.bfloat16).eval()
+    pairs = list(zip(prompts, answers(sampler, tokenizer, prompts), strict=True))
     facts = heal(student, teacher, pairs, args.heal_steps, args.batch)
     student.save_pretrained(args.out / "student")
     tokenizer.save_pretrained(args.out / "student")

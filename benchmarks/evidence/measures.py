@@ -92,7 +92,7 @@ class Examination:
 
     def examples(self, student: Path, count: int) -> list[Row]:
         """The first prompts with the student's greedy answers."""
-        model, how = Checkpoint("student", str(student)), Sampling(self.pool.world.longest, 0.0)
+        model, how = self.pool.trained(student), Sampling(self.pool.world.longest, 0.0)
         with self.pool.run.engine(model) as engine:
             groups = engine.sample(self.prompts[:count], 1, how, seed=0)
         return [
@@ -108,7 +108,7 @@ class Examination:
             seed: of its samples.
             temperature: of its samples.
         """
-        model, n = Checkpoint("student", str(student)), self.pool.size.generations
+        model, n = self.pool.trained(student), self.pool.size.generations
         longest = self.pool.world.longest
         with self.pool.run.engine(model) as engine:
             sample = engine.sample

@@ -79,6 +79,10 @@ class Pool:
         """The teacher, whose weights are loaded once."""
         return self.run.teacher
 
+    def trained(self, folder: Path) -> Checkpoint:
+        """A trained student, with weights of the dtype of the run's models."""
+        return Checkpoint("student", str(folder), dtype=self._settings.run.dtype)
+
     def teacher_answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The teacher's greedy answer to each prompt, as token ids."""
         how = Sampling(self.world.longest, temperature=0.0)

@@ -121,18 +121,21 @@ class World:
 
 TINY = World("tiny", "make_tiny_world.py", _is_right)
 GRADED = World("graded", "make_graded_world.py", _quality, graded="quality")
+# In bfloat16 a reward moves by 0.005 nats a token (root mean square over the held-out groups, whose
+# own spread is 0.24), and sampling and scoring take less than half of the time.
+_BFLOAT16 = {"dtype": "bfloat16"}
 _REAL: dict[str, Any] = {
     "tool": "make_smollm2_world.py",
     "longest": 64,
     "home": "smollm2",
     "examples": 2,
 }
-SMOLLM2 = World("smollm2", grade=None, from_teacher=True, **_REAL)
+SMOLLM2 = World("smollm2", grade=None, from_teacher=True, options=_BFLOAT16, **_REAL)
 PROMPTED = World(
     "smollm2-prompted",
     grade=_obedience,
     graded="obeyed",
     itself=True,
-    options={"teacher_system_prompt": RULE},
+    options={"teacher_system_prompt": RULE, **_BFLOAT16},
     **_REAL,
 )
