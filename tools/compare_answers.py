@@ -208,8 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.write.write_text("".join(json.dumps(row) + "\n" for row in record()))
     broken = compare("our own cases", own_cases())
     if options.data is not None:
-        lines = options.data.read_text(encoding="utf-8").splitlines()
-        golds = [json.loads(line)["answer"] for line in lines]
+        with options.data.open(encoding="utf-8") as lines:
+            golds = [json.loads(line)["answer"] for line in lines]
         broken += compare("solutions", [Case("as it is", gold, gold) for gold in golds])
         broken += compare("spoiled", list(spoiled(golds, options.spoiled)))
     print(*broken, sep="\n")

@@ -41,6 +41,7 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.evidence.token_kd import token_kl
+from benchmarks.records import json_lines
 
 FOLDER = "PAD_FAST_PROMPTS"
 FILES = {
@@ -75,8 +76,8 @@ def read_prompts(folder: Path, part: str, tokenizer: Any) -> list[str]:
         path = folder / f"{name}.jsonl"
         if not path.exists():
             raise SystemExit(f"{path} is missing: {FOLDER} names the folder with it; see --help")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            text = text_of(json.loads(line))
+        for row in json_lines(path):
+            text = text_of(row)
             if text and len(tokenizer(text)["input_ids"]) <= LONGEST_PROMPT:
                 texts.setdefault(text)
     found = list(texts)

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -34,12 +35,12 @@ def add_arguments(
 
 def read_prompts(path: Path, number: int) -> list[str]:
     """The first turn, or what holds the prompt, of the first lines of a jsonl file."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines()[:number]:
-        row = json.loads(line)
-        keys = ("turns", "prompt", "question", "instruction", "text")
-        value = next(row[key] for key in keys if row.get(key))
-        found.append(value[0] if isinstance(value, list) else value)
+    keys, found = ("turns", "prompt", "question", "instruction", "text"), []
+    with path.open(encoding="utf-8") as lines:
+        for line in islice(lines, number):
+            row = json.loads(line)
+            value = next(row[key] for key in keys if row.get(key))
+            found.append(value[0] if isinstance(value, list) else value)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from filelock import FileLock
 
 from benchmarks.evidence.graded_task import quality
 from benchmarks.evidence.obedience import RULE, obedience
+from benchmarks.records import json_lines
 from pad_fast.evaluation.answers import exact_match
 from pad_fast.pipeline.whole_files import Row
 
@@ -81,8 +81,7 @@ class World:
 
     def prompts(self, root: Path, split: str, count: int) -> list[Row]:
         """The first prompts of a split."""
-        lines = (self._home(root) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines[:count]]
+        return json_lines(self._home(root) / f"{split}.jsonl")[:count]
 
     def student(self, root: Path, seed: int, width: int | None) -> Path:
         """The folder of a base student, which is trained if it is not there.
