@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pad_fast.allocator import give_memory_back
 
+# The numbers that a product may round float32 matrices to, and how coarse they are.
+_ROUNDING = {"tf32": 2.0**-10, "bf16": 2.0**-7}
 _planned_memory: ContextVar[int | None] = ContextVar("planned_memory", default=None)
 
 
@@ -132,6 +134,30 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if not available or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def product_rounding(device: torch.device, dtype: torch.dtype) -> float:
+    """The relative rounding of matrix products of a dtype, as PyTorch computes them at the moment.
+
+    Products of float32 are coarser than float32 where ``torch.set_float32_matmul_precision``,
+    ``torch.backends`` or a trainer's ``tf32=True`` allows it.
+
+    Args:
+        device: of the matrices.
+        dtype: of the matrices.
+
+    Returns:
+        The distance from 1 to the next number, as ``torch.finfo(dtype).eps``.
+
+    Example:
+        >>> product_rounding(torch.device("cpu"), torch.bfloat16)
+        0.0078125
+    """
+    eps = torch.finfo(dtype).eps
+    if dtype != torch.float32 or device.type not in ("cpu", "cuda"):
+        return eps
+    library = torch.backends.cuda if is_gpu(device) else torch.backends.mkldnn
+    return max(eps, _ROUNDING.get(library.matmul.fp32_precision, 0.0))
 
 
 def synchronize(device: torch.device) -> None:

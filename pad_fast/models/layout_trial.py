@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from pad_fast.device import autocast_dtype, compiles_attention
+from pad_fast.device import autocast_dtype, compiles_attention, product_rounding
 from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, evaluating, input_embedding, vocabulary_size
 from pad_fast.models.layout import PAD_ID, PromptGroup, check_share_prefix
@@ -164,8 +164,9 @@ def _problem(trial: _Trial, layout: str) -> str | None:
     lm = trial.lm
     with trial.precision():
         cast = autocast_dtype(trial.device)
-    own = prefix_attention.own_attention(lm)
-    case = (layout, trial.gradients, own, lm.dtype, trial.device, cast, trial.options.impl)
+        rounding = _rounding(trial)
+    own, impl = prefix_attention.own_attention(lm), trial.options.impl
+    case = (layout, trial.gradients, own, lm.dtype, trial.device, cast, rounding, impl)
     known = _problems.setdefault(lm, {})
     if case not in known:
         known[case] = known_problem(lm, layout) or _tried_problem(trial, layout)
@@ -275,10 +276,10 @@ def _influence(trial: _Trial, layout: str, before: Tensor) -> float:
 
 
 def _rounding(trial: _Trial) -> float:
-    """The rounding of the coarsest dtype in use; any model has norms and softmaxes in float32."""
+    """The coarsest rounding of its products; any model has norms and softmaxes in float32."""
     cast = autocast_dtype(trial.device)
     dtypes = (torch.float32, trial.lm.dtype, *([] if cast is None else [cast]))
-    return max(torch.finfo(dtype).eps for dtype in dtypes)
+    return max(product_rounding(trial.device, dtype) for dtype in dtypes)
 
 
 def _routes(lm: PreTrainedModel) -> bool:

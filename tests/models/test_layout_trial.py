@@ -121,6 +121,22 @@ def test_the_trial_sees_a_small_leak_in_bfloat16(monkeypatch):
         choose_layout(model, groups, True)
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_trial_knows_how_float32_products_are_rounded(precision):
+    """Where a processor has them, products in bfloat16 move rewards by a hundredth."""
+    groups, model = make_groups(*RAGGED), make_model(dtype=torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 4 if weight.ndim == 2 else 1
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        assert choose_layout(model, groups) == "shared"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert choose_layout(model, groups) == "shared"
+
+
 def test_a_window_that_does_not_reach_the_attention_is_seen():
     model, groups = make_model("gemma3"), make_groups(*RAGGED)
     model.config.sliding_window = 512  # longer than the rows of the trial
