@@ -81,9 +81,8 @@ def alone(model, groups):
 
 def loss_of(rewards):
     """A loss that is not linear: the weight of a response depends on all rewards."""
-    return (
-        rewards.double() * torch.linspace(-1, 1.3, rewards.numel(), dtype=torch.float64)
-    ).sum().tanh() + rewards.square().sum() / 20
+    weights = torch.linspace(-1, 1.3, rewards.numel(), dtype=torch.float64, device=rewards.device)
+    return (rewards.double() * weights).sum().tanh() + rewards.square().sum() / 20
 
 
 def gradients(model):

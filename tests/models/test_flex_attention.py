@@ -165,20 +165,17 @@ def test_a_compiled_model_shares_prompts():
     assert graphs[1:] == [graphs[1]] * 5
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
-def test_flex_attention_on_a_gpu(name):
-    model = make_model(name, torch.float32, head_dim=16).cuda()  # the least that its kernel takes
+def assert_that_sharing_changes_nothing(name, device):
+    """Rewards and gradients of a tiny model with shared prompts, and with a row per response."""
+    model = make_model(name, torch.float32, head_dim=16)  # the least that FlexAttention takes
+    model.to(device)
     groups = make_groups(*RAGGED, (300, (200, 170)))
     count = sum(len(group.numbers) for group in groups)
     assert choose_layout(model, groups) == "shared"
     found = []
     for layout in ("shared", "padded"):
         model.zero_grad()
-        rewards = packed_rewards(
-            model, pack(groups, layout, bucketed=True).on(torch.device("cuda")), count
-        )
+        rewards = packed_rewards(model, pack(groups, layout, bucketed=True).on(device), count)
         loss_of(rewards).backward()
         found.append(
             (
@@ -188,3 +185,21 @@ def test_flex_attention_on_a_gpu(name):
         )
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-3)
     assert_same(found[0][1], found[1][1], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
+def test_flex_attention_on_a_gpu(name):
+    assert_that_sharing_changes_nothing(name, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
+def test_what_a_gpu_is_asked_holds_on_a_cpu(name):
+    """The same comparison with the attention of tiles."""
+    assert_that_sharing_changes_nothing(name, torch.device("cpu"))
+
+
+def test_the_loss_of_the_comparison_stays_on_its_device():
+    """It mixed devices, so that the comparison failed on the first GPU that it ran on."""
+    assert loss_of(torch.empty(5, device="meta")).device.type == "meta"
