@@ -1,8 +1,8 @@
 """The suites: the one list of what is measured, which commands, tables and pictures iterate over.
 
 A new suite is an entry of :data:`SUITES`. Its records are in results/NAME.jsonl. Two other studies
-have commands and records of their own, ``demo`` and ``scaling``: tables.py and pictures.py name
-what is made from them.
+have commands and records of their own, ``demo`` and ``scaling``: tables.py and pictures/ name what
+is made from them.
 """
 
 from __future__ import annotations

@@ -277,11 +277,11 @@ def rebuild(results: Path = RESULTS, documents: Iterable[Path] = DOCUMENTS) -> N
         if document.exists():
             document.write_text(fill(document.read_text(), results))
     try:
-        from benchmarks import pictures
+        from benchmarks.pictures.draw import draw_all
     except ImportError as error:
         print(f"benchmarks: tables are rebuilt, pictures are not: {error}")
         return
-    for path in pictures.draw_all(results):
+    for path in draw_all(results):
         print(f"benchmarks: wrote {path}")
 
 
