@@ -18,6 +18,7 @@ from commands import failing
 from worlds import changed_config, contents
 
 from pad_fast import cli
+from pad_fast.commands import COMMANDS
 from pad_fast.launch.launcher import Launch
 from pad_fast.pipeline import rounds, whole_files
 from pad_fast.pipeline.setting_groups import MOST_USED, setting_groups
@@ -137,7 +138,7 @@ def test_help_is_quick_and_light(capsys):
     ).stdout
     assert output.endswith("set()\n")
     flat = " ".join(output.split())
-    for command in cli.COMMANDS.values():
+    for command in COMMANDS.values():
         assert f"\n    {command.name} " in output
         assert command.help in flat.replace("multiple- choice", "multiple-choice")
     assert cli.main([]) == 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from pad_fast import cli
+from pad_fast.commands import COMMANDS
 from pad_fast.evaluation.reported_metrics import METRICS
 from pad_fast.pipeline.phases import FREE, PHASES, PREPARE
 from pad_fast.preference.loss_kinds import LOSSES
@@ -52,8 +52,8 @@ def divergences() -> str:
 
 
 def commands() -> str:
-    """The commands in the order of :mod:`pad_fast.cli`."""
-    rows = [[f"`pad-fast {each.usage}`", each.help] for each in cli.COMMANDS.values()]
+    """The commands in the order of :mod:`pad_fast.commands`."""
+    rows = [[f"`pad-fast {each.usage}`", each.help] for each in COMMANDS.values()]
     return table(["command", "what it does"], rows)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import PrinterCallback
@@ -114,5 +115,6 @@ def _arguments(method: Method, plan: Plan, folder: Path) -> PADConfig:
         disable_tqdm=True,
         seed=plan.seed,
         bf16=plan.bf16,
+        use_cpu=not torch.cuda.is_available(),  # else bf16 is refused there
         **options,
     )

@@ -161,6 +161,20 @@ def test_every_method_trains(name, tmp_path) -> None:
     assert any((before[key] != after[key]).any() for key in before)
 
 
+def test_the_real_studies_train_in_bfloat16(tmp_path) -> None:
+    found = []
+    for bf16 in (False, SIZES["prompted"].bf16):
+        plan = Plan(2, 2, 1e-3, 2.0, 1, bf16)
+        folder = tmp_path / str(bf16)
+        start, teacher = TINY.student(tmp_path, 1, None), TINY.teacher(tmp_path)
+        rows = training_rows(METHODS["ppd_kl"], [ROW] * 4)
+        train(METHODS["ppd_kl"], start, teacher, rows, plan, folder)
+        found.append(load_file(folder / "model.safetensors"))
+    plain, rounded = found
+    assert {value.dtype for value in rounded.values()} == {torch.float32}
+    assert any((plain[key] != rounded[key]).any() for key in plain)
+
+
 def test_noise_is_the_same_for_all_methods() -> None:
     rows = [{**ROW, "prompt_id": i} for i in range(2000)]
     own, best = (training_rows(METHODS[name], rows, 0.5, 3) for name in ("ppd_kl", "rft"))

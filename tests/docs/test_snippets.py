@@ -11,8 +11,9 @@ import yaml
 from docs_pages import DOCUMENTS, ROOT, blocks, commands
 from students import RENAMED
 
-from pad_fast import PADConfig, cli
+from pad_fast import PADConfig
 from pad_fast.benchmark.options import AnswerOptions, CheckOptions, JudgeOptions
+from pad_fast.commands import COMMANDS
 from pad_fast.doctor.command import DoctorOptions
 from pad_fast.launch.launcher import Launch
 from pad_fast.pipeline.config import RunConfig
@@ -43,7 +44,7 @@ def test_python_runs_as_it_stands(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_commands_and_flags_exist(path):
     for command, flags in commands(path):
-        assert command in {*cli.COMMANDS, "init"}, command
+        assert command in {*COMMANDS, "init"}, command
         for flag in flags:
             assert flag in FLAGS, f"pad-fast {command} --{flag}"
 

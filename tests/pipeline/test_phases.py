@@ -10,6 +10,7 @@ from commands import failing
 from worlds import changed_config
 
 from pad_fast import cli
+from pad_fast.commands import COMMANDS
 from pad_fast.pipeline import rounds
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.phases import FREE, PHASES, PREPARE, SAMPLE, first_phase
@@ -126,7 +127,7 @@ def test_every_setting_has_a_phase():
 
 def test_every_phase_has_a_command_and_a_function():
     for phase in PHASES:
-        assert cli.COMMANDS[phase.name].help == phase.help
+        assert COMMANDS[phase.name].help == phase.help
         assert rounds.phase_function(phase.name).__module__ == rounds.__name__
 
 

@@ -10,6 +10,7 @@ import yaml
 from commands import failing
 
 from pad_fast import cli
+from pad_fast.commands import RECIPES
 from pad_fast.pipeline import starters
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.setting_groups import MOST_USED, setting_groups
@@ -19,10 +20,10 @@ SETTINGS = {each.name: each for group in setting_groups().values() for each in g
 
 
 def test_the_command_knows_every_recipe():
-    assert set(cli.RECIPES) == set(recipe_files())
+    assert set(RECIPES) == set(recipe_files())
 
 
-@pytest.mark.parametrize("name", cli.RECIPES)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_starter_holds_the_recipe_and_the_help_of_each_setting(name):
     source = recipe_files()[name].read_text()
     text = starter(source)
