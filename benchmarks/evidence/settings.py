@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.evidence.methods import METHODS
-from benchmarks.evidence.worlds import GRADED, PROMPTED, SMOLLM2, TINY, World
+from benchmarks.evidence.worlds import GRADED, PROMPTED, SCRATCH, SMOLLM2, TINY, World
 
 FEW = ("rft", "ppd_kl", "best_kl", "weighted_own", "dpo")
 REAL = ("seqkd", "rft", "ppd_kl", "weighted_kl", "dpo")
@@ -74,6 +74,14 @@ _ALL = (
         "b", "b: after SeqKD that no longer improves", "b", saturated=True, methods=MAIN, pairs=3
     ),
     Setting("d", "d: a student of width 48", "d", width=48, methods=MAIN),
+    Setting(
+        "d-scratch",
+        "d: such a student, and a teacher of long scratch work",
+        "d-scratch",
+        width=48,
+        methods=MAIN,
+        world=SCRATCH,
+    ),
     Setting("f-1", "f: noise of one spread in the scores", "a", noise=1.0, methods=MAIN),
     Setting("f-3", "f: noise of three spreads in the scores", "a", noise=3.0, methods=MAIN),
     _group("n2", "n = 2", pool={"num_generations": 2}),
@@ -128,7 +136,7 @@ class Size:
     learning_rates: tuple[float, ...]
     betas: tuple[float, ...]
     temperatures: tuple[float, ...] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-    settings: tuple[str, ...] = tuple(s.name for s in _ALL if s.world in (TINY, GRADED))
+    settings: tuple[str, ...] = tuple(s.name for s in _ALL if s.world in (TINY, GRADED, SCRATCH))
     methods: tuple[str, ...] | None = None
     bf16: bool = False
 

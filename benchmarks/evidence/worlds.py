@@ -49,6 +49,7 @@ class World:
         options: settings of the runs that sample and score.
         home: the folder of its teacher and prompts, where it is not its name.
         itself: whether the student is the teacher's own model.
+        taught: the world whose prompts and students these are; None for its own.
         from_teacher: whether the tool makes a student out of the teacher.
         examples: so many held-out prompts' greedy answers are kept in the records.
     """
@@ -61,6 +62,7 @@ class World:
     options: dict[str, Any] = field(default_factory=dict)
     home: str | None = None
     itself: bool = False
+    taught: World | None = None
     from_teacher: bool = False
     examples: int = 0
 
@@ -81,6 +83,8 @@ class World:
 
     def prompts(self, root: Path, split: str, count: int) -> list[Row]:
         """The first prompts of a split."""
+        if self.taught:
+            return self.taught.prompts(root, split, count)
         return json_lines(self._home(root) / f"{split}.jsonl")[:count]
 
     def student(self, root: Path, seed: int, width: int | None) -> Path:
@@ -93,6 +97,8 @@ class World:
         """
         if self.itself:
             return self.teacher(root)
+        if self.taught:
+            return self.taught.student(root, seed, width)
         if self.name == "tiny" and seed == EMBEDDED_STUDENT and width is None:
             return EMBEDDED / "student"
         place = root / "students" / f"{self.name}-{seed}-{width or 'usual'}"
@@ -120,6 +126,7 @@ class World:
 
 TINY = World("tiny", "make_tiny_world.py", _is_right)
 GRADED = World("graded", "make_graded_world.py", _quality, graded="quality")
+SCRATCH = World("scratch", "make_scratch_world.py", _is_right, longest=96, taught=TINY)
 # In bfloat16 a reward moves by 0.005 nats a token (root mean square over the held-out groups, whose
 # own spread is 0.24), and sampling and scoring take less than half of the time.
 _BFLOAT16 = {"dtype": "bfloat16"}

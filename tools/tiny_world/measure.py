@@ -31,7 +31,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list
 
 @torch.no_grad()
 def generate(
-    model: Any, tokenizer: PreTrainedTokenizerFast, tasks: Sequence[Task], samples: int = 0
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: Sequence[Task],
+    samples: int = 0,
+    most: int = MAX_NEW_TOKENS,
 ) -> Rows:
     """The token ids of responses to each prompt, with their end of turn if there is one.
 
@@ -40,6 +44,7 @@ def generate(
         tokenizer: its tokenizer.
         tasks: the prompts.
         samples: how many responses to sample at temperature 1; 0 for the greedy one.
+        most: tokens of a response.
     """
     rows: Rows = []
     sampling: Facts = {"do_sample": False}
@@ -53,7 +58,7 @@ def generate(
     for start in range(0, len(tasks), 150):
         ids = prompt_ids(tokenizer, [task.prompt for task in tasks[start : start + 150]])
         batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-        made = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, **sampling)
+        made = model.generate(**batch, max_new_tokens=most, **sampling)
         responses = made[:, batch["input_ids"].shape[1] :].tolist()
         trimmed = [_until_end(row, tokenizer) for row in responses]
         rows += [trimmed[i : i + max(samples, 1)] for i in range(0, len(trimmed), max(samples, 1))]
