@@ -270,7 +270,7 @@ def _with_likelihood(
         checked = {"student_rewards": student, "teacher_rewards": teacher}
         _check_finite(checked, rewards, options.check_finite)
     if loss.adds_likelihood(options.likelihood_weight):
-        weight = loss.weight_of_likelihood(options.likelihood_weight, live)
+        weight = loss.weight_of_likelihood(options.likelihood_weight, live, total.dtype)
         on, beta = options.likelihood_on, options.likelihood_beta
         total = total + weight * negative_likelihood(student, teacher, live, from_teacher, on, beta)
     return _reduced(total, live, loss.least_live(options), options.reduction)

@@ -60,9 +60,10 @@ def ranking_agreement(
     product = student_PNN * teacher_PNN
     tau = product.sum(dim=(1, 2)) / (student_pairs * teacher_pairs).sqrt().clamp(min=1.0)
     best_PN = _is_best(student_PN, live_PN)
+    hits = (best_PN & _is_best(teacher_PN, live_PN)).sum(1, dtype=tau.dtype)
     found = {
         "kendall_tau": tau,
-        "top1": (best_PN & _is_best(teacher_PN, live_PN)).sum(1) / best_PN.sum(1).clamp(min=1),
+        "top1": hits / best_PN.sum(1).clamp(min=1),
         "pair_accuracy": (product > 0).sum(dim=(1, 2)) / teacher_pairs.clamp(min=1.0),
     }
     # Where the teacher ties all, there is no order to agree with, and top-1 would be 1 always.

@@ -113,11 +113,13 @@ class Loss:
         """Whether the likelihood of responses is a part, at a ``likelihood_weight``."""
         return self.likelihood is not None if weight is None else weight > 0
 
-    def weight_of_likelihood(self, weight: float | None, live: Tensor) -> float | Tensor:
+    def weight_of_likelihood(
+        self, weight: float | None, live: Tensor, dtype: torch.dtype
+    ) -> float | Tensor:
         """``likelihood_weight``, or the source's (P,) for the live responses (P, N) if None."""
         if weight is not None:
             return weight
-        return 0.0 if self.likelihood is None else self.likelihood(live.sum(1))
+        return 0.0 if self.likelihood is None else self.likelihood(live.sum(1, dtype=dtype))
 
     def least_live(self, options: LossOptions) -> int:
         """The fewest live responses of a prompt that counts in a mean over prompts."""

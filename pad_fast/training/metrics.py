@@ -81,7 +81,7 @@ def prompt_metrics(
     worst = teacher.masked_fill(~mask, torch.inf).argmin(1, keepdim=True)
     chosen = student.gather(1, best)[:, 0].where(ranked, torch.nan)
     rejected = student.gather(1, worst)[:, 0].where(ranked, torch.nan)
-    live, lengths = mask.sum(1), lengths.float()
+    live, lengths = mask.sum(1, dtype=loss.dtype), lengths.float()
     logps = student if facts.normalize == "mean" else student / lengths.clamp(min=1)
     nothing = torch.full_like(loss, torch.nan)
     columns = (
