@@ -22,8 +22,7 @@ PRODUCT = ("pad_fast", "kernels", "benchmarks", "tools", "examples")
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("commands",),
-    ("plan", "doctor", "benchmark"),
+    ("commands", "plan", "doctor", "benchmark"),
     ("pipeline",),
     ("report", "footprint"),
     ("training",),
