@@ -36,9 +36,8 @@ def draw_demo(records: list[Record]) -> plt.Figure:
             axis.plot([place] * len(values), values, "o", color=colour, alpha=0.5, markersize=4)
             mean = sum(values) / len(values)
             axis.plot([place - 0.3, place + 0.3], [mean, mean], color=colour, linewidth=2)
-        level = stages(records[0])[teacher][key]
-        if level is not None:
-            level(axis, level, "teacher")
+        if (theirs := stages(records[0])[teacher][key]) is not None:
+            level(axis, theirs, "teacher")
         axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
         axis.set_title(METRICS[key].text_heading, fontsize=10)
         axis.margins(y=0.15)
