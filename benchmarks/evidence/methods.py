@@ -161,9 +161,14 @@ def training_rows(
     spread = float(np.median([np.std(group) for group in groups]))
     found = []
     for row in rows:
-        # The same noise for each method: it is drawn for the whole group before a choice is made.
+        # The same noise for each method: it is drawn for the whole group before a choice is made,
+        # and once for a text, else the luckiest of its copies would be the best response.
         drawn = rng.normal(0.0, 1.0, len(row["teacher_rewards"])) * noise * spread
-        rewards = [float(r + e) for r, e in zip(row["teacher_rewards"], drawn, strict=True)]
+        texts = [tuple(ids) for ids in row["completion_ids"]]
+        rewards = [
+            float(reward + drawn[texts.index(text)])
+            for reward, text in zip(row["teacher_rewards"], texts, strict=True)
+        ]
         noisy = {**row, "teacher_rewards": rewards}
         theirs = row.get("from_teacher") or [False] * len(rewards)
         kept = members(method.reads, noisy)
@@ -178,10 +183,3 @@ def training_rows(
             }
         )
     return found
-
-
-def tokens_of(rows: Sequence[Row]) -> int:
-    """The tokens that one pass over the rows reads, each prompt once for all of its responses."""
-    return sum(
-        len(row["prompt_ids"]) + sum(len(ids) for ids in row["completion_ids"]) for row in rows
-    )

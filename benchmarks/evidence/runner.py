@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 from benchmarks import records
 from benchmarks.evidence.cells import STEPS, TEST, TOKENS, TUNE, Cell, cells, key_of, tuning
 from benchmarks.evidence.measures import Examination, means, score
-from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, tokens_of, training_rows
+from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, Method, training_rows
 from benchmarks.evidence.pools import Pool
 from benchmarks.evidence.settings import SETTINGS, Setting, Size
-from benchmarks.evidence.training import Plan, Trained, train
+from benchmarks.evidence.training import Plan, Trained, tokens_a_prompt, train
 from benchmarks.evidence.worlds import World
 from benchmarks.machine import describe
 from benchmarks.records import Record
@@ -206,7 +206,7 @@ class Place:
         shutil.rmtree(folder, ignore_errors=True)  # left by a study that was stopped
         for round in range(1, rounds + 1):
             rows = training_rows(method, pool.rows, self.setting.noise, self.seed)
-            steps = self._steps(cell, rows) // rounds
+            steps = self._steps(cell, method, rows) // rounds
             size, seed = self.size, self.seed + round - 1
             plan = Plan(max(1, steps), size.batch, rate, beta, seed, size.bf16)
             done.append(train(method, start, self.teacher, rows, plan, folder / f"round-{round}"))
@@ -216,18 +216,19 @@ class Place:
                 pool = self._pool(start, name, self.pool.changes)
         return done
 
-    def _steps(self, cell: Cell, rows: Sequence[dict]) -> int:
+    def _steps(self, cell: Cell, method: Method, rows: Sequence[dict]) -> int:
         """The optimizer steps of a cell; at equal tokens as many as read the whole groups' tokens.
 
-        The tokens that others read are those of the student's own samples, each prompt once.
+        The tokens that others read are those of PPD over the student's own samples.
         """
         if cell.purpose == TUNE:
             return max(1, self.size.steps // 2)
         if cell.budget == STEPS:
             return self.size.steps
         assert cell.budget == TOKENS
-        whole = tokens_of(training_rows(METHODS["ppd_kl"], self.pool.rows))
-        return round(self.size.steps * whole / tokens_of(rows))
+        groups = METHODS["ppd_kl"]
+        whole = tokens_a_prompt(groups, training_rows(groups, self.pool.rows))
+        return round(self.size.steps * whole / tokens_a_prompt(method, rows))
 
     def _pool(self, student: Path, name: str, changes: dict[str, Any]) -> Pool:
         return Pool(

@@ -13,10 +13,13 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import PrinterCallback
 
-from benchmarks.evidence.methods import TOKEN_KD, Method, tokens_of
+from benchmarks.evidence.methods import TOKEN_KD, Method
 from benchmarks.evidence.token_kd import TokenKDTrainer
+from pad_fast.pipeline.train.training_rows import live_tokens
 from pad_fast.pipeline.whole_files import Row
 from pad_fast.training.config import PADConfig
+from pad_fast.training.dataset_rows import RowReader
+from pad_fast.training.prepared_rows import prepare_dataset
 from pad_fast.training.trainer import PADTrainer
 
 
@@ -47,7 +50,7 @@ class Trained:
     Args:
         folder: of its weights and tokenizer.
         steps: that were done.
-        tokens: that training read, each prompt once a step for all of its responses.
+        tokens: that training read, see :func:`tokens_a_prompt`.
         seconds: of training.
         loss: the last that was logged.
     """
@@ -91,10 +94,24 @@ def train(
     return Trained(
         folder,
         trainer.state.global_step,
-        round(plan.steps * plan.batch * tokens_of(rows) / len(rows)),
+        round(plan.steps * plan.batch * tokens_a_prompt(method, rows)),
         round(time.perf_counter() - began, 2),
         losses[-1],
     )
+
+
+def tokens_a_prompt(method: Method, rows: Sequence[Row]) -> float:
+    """The mean tokens that a step reads for a prompt: its own once, and those of its responses.
+
+    The trainer reads equal responses once, and leaves out a prompt with too few that differ.
+    """
+    if method.trainer == TOKEN_KD:  # which reads a row for each response
+        return sum(
+            len(row["prompt_ids"]) + sum(map(len, row["completion_ids"])) for row in rows
+        ) / len(rows)
+    least = PADConfig(output_dir="unused", report_to="none", **method.options).least_live
+    read = prepare_dataset(list(rows), RowReader(), least_live=least)
+    return live_tokens(read) / len(read)
 
 
 def _arguments(method: Method, plan: Plan, folder: Path) -> PADConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -145,6 +146,24 @@ def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
             f'purpose, remove its line "{JSON_KEY}")'
         )
     return value
+
+
+def add_json_line(path: Path, value: dict[str, Any]) -> None:
+    """Add an object to a file of JSON lines, after a last line that a kill left half written."""
+    drop_half_line(path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def drop_half_line(path: Path) -> None:
+    """Remove the last line of a file if it has no end."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -7,7 +7,6 @@ several stretches, since the run was stopped, has several lines; a stretch that 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -17,6 +16,7 @@ from pathlib import Path
 from pad_fast.allocator import give_memory_back
 from pad_fast.device import default_device, forget_peak_allocated, is_gpu, peak_allocated
 from pad_fast.files import process_memory
+from pad_fast.files.own_files import add_json_line
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.report.costs import COSTS
 
@@ -86,8 +86,7 @@ class CostLog:
                 self._begun[work.title] = work.seconds
             elif self.writes:
                 line = {**asdict(work), "seconds": round(work.seconds, 4)}
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                add_json_line(self.path, line)
 
     def _turn_to(self, work: Work) -> None:
         self._pause()

@@ -6,13 +6,12 @@ import datetime
 import json
 import logging
 import math
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pad_fast.files.checksums import file_digest
-from pad_fast.files.own_files import read_json_lines, set_aside
+from pad_fast.files.own_files import drop_half_line, read_json_lines, set_aside
 from pad_fast.files.stored_rows import SCRATCH
 from pad_fast.files.weights import UNREAD
 from pad_fast.pipeline.phases import PHASES, PREPARE
@@ -58,10 +57,8 @@ class Metrics:
         Raises:
             ValueError: another line is damaged.
         """
-        found, size = read_json_lines(self.path)
-        if self.path.exists() and size < self.path.stat().st_size:
-            os.truncate(self.path, size)
-        return found
+        drop_half_line(self.path)
+        return read_json_lines(self.path)[0]
 
     @cached_property
     def _known(self) -> set[tuple[Any, ...]]:

@@ -19,6 +19,11 @@ def servers_of(config: Any) -> dict[str, tuple[list[str], str | None]]:
     }
 
 
+def is_served(config: Any, role: str) -> bool:
+    """Whether servers run the model of a role; they never run a reward model or a judge."""
+    return any(servers_of(config).get(role, ()))
+
+
 def check_servers(config: Any) -> None:
     """Check what says who runs the models, and write URLs in one form.
 

@@ -21,6 +21,7 @@ from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.multiple_choice import choice_question
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.score.asked_questions import configured_questions
+from pad_fast.pipeline.server_settings import is_served
 from pad_fast.plan.machine import Machine
 from pad_fast.plan.work import Counts
 from pad_fast.training.batch_layout import checkpoints_activations, head_budget, tokens_that_fit
@@ -104,9 +105,7 @@ class Case:
 
     def served(self, role: str) -> bool:
         """Whether servers run the model of a role."""
-        if role == "reward_model":
-            return False
-        return any(getattr(self.config, f"{role}_{how}") for how in ("serve", "server"))
+        return is_served(self.config, role)
 
     def batch_tokens(self, name: str) -> int:
         """The most tokens of a batch of sampling or of scoring, by the name of the setting."""

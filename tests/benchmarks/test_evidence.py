@@ -16,12 +16,12 @@ from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import runner
 from benchmarks.evidence.cells import TEST, TOKENS, TUNE, cells, tuning
 from benchmarks.evidence.measures import MEASURES, repetition
-from benchmarks.evidence.methods import METHODS, members, tokens_of, training_rows
+from benchmarks.evidence.methods import METHODS, members, training_rows
 from benchmarks.evidence.settings import FULL, MAIN, QUICK, SETTINGS, SIZES, SMALLEST
 from benchmarks.evidence.statistics import interval, win_rate
 from benchmarks.evidence.tables import report
 from benchmarks.evidence.token_kd import token_kl
-from benchmarks.evidence.training import Plan, train
+from benchmarks.evidence.training import Plan, tokens_a_prompt, train
 from benchmarks.evidence.worlds import TINY
 
 
@@ -145,7 +145,7 @@ def test_a_method_reads_its_part_of_a_group() -> None:
     (row,) = training_rows(METHODS["dpo"], [ROW])
     assert row["teacher_rewards"] == [-1.0, -3.0]
     assert row["anchor_rewards"] == [-1.5, -2.5]
-    assert tokens_of([row]) == 5
+    assert tokens_a_prompt(METHODS["dpo"], [row]) == 5
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -155,7 +155,7 @@ def test_every_method_trains(name, tmp_path) -> None:
     rows = training_rows(method, [ROW] * 4)
     plan = Plan(2, 2, 1e-3, 2.0 if method.has_beta else None, 1)
     done = train(method, start, TINY.teacher(tmp_path), rows, plan, tmp_path / "trained")
-    assert (done.steps, done.tokens) == (2, tokens_of(rows))
+    assert (done.steps, done.tokens) == (2, 4 * tokens_a_prompt(method, rows))
     assert done.loss != 0
     before, after = (load_file(folder / "model.safetensors") for folder in (start, done.folder))
     assert any((before[key] != after[key]).any() for key in before)
@@ -173,6 +173,27 @@ def test_the_real_studies_train_in_bfloat16(tmp_path) -> None:
     plain, rounded = found
     assert {value.dtype for value in rounded.values()} == {torch.float32}
     assert any((plain[key] != rounded[key]).any() for key in plain)
+
+
+def test_a_training_reads_equal_responses_once() -> None:
+    copies = {**ROW, "completion_ids": [[3], [4, 5], [3], [7, 8, 9]]}
+    alone = {**ROW, "completion_ids": [[3], [3], [3], [7, 8, 9]]}
+    for name, tokens in {
+        "ppd_kl": 2 + 3,  # of the first row alone, since a ranking needs two that differ
+        "dpo": 2 + 3,
+        "rft": (2 + 2 + 2 + 1) / 2,
+        "seqkd": 2 + 3,
+        "weighted_own": ((2 + 3) + (2 + 1)) / 2,
+        "token_kd": (2 * 2 + 4 + 3) / 2,
+    }.items():
+        rows = training_rows(METHODS[name], [copies, alone])
+        assert tokens_a_prompt(METHODS[name], rows) == pytest.approx(tokens), name
+
+
+def test_copies_of_a_text_have_one_noise() -> None:
+    rows = [{**ROW, "completion_ids": [[3], [3], [3], [7]], "teacher_rewards": [-1.0] * 4}] * 50
+    for row in training_rows(METHODS["ppd_kl"], [*rows, ROW], noise=2.0)[:-1]:
+        assert len(set(row["teacher_rewards"])) == 1
 
 
 def test_noise_is_the_same_for_all_methods() -> None:
@@ -247,6 +268,6 @@ def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:
     place.pool = SimpleNamespace(rows=[ROW])
     cell = next(cell for cell in cells(SMALLEST) if cell.budget == TOKENS)
     rows = training_rows(METHODS["seqkd"], [ROW])
-    assert place._steps(cell, rows) == 12  # 6 tokens of a group against 5
+    assert place._steps(cell, METHODS["seqkd"], rows) == 12  # 6 tokens of a group against 5
     assert place._steps(dataclasses.replace(cell, budget="steps"), rows) == 10
     assert place._steps(dataclasses.replace(cell, purpose=TUNE), rows) == 5

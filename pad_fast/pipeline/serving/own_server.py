@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pad_fast.pipeline.serving.dialects import ServerError
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 RESTARTS = 3  # for a server that ended by itself while it was asked
+POLL = 0.2  # seconds between two looks whether it answers
 SHOWN = 15  # lines of the log in an error
 
 
@@ -66,11 +68,10 @@ class OwnServer:
         end = time.monotonic() + self.timeout
         while time.monotonic() < end:
             self._check_alive()
-            try:
+            with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/v1/models", timeout=5).status_code == 200:
                     return
-            except httpx.HTTPError:
-                time.sleep(0.2)
+            time.sleep(POLL)
         self.stop()
         raise ServerError(
             f"`{self.command}` did not answer within {self.timeout:.0f} seconds; raise "

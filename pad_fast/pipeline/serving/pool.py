@@ -146,7 +146,7 @@ class _Call:
         self.free: asyncio.Queue[str] = asyncio.Queue()
         self.parked: dict[str, int] = dict.fromkeys(pool.urls, 0)
         self.revivals: dict[str, asyncio.Task] = {}
-        self.hopeless: ServerError | None = None
+        self.hopeless: Exception | None = None
         self.silent_since = time.monotonic()
 
     async def run(
@@ -262,7 +262,7 @@ class _Call:
         )
         try:
             await retrying(self._probe, url)
-        except ServerError as error:
+        except Exception as error:  # else whoever waits for a slot would wait for ever
             self.hopeless = error
         else:
             self.silent_since = time.monotonic()

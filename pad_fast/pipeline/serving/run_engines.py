@@ -14,7 +14,7 @@ from pad_fast.pipeline.multiple_choice import letter_token_ids
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.model_scores import ModelScores
-from pad_fast.pipeline.server_settings import servers_of
+from pad_fast.pipeline.server_settings import is_served, servers_of
 from pad_fast.pipeline.serving.dialects import ServerError
 from pad_fast.pipeline.serving.own_server import OwnServer
 from pad_fast.pipeline.serving.pool import Limits, Pool
@@ -62,7 +62,7 @@ class RunEngines:
         until another model is wanted, or until :meth:`close`.
         """
         role = checkpoint.role
-        urls, command = servers_of(self.config)[role]
+        urls, command = servers_of(self.config).get(role, ([], None))
         if command:
             engine: Engine = self._own_server(checkpoint, command)
         elif urls:
@@ -79,8 +79,7 @@ class RunEngines:
 
     def are_servers(self, checkpoint: Checkpoint) -> bool:
         """Whether servers run a model, and not this process."""
-        role = checkpoint.role
-        return any(getattr(self.config, f"{role}_{how}") for how in ("serve", "server"))
+        return is_served(self.config, checkpoint.role)
 
     def try_servers(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Try out the servers that are there already, before the first hour of work.
