@@ -292,7 +292,8 @@ def _ranking_loss(
 ) -> Tensor:  # () or (P,)
     """The loss without the likelihood."""
     if anchor is not None:
-        rewards = rewards._replace(student=rewards.student - anchor.detach())
+        wide = torch.promote_types(rewards.student.dtype, torch.float32)
+        rewards = rewards._replace(student=(rewards.student - anchor.detach()).to(wide))
     kind, size = loss.kind(options.divergence), options.group_size
     if size is None or size >= rewards.student.shape[1]:  # one group each: the op reduces them
         return _of_groups(kind, rewards, options, impl, options.reduction)
@@ -310,6 +311,16 @@ def _ranking_loss(
     return _reduced(total, given.live, kind.least, options.reduction)
 
 
+def _without_offset(teacher: Tensor, live: Tensor | None) -> Tensor:
+    """Rewards with 0 for the best of each prompt, which no loss tells from the rewards as given.
+
+    The student's float32 would spend its digits on what all rewards of a prompt have in common.
+    """
+    known = teacher if live is None else teacher.where(live, -torch.inf)
+    best = known.amax(1, keepdim=True)
+    return teacher - best.where(best.isfinite(), 0)
+
+
 def _of_groups(
     kind: Kind, rewards: Groups, options: LossOptions, impl: str, reduction: str
 ) -> Tensor:  # (G,) or ()
@@ -319,6 +330,8 @@ def _of_groups(
     if waits or not rewards.may_be_smaller:
         kind.check_exact(options.method, rewards.student.shape[1])
     student, teacher, live, lengths = rewards
+    if student.dtype != torch.float64 == teacher.dtype:
+        teacher = _without_offset(teacher, live)
     numbers = options.of_rankings()
     losses, _, _ = preference_op.preference_loss(
         student,

@@ -7,6 +7,7 @@ The losses of rewards are written for one prompt, response by response.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from math import log2
 from typing import Any
 
@@ -161,6 +162,39 @@ def list_mle(x: Tensor, t: Tensor) -> Tensor:
     steps = (x[k] - x[order[place:]].logsumexp(0) for place, k in enumerate(order))
     return -sum(steps, x.sum() * 0)
 
+
+def rankings(x: Tensor) -> Tensor:
+    """log P(tau) of all n! rankings, P(tau) = prod_k e^x_k / sum_{i>=k} e^x_i (Plackett-Luce)."""
+    n = len(x)
+    ranked = torch.stack([x[list(order)] for order in permutations(range(n))])
+    return sum((ranked[:, k] - ranked[:, k:].logsumexp(1) for k in range(n)), x.new_zeros(()))
+
+
+def kl(x: Tensor, t: Tensor) -> Tensor:
+    """sum_tau P_t log(P_t / P_s), over all rankings."""
+    student, teacher = rankings(x), rankings(t)
+    return (teacher.exp() * (teacher - student)).sum()
+
+
+def reverse_kl(x: Tensor, t: Tensor) -> Tensor:
+    """sum_tau P_s log(P_s / P_t), over all rankings."""
+    return kl(t, x)
+
+
+def jsd(x: Tensor, t: Tensor) -> Tensor:
+    """(KL(P_t || M) + KL(P_s || M)) / 2 with M = (P_t + P_s) / 2 (PAD, 2502.14272, equation 10)."""
+    student, teacher = rankings(x), rankings(t)
+    middle = ((student.exp() + teacher.exp()) / 2).log()
+    parts = [(p.exp() * (p - middle)).sum() for p in (teacher, student)]
+    return (parts[0] + parts[1]) / 2
+
+
+# The divergences of distributions over all rankings, by their names.
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "jsd": jsd,
+    "kl": kl,
+    "reverse_kl": reverse_kl,
+}
 
 # By the names of the kinds in pad_fast/preference/loss_kinds.py.
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -10,7 +10,7 @@ import torch
 from listwise import KINDS, gradient, preference_loss, rewards
 from torch.autograd import gradcheck
 
-from pad_fast import losses
+from pad_fast import losses, reference
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.preference import exact_kl, loss_kinds
 
@@ -115,6 +115,21 @@ def test_teacher_is_a_constant() -> None:
     probabilistic_preference_loss(student, teacher).backward()
     assert teacher.grad is None
     assert not probabilistic_preference_loss(student.detach(), teacher).requires_grad
+
+
+@pytest.mark.parametrize("divergence", reference.DIVERGENCES)
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_the_specification_counts_all_rankings(divergence: str, n: int) -> None:
+    student, teacher = rewards(4, n)
+    options = {"beta": 2.0, "teacher_beta": 3.0, "reduction": "none"}
+    found = losses.preference_loss("ppd", student, teacher, divergence=divergence, **options)
+    define = reference.DIVERGENCES[divergence]
+    pairs = zip(2.0 * student, 3.0 * teacher, strict=True)
+    wanted = torch.stack([define(*pair) for pair in pairs])
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+    upstream = torch.linspace(-1, 2, 4, dtype=torch.float64)
+    gradients = [torch.autograd.grad(each, student, upstream)[0] for each in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -68,7 +68,7 @@ _ALL = (
         MIXED,
         {"preference_weight": 0.0, "likelihood_weight": 1.0, **_WEIGHTED},
     ),
-    Method("dpo", "DPO", PAIR, {"loss": "dpo", "anchor": "start"}, has_beta=True),
+    Method("dpo", "DPO, per token", PAIR, {"loss": "dpo", "anchor": "start"}, has_beta=True),
     Method(
         "weighted_own",
         "composed: weighted likelihood, own samples",
@@ -93,7 +93,7 @@ _ALL = (
     ),
     Method(
         "plackett_luce_dpo",
-        "Plackett-Luce DPO",
+        "Plackett-Luce DPO, per token",
         OWN,
         {"loss": "plackett_luce_dpo", "anchor": "start"},
         has_beta=True,

@@ -1,22 +1,42 @@
 """Intervals and paired comparisons of measures that are kept for each prompt of each run.
 
-A matrix (R, P) holds a measure of R runs (a base student with a seed) on the same P prompts, NaN
-where it does not apply.
+A run is a base student with a seed. Intervals hold for other prompts and for other seeds of the
+same base students: three students are too few to speak for others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 DRAWS = 2000
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
+class Runs:
+    """A measure of R runs on the same P prompts.
+
+    Args:
+        values: (R, P), NaN where it does not apply.
+        students: the base student of each run.
+    """
+
+    values: np.ndarray
+    students: tuple[int, ...]
+
+    def __sub__(self, other: Runs) -> Runs:
+        """The paired difference, prompt by prompt and run by run."""
+        assert self.students == other.students
+        return Runs(self.values - other.values, self.students)
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """A mean and the ends of its bootstrap interval."""
+    """A mean and the ends of its interval of 95%."""
 
     mean: float
     low: float
@@ -28,31 +48,51 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def interval(values_RP: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The mean over runs and prompts, and its bootstrap interval of 95%.
+def interval(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """The mean over runs and prompts, and its interval of 95%.
 
-    Runs and prompts are drawn anew, with replacement, each independently of the other: an interval
-    then holds for other prompts and for other runs. With one run it holds for that run alone.
+    mean ± t * sqrt(v_prompts + v_seeds), where v_prompts is the variance of the mean when prompts
+    are drawn anew (bootstrap), v_seeds = s^2 / R with the variance s^2 of the runs' means between
+    seeds of one student, pooled over the students, and t is Student's quantile at Satterthwaite's
+    degrees of freedom. Without two seeds of a student it holds for these runs alone.
 
     Args:
-        values_RP: a measure, or a difference of two.
+        runs: a measure, or a difference of two.
         draws: resamples.
         seed: of the resamples.
     """
-    rng = np.random.default_rng(seed)
-    runs, prompts = values_RP.shape
-    known = ~np.isnan(values_RP)
-    filled = np.where(known, values_RP, 0.0)
-    # How often each run and prompt is drawn, (draws, R) and (draws, P).
-    run_counts = rng.multinomial(runs, np.full(runs, 1 / runs), size=draws)
-    prompt_counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws)
-    totals = np.einsum("dr,rp,dp->d", run_counts, filled, prompt_counts, optimize=True)
-    counts = np.einsum("dr,rp,dp->d", run_counts, known.astype(float), prompt_counts, optimize=True)
-    means = totals[counts > 0] / counts[counts > 0]
+    known = ~np.isnan(runs.values)
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(filled.sum() / known.sum()), float(low), float(high))
+    count = runs.values.shape[1]
+    totals, known_in = np.nansum(runs.values, 0), known.sum(0)  # over runs, for each prompt
+    mean = totals.sum() / known_in.sum()
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    counts = drawn @ known_in
+    means = (drawn @ totals)[counts > 0] / counts[counts > 0]
+    parts = [(float(np.var(means)), count - 1), _between_seeds(runs)]
+    spread = sum(variance for variance, _ in parts)
+    if spread == 0:
+        return Estimate(float(mean), float(mean), float(mean))
+    freedom = spread**2 / sum(v**2 / max(1, degrees) for v, degrees in parts)
+    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * spread**0.5
+    return Estimate(float(mean), float(mean - half), float(mean + half))
+
+
+def _between_seeds(runs: Runs) -> tuple[float, int]:
+    """The variance of the mean that comes from seeds, and its degrees of freedom."""
+    means = [float(np.nanmean(row)) for row in runs.values if not np.isnan(row).all()]
+    kept = [s for s, row in zip(runs.students, runs.values, strict=True) if not np.isnan(row).all()]
+    groups = [_of(means, kept, student) for student in set(kept)]
+    degrees = sum(len(group) - 1 for group in groups)
+    if not degrees:
+        return 0.0, 0
+    squares = sum(float(np.var(group)) * len(group) for group in groups)
+    return squares / degrees / len(means), degrees
+
+
+def _of(means: Sequence[float], students: Sequence[int], student: int) -> list[float]:
+    return [mean for mean, of in zip(means, students, strict=True) if of == student]
 
 
 @dataclass(frozen=True)
@@ -65,17 +105,18 @@ class WinRate:
     lead: Estimate
 
 
-def win_rate(first_RP: np.ndarray, second_RP: np.ndarray, tie: float = 1e-4) -> WinRate:
+def win_rate(first: Runs, second: Runs, tie: float = 1e-4) -> WinRate:
     """How often the first of two models does better on the same prompt of the same run.
 
     Args:
-        first_RP, second_RP: a measure of which more is better.
+        first, second: a measure of which more is better.
         tie: differences up to this are ties.
     """
-    difference = first_RP - second_RP
+    difference = (first - second).values
     known = ~np.isnan(difference)
     won, lost = (difference > tie), (difference < -tie)
     lead = np.where(known, won.astype(float) - lost.astype(float), np.nan)
     count = known.sum()
     win, loss = won.sum() / count, lost.sum() / count
-    return WinRate(float(win), float(1 - win - loss), float(loss), interval(lead))
+    estimate = interval(Runs(lead, first.students))
+    return WinRate(float(win), float(1 - win - loss), float(loss), estimate)

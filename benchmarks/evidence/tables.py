@@ -11,7 +11,7 @@ from benchmarks.evidence.cells import STEPS, TEST, TOKENS
 from benchmarks.evidence.measures import MEASURES
 from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, WHOLE_GROUP
 from benchmarks.evidence.settings import SETTINGS, Setting, Size
-from benchmarks.evidence.statistics import Estimate, interval, win_rate
+from benchmarks.evidence.statistics import Estimate, Runs, interval, win_rate
 from benchmarks.records import Record
 
 ANSWERS = ("greedy_right", "sampled_right", "pass", "distinct_right", "distinct")
@@ -95,6 +95,7 @@ def report(size: Size, records: Sequence[Record], with_examples: bool = True) ->
                 shown(compared(results, budget)),
                 shown(controls(results, budget)),
             ]
+        parts.append(at_the_edge(results))
         if with_examples:
             parts.append(examples(results))
     return "\n\n".join(filter(None, parts))
@@ -128,6 +129,21 @@ def measured(results: Results, budget: str, measures: Sequence[str], costs: bool
             row += [_number(one.get(key)) for key in keys]
         rows.append(row)
     return rows
+
+
+def at_the_edge(results: Results) -> str:
+    """The methods whose chosen learning rate is the least or the greatest of the grid, in words."""
+    rates = (min(results.size.learning_rates), max(results.size.learning_rates))
+    found = []
+    for method in results.methods(STEPS):
+        chosen = {record.get("learning_rate") for record in results.of(method, STEPS).values()}
+        found += [f"{title(method)} ({rate:g})" for rate in rates if rate in chosen]
+    if not found:
+        return ""
+    return (
+        "Learning rates were chosen at equal steps. At an end of the grid, beyond which a better "
+        f"one may lie: {', '.join(found)}."
+    )
 
 
 def compared(results: Results, budget: str) -> Table:
@@ -165,8 +181,10 @@ def controls(results: Results, budget: str) -> Table:
     """Each method's samples against those of the start at the temperature of the same entropy.
 
     A run's temperature is the one, of those at which the start was sampled, whose mean entropy is
-    nearest to the method's in that run.
+    nearest to the method's in that run. A setting whose start was sampled once has no such table.
     """
+    if not results.setting.controls:
+        return []
     rows = [
         [
             "against the start at the entropy of its samples",
@@ -218,12 +236,13 @@ def common(
     return {pair: first[pair] for pair in pairs}, {pair: second[pair] for pair in pairs}
 
 
-def matrix(records: dict[Pair, Record], name: str) -> np.ndarray | None:
-    """A measure as (R, P), NaN where there is none; None if the records lack it."""
+def matrix(records: dict[Pair, Record], name: str) -> Runs | None:
+    """A measure of some runs; None if the records lack it."""
     series = [record["prompts"].get(name) for record in records.values()]
     if not series or any(values is None for values in series):
         return None
-    return np.array([[np.nan if value is None else value for value in values] for values in series])
+    values = np.array([[np.nan if v is None else v for v in prompts] for prompts in series])
+    return Runs(values, tuple(student for student, _ in records))
 
 
 def shown(table: Iterable[Sequence[str]], align: str = "right") -> str:
@@ -238,6 +257,8 @@ def shown(table: Iterable[Sequence[str]], align: str = "right") -> str:
 
 def heading(setting: Setting, name: str) -> str:
     """A measure's heading: where answers are not right or wrong, the word for their grade."""
+    if setting.world.graded != "right" and name == "pass":
+        return "best of n"
     return MEASURES[name].replace("right,", f"{setting.world.graded},")
 
 
@@ -250,7 +271,7 @@ def _measured(records: dict[Pair, Record], name: str) -> str:
     """The mean of a measure over the runs; of the most important ones with an interval."""
     if name in WITH_INTERVAL:
         values = matrix(records, name)
-        return "–" if values is None or np.isnan(values).all() else percent(interval(values))
+        return "–" if values is None or np.isnan(values.values).all() else percent(interval(values))
     known = [record["means"].get(name) for record in records.values()]
     if any(value is None for value in known):
         return "–"

@@ -67,5 +67,7 @@ def negative_likelihood(
         The term of each prompt; 0 where no response counts.
     """
     _, weights_of = LIKELIHOODS[on]
-    weights = weights_of(teacher.to(student.dtype).where(live, 0), live, own, beta)
+    # In the wider dtype, in which the best response is the one that losses of rankings take.
+    wide = torch.promote_types(student.dtype, teacher.dtype)
+    weights = weights_of(teacher.to(wide).where(live, 0), live, own, beta).to(student.dtype)
     return -(weights * student.where(live, 0)).sum(1)

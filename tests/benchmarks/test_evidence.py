@@ -18,7 +18,7 @@ from benchmarks.evidence.cells import TEST, TOKENS, TUNE, cells, tuning
 from benchmarks.evidence.measures import MEASURES, repetition
 from benchmarks.evidence.methods import METHODS, members, training_rows
 from benchmarks.evidence.settings import FULL, MAIN, QUICK, SETTINGS, SIZES, SMALLEST
-from benchmarks.evidence.statistics import interval, win_rate
+from benchmarks.evidence.statistics import Runs, interval, win_rate
 from benchmarks.evidence.tables import report
 from benchmarks.evidence.token_kd import token_kl
 from benchmarks.evidence.training import Plan, tokens_a_prompt, train
@@ -179,7 +179,7 @@ def test_a_training_reads_equal_responses_once() -> None:
     copies = {**ROW, "completion_ids": [[3], [4, 5], [3], [7, 8, 9]]}
     alone = {**ROW, "completion_ids": [[3], [3], [3], [7, 8, 9]]}
     for name, tokens in {
-        "ppd_kl": 2 + 3,  # of the first row alone, since a ranking needs two that differ
+        "ppd_kl": 2 + 3,  # the first row alone: a ranking needs two that differ
         "dpo": 2 + 3,
         "rft": (2 + 2 + 2 + 1) / 2,
         "seqkd": 2 + 3,
@@ -209,22 +209,39 @@ def test_noise_is_the_same_for_all_methods() -> None:
 def test_an_interval_is_that_of_the_mean() -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(3.0, 2.0, (1, 400))
-    found = interval(values)
+    found = interval(Runs(values, (1,)))
     error = 1.96 * values.std() / 20
     assert found.mean == pytest.approx(values.mean())
     assert (found.mean - found.low, found.high - found.mean) == pytest.approx(
         (error, error), rel=0.1
     )
-    # Runs that differ make it wider than prompts alone do.
-    runs = interval(values + np.array([[-1.0], [0.0], [1.0]]))
-    assert runs.high - runs.low > 2 * (found.high - found.low)
+    apart = values + np.array([[-1.0], [0.0], [1.0]])
+    # Seeds that differ make it wider than prompts alone do, students that differ do not.
+    seeds, students = (interval(Runs(apart, of)) for of in ((1, 1, 1), (1, 2, 3)))
+    assert seeds.high - seeds.low > 4 * (found.high - found.low)
+    assert students.high - students.low == pytest.approx(found.high - found.low, rel=0.1)
     with_gaps = np.where(rng.random(values.shape) < 0.2, np.nan, values)
-    assert interval(with_gaps).mean == pytest.approx(np.nanmean(with_gaps))
+    assert interval(Runs(with_gaps, (1,))).mean == pytest.approx(np.nanmean(with_gaps))
+    assert np.isnan(interval(Runs(values * np.nan, (1,))).mean)
+
+
+@pytest.mark.parametrize("prompt_noise", [0.1, 5.0])
+def test_an_interval_holds_the_truth_in_95_of_100(prompt_noise) -> None:
+    """Three students that differ, three seeds each: whichever kind of noise is the larger one."""
+    rng, held, count = np.random.default_rng(0), 0, 300
+    for _ in range(count):
+        students = np.repeat([-2.0, 0.0, 3.0], 3)[:, None]
+        seeds = rng.normal(0, 0.5, (9, 1))
+        prompts = rng.normal(0, prompt_noise, 50)
+        values = students + seeds + prompts + rng.normal(0, 0.1, (9, 50))
+        found = interval(Runs(values, (1, 1, 1, 2, 2, 2, 3, 3, 3)), draws=300)
+        held += found.low <= 1 / 3 <= found.high
+    assert held / count == pytest.approx(0.95, abs=0.03)
 
 
 def test_ties_are_neither_won_nor_lost() -> None:
     first, second = np.array([[1.0, 0.0, 1.0, 1.0]]), np.array([[0.0, 1.0, 1.0, 0.0]])
-    found = win_rate(first, second)
+    found = win_rate(Runs(first, (1,)), Runs(second, (1,)))
     assert (found.win, found.tie, found.loss, found.lead.mean) == (0.5, 0.25, 0.25, 0.25)
 
 
@@ -259,6 +276,8 @@ def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
     graded = report(dataclasses.replace(SMALLEST, settings=("e",)), found)
     assert "quality, greedy" in graded
     assert "right, greedy" not in graded
+    assert "best of n" in graded
+    assert "pass@n" in shown
     assert "| PPD-KL | 0.5 | 2.40, 2.00 | 25.0 [25.0, 25.0] |" in shown
 
 
@@ -269,5 +288,5 @@ def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:
     cell = next(cell for cell in cells(SMALLEST) if cell.budget == TOKENS)
     rows = training_rows(METHODS["seqkd"], [ROW])
     assert place._steps(cell, METHODS["seqkd"], rows) == 12  # 6 tokens of a group against 5
-    assert place._steps(dataclasses.replace(cell, budget="steps"), rows) == 10
-    assert place._steps(dataclasses.replace(cell, purpose=TUNE), rows) == 5
+    assert place._steps(dataclasses.replace(cell, budget="steps"), METHODS["seqkd"], rows) == 10
+    assert place._steps(dataclasses.replace(cell, purpose=TUNE), METHODS["seqkd"], rows) == 5

@@ -11,7 +11,7 @@ from benchmarks import records as files
 from benchmarks import tables
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import findings, page
-from benchmarks.evidence.cells import Cell
+from benchmarks.evidence.cells import Cell, cells
 from benchmarks.evidence.findings import HAVE, best, claims, decisions, studied, verdict
 from benchmarks.evidence.kept import shortened
 from benchmarks.evidence.measures import MEASURES
@@ -56,14 +56,53 @@ def test_a_composed_method_wins_only_with_separate_intervals(right, wins) -> Non
     assert found.startswith("**A composed method beats" if wins else "**No composed method beats")
     assert ("right, greedy 90.0 [" in found) == wins
     assert "Measured: a: from the base student" in found
-    assert "of 798 cells of the embedded worlds" in found
+    assert f"of {len(cells(FULL))} cells of the embedded worlds" in found
 
 
 def test_nothing_is_won_before_all_rivals_have_run() -> None:
     known = [row for row in IMITATION if row["cell"]["method"] != "seqkd"]
-    assert verdict([*known, record("weighted", 0.9)]).startswith("**No composed")
-    # A teacher that only scores has no SeqKD to compare with: own samples win there.
-    assert "c: the teacher only scores" in verdict([*known, record("weighted_own", 0.9)])
+    assert verdict([*known, record("weighted", 0.9)]).startswith("The study has not come to")
+    # A teacher that only scores has no SeqKD to compare with, and the sentence does not name it.
+    found = verdict([*known, record("weighted_own", 0.9)])
+    assert found.startswith(
+        "**A composed method beats RFT at equal compute, where the teacher only"
+    )
+    assert "c: the teacher only scores, right, greedy 90.0" in found
+    assert "SeqKD" not in found
+    both = verdict([*IMITATION, record("weighted_own", 0.55)])
+    assert "beats both SeqKD and RFT" in both
+    assert both.index("Measured: a: from") < both.index("**No composed method beats RFT at equal")
+
+
+def test_a_mean_of_fewer_runs_is_not_compared() -> None:
+    """The first student may be an easy one."""
+    others = [record("seqkd", 0.4, cell={"student": 2}), record("rft", 0.3, cell={"student": 2})]
+    found = [*IMITATION, *others, record("dpo", 0.55)]
+    ranked = best(Results(FULL, SETTINGS["a"], found), "steps", "greedy_right")
+    assert ranked[0][0] == "seqkd"
+    assert "dpo" not in dict(ranked)
+
+
+def test_who_is_ahead_hides_nobody_who_is_better() -> None:
+    """A gap in the records makes a mean low although the method is ahead prompt by prompt."""
+    gaps = record("weighted", 0.62)
+    gaps["prompts"]["greedy_right"][:40] = [None] * 40  # all of them right
+    ranked = best(Results(FULL, SETTINGS["a"], [*IMITATION, gaps]), "steps", "greedy_right")
+    assert [name for name, _ in ranked] == ["seqkd", "weighted"]
+
+
+def test_settings_without_controls_have_no_such_table() -> None:
+    rows = [record(name, 0.4, "g-n2") for name in ("base", "rft")]
+    shown = report(FULL, rows)
+    assert "n = 2" in shown
+    assert "entropy of its samples" not in shown
+
+
+def test_rates_at_an_end_of_the_grid_are_named() -> None:
+    rows = [record("rft", 0.4, learning_rate=3e-5), record("dpo", 0.4, learning_rate=1e-4)]
+    assert "beyond which a better one may lie: RFT (SFT on the best of n) (3e-05)." in report(
+        FULL, rows
+    )
 
 
 def test_a_decision_names_who_may_be_as_good() -> None:

@@ -1,4 +1,4 @@
-"""Numbers that do not depend on ``torch.set_default_dtype``, which training scripts change."""
+"""Numbers that keep their digits whatever dtypes meet, and torch's default is not one of them."""
 
 from __future__ import annotations
 
@@ -82,3 +82,35 @@ def test_scores_and_a_loss_from_logits(default: torch.dtype) -> None:
     wanted = numbers()
     with by_default(default):
         assert numbers() == wanted
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_float64_rewards_of_the_teacher_keep_their_digits(name: str) -> None:
+    """Against a student in float32: a million that all rewards have in common changes nothing."""
+    student, teacher = drawn(1), drawn(2, torch.float64)
+    options = {"mask": MASK, "anchor_rewards": drawn(3), "reduction": "none"}
+    near, far = (
+        preference_loss(name, student, teacher + offset, **options) for offset in (0.0, 2.0**20)
+    )
+    assert near.dtype == far.dtype == torch.float32
+    torch.testing.assert_close(far, near, rtol=2e-6, atol=1e-6)
+    nothing = preference_loss(name, student, teacher, **options | {"mask": torch.zeros_like(MASK)})
+    assert nothing.eq(0).all()
+
+
+def test_one_response_is_the_best_for_all_parts_of_a_loss() -> None:
+    student, close = torch.tensor([[-1.0, -2.0]]), torch.full((1, 2), -1.0, dtype=torch.float64)
+    close[0, 1] += 1e-12
+    ranked = preference_loss("rft", student, close)
+    likely = preference_loss(
+        "ppd", student, close, preference_weight=0.0, likelihood_weight=1.0, likelihood_on="best"
+    )
+    assert ranked.item() == likely.item() == 2.0
+
+
+def test_an_anchor_in_float64_leaves_the_loss_in_float32() -> None:
+    student, anchor = drawn(1), drawn(3, torch.float64)
+    loss = preference_loss("dpo", student, drawn(2), anchor_rewards=anchor)
+    assert loss.dtype == torch.float32
+    half = preference_loss("dpo", student.bfloat16(), drawn(2), anchor_rewards=anchor.float())
+    assert half.dtype == torch.float32
