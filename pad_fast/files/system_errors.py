@@ -83,6 +83,17 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without the stop at its end; its kind if it is empty.
+
+    Example:
+        >>> from pad_fast.files.system_errors import first_line
+        >>> first_line(ValueError("no such model.\\nIts path is wrong.")), first_line(EOFError())
+        ('no such model', 'EOFError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":.")
+
+
 def _code(error: BaseException, text: str) -> int | None:
     """The number that the system gave, if it stands in :data:`WORDS`."""
     if isinstance(error, OSError) and error.errno is not None:

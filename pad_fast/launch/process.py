@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pad_fast.files.system_errors import first_line
 from pad_fast.terminal import command_line
 
 # The line that a user gave, in the environment of the processes that were started for it.
@@ -108,7 +109,7 @@ def cannot_meet(error: BaseException) -> str | None:
     return (
         f"MASTER_ADDR, MASTER_PORT: the {world_size()} processes cannot meet at {place}, where "
         "rank 0 should listen: another program has the port, or the machine is not reached; give "
-        f"all of them another MASTER_PORT ({str(error).strip().splitlines()[0]})"
+        f"all of them another MASTER_PORT ({first_line(error)})"
     )
 
 

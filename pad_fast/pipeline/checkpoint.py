@@ -24,6 +24,7 @@ from transformers import (
 
 from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_cached_memory
+from pad_fast.files.system_errors import first_line
 from pad_fast.files.weights import UNREAD, check_model_folder
 from pad_fast.models.auto import model_class
 from pad_fast.pipeline import hub
@@ -102,7 +103,7 @@ class Checkpoint:
         except OSError as error:
             raise ValueError(
                 f"{self.role}: {self.path} is neither a folder nor a model that the hub gives: "
-                f"{hub.failure(error) or _first_line(error)}"
+                f"{hub.failure(error) or first_line(error)}"
             ) from None
         if "auto_map" in found and found.get("model_type") not in CONFIG_MAPPING:
             raise ValueError(
@@ -114,7 +115,7 @@ class Checkpoint:
             return AutoConfig.from_pretrained(self.path, revision=self.revision, **NO_CODE)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"{self.role}: the config.json of {self.path} cannot be read: {_first_line(error)}"
+                f"{self.role}: the config.json of {self.path} cannot be read: {first_line(error)}"
             ) from None
 
     @cached_property
@@ -129,7 +130,7 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self.role}: {self.path} has no tokenizer that can be loaded: "
-                f"{_first_line(error)}; save the model's tokenizer there (save_pretrained)"
+                f"{first_line(error)}; save the model's tokenizer there (save_pretrained)"
             ) from None
         if not tokenizer.chat_template:
             raise ValueError(
@@ -204,7 +205,7 @@ class Checkpoint:
                 return model.to(device).eval()
         except (SafetensorError, EOFError, UnpicklingError) as error:
             raise ValueError(
-                f"{self.role}: the weights of {self.path} are damaged ({_first_line(error)}); copy "
+                f"{self.role}: the weights of {self.path} are damaged ({first_line(error)}); copy "
                 "or download them again"
             ) from None
 
@@ -333,7 +334,3 @@ class Checkpoint:
 def _code(config: dict[str, Any]) -> str:
     """The first class that a config names of a model's own code."""
     return str(next(iter(config["auto_map"].values()), "nothing"))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(":.")

@@ -19,6 +19,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from pad_fast.device import default_device
 from pad_fast.dispatch import resolve_impl
 from pad_fast.environment import shown, variables
+from pad_fast.files.system_errors import first_line
 from pad_fast.models.auto import build_model
 from pad_fast.pipeline import hub
 from pad_fast.pipeline.run import RunContext
@@ -60,8 +61,7 @@ def _naming(setting: str, problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # any kind, by any library that a setting chooses
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{setting}: {problem}: {reason}") from error
+        raise ValueError(f"{setting}: {problem}: {first_line(error)}") from error
 
 
 def _check_hub(args: PADConfig, dataset: str | None) -> None:

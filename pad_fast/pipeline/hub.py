@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session
 
-from pad_fast.files.system_errors import chain
+from pad_fast.files.system_errors import chain, first_line
 
 FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 SECONDS = 5.0  # for one answer
@@ -42,8 +42,7 @@ def hub_name(source: str | None) -> str | None:
 
 def no_answer(error: Exception) -> str:
     """A failed question in words."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return f"the hub at {constants.ENDPOINT} gives no answer: {reason}"
+    return f"the hub at {constants.ENDPOINT} gives no answer: {first_line(error)}"
 
 
 def no_network(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pad_fast.files.system_errors import first_line
 from pad_fast.launch import process
 from pad_fast.pipeline.compared import options_of
 from pad_fast.pipeline.config import RunConfig
@@ -100,10 +101,9 @@ class Settings:
             if (meeting := process.cannot_meet(error)) is not None:
                 raise ValueError(meeting) from error
             given = [name for name in LOADED if self.training.get(name)]
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"{' or '.join(given or self.training)}: the training's arguments cannot be "
-                f"built: {reason}"
+                f"built: {first_line(error)}"
             ) from error
 
     def pad_config(

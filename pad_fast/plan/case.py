@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pad_fast.files.system_errors import first_line
 from pad_fast.footprint.fakes import count_parameters, fake, fake_model, sharing_problem
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.pipeline import batch_sizes
@@ -243,10 +244,9 @@ def counted(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a model may fail in any way on tensors without values
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{checkpoint.role}: a step of {checkpoint.path} ({type(checkpoint.config).__name__}) "
-            f"cannot be counted without its weights: {reason}; a run needs no plan, and "
+            f"cannot be counted without its weights: {first_line(error)}; a run needs no plan, and "
             "`pad-fast doctor` tries both models on a few prompts"
         ) from error
     finally:

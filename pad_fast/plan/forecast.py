@@ -16,6 +16,7 @@ import torch
 
 from pad_fast.files.process_memory import resident
 from pad_fast.files.stored_rows import RowFiles, Rows, column
+from pad_fast.files.system_errors import first_line
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.preflight import check_models, check_sources, fitting, read_split
@@ -151,8 +152,9 @@ class Fallback:
             try:
                 return tried(*arguments)
             except Exception as error:  # a model of any kind, or too little memory for the trial
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                note = f"{name} could not be tried, and is by the machine's rates: {reason}"
+                note = (
+                    f"{name} could not be tried, and is by the machine's rates: {first_line(error)}"
+                )
                 if note not in self.notes:
                     self.notes.append(note)
                 return rated(*arguments)

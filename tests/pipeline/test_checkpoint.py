@@ -125,3 +125,15 @@ def test_what_is_freed_is_loaded_anew(tmp_path):
     model.free()
     assert [one() for one in held] == [None, None]
     assert (model.prompt_ids(said), model.known_ids) == (ids, known)
+
+
+def test_weights_that_end_early_are_named_by_an_error_without_a_text(tmp_path, monkeypatch):
+    worlds.save_model(tmp_path, seed=0, tokenizer=chat_tokenizer("byte-level", WITH_BOS))
+    model = Checkpoint("student", str(tmp_path))
+
+    def ends(*given: object, **named: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(model.model_class, "from_pretrained", ends)
+    with pytest.raises(ValueError, match=r"the weights of .* are damaged \(EOFError\); copy"):
+        _ = model.model

@@ -7,6 +7,8 @@ from pathlib import Path
 from pad_fast.evaluation.benchmarks import gsm8k
 from pad_fast.evaluation.benchmarks.catalogue import Benchmark
 from pad_fast.evaluation.benchmarks.records import Question
+from pad_fast.files.system_errors import first_line
+from pad_fast.files.writing import replacing
 
 SECONDS = 60.0
 
@@ -73,16 +75,13 @@ def _fetched(benchmark: Benchmark, cache: Path) -> Path:
         response.raise_for_status()
     except httpx.HTTPError as error:
         raise _not_fetched(benchmark, benchmark.source, error) from None
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(response.content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(response.content)
     return path
 
 
 def _not_fetched(benchmark: Benchmark, where: str, error: Exception) -> ValueError:
-    first = str(error).strip().splitlines() or [type(error).__name__]
     return ValueError(
-        f"questions: {where} could not be fetched ({first[0]}); give the file of "
+        f"questions: {where} could not be fetched ({first_line(error)}); give the file of "
         f"{benchmark.title}'s questions"
     )
