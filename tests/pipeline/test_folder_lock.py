@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from commands import failing
+from filelock import Timeout
 from worlds import changed_config
 
 from pad_fast import cli
+from pad_fast.pipeline.benchmark.folder import BenchmarkFolder
 from pad_fast.pipeline.folder_lock import locked
 
 HOLD = """
@@ -117,3 +119,15 @@ def test_the_holder_stands_next_to_the_lock(tmp_path):
         known = json.loads((tmp_path / ".lock-holder.json").read_text())
         assert known["process"] == os.getpid()
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_timeout_inside_of_a_benchmarks_lock_is_no_other_process(tmp_path):
+    """datasets and the hub's cache lock files too."""
+    with pytest.raises(Timeout), BenchmarkFolder(tmp_path).locked():
+        raise Timeout("a file of the hub's cache")
+    with (
+        locked(tmp_path),
+        pytest.raises(ValueError, match=f"process {os.getpid()} on"),
+        BenchmarkFolder(tmp_path).locked(),
+    ):
+        pass

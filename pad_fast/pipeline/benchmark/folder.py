@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from pad_fast.evaluation.benchmarks.records import Question
+from pad_fast.pipeline.folder_lock import locked
 from pad_fast.pipeline.whole_files import Row, read_json, write_json
 
 MANIFEST, RESULT, SHARDS = "benchmark.json", "result.json", "shards"
@@ -61,21 +60,13 @@ class BenchmarkFolder:
                     "give another output_dir, or remove the folder"
                 )
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder's lock inside the block.
 
         Raises:
             ValueError: another process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.root / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise ValueError(
-                f"output_dir: another pad-fast works in {self.root} at the moment"
-            ) from None
+        return locked(self.root)
 
 
 def questions_hash(questions: Sequence[Question]) -> str:
