@@ -7,9 +7,9 @@ from functools import cache, partial
 from pathlib import Path
 from textwrap import fill
 
-from benchmarks.contestants import NAIVE, OURS
+from benchmarks.contestants import OURS
 from benchmarks.in_words import markdown
-from benchmarks.records import Record, load, newest
+from benchmarks.records import Record, load, memory_of_naive, newest, quickest_peer
 
 
 @dataclass(frozen=True)
@@ -100,18 +100,10 @@ def _newest_run(results: Path, suite: str) -> dict[str, list[Record]]:
 
 def _cells(records: list[Record]) -> list[str]:
     measured = {record["contestant"]: record for record in records if record["status"] == "ok"}
-    ours, naive = measured[OURS], measured[NAIVE]
-    others = [
-        record
-        for name, record in measured.items()
-        if name != NAIVE and not name.startswith(OURS) and record["same_job"]
-    ]
-    best = min(others, key=lambda record: record["median_ms"], default=None)
-    peer = "–"
+    ours, best, peer = measured[OURS], quickest_peer(measured), "–"
     if best is not None:
         peer = f"{_ratio(ours['median_ms'] / best['median_ms'])}, {best['contestant']}"
-    memory = ours["peak_bytes"] / naive["peak_bytes"] if naive["peak_bytes"] else None
-    return [_ratio(ours["ratio_to_naive"]), _ratio(memory), peer]
+    return [_ratio(ours["ratio_to_naive"]), _ratio(memory_of_naive(measured)), peer]
 
 
 def _ratio(value: float | None) -> str:

@@ -7,9 +7,11 @@ never meet in one table, so readers choose whole runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+
+from benchmarks.contestants import NAIVE, OURS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -71,6 +73,26 @@ def last_run(results: Path, name: str) -> list[Record]:
 def is_listwise(record: Record) -> bool:
     """Whether the record is of a listwise loss: such a case has prompts and responses only."""
     return set(record["shape"]) == {"P", "N"}
+
+
+def quickest_peer(measured: Mapping[str, Record]) -> Record | None:
+    """The record of the quickest of the others that do the same job; None if none was measured.
+
+    Args:
+        measured: the records of a case in which the contestant was measured, by the contestant.
+    """
+    others = (
+        record
+        for name, record in measured.items()
+        if name != NAIVE and not name.startswith(OURS) and record["same_job"]
+    )
+    return min(others, key=lambda record: record["median_ms"], default=None)
+
+
+def memory_of_naive(measured: Mapping[str, Record]) -> float | None:
+    """Our peak of memory as a share of PyTorch's; None where that is not known."""
+    naive = measured.get(NAIVE, {}).get("peak_bytes")
+    return measured[OURS]["peak_bytes"] / naive if naive else None
 
 
 def ran(cases: Cases) -> list[Record]:

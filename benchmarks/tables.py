@@ -23,7 +23,16 @@ from benchmarks.evidence.page import PARTS
 from benchmarks.in_words import markdown, mebibytes, number, percent, times, without_bars
 from benchmarks.machine import ROOT
 from benchmarks.ratios import ratios
-from benchmarks.records import RESULTS, Cases, Record, last_run, load, newest
+from benchmarks.records import (
+    RESULTS,
+    Cases,
+    Record,
+    last_run,
+    load,
+    memory_of_naive,
+    newest,
+    quickest_peer,
+)
 from benchmarks.suites import SUITES, Suite
 from benchmarks.trainer_table import trainer_table
 
@@ -117,18 +126,12 @@ def summary(cases: Cases) -> str:
 
 def _summary_cells(measured: dict[str, Record]) -> list[str]:
     ours, naive = measured[OURS], measured.get(NAIVE)
-    peers = [
-        record
-        for name, record in measured.items()
-        if name != NAIVE and not name.startswith(OURS) and record["same_job"]
-    ]
-    best = min(peers, key=lambda record: record["median_ms"], default=None)
-    share = ours["peak_bytes"] / naive["peak_bytes"] if naive and naive["peak_bytes"] else None
+    best = quickest_peer(measured)
     return [
         number(naive["median_ms"]) if naive else "–",
         number(ours["median_ms"]),
         times(ours["ratio_to_naive"]),
-        percent(share),
+        percent(memory_of_naive(measured)),
         _beside(best, ours) if best else "–",
     ]
 

@@ -1,9 +1,12 @@
 """Tables hold what the newest records say, between the marks of a document."""
 
+import json
+
 import pytest
 
 from benchmarks import tables
 from benchmarks.contestants import NAIVE, OURS
+from benchmarks.ratios import ROWS, ratios
 from benchmarks.suites import SUITES
 
 
@@ -68,3 +71,30 @@ def test_small_ratios_are_fractions():
 )
 def test_numbers_keep_three_digits(value, text):
     assert tables.number(value) == text
+
+
+def test_the_quickest_other_is_named_where_pytorch_was_out_of_memory(tmp_path, records):
+    """It then has no record with a time."""
+    row = ROWS["GPU"][0]
+    like = next(one for one in records if one["contestant"] == OURS)
+    like = like | {"case": row.case, "ratio_to_naive": None, "median_ms": 2.0, "curve": None}
+    like |= {"cuda": None, "threads": 1}
+    others = {
+        "fast": (3.0, True),
+        "slow": (4.0, True),
+        f"{OURS}, 2": (1.0, True),
+        "x": (1.0, False),
+    }
+    cases = [
+        like,
+        *(
+            like | {"contestant": name, "median_ms": time, "same_job": same}
+            for name, (time, same) in others.items()
+        ),
+        like | {"contestant": NAIVE, "status": "out of memory"},
+    ]
+    lines = "".join(json.dumps(record) + "\n" for record in cases)
+    (tmp_path / f"{row.suite}.jsonl").write_text(lines)
+    assert f"| GPU | {row.words} | – | – | 0.67, fast |" in ratios(tmp_path)
+    table = tables.fill(f"<!-- summary:{row.suite} -->\n<!-- /summary:{row.suite} -->", tmp_path)
+    assert f"| {row.case} | – | 2.00 | – | – | fast, 3.00 ms; ours 0.667× |" in table
