@@ -29,11 +29,9 @@ MEASURED = (
 )
 # What a run leaves after its manifest was written.
 OWN = (
-    *MEASURED,
-    "validation/*.json",
-    "heldout/samples/part-*.parquet",
-    "*/trainer",
-    "seqkd/answers/part-*.parquet",
+    *(pattern for phase in PHASES for pattern in phase.kept),
+    *("*/trainer", "seqkd/answers/part-*.parquet"),
+    *("metrics.jsonl", "teacher_cache/part-*", "report/index.html"),
 )
 WEIGHTS = (".safetensors", ".bin")
 STATE = "trainer_state.json"  # holds times
@@ -154,8 +152,7 @@ class RunFolder:
 
     def check_manifest_is_not_lost(self) -> None:
         """Raise ValueError if there are files of a run and no manifest that says what made them."""
-        names = (*OWN, "metrics.jsonl", "teacher_cache/part-*", "report/index.html")
-        found = next((path for name in names for path in self.root.glob(name)), None)
+        found = next((path for name in OWN for path in self.root.glob(name)), None)
         if found is not None and not self.manifest_path.exists():
             raise ValueError(
                 f"output_dir: {self.root} holds {found.relative_to(self.root)} and no run.json, "

@@ -16,6 +16,8 @@ from worlds import changed_config
 from pad_fast import cli
 from pad_fast.files.weights import check_model_folder, fault_of
 from pad_fast.files.writing import replacing
+from pad_fast.pipeline.phases import PHASES
+from pad_fast.pipeline.run_folder import RunFolder
 from pad_fast.pipeline.train.saved_student import drop_checkpoints
 
 
@@ -130,3 +132,12 @@ def test_a_stopped_start_is_begun_again(world, tmp_path, monkeypatch):
     shutil.rmtree(run / "heldout" / "samples")
     assert cli.main(["sample", str(config)]) == 0
     assert (run / "run.json").exists()
+
+
+@pytest.mark.parametrize("pattern", sorted({each for phase in PHASES for each in phase.kept}))
+def test_what_any_phase_kept_belongs_to_a_run(tmp_path, pattern):
+    path = tmp_path / pattern.replace("checkpoint-*", "checkpoint-1").replace("*", "round-01", 1)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(ValueError, match=r"and no run\.json, which says what made it"):
+        RunFolder(tmp_path).check_manifest_is_not_lost()
