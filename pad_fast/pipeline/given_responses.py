@@ -7,11 +7,11 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pad_fast.conversation.pairs import BY_RANK
-from pad_fast.files.stored_rows import Rows
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.prompts import (
     checked_rows,
@@ -19,8 +19,6 @@ from pad_fast.pipeline.prompts import (
     prompt_digest,
     raw_rows,
     short_digest,
-    split_heldout,
-    without,
 )
 from pad_fast.pipeline.response_forms import Given, given_in, holds_responses
 from pad_fast.pipeline.whole_files import Row
@@ -31,40 +29,26 @@ logger = logging.getLogger("pad_fast")
 COLUMNS = ("completions", "given_scores", "finish_reasons")
 
 
-def read_split(config: RunConfig, keep: Callable[[Iterator[Row]], Rows]) -> tuple[Rows, Rows]:
-    """The rows to train on and the held-out rows, with a column ``given``.
+def iter_heldout(config: RunConfig) -> Iterator[Row]:
+    """The held-out rows of ``config.heldout``, with a column ``given``, as they are read.
 
-    Held-out rows without responses are prompts, which the student answers.
-
-    Args:
-        config: of the run.
-        keep: holds what is read, such as ``list``, or a function that writes it to disk.
+    Rows without responses are prompts, which the student answers.
 
     Raises:
         ValueError: a row is wrong; the message names the file and its line or row.
     """
-    rows = keep(iter_responses(config, str(config.responses), config.responses_split))
-    if config.heldout is None:
-        train, heldout = split_heldout(rows, config.heldout_size)
-    else:
-        train, heldout = rows, keep(_heldout(config))[: config.heldout_size]
-    return without(train, heldout), heldout
-
-
-def _heldout(config: RunConfig) -> Iterator[Row]:
-    source, split = str(config.heldout), config.heldout_split
     if _holds_responses(config):
-        return iter_responses(config, source, split)
+        yield from iter_responses(config, "heldout")
+        return
     if not config.has_judge:
         raise ValueError(
-            f"heldout: {source} holds no responses, and neither a teacher nor a reward_model is "
-            "given that scores those of the student; give rows with responses and scores, or leave "
-            "it out"
+            f"heldout: {config.heldout} holds no responses, and neither a teacher nor a "
+            "reward_model is given that scores those of the student; give rows with responses and "
+            "scores, or leave it out"
         )
-    return (
-        {**row, "given": None, "scored": False}
-        for row in iter_prompts(source, split, config.prompts_subset)
-    )
+    rows = iter_prompts(str(config.heldout), config.heldout_split, config.prompts_subset, "heldout")
+    for row in rows:
+        yield {**row, "given": None, "scored": False}
 
 
 @dataclass
@@ -86,25 +70,29 @@ class _Counts:
 
 def read_again(config: RunConfig) -> Iterator[Row]:
     """The rows with responses, without another word about them."""
-    yield from iter_responses(config, str(config.responses), config.responses_split, quiet=True)
+    yield from iter_responses(config, quiet=True)
     if config.heldout is not None and _holds_responses(config):
-        yield from iter_responses(config, config.heldout, config.heldout_split, quiet=True)
+        yield from iter_responses(config, "heldout", quiet=True)
 
 
 def _holds_responses(config: RunConfig) -> bool:
-    found = raw_rows(str(config.heldout), config.heldout_split, config.prompts_subset)
+    found = _raw_rows(config, "heldout")
     return holds_responses(next(found, ("", None))[1])
 
 
+def _raw_rows(config: RunConfig, setting: str) -> Iterator[tuple[str, Any]]:
+    split = getattr(config, f"{setting}_split")
+    return raw_rows(str(getattr(config, setting)), split, config.prompts_subset, setting)
+
+
 def iter_responses(
-    config: RunConfig, source: str, split: str, *, quiet: bool = False
+    config: RunConfig, setting: str = "responses", *, quiet: bool = False
 ) -> Iterator[Row]:
     """The rows of a file or dataset that hold at least two different responses, as they are read.
 
     Args:
         config: of the run.
-        source: a file or dataset, as :func:`iter_prompts` takes it.
-        split: of a dataset.
+        setting: that names the file or dataset, which :func:`iter_prompts` could take.
         quiet: do not warn of what is left out.
 
     Yields:
@@ -119,7 +107,8 @@ def iter_responses(
     ids: dict[str, bytes] = {}  # prompt_id -> digest of its prompt
     seen: set[bytes] = set()
     scored: bool | None = None
-    for place, raw in raw_rows(source, split, config.prompts_subset):
+    source = str(getattr(config, setting))
+    for place, raw in _raw_rows(config, setting):
         row, given = _row(place, raw, unread)
         scores = _kept_scores(given, config)
         if scored is not None and scored != (scores is not None):

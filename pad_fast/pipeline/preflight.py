@@ -47,21 +47,35 @@ def check_sources(config: RunConfig) -> None:
 
 
 def read_split(config: RunConfig, keep: Callable[[Iterator[Row]], Rows]) -> tuple[Rows, Rows]:
-    """The training prompts and the held-out prompts.
+    """The training prompts and the held-out prompts; with given responses, rows of both.
 
     Args:
         config: of the run.
         keep: holds what is read, such as ``list``, or a function that writes it to disk.
+
+    Raises:
+        ValueError: a row is wrong; the message names the file and its line or row.
     """
     if config.responses:
-        return given_responses.read_split(config, keep)
-    subset = config.prompts_subset
-    train = keep(prompts.iter_prompts(str(config.prompts), config.prompts_split, subset))
+        rows = given_responses.iter_responses(config)
+    else:
+        rows = prompts.iter_prompts(
+            str(config.prompts), config.prompts_split, config.prompts_subset
+        )
+    train = keep(rows)
     if config.heldout is None:
-        return prompts.split_heldout(train, config.heldout_size)
-    heldout = keep(prompts.iter_prompts(config.heldout, config.heldout_split, subset))
-    heldout = heldout[: config.heldout_size]
+        train, heldout = prompts.split_heldout(train, config.heldout_size)
+    else:
+        heldout = keep(_heldout(config, config.heldout))[: config.heldout_size]
+    # Rows with responses to one prompt, of which some are held out, are left out as well.
     return prompts.without(train, heldout), heldout
+
+
+def _heldout(config: RunConfig, source: str) -> Iterator[Row]:
+    """The held-out rows of a file or dataset of their own."""
+    if config.responses:
+        return given_responses.iter_heldout(config)
+    return prompts.iter_prompts(source, config.heldout_split, config.prompts_subset, "heldout")
 
 
 def check_models(config: RunConfig, student: Checkpoint, judge: Checkpoint | None) -> None:
@@ -127,7 +141,7 @@ def fitting(
     """The rows whose prompt and longest response fit both models, with ``prompt_ids`` added.
 
     Args:
-        rows: prompts, as :func:`pad_fast.pipeline.prompts.read_prompts` returns them.
+        rows: prompts, as :func:`pad_fast.pipeline.prompts.iter_prompts` returns them.
         config: the run's settings.
         student: the base student.
         judge: the teacher or the reward model; None if the run has neither.

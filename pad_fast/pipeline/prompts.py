@@ -41,18 +41,22 @@ MOST_HELD_OUT = 256
 Message = dict[str, str]
 
 
-def read_prompts(source: str, split: str = "train", subset: str | None = None) -> list[Row]:
-    """The prompts of a file or a dataset, each once.
+def iter_prompts(
+    source: str, split: str = "train", subset: str | None = None, setting: str = "prompts"
+) -> Iterator[Row]:
+    """The prompts of a file or a dataset, each once, as they are read.
 
     Args:
         source: JSON lines (.jsonl or .json), a list of JSON objects (.json), .csv with a header
             line, or .parquet, all in UTF-8; else a folder or hub name of a dataset.
         split: the split of a dataset.
         subset: the configuration name of a dataset.
+        setting: that gives the source, for messages.
 
-    Returns:
+    Yields:
         Rows with the keys ``prompt_id``, ``prompt`` (chat messages), ``answer`` and ``skill`` (each
-        a string or None), and ``place``, which says where the row was found.
+        a string or None), and ``place``, which says where the row was found. Ids and hashes alone
+        stay in memory.
 
     Raises:
         ValueError: a row is wrong; the message names the file and its line or row.
@@ -65,16 +69,11 @@ def read_prompts(source: str, split: str = "train", subset: str | None = None) -
         that look like a part of the prompt. A blank answer is none, and a number loses the commas
         between its thousands.
     """
-    return list(iter_prompts(source, split, subset))
-
-
-def iter_prompts(source: str, split: str = "train", subset: str | None = None) -> Iterator[Row]:
-    """The rows of :func:`read_prompts` as they are read, of which only ids and hashes are kept."""
     seen: set[bytes] = set()
     ids: set[str] = set()
     unread: Counter[str] = Counter()
     repeated = 0
-    for place, row in checked_rows(raw_rows(source, split, subset), unread):
+    for place, row in checked_rows(raw_rows(source, split, subset, setting), unread):
         digest = prompt_digest(row["prompt"])
         if (short := short_digest(digest)) in seen:
             repeated += 1
@@ -147,23 +146,25 @@ def without(rows: Rows, heldout: Rows) -> Rows:
     return take(rows, kept)
 
 
-def raw_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str, Any]]:
-    """The place and the columns of each row of a file or a dataset."""
+def raw_rows(
+    source: str, split: str, subset: str | None, setting: str = "prompts"
+) -> Iterator[tuple[str, Any]]:
+    """The place and the columns of each row of a file or a dataset that a setting gives."""
     path = Path(source)
     if path.suffix in FILES and not path.is_file():
-        raise ValueError(f"prompts: no such file, {source}")
+        raise ValueError(f"{setting}: no such file, {source}")
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{source}: the file is empty")
     if not path.is_file():
-        return _numbered(source, _dataset(source, split, subset))
+        return _numbered(source, _dataset(source, split, subset, setting))
     if path.suffix not in FILES:
-        raise ValueError(f"prompts: a file must be one of {', '.join(FILES)}, got {source}")
+        raise ValueError(f"{setting}: a file must be one of {', '.join(FILES)}, got {source}")
     if path.suffix == ".parquet":
         return parquet_rows(path)
     return csv_rows(path) if path.suffix == ".csv" else json_rows(path)
 
 
-def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
+def _dataset(source: str, split: str, subset: str | None, setting: str) -> Iterable[Row]:
     import datasets
     import pyarrow as pa
 
@@ -176,11 +177,11 @@ def _dataset(source: str, split: str, subset: str | None) -> Iterable[Row]:
         return datasets.load_dataset(source, name=subset, split=split)
     except (FileNotFoundError, KeyError, ConnectionError) as error:
         raise ValueError(
-            f"prompts: {source} is no file and no dataset with the split {split!r}: {error}"
+            f"{setting}: {source} is no file and no dataset with the split {split!r}: {error}"
         ) from None
     except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"prompts: the dataset {source} cannot be read: {reason}") from None
+        raise ValueError(f"{setting}: the dataset {source} cannot be read: {reason}") from None
 
 
 def _numbered(source: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prompt_rows import read_prompts
 
 from pad_fast.files.user_files import csv_rows
 from pad_fast.files.yaml_files import read_yaml
-from pad_fast.pipeline.prompts import read_prompts
 
 DIGITS = "7" * 5000
 DEEP = "[" * 100_000

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prompt_rows import read_prompts
 
 from pad_fast.evaluation.evaluated_model import accuracy
 from pad_fast.pipeline.cells import cell_text
-from pad_fast.pipeline.prompts import read_prompts
 
 
 def written(path: Path, content: bytes | str) -> str:

@@ -184,7 +184,7 @@ def test_repeats_ties_and_missing_scores(world, tmp_path, caplog):
         {"prompt": "b", "completions": ["4", "5"], "scores": [2.0, 2.0]},
     ]
     source = write(tmp_path / "given.jsonl", rows)
-    found = list(iter_responses(config_for(world), str(source), "train"))
+    found = list(iter_responses(config_for(world, responses=str(source))))
     assert [(row["completions"], row["given_scores"]) for row in found] == [
         (["4", "5"], [2.0, 2.0]),
         (["4", "5"], [2.0, 2.0]),

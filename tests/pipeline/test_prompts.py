@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import worlds
+from prompt_rows import read_prompts
 
 from pad_fast.pipeline import prompts
+from pad_fast.pipeline.preflight import read_split
 from pad_fast.pipeline.whole_files import write_rows
 
 
@@ -35,7 +38,7 @@ def test_prompts_of_every_shape(tmp_path):
         },
         {"prompt": "one"},
     )
-    rows = prompts.read_prompts(source)
+    rows = read_prompts(source)
     assert [row["prompt"][-1] for row in rows] == [
         {"role": "user", "content": text} for text in ("one", "two", "three")
     ]
@@ -44,7 +47,7 @@ def test_prompts_of_every_shape(tmp_path):
     assert rows[2]["prompt"][0] == {"role": "system", "content": "s"}
     assert rows[2]["place"].endswith("line 4")
     pq.write_table(pq.read_table(_parquet(tmp_path, rows)), tmp_path / "again.parquet")
-    again = prompts.read_prompts(str(tmp_path / "again.parquet"))
+    again = read_prompts(str(tmp_path / "again.parquet"))
     assert [row["prompt_id"] for row in again] == [row["prompt_id"] for row in rows]
 
 
@@ -60,13 +63,13 @@ def test_prompts_of_a_local_dataset(tmp_path):
 
     data = datasets.Dataset.from_list([{"question": "q1"}, {"question": "q2"}])
     data.save_to_disk(tmp_path / "saved")
-    assert len(prompts.read_prompts(str(tmp_path / "saved"))) == 2
+    assert len(read_prompts(str(tmp_path / "saved"))) == 2
     folder = tmp_path / "plain"
     folder.mkdir()
     data.to_json(folder / "train.jsonl")
-    assert len(prompts.read_prompts(str(folder))) == 2
+    assert len(read_prompts(str(folder))) == 2
     with pytest.raises(ValueError, match="no dataset"):
-        prompts.read_prompts(str(tmp_path / "nothing"))
+        read_prompts(str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize(
@@ -97,11 +100,11 @@ def test_prompts_of_a_local_dataset(tmp_path):
 )
 def test_bad_prompts_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        prompts.read_prompts(lines(tmp_path / "p.jsonl", *rows))
+        read_prompts(lines(tmp_path / "p.jsonl", *rows))
 
 
 def contents(source: str) -> list[str]:
-    return [row["prompt"][-1]["content"] for row in prompts.read_prompts(source)]
+    return [row["prompt"][-1]["content"] for row in read_prompts(source)]
 
 
 def test_an_instruction_is_joined_with_its_input(tmp_path, caplog):
@@ -148,7 +151,7 @@ def test_an_instruction_is_joined_with_each_of_its_instances(tmp_path, caplog):
         "Say hello.",
         "Say hi.",
     ]
-    ids = [row["prompt_id"] for row in prompts.read_prompts(source)]
+    ids = [row["prompt_id"] for row in read_prompts(source)]
     assert ids == ["t0", "t0-1", "t1", "t2"]
     assert not caplog.records
 
@@ -178,7 +181,7 @@ def test_columns_that_look_like_content_are_named(tmp_path, caplog):
         },
     ]
     source = lines(tmp_path / "p.jsonl", *rows)
-    assert len(prompts.read_prompts(source)) == 4
+    assert len(read_prompts(source)) == 4
     (record,) = caplog.records
     assert record.getMessage() == (
         f"{source}: not read into the prompts: system_prompt (of 2 rows), history (of 1 rows), "
@@ -197,7 +200,7 @@ def test_prompts_of_other_files(tmp_path):
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        found = prompts.read_prompts(str(tmp_path / name))
+        found = read_prompts(str(tmp_path / name))
         assert [(row["prompt"][0]["content"], row["answer"]) for row in found] == [
             ("müde", "1"),
             ("b", "2"),
@@ -223,13 +226,11 @@ def test_prompts_of_other_files(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            prompts.read_prompts(str(tmp_path / name))
+            read_prompts(str(tmp_path / name))
 
 
 def test_heldout_prompts_are_never_trained_on(tmp_path):
-    rows = prompts.read_prompts(
-        lines(tmp_path / "p.jsonl", *({"prompt": str(n)} for n in range(30)))
-    )
+    rows = read_prompts(lines(tmp_path / "p.jsonl", *({"prompt": str(n)} for n in range(30))))
     train, heldout = prompts.split_heldout(rows, None)
     assert (len(train), len(heldout)) == (27, 3)
     shuffled = random.Random(0).sample(rows, len(rows))
@@ -241,3 +242,17 @@ def test_heldout_prompts_are_never_trained_on(tmp_path):
         prompts.split_heldout(rows, 30)
     with pytest.raises(ValueError, match="every one of them is held out"):
         prompts.without(heldout, heldout)
+
+
+@pytest.mark.parametrize("setting", ["prompts", "heldout", "responses"])
+def test_a_source_that_is_wrong_is_named_by_its_setting(world, tmp_path, setting):
+    given = {"prompts": None} if setting == "responses" else {"prompts": str(world / "train.jsonl")}
+    (tmp_path / "notes.txt").write_text("What is 1 + 1?\n")
+    for source, message in (
+        ("notes.txt", "a file must be one of .jsonl"),
+        ("none.csv", "no such file"),
+        ("none", ".* is no file and no dataset with the split"),
+    ):
+        values = {**given, setting: str(tmp_path / source)}
+        with pytest.raises(ValueError, match=f"^{setting}: {message}"):
+            read_split(worlds.run_config(world, **values), list)
