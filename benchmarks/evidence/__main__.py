@@ -33,6 +33,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_const", const="quick", dest="size", help="the same as --size quick"
     )
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        metavar="NAME",
+        choices=[*SETTINGS],
+        help=f"do cells of these alone: {', '.join(SETTINGS)}",
+    )
     parser.add_argument("--hours", type=float, help="begin no cell after so many hours")
     parser.add_argument("--list", action="store_true", help="list the cells, and do none")
     parser.add_argument("--tables", action="store_true", help="print the tables, and do no cell")
@@ -55,7 +62,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     given = parse(arguments)
     size = SIZES[given.size]
-    study = Study(size, given.folder.resolve(), given.results)
+    study = Study(size, given.folder.resolve(), given.results, given.settings)
     if given.keep:
         written = write_shortened(records.load(given.results, "evidence"), given.keep)
         print(f"wrote {given.keep}, {written / 1e6:.1f} MB")
@@ -68,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         logging.getLogger("pad_fast").setLevel(logging.ERROR)  # a pool's warnings are not news
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
-        total, done = len(cells(size)), len(cells(size)) - len(study.todo)
+        total, done = len(cells(size)), sum(cell.key in study.known for cell in cells(size))
         for number, record in enumerate(study.run(given.hours), done + 1):
             cell, found = Cell(**record["cell"]), record["means"]
             greedy, sampled = SETTINGS[cell.setting].world.tuned_by

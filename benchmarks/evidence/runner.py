@@ -39,11 +39,13 @@ class Study:
         size: which cells there are.
         folder: students, pools and trained students are kept here.
         results: folder of the file ``evidence.jsonl``, which is only added to.
+        only: names of settings whose cells are done, and what tunes them; None for all.
     """
 
     size: Size
     folder: Path
     results: Path
+    only: Sequence[str] | None = None
     known: dict[tuple, Record] = field(init=False)
     _places: dict[tuple, Place] = field(init=False, default_factory=dict)
 
@@ -53,7 +55,17 @@ class Study:
     @property
     def todo(self) -> list[Cell]:
         """The cells without a record, in the order of worth."""
-        return [cell for cell in cells(self.size) if cell.key not in self.known]
+        return [
+            cell
+            for cell in cells(self.size)
+            if cell.key not in self.known and self._is_wanted(cell)
+        ]
+
+    def _is_wanted(self, cell: Cell) -> bool:
+        if self.only is None or cell.setting in self.only:
+            return True
+        tuned_in = (SETTINGS[name].tuned_in for name in self.only)
+        return cell.purpose == TUNE and cell.setting in tuned_in
 
     def run(self, hours: float | None = None) -> Iterator[Record]:
         """Do cells until none is left, or none may begin any more; yields each new record.

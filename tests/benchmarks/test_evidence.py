@@ -50,6 +50,14 @@ def test_the_smallest_cells_become_records_and_tables(tmp_path, capsys, monkeypa
     assert f"| SeqKD | 1 | {100 * tested['means']['greedy_right']:.1f} [" in shown
 
 
+def test_settings_can_be_chosen(tmp_path) -> None:
+    found = runner.Study(FULL, tmp_path, tmp_path, only=["f-1"]).todo
+    assert {cell.setting for cell in found if cell.purpose == TEST} == {"f-1"}
+    assert {cell.setting for cell in found if cell.purpose == TUNE} == {"a"}  # where f is tuned
+    with pytest.raises(SystemExit):
+        command.parse(["--settings", "f-2"])
+
+
 def test_no_cell_begins_after_the_time(tmp_path, monkeypatch) -> None:
     study = runner.Study(QUICK, tmp_path, tmp_path)
     clock = iter([0.0, 0.0, 3599.0, 3601.0])
