@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pad_fast.device import default_device, total_memory
+from pad_fast.device import all_memory, default_device
 from pad_fast.evaluation.evaluated_model import Rewards
+from pad_fast.pipeline.batch_sizes import held_bytes, stored_dtype
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.chosen_batches import scores_here
 from pad_fast.pipeline.findings import engines
 from pad_fast.pipeline.findings.finding import Finding
 from pad_fast.pipeline.run import RunContext
@@ -41,7 +42,8 @@ def _student(run: RunContext, rows: Sequence[Row]) -> Finding:
     prompts, responses = ([row[c] for row in rows] for c in ("prompt_ids", "completion_ids"))
     lengths = [[len(ids) for ids in group] for group in responses]
     served: Rewards = [row["student_rewards"] for row in rows]
-    engine = TransformersEngine(run.student(0), run.scores)
+    student = run.student(0)
+    engine = TransformersEngine(student, scores_here(run, student))
     own: Rewards = engine.rewards(prompts, responses)
     engine.close()
     if run.scores.normalize == "sum":
@@ -51,11 +53,11 @@ def _student(run: RunContext, rows: Sequence[Row]) -> Finding:
 
 def _teacher(run: RunContext, rows: Sequence[Row]) -> Finding:
     teacher, identity = run.teacher, rows[0]["scored_by"]
-    if why := _too_large(teacher):
+    if why := _too_large(teacher, run.config.dtype):
         return engines.not_compared("teacher", identity, why)
     same = teacher.same_tokenizer(run.student(0))
     views = [teacher_view(teacher, row, reuse_ids=same) for row in rows]
-    engine = TransformersEngine(teacher, run.scores)
+    engine = TransformersEngine(teacher, scores_here(run, teacher))
     found = engine.logps(
         [view.prompt for view in views],
         [[view.responses[i] for i in view.readable] for view in views],
@@ -69,14 +71,12 @@ def _teacher(run: RunContext, rows: Sequence[Row]) -> Finding:
     )
 
 
-def _too_large(teacher: Checkpoint) -> str:
-    """Why this process cannot run the teacher; empty if it can."""
-    folder = Path(teacher.path)
-    if not folder.is_dir():
+def _too_large(teacher: Checkpoint, asked: str) -> str:
+    """Why this process cannot run the teacher in the data type ``asked``; empty if it can."""
+    if not Path(teacher.path).is_dir():
         return "its weights are not in a folder of this machine"
-    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    memory = total_memory(default_device())
-    memory = memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    held = held_bytes(teacher, stored_dtype(teacher, asked))
+    memory = all_memory(default_device())
     if held > 0.8 * memory:
         return f"its {held / 2**30:.0f} GiB do not fit into {memory / 2**30:.0f} GiB"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,23 +64,33 @@ def _replaced(module: Any, name: str, function: Any) -> Iterator[None]:
             setattr(module, name, before)
 
 
-def fake_model(config: Any, dtype: torch.dtype, attn_implementation: str | None = None) -> Any:
-    """The model without its weights. Call it inside :func:`fake`."""
+def fake_model(
+    config: Any,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    build: Callable[..., Any] = build_model,
+) -> Any:
+    """The model without its weights, as ``build`` makes it. Call it inside :func:`fake`."""
     if attn_implementation not in (None, "eager"):
         # Every fused attention saves the same tensors, and some need a GPU.
         attn_implementation = "sdpa"
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     with no_init_weights():  # some distributions of random weights look at values
-        model = build_model(config, dtype=dtype, **options)
+        model = build(config, dtype=dtype, **options)
     model.tie_weights()  # which is left out with the random weights
     trust_head(model)
     return model
 
 
+def empty_model(config: Any) -> Any:
+    """The model on the meta device, of which only shapes can be asked."""
+    with torch.device("meta"):
+        return build_model(config)
+
+
 def count_parameters(config: Any) -> int:
     """The number of weights of a causal language model; tied weights count once."""
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in build_model(config).parameters())
+    return sum(weight.numel() for weight in empty_model(config).parameters())
 
 
 def sharing_problem(config: Any, attn_implementation: str | None) -> str | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
 
+from pad_fast.footprint.classifiers import classified_batch
+from pad_fast.footprint.fakes import count_parameters
+from pad_fast.footprint.packed_weights import saved_bytes
 from pad_fast.footprint.steps import GroupShape, Reading, sampling_batch, scoring_batch
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 
+REWARD_MODEL = "reward_model"  # the role of a checkpoint
 SAMPLED, SCORED = "sample_batch_tokens", "score_batch_tokens"
 # The most tokens of a batch. A CPU is no faster with larger batches of scoring, whose rows differ
 # more in length and are padded more; a GPU is.
@@ -52,11 +58,28 @@ def tokens_that_fit(
         gpu: whether it is a GPU.
     """
     tokens, room = MOST[gpu][name], SHARE[gpu] * memory
-    peak = _sampled_peak if name == SAMPLED else _scored_peak
+    reading = Reading(gpu=gpu, attention=config.attn_implementation, memory=int(room))
     for checkpoint in checkpoints:
-        while tokens > LEAST and not _fits(peak, config, checkpoint, tokens, room, gpu):
+        peak = _peak(name, config, checkpoint, reading)
+        while tokens > LEAST and not _fits(peak, config, checkpoint, tokens, room):
             tokens //= 2
     return tokens
+
+
+def with_fitting_scores(
+    limits: BatchTokens, config: RunConfig, checkpoint: Checkpoint, memory: int, *, gpu: bool
+) -> BatchTokens:
+    """A run's batches, with such of scoring as fit a model that servers run otherwise.
+
+    Args:
+        limits: the run's.
+        config, memory, gpu: see :func:`tokens_that_fit`.
+        checkpoint: the model.
+    """
+    if config.score_batch_tokens:
+        return limits
+    fitting = tokens_that_fit(SCORED, config, [checkpoint], memory, gpu=gpu)
+    return replace(limits, score=min(limits.score, fitting))
 
 
 def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:
@@ -67,19 +90,42 @@ def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:
     return found if isinstance(found, torch.dtype) else getattr(torch, str(found), torch.float32)
 
 
+def held_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """The bytes of a causal language model's weights in ``dtype``, of quantised ones as stored."""
+    whole = count_parameters(checkpoint.config) * dtype.itemsize
+    return whole - saved_bytes(checkpoint.path, checkpoint.config, dtype)
+
+
+def _peak(
+    name: str, config: RunConfig, checkpoint: Checkpoint, reading: Reading
+) -> Callable[[int], int]:
+    """The peak in bytes of a batch of so many tokens."""
+    dtype = stored_dtype(checkpoint, config.dtype)
+    if checkpoint.role == REWARD_MODEL:
+        return partial(_classified_peak, config, checkpoint, dtype, reading)
+    counted = _sampled_peak if name == SAMPLED else _scored_peak
+    weights = cache(lambda: held_bytes(checkpoint, dtype))
+    saved = cache(lambda: saved_bytes(checkpoint.path, checkpoint.config, dtype))
+
+    def peak(tokens: int) -> int:
+        if weights() >= (reading.memory or math.inf):  # no batch fits, and a large model takes long
+            return weights()
+        return counted(config, checkpoint, tokens, reading) - saved()
+
+    return peak
+
+
 def _fits(
-    peak: Callable[[RunConfig, Checkpoint, int, Reading], int],
+    peak: Callable[[int], int],
     config: RunConfig,
     checkpoint: Checkpoint,
     tokens: int,
     room: float,
-    gpu: bool,
 ) -> bool:
-    reading = Reading(gpu=gpu, attention=config.attn_implementation, memory=int(room))
     try:
         if _at_most(checkpoint.config.get_text_config(), tokens, config.max_new_tokens) < room:
             return True
-        return peak(config, checkpoint, tokens, reading) < room
+        return peak(tokens) < room
     except Exception:  # a model whose steps cannot be counted gets the usual batches
         return True
 
@@ -109,3 +155,11 @@ def _scored_peak(config: RunConfig, checkpoint: Checkpoint, tokens: int, reading
     shape = GroupShape(length, length, 1)
     prompts, dtype = max(1, tokens // (2 * length)), stored_dtype(checkpoint, config.dtype)
     return scoring_batch(checkpoint.config, prompts, shape, dtype, tokens, reading).peak
+
+
+def _classified_peak(
+    config: RunConfig, checkpoint: Checkpoint, dtype: torch.dtype, reading: Reading, tokens: int
+) -> int:
+    length = 2 * config.max_new_tokens
+    rows = max(1, tokens // length)
+    return classified_batch(checkpoint.config, rows, length, dtype, reading.attention).peak

@@ -18,6 +18,7 @@ from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.pipeline import batch_sizes
 from pad_fast.pipeline.batch_sizes import stored_dtype
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.chosen_batches import models_of
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.multiple_choice import choice_question
 from pad_fast.pipeline.run import RunContext
@@ -111,9 +112,7 @@ class Case:
     def batch_tokens(self, name: str) -> int:
         """The most tokens of a batch of sampling or of scoring, by the name of the setting."""
         if getattr(self.config, name) is None and name not in self._batches:
-            models = [self.model(role) for role in self.lengths if not self.served(role)]
-            models = [model for model in models if model.role != "reward_model"]
-            machine = self.machine
+            models, machine = models_of(self.run, name), self.machine
             self._batches[name] = batch_sizes.tokens_that_fit(
                 name, self.config, models, machine.memory, gpu=machine.is_gpu
             )

@@ -15,8 +15,9 @@ from pad_fast.allocator import KEPT_PRODUCTS, PRODUCT_BYTES
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
+from pad_fast.footprint.packed_weights import saved_bytes
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
-from pad_fast.pipeline.batch_sizes import stored_dtype
+from pad_fast.pipeline.batch_sizes import held_bytes, stored_dtype
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.plan.case import Case, counted, group_tokens
 from pad_fast.plan.work import STUDENT
@@ -37,6 +38,7 @@ class Peaks:
             self.base += KEPT_PRODUCTS * PRODUCT_BYTES
         self._trained: dict[Any, Footprint] = {}
         self.sampled, self.scored = cache(self._sampled), cache(self._scored)
+        self._saved = cache(self._count_saved)
 
     # Work.
 
@@ -46,7 +48,7 @@ class Peaks:
         weights = count_parameters(checkpoint.config)
         stored = stored_dtype(checkpoint, "auto")
         mapped = 0 if self.case.machine.is_gpu or stored == dtype else weights * stored.itemsize
-        return self.base + weights * dtype.itemsize + mapped
+        return self.base + held_bytes(checkpoint, dtype) + mapped
 
     def sample(self, role: str, n: int, prompts: int, max_tokens: int) -> tuple[int, int]:
         """The number of prompts in the largest batch of a piece, and its peak."""
@@ -133,7 +135,8 @@ class Peaks:
         checkpoint, attention = self.case.model(role), self.config.attn_implementation
         with counted(checkpoint):
             dtype = self.case.dtype(role)
-            return footprint.sampling_batch(checkpoint.config, shape, dtype, attention)
+            first, last = footprint.sampling_batch(checkpoint.config, shape, dtype, attention)
+            return self._packed(role, first), self._packed(role, last)
 
     def _scored(
         self, role: str, prompts: int, shape: GroupShape, max_tokens: int, reading: Reading
@@ -141,4 +144,14 @@ class Peaks:
         checkpoint: Checkpoint = self.case.model(role)
         with counted(checkpoint):
             dtype, config = self.case.dtype(role), checkpoint.config
-            return footprint.scoring_batch(config, prompts, shape, dtype, max_tokens, reading)
+            found = footprint.scoring_batch(config, prompts, shape, dtype, max_tokens, reading)
+            return self._packed(role, found)
+
+    def _packed(self, role: str, found: Footprint) -> Footprint:
+        """The footprint of a model whose weights may be quantised."""
+        saved = self._saved(role)
+        return replace(found, start=found.start - saved, peak=found.peak - saved)
+
+    def _count_saved(self, role: str) -> int:
+        checkpoint = self.case.model(role)
+        return saved_bytes(checkpoint.path, checkpoint.config, self.case.dtype(role))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
 from pad_fast.footprint.steps import GroupShape
-from pad_fast.pipeline.batch_sizes import stored_dtype
+from pad_fast.pipeline.batch_sizes import held_bytes, stored_dtype
 from pad_fast.plan.case import Case
 from pad_fast.plan.peaks import Peaks
 from pad_fast.plan.work import STUDENT
@@ -115,7 +115,7 @@ class Roofline:
     def loading(self, role: str) -> float:
         """See :class:`Speeds`."""
         checkpoint = self.case.model(role)
-        stored = count_parameters(checkpoint.config) * stored_dtype(checkpoint, "auto").itemsize
+        stored = held_bytes(checkpoint, stored_dtype(checkpoint, "auto"))
         return self.machine.loading(stored)
 
     def _seconds(self, found: Footprint, role: str | None) -> float:

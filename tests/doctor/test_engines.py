@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import worlds
 from stub_server import Stub
 from worlds import changed_config
 
 from pad_fast import cli
+from pad_fast.doctor import engine_difference
+from pad_fast.pipeline.batch_sizes import held_bytes
+from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.findings import engines
 
 
@@ -23,8 +27,15 @@ def served(tmp_path_factory):
         stub.stop()
 
 
-def test_both_engines_are_compared(served, tmp_path, capsys):
+def test_both_engines_are_compared(served, tmp_path, capsys, monkeypatch):
+    """This process reads in batches that fit it, which were not counted for the servers."""
     world, stubs = served
+    loaded, real = [], engine_difference.scores_here
+    monkeypatch.setattr(
+        engine_difference,
+        "scores_here",
+        lambda run, model: loaded.append(model.role) or real(run, model),
+    )
     config = changed_config(
         world, tmp_path, student_server=[stubs[0].url], teacher_server=[stubs[1].url]
     )
@@ -38,6 +49,15 @@ def test_both_engines_are_compared(served, tmp_path, capsys):
         assert "by vllm 0.32.0" in finding["found"]
         assert 0 <= finding["numbers"]["most"] < 1e-5
     assert not (tmp_path / "run").exists()
+    assert loaded == ["student", "teacher"]
+
+
+def test_a_teacher_is_too_large_in_the_data_type_of_the_run(world, monkeypatch):
+    teacher = Checkpoint("teacher", str(world / "teacher"))
+    held = held_bytes(teacher, torch.float32)
+    monkeypatch.setattr(engine_difference, "all_memory", lambda device: int(held / 0.8) - 2)
+    assert "do not fit into" in engine_difference._too_large(teacher, "float32")
+    assert engine_difference._too_large(teacher, "bfloat16") == ""
 
 
 def test_what_a_difference_is():
