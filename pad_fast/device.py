@@ -23,8 +23,18 @@ _planned_memory: ContextVar[int | None] = ContextVar("planned_memory", default=N
 
 
 def default_device() -> torch.device:
-    """The device that models are loaded to: the current GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device that models are loaded to: the calling thread's current GPU, or the CPU.
+
+    A GPU has its number, by which other threads find the same one: theirs would be GPU 0.
+    """
+    return numbered(torch.device("cuda")) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def numbered(device: torch.device) -> torch.device:
+    """The same device; if it is a GPU without a number, the calling thread's current one."""
+    if is_gpu(device) and device.index is None:
+        return torch.device(device.type, torch.cuda.current_device())
+    return device
 
 
 def count_gpus() -> int:

@@ -39,7 +39,7 @@ class WarmUp:
     """Kernels that are being compiled. A failure is logged once, and :attr:`state` has it."""
 
     def __init__(self, calls: Sequence[Call], device: torch.device, background: bool) -> None:
-        self.device = device
+        self.device = devices.numbered(device) if calls else device  # new threads have GPU 0
         self._calls = calls
         self._error: str | None = None
         self._thread: threading.Thread | None = None

@@ -1,5 +1,6 @@
 """Compiling in advance: exactly the forms of kernels that later calls ask for, and no failure."""
 
+import contextlib
 import json
 import logging
 import os
@@ -125,6 +126,59 @@ def test_a_thread_compiles_beside_other_work():
     assert ready.state == "compiled"
     assert threads != [threading.current_thread()]
     assert threads[0].daemon  # so that it keeps no process alive
+
+
+class Gpus:
+    """Three GPUs, of which each thread has a current one: at first GPU 0."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def current_device(self) -> int:
+        return getattr(self._own, "index", 0)
+
+    @contextlib.contextmanager
+    def device(self, device):
+        before, self._own.index = self.current_device(), device.index
+        yield
+        self._own.index = before
+
+
+@pytest.fixture
+def gpus(monkeypatch) -> Gpus:
+    found = Gpus()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("current_device", "device"):
+        monkeypatch.setattr(torch.cuda, name, getattr(found, name))
+    return found
+
+
+@pytest.mark.parametrize("place", [None, "cuda", "cuda:1"])
+def test_a_thread_compiles_on_the_gpu_of_the_one_that_asked(gpus, monkeypatch, place):
+    used = []
+    call = lambda: used.append(gpus.current_device())  # noqa: E731
+    monkeypatch.setattr(warming, "loss_calls", lambda *args: [call])
+    with gpus.device(torch.device("cuda", 2)):
+        ready = pad_fast.warm_up(
+            pad_fast.PADLoss(impl="triton"), responses=2, vocabulary=9, device=place
+        )
+        assert ready.wait(10)
+    assert ready.state == "compiled"
+    assert used == [1 if place == "cuda:1" else 2]
+
+
+def test_a_run_compiles_on_its_ranks_gpu(gpus, tmp_path, monkeypatch):
+    used = []
+    call = lambda: used.append(gpus.current_device())  # noqa: E731
+    monkeypatch.setattr(ahead, "training_calls", lambda *args, **options: [call])
+    run = SimpleNamespace(
+        training=make_args(tmp_path, impl="triton"),
+        config=SimpleNamespace(use_peft=False, responses_per_prompt=4),
+        student=lambda round: SimpleNamespace(config=make_model().config),
+    )
+    with gpus.device(torch.device("cuda", 2)):
+        assert ahead.compile_ahead(run).wait(10)
+    assert used == [2]
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -21,7 +21,7 @@ from typing import Any
 
 from pad_fast.device import count_gpus
 from pad_fast.files.yaml_files import read_yaml
-from pad_fast.launch.process import COMMAND, NEW_STORE
+from pad_fast.launch.process import COMMAND, NEW_STORE, THREADS
 from pad_fast.terminal import command_line
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -121,7 +121,7 @@ def hand_over(launch: Launch, words: Sequence[str]) -> int:
         check_port(launch.main_process_port)
     print(f"pad-fast: {command_line(command)}", file=sys.stderr, flush=True)
     given = {COMMAND: command_given(launch, words)}
-    environment = {"OMP_NUM_THREADS": "1", NEW_STORE: "1", **os.environ, **given}
+    environment = {THREADS: "1", NEW_STORE: "1", **os.environ, **given}
     if count_gpus() == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
         if note := cpu_note(_config_of(launch)):

@@ -20,6 +20,24 @@ NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # torchrun keeps one store over all restarts unless this is set: processes that are started again
 # would read the addresses and counters of those that died.
 NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+# What launchers set for the processes that they start: names, or what some names begin with if it
+# ends in "_". A server would take them for its own: vLLM's processes wait at the launcher's store.
+OF_LAUNCHERS = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_",
+    NEW_STORE,
+    "ACCELERATE_",
+    "FSDP_",
+    "PARALLELISM_CONFIG_",
+)
+THREADS = "OMP_NUM_THREADS"  # which launchers set to 1, where a user has not set it
 # What gloo and NCCL say where the other end of a connection is gone.
 GONE = re.compile(
     r"closed by peer|reset by peer|remote process exited|Broken pipe|Connection refused", re.I
@@ -34,6 +52,20 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes that a launcher has started, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def environment_of_others() -> dict[str, str]:
+    """The environment for a program that is none of the launcher's processes, such as a server."""
+    kept = {name: value for name, value in os.environ.items() if not _of_launcher(name)}
+    if "RANK" in os.environ and kept.get(THREADS) == "1":
+        del kept[THREADS]
+    return kept
+
+
+def _of_launcher(name: str) -> bool:
+    return any(
+        name.startswith(known) if known.endswith("_") else name == known for known in OF_LAUNCHERS
+    )
 
 
 def check_launched(command: str, many: bool) -> None:

@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForImageTextToText,
 )
 
+from pad_fast.models.whole import whole_models
+
 
 def model_class(config: Any) -> Any:
     """The class that loads a language model of this configuration.
@@ -45,4 +47,5 @@ def build_model(config: Any, **options: Any) -> Any:
     """A model of this configuration with random weights; ``options`` are those of from_config."""
     found = model_class(config)
     make = found.from_config if hasattr(found, "from_config") else found._from_config
-    return make(config, **options)
+    with whole_models():
+        return make(config, **options)

@@ -27,6 +27,7 @@ from pad_fast.device import default_device, release_cached_memory
 from pad_fast.files.system_errors import first_line
 from pad_fast.files.weights import UNREAD, check_model_folder
 from pad_fast.models.auto import model_class
+from pad_fast.models.whole import check_values, whole_models
 from pad_fast.pipeline import hub
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.prompts import Message
@@ -192,7 +193,7 @@ class Checkpoint:
         _ = self.tokenizer  # a missing one has to fail before the weights are loaded
         try:
             loading = doing(f"loading the {self.role.replace('_', ' ')}")
-            with loading, measured(f"load {self.role}", "model") as work:
+            with whole_models(), loading, measured(f"load {self.role}", "model") as work:
                 self.compare(weights=True)
                 model: Any = self.model_class.from_pretrained(
                     self.path,
@@ -201,6 +202,7 @@ class Checkpoint:
                     **self.attention_argument,
                     **NO_CODE,
                 )
+                check_values(model, f"{self.role}: {self.path}")
                 work.add(1)
                 return model.to(device).eval()
         except (SafetensorError, EOFError, UnpicklingError) as error:

@@ -51,6 +51,7 @@ def check_training(run: RunContext) -> None:
             f"Trainer cannot be built with them, where the environment sets {set_there}",
         ):
             trainer = Trainer(model=nn.Linear(2, 2), args=args)
+        _check_saved_form(trainer)
         _check_optimizer(run, trainer)
         _check_recomputation(args)
 
@@ -97,6 +98,28 @@ def _check_trackers(args: PADConfig) -> None:
             INTEGRATION_TO_CALLBACK[name]()
             if name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online":
                 import_module("wandb").login()  # asks at a terminal, and raises without one
+
+
+def _check_saved_form(trainer: Trainer) -> None:
+    """Raise ValueError unless Trainer saves a student that is split over processes as one model."""
+    state: Any = trainer.accelerator.state
+    if fsdp := getattr(state, "fsdp_plugin", None):
+        form = fsdp.state_dict_type.name
+        if form != "FULL_STATE_DICT":
+            raise ValueError(
+                f"fsdp_state_dict_type: must be FULL_STATE_DICT, since the student is saved as one "
+                f"model, got {form}; set it in the fsdp_config of accelerate's configuration "
+                "(state_dict_type in Trainer's own fsdp_config), or take --accelerate_config fsdp2"
+            )
+    if deepspeed := getattr(state, "deepspeed_plugin", None):
+        zero = deepspeed.deepspeed_config.get("zero_optimization", {})
+        if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise ValueError(
+                "zero3_save_16bit_model: must be true with ZeRO-3, since the student is saved as "
+                "one model; set it in the deepspeed_config of accelerate's configuration "
+                "(stage3_gather_16bit_weights_on_model_save in DeepSpeed's own file), or take "
+                "--accelerate_config zero3"
+            )
 
 
 def _check_optimizer(run: RunContext, trainer: Trainer) -> None:

@@ -263,7 +263,7 @@ def _environment_changes(manifest: Row) -> list[tuple[str, tuple[Any, Any]]]:
 
 def machine() -> Row:
     """What changes only the rounding: the device and the number of threads."""
-    return {"device": str(default_device()), "threads": torch.get_num_threads()}
+    return {"device": default_device().type, "threads": torch.get_num_threads()}
 
 
 def _check_changes(run: RunContext) -> None:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerState
 from worlds import changed_config, contents
 
 from pad_fast import cli
+from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.train import checkpoints, train_round
 from pad_fast.pipeline.train.checkpoints import CHECKSUMS, Checksums, last_checkpoint
 from pad_fast.training.config import PADConfig
@@ -122,6 +123,14 @@ def test_float16_needs_its_scaler(tmp_path, args, caplog):
     args.fp16 = True
     assert last_checkpoint(tmp_path, args) is None
     assert "without scaler.pt" in caplog.text
+
+
+def test_weights_that_are_elsewhere_get_no_checksum(tmp_path, args):
+    """DeepSpeed and FSDP may keep them in folders of their own."""
+    checkpoint = made(tmp_path, 5)
+    (checkpoint / "model.safetensors").unlink()
+    Checksums().on_save(args, TrainerState(global_step=5, is_world_process_zero=True), None)
+    assert list(read_json(checkpoint / CHECKSUMS)) == ["trainer_state.json"]
 
 
 class Stop(TrainerCallback):

@@ -9,6 +9,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin
 from commands import failing
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM
@@ -65,6 +67,46 @@ def test_what_the_training_cannot_be_built_of(world, tmp_path, capsys, flags, me
 def test_doctor_builds_it_too(world, tmp_path, capsys):
     config = changed_config(world, tmp_path)
     assert "report_to: " in failing(capsys, "doctor", config, "--report_to", "wandb")
+
+
+@pytest.fixture
+def split_by(monkeypatch):
+    """Gives accelerate a plugin, as its launcher does on GPUs."""
+
+    def give(**plugins) -> None:
+        for name, plugin in plugins.items():
+            monkeypatch.setattr(AcceleratorState, name, plugin, raising=False)
+
+    return give
+
+
+@pytest.mark.parametrize("form", ["SHARDED_STATE_DICT", "FULL_STATE_DICT", None])
+def test_fsdp_saves_the_student_as_one_model(world, tmp_path, capsys, monkeypatch, split_by, form):
+    """Without the setting, accelerate takes shards with FSDP2."""
+    if form is not None:
+        monkeypatch.setenv("FSDP_STATE_DICT_TYPE", form)
+    split_by(fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2))
+    config = changed_config(world, tmp_path)
+    if form == "FULL_STATE_DICT":
+        dry_build.check_training(RunContext(parse_settings("run", [str(config)])))
+        return
+    error = failing(capsys, "run", config)
+    assert "fsdp_state_dict_type: must be FULL_STATE_DICT, since the student is saved as" in error
+    assert "got SHARDED_STATE_DICT; set it in the fsdp_config of accelerate's config" in error
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(("stage", "whole"), [(3, False), (3, True), (2, False)])
+def test_zero_3_saves_the_student_as_one_model(split_by, stage, whole):
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": whole}
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": zero})
+    state = SimpleNamespace(deepspeed_plugin=plugin)
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(state=state))
+    if stage == 2 or whole:
+        dry_build._check_saved_form(trainer)
+        return
+    with pytest.raises(ValueError, match="zero3_save_16bit_model: must be true with ZeRO-3"):
+        dry_build._check_saved_form(trainer)
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adafactor", "sgd", "rmsprop", "adagrad"])

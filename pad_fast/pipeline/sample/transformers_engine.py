@@ -231,6 +231,7 @@ def generated_ids(
         **inputs,
         logits_processor=LogitsProcessorList([_FiniteLogits(model)]),
         stopping_criteria=StoppingCriteriaList([] if watch is None else [watch]),
+        synced_gpus=False,  # each process samples its own shard, from a whole model
     )
     return output[:, width:].view(len(prompts), n, -1).tolist()
 

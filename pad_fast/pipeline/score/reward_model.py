@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from pad_fast.device import default_device
 from pad_fast.files.own_files import count_rows
+from pad_fast.models.whole import check_values, whole_models
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.ranks import ALONE, Ranks
@@ -75,7 +76,7 @@ class RewardModel(Checkpoint):
         attention = (
             {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
         )
-        with measured("load reward_model", "model") as work:
+        with whole_models(), measured("load reward_model", "model") as work:
             model, loading = self.model_class.from_pretrained(
                 self.path,
                 revision=self.revision,
@@ -90,6 +91,7 @@ class RewardModel(Checkpoint):
                 f"reward_model: {self.path} holds no weights for {', '.join(missing)}, which would "
                 "be random"
             )
+        check_values(model, f"reward_model: {self.path}")
         return model.to(default_device()).eval()
 
     @cached_property

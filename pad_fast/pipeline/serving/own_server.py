@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from pad_fast.launch.process import environment_of_others
 from pad_fast.pipeline.serving.dialects import ServerError
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
@@ -56,6 +57,7 @@ class OwnServer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=environment_of_others(),
                 start_new_session=True,  # Ctrl-C is for the run, which then ends the server
             )
 

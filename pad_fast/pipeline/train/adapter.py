@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, set_seed
 
+from pad_fast.models.auto import build_model
 from pad_fast.models.output_head import output_head
+from pad_fast.models.whole import whole_models
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.config import RunConfig
 
@@ -36,7 +38,7 @@ def check_adapter(config: RunConfig, student: Checkpoint) -> None:
             "load_in_4bit: needs bitsandbytes, which is not installed: pip install bitsandbytes"
         )
     with torch.device("meta"):
-        model = student.model_class.from_config(student.config)
+        model = build_model(student.config)
     try:
         output_head(with_adapter(model, config, low_cpu_mem_usage=True))
     except ValueError as error:
@@ -91,11 +93,14 @@ def trainable(config: RunConfig, student: Checkpoint, seed: int) -> Any:
 
 
 def merged(config: RunConfig, student: Checkpoint, adapter: Path) -> Any:
-    """The student's model in the data type of training, with a saved adapter merged into it."""
+    """The student's model in the data type of training, with a saved adapter merged into it.
+
+    That is done on the CPU: the weights in float32 need not fit beside what a GPU still holds.
+    """
     from peft import PeftModel
 
-    model = dataclasses.replace(student, dtype=config.train_dtype).model
-    with _without_deprecations():
+    model = dataclasses.replace(student, dtype=config.train_dtype).load("cpu")
+    with whole_models(), _without_deprecations():
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
 
 

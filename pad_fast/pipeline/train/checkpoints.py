@@ -34,9 +34,10 @@ class Checksums(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and (checkpoint / STATE).is_file():
-            names = [STATE, *_weights(checkpoint)]
-            plain = [name for name in names if Path(name).suffix in (".json", ".safetensors")]
-            found = {name: file_digest(checkpoint / name) for name in plain}
+            paths = [checkpoint / name for name in (STATE, *_weights(checkpoint))]
+            plain = [path for path in paths if path.suffix in (".json", ".safetensors")]
+            # DeepSpeed and FSDP may keep the weights in folders of their own.
+            found = {path.name: file_digest(path) for path in plain if path.is_file()}
             write_json(checkpoint / CHECKSUMS, found)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 from pathlib import Path
 
 from transformers import Trainer
 
+from pad_fast.device import release_cached_memory
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.train.adapter import merged
@@ -15,6 +17,8 @@ from pad_fast.pipeline.train.checkpoints import STATE, step_folders
 from pad_fast.pipeline.whole_files import replacing
 
 ADAPTER = "adapter"  # next to the student's folder
+# By which names a trainer, and what calls its callbacks, hold what takes memory.
+HELD = {"model", "model_wrapped", "deepspeed", "optimizer", "lr_scheduler"}
 
 
 def save_student(
@@ -32,7 +36,7 @@ def save_student(
     if run.config.use_peft:
         _save_whole(trainer, run, target.parent / ADAPTER)
         run.ranks.wait()  # nobody gathers any more
-        _release(trainer)  # the merged one needs the memory
+        _release(trainer)
         if run.ranks.is_main:
             with replacing(target) as temporary:
                 merged(run.config, before, target.parent / ADAPTER).save_pretrained(temporary)
@@ -56,9 +60,12 @@ def _save_whole(trainer: Trainer, run: RunContext, target: Path, card: str | Non
 
 def _release(trainer: Trainer) -> None:
     """Drop a trainer's model with its wrappers, gradients and optimizer, on all ranks."""
-    for name in ("model", "model_wrapped", "optimizer", "lr_scheduler"):
-        setattr(trainer, name, None)
+    for holder in (trainer, trainer.callback_handler):
+        for name in HELD & vars(holder).keys():
+            setattr(holder, name, None)
     trainer.accelerator.free_memory()
+    gc.collect()  # wrappers and hooks refer to one another
+    release_cached_memory()
 
 
 def _add_texts(trainer: Trainer, folder: Path, card: str | None) -> None:

@@ -63,6 +63,27 @@ def test_it_starts_answers_and_ends_with_all_its_processes(server):
     assert time.monotonic() - start < 10, "the server heard SIGTERM"
 
 
+@pytest.mark.parametrize("threads", ["1", "8"])
+def test_it_takes_no_part_in_the_runs_launch(tmp_path, monkeypatch, threads):
+    names = (
+        "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT GROUP_RANK ROLE_NAME "
+        "TORCHELASTIC_USE_AGENT_STORE TORCHELASTIC_RUN_ID TORCH_DISABLE_SHARE_RDZV_TCP_STORE "
+        "ACCELERATE_USE_FSDP FSDP_VERSION PARALLELISM_CONFIG_TP_SIZE"
+    )
+    launched = dict.fromkeys(names.split(), "1")
+    users = {"RANKING": "1", "CUDA_VISIBLE_DEVICES": "7", "HF_TOKEN": "secret"}
+    for name, value in (launched | users | {"OMP_NUM_THREADS": threads}).items():
+        monkeypatch.setenv(name, value)
+    server = OwnServer("env # {model} {port}", "m", tmp_path / "log", 30.0)
+    server.start()
+    server._process.wait(10)
+    server.stop()
+    found = dict(line.split("=", 1) for line in server.log.read_text().splitlines() if "=" in line)
+    assert not launched.keys() & found.keys()
+    assert users.items() <= found.items()
+    assert found.get("OMP_NUM_THREADS") == (None if threads == "1" else "8")  # 8 is the user's
+
+
 def test_one_that_ends_is_started_again_three_times(server):
     server.start()
     for start in range(2, 5):

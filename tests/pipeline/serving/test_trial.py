@@ -10,6 +10,7 @@ import worlds
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.serving.dialects import ServerError
 from pad_fast.pipeline.serving.pool import KEY, Limits, Pool
+from pad_fast.pipeline.serving.served_weights import Probe
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 from pad_fast.pipeline.serving.trial import try_out
 
@@ -157,6 +158,14 @@ def test_servers_of_different_weights(stub_of, engine_of, world):
     other.load(world / "student")
     with pytest.raises(ServerError, match=r"gives other log-probabilities than .* serve the same"):
         try_out(engine_of(stub_of(served_as="teacher"), other))
+
+
+def test_weights_are_told_apart_by_the_ends_of_prompts():
+    """With many processes each has one CPU thread."""
+    sampled = {"prompt_ids": list(range(1800)), "completion_ids": [[], [7, 8]]}
+    probe = Probe.of([sampled, {"prompt_ids": list(range(400))}, {"prompt_ids": [1, 2, 3, 4]}])
+    assert probe.prompts == [list(range(1672, 1800)), list(range(72, 200)), [1, 2]]
+    assert probe.responses == [[[7, 8]], [list(range(200, 264))], [[3, 4]]]
 
 
 def test_the_key_is_sent_and_asked_for(stub_of, engine_of, monkeypatch):
