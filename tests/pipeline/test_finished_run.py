@@ -35,7 +35,7 @@ def test_run_folder_holds_what_it_promises(finished):
         )
         assert not (run / f"round-{round:02d}" / "trainer").exists()
         card = (run / f"round-{round:02d}" / "student" / "README.md").read_text()
-        assert f"round {round} of a run; in each 3 responses a prompt" in card
+        assert f"round {round} of a run; its responses, up to 3 a prompt, are sampled from" in card
         assert str(finished) not in card
     assert len({row["prompt_id"] for row in read_rows(run / "round-01" / "scores")}) == 8
     manifest = json.loads((run / "run.json").read_text())

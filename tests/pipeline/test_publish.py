@@ -14,12 +14,16 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard, RepoUrl
 
 from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.dry_build import _check_hub
 from pad_fast.pipeline.hub import hub_name
 from pad_fast.pipeline.publish import model_card, upload
+from pad_fast.pipeline.publish.dataset_card import write_dataset
 from pad_fast.pipeline.publish.model_card import metadata, update_card
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.train.train_round import _card_note
 from pad_fast.pipeline.whole_files import read_json, read_rows
+from pad_fast.report.wording import RATER
 
 
 def context(finished: Path, *flags: str, **names: str) -> RunContext:
@@ -169,6 +173,27 @@ def test_the_dataset_card_is_what_the_dataset_holds(finished, api, tmp_path):
     assert sizes == {"round_01": 8, "round_02": 8}
     assert 'load_dataset("me/asked", "responses")' in card.text
     assert "scored by the teacher teacher" in card.text
+
+
+def test_the_cards_of_given_responses_name_their_source_and_who_scored(
+    finished, tmp_path, monkeypatch
+):
+    names = {"responses": "me/given", "heldout": "me/held-out", "hub_dataset_id": "me/scored"}
+    run = context(finished, **{**HUB, "prompts": None, **names})
+    run.__dict__["teacher"] = Checkpoint("teacher", HUB["teacher"])
+    write_dataset(run, tmp_path)
+    card = DatasetCard.load(tmp_path / "README.md")
+    assert (
+        "Groups of up to 3 responses to a prompt, those of me/given, scored by the teacher "
+        "google/gemma-2-9b-it, and from round 2 on sampled from google/gemma-2-2b in training at "
+        "temperature 1.0 and scored by the teacher google/gemma-2-9b-it, for"
+    ) in card.text
+    assert card.data.source_datasets == ["me/given", "me/held-out"]
+    assert "its responses, up to 3 a prompt, are those of me/given, scored by" in _card_note(run, 1)
+    manifest = {**run.folder.manifest(), "judge": RATER}
+    monkeypatch.setattr(run.folder, "manifest", lambda: manifest)
+    assert "those of me/given, with the scores that came with them." in _card_note(run, 1)
+    assert _card_note(run, 2).endswith("and scored by the teacher google/gemma-2-9b-it.")
 
 
 def test_without_a_name_for_them_responses_stay_here(finished, api):

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCardData
 from pad_fast.files.own_files import read_table, write_table
 from pad_fast.pipeline.evaluate.heldout import groups_folder
 from pad_fast.pipeline.hub import hub_name
-from pad_fast.pipeline.publish.model_card import markdown
+from pad_fast.pipeline.publish.model_card import markdown, named, responses_in_words
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.whole_files import shard_paths
 
@@ -86,12 +86,13 @@ def _copy(source: Path, target: Path) -> tuple[int, int, pa.Schema]:
 
 def _metadata(run: RunContext, rows: int) -> DatasetCardData:
     name = str(run.config.hub_dataset_id).rpartition("/")[2]
-    source = hub_name(run.config.prompts)
+    config = run.config
+    sources = [hub_name(source) for source in (config.prompts, config.responses, config.heldout)]
     return DatasetCardData(
         pretty_name=name,
         task_categories=["text-generation"],
         tags=["pad-fast", "preference", "distillation"],
-        source_datasets=None if source is None else [source],
+        source_datasets=list(dict.fromkeys(filter(None, sources))) or None,
         size_categories=[next((text for most, text in SIZES if rows < most), "n>1M")],
     )
 
@@ -100,18 +101,16 @@ def _body(run: RunContext, configs: list[str]) -> Iterator[str]:
     name, judge = str(run.config.hub_dataset_id), run.folder.manifest().get("judge", "teacher")
     unit = "in nats" if run.training.normalize == "sum" else "in nats per token"
     unit = unit if judge == "teacher" else "in its own unit"
-    models = {"student": run.config.student, "teacher": run.config.teacher}
-    names = {
-        role: hub_name(source) or Path(source).name for role, source in models.items() if source
-    }
-    scored_by = names.get("teacher", "") if judge == "teacher" else ""
+    student = f"{named(str(run.config.student))} in training"
+    responses = responses_in_words(run, 1, student)
+    if run.config.responses and run.config.rounds > 1:
+        responses += f", and from round 2 on {responses_in_words(run, 2, student)}"
     yield f"# {name.rpartition('/')[2]}"
     yield ""
     yield (
-        f"Groups of {run.config.responses_per_prompt} responses to a prompt, sampled from "
-        f"{names['student']} in training and scored by the "
-        f"{' '.join(filter(None, (judge, scored_by)))}, for "
-        "Preference-Aligned Distillation ([PAD](https://arxiv.org/abs/2502.14272)) with pad-fast."
+        f"Groups of up to {run.config.responses_per_prompt} responses to a prompt, {responses}, "
+        "for Preference-Aligned Distillation ([PAD](https://arxiv.org/abs/2502.14272)) with "
+        "pad-fast."
     )
     yield ""
     yield from (f"- `{config}`: {SPLITS[config]}" for config in configs)

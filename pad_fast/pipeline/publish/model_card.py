@@ -19,7 +19,7 @@ from pad_fast.evaluation.reported_metrics import METRICS, Metric, in_text, is_me
 from pad_fast.pipeline.hub import hub_name
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.whole_files import read_json, replacing
-from pad_fast.report.wording import worded
+from pad_fast.report.wording import RATER, worded
 from pad_fast.training.model_card import TAGS
 
 EVALUATION, CITATION = "\n## Evaluation\n", "\n## Citation\n"
@@ -85,6 +85,30 @@ def metadata(run: RunContext, name: str) -> ModelCardData:
         eval_results=results or None,
         model_name=_title(run) if results else None,
     )
+
+
+def named(source: str) -> str:
+    """What others call a model or dataset: its name on the Hub, or that of its file or folder."""
+    return hub_name(source) or Path(source).name
+
+
+def responses_in_words(run: RunContext, round: int, student: str) -> str:
+    """Where a round's responses come from and who scored them, after "the responses are".
+
+    Args:
+        run: of which the manifest is written.
+        round: the round.
+        student: what the student is called that sampled, if they are not given.
+    """
+    config, judge = run.config, run.judge
+    given = round == 1 and config.responses
+    if judge is None or (given and _judge(run) == RATER):
+        scored = "with the scores that came with them"
+    else:
+        scored = f"scored by the {judge.role.replace('_', ' ')} {named(judge.path)}"
+    if given:
+        return f"those of {named(given)}, {scored}"
+    return f"sampled from {student} at temperature {config.temperature} and {scored}"
 
 
 def read_evaluation(run: RunContext, name: str) -> Row:
@@ -166,8 +190,10 @@ def _versions(run: RunContext) -> Iterator[list[str]]:
     for role in ("student", "teacher", "reward_model"):
         if (source := getattr(run.config, role)) is not None:
             commit = manifest.get("models", {}).get(role, {}).get("commit")
-            name = hub_name(source) or Path(source).name
-            yield [role.replace("_", " "), name + (f", revision {commit}" if commit else "")]
+            yield [
+                role.replace("_", " "),
+                named(source) + (f", revision {commit}" if commit else ""),
+            ]
     yield ["seed", str(run.config.seed)]
     yield from ([name, str(version)] for name, version in manifest.get("versions", {}).items())
 

@@ -15,7 +15,7 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.compared import folder_of, phase_of
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.phases import TRAIN
-from pad_fast.pipeline.publish.model_card import with_metadata
+from pad_fast.pipeline.publish.model_card import responses_in_words, with_metadata
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
@@ -123,20 +123,11 @@ def may_leave_weights_unused(config: Any) -> bool:
 
 
 def _card_note(run: RunContext, round: int) -> str:
-    config = run.config
-    if run.judge is None:
-        scored = "with the scores that came with them"
-    else:
-        name = run.judge.role.replace("_", " ")
-        scored = f"scored by the {name} {Path(run.judge.path).name}"
-    if round == 1 and config.responses:
-        responses = f"its responses are those of {Path(config.responses).name}, {scored}"
-    else:
-        responses = (
-            f"in each {config.num_generations} responses a prompt were sampled from it at "
-            f"temperature {config.temperature} and {scored}"
-        )
-    return f"This is round {round} of a run; {responses}."
+    count = run.config.responses_per_prompt
+    responses = responses_in_words(run, round, "the student of the round before")
+    return (
+        f"This is round {round} of a run; its responses, up to {count} a prompt, are {responses}."
+    )
 
 
 class StepsOnBar(TrainerCallback):
