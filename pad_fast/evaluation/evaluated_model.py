@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pad_fast.evaluation.agreement import ranking_agreement
 from pad_fast.evaluation.answers import RULES
-from pad_fast.files.stored_rows import Row, column, take
+from pad_fast.files.stored_rows import Row
 
 PROMPTS_AT_A_TIME = 4096  # whose pairs of responses are compared together
 Rewards = Sequence[Sequence[float | None]]  # (P, N); None for a response that is not scored
@@ -43,8 +43,7 @@ class RewardPair:
 
     def agreement(self, name: str) -> float | None:
         """The mean of a number of :func:`ranking_agreement`; None if no prompt counts."""
-        value = self._by_prompt[name].nanmean().item()
-        return None if math.isnan(value) else value
+        return mean(value for value in self.by_prompt(name) if not math.isnan(value))
 
     def by_prompt(self, name: str) -> list[float]:
         """A number of :func:`ranking_agreement` for each prompt; NaN for one that has none."""
@@ -53,7 +52,7 @@ class RewardPair:
 
     def taus(self) -> list[float]:
         """Kendall's tau-b of each prompt that the teacher ranks."""
-        return [tau for tau in self._by_prompt["kendall_tau"].tolist() if not math.isnan(tau)]
+        return [tau for tau in self.by_prompt("kendall_tau") if not math.isnan(tau)]
 
 
 @dataclass(frozen=True)
@@ -82,40 +81,28 @@ class Evaluated:
     judged: Rewards = ()
     rule: str = "exact"
 
-    def skills(self) -> list[str]:
-        """The skills of the prompts that have an answer."""
-        return sorted(
-            {row["skill"] for row in self.greedy if row["skill"] is not None and _has_answer(row)}
-        )
+    def skills(self) -> dict[str, list[int]]:
+        """The places of each skill's prompts, of the skills of which a prompt has an answer."""
+        places: dict[str, list[int]] = {}
+        answered = set()
+        for place, row in enumerate(self.greedy):
+            if row["skill"] is not None:
+                places.setdefault(row["skill"], []).append(place)
+                answered |= {row["skill"]} if _has_answer(row) else set()
+        return {skill: places[skill] for skill in sorted(answered)}
 
     def teacher_rewards(self) -> Iterator[float | None]:
         """The teacher's mean reward of each prompt's samples; None where it could read none."""
         for group in self.judged:
             yield mean(value for value in group if value is not None)
 
-    def of_skill(self, skill: str) -> Evaluated:
-        """The responses to the prompts of one skill, without the rest of the record."""
-        greedy, sampled = (
-            take(rows, [i for i, own in enumerate(column(rows, "skill")) if own == skill])
-            for rows in (self.greedy, self.sampled)
-        )
-        return Evaluated(greedy, sampled, rule=self.rule)
-
 
 def accuracy_by_prompt(rows: Iterable[Row], rule: str = "exact") -> Iterator[float | None]:
     """The share of each prompt's responses that are right; None for one without an answer."""
-    return (accuracy([row], rule) for row in rows)
-
-
-def accuracy(rows: Iterable[Row], rule: str = "exact") -> float | None:
-    """The share of responses that are right by a rule, of those to prompts that have an answer."""
     is_right = RULES[rule].is_right
-    return mean(
-        float(is_right(text, row["answer"]))
-        for row in rows
-        if _has_answer(row)
-        for text in row["completions"]
-    )
+    for row in rows:
+        texts = row["completions"] if _has_answer(row) else []
+        yield mean(float(is_right(text, row["answer"])) for text in texts)
 
 
 def mean(values: Iterable[float]) -> float | None:

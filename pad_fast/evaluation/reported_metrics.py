@@ -16,7 +16,6 @@ import numpy as np
 from pad_fast.evaluation.evaluated_model import (
     Evaluated,
     Row,
-    accuracy,
     accuracy_by_prompt,
     mean,
 )
@@ -30,8 +29,8 @@ class Metric:
     Args:
         key: the name in evaluation files.
         label: the column's heading on the report's page.
-        measure: computes the value from what a model was evaluated on; None where it does not
-            apply.
+        measure: computes the value from what a model was evaluated on, None where it does not
+            apply; by default it is the mean of those that ``by_prompt`` gives.
         heading: the column's heading in tables of text; ``label`` if empty.
         narrow: the heading in the terminal, on two lines; ``heading`` if empty.
         percent: whether the value is a share, to be shown in percent.
@@ -40,15 +39,15 @@ class Metric:
         headline: whether the metric has a tile at the top of the page.
         detail: whether only the page shows it, and not the terminal's and the demo's tables.
         by_skill: whether it is also measured on the prompts of each skill.
-        by_prompt: computes the value of each prompt, whose mean the metric is; None where its
-            interval is not known.
+        by_prompt: computes the value of each prompt, None for one that does not count; without it
+            the metric has no interval.
         picture: the name of a :class:`pad_fast.report.pictures.RoundPicture` with a curve of it.
         curve: the label of that curve; ``heading`` if empty.
     """
 
     key: str
     label: str
-    measure: Callable[[Evaluated], float | None]
+    measure: Callable[[Evaluated], float | None] | None = None
     heading: str = ""
     narrow: str = ""
     percent: bool = False
@@ -90,15 +89,39 @@ def is_measured(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def measure(evaluated: Evaluated) -> Row:
-    """Every metric of a model by its key, and under ``skills`` those that are measured by skill."""
-    found: Row = {metric.key: metric.measure(evaluated) for metric in METRICS.values()}
-    found["skills"] = {skill: _of_skill(evaluated.of_skill(skill)) for skill in evaluated.skills()}
+def measure(evaluated: Evaluated, by_prompt: Mapping[str, Values] | None = None) -> Row:
+    """Every metric of a model by its key, and under ``skills`` those that are measured by skill.
+
+    Args:
+        evaluated: what the model was evaluated on.
+        by_prompt: what :func:`values_by_prompt` found of it; by default it is called.
+    """
+    values = values_by_prompt(evaluated) if by_prompt is None else by_prompt
+    found: Row = {
+        metric.key: metric.measure(evaluated) if metric.measure else _mean(values.get(metric.key))
+        for metric in METRICS.values()
+    }
+    kept = [metric.key for metric in METRICS.values() if metric.by_skill]
+    found["skills"] = {
+        skill: {**{key: _mean(values.get(key), places) for key in kept}, "count": len(places)}
+        for skill, places in evaluated.skills().items()
+    }
     return found
 
 
+def _mean(values: Values | None, places: Sequence[int] | None = None) -> float | None:
+    """The mean of the values that are known, of all prompts or of those at some places."""
+    if values is None:
+        return None
+    chosen = values if places is None else values[places]
+    return mean(chosen[np.isfinite(chosen)])
+
+
 def values_by_prompt(evaluated: Evaluated) -> dict[str, Values]:
-    """The metrics of each prompt, (P,) in the order of the greedy responses, NaN for none."""
+    """The metrics of each prompt, (P,) in the order of the greedy responses, NaN for none.
+
+    Those that no prompt has are left out.
+    """
     found = {
         metric.key: np.fromiter(
             (math.nan if value is None else value for value in metric.by_prompt(evaluated)),
@@ -107,11 +130,7 @@ def values_by_prompt(evaluated: Evaluated) -> dict[str, Values]:
         for metric in METRICS.values()
         if metric.by_prompt is not None
     }
-    return {
-        key: values
-        for key, values in found.items()
-        if len(values) == len(evaluated.greedy) and np.isfinite(values).any()
-    }
+    return {key: values for key, values in found.items() if np.isfinite(values).any()}
 
 
 def intervals(by_prompt: Mapping[str, Values]) -> dict[str, Interval]:
@@ -140,42 +159,8 @@ def is_headline(metric: Metric, rows: Sequence[Row]) -> bool:
     return metric.headline and not (metric.key == TEACHER_REWARD and judged)
 
 
-def _of_skill(evaluated: Evaluated) -> Row:
-    kept = [metric for metric in METRICS.values() if metric.by_skill]
-    found: Row = {metric.key: metric.measure(evaluated) for metric in kept}
-    return {**found, "count": len(evaluated.greedy)}
-
-
-def _greedy_accuracy(evaluated: Evaluated) -> float | None:
-    return accuracy(evaluated.greedy, evaluated.rule)
-
-
-def _sampled_accuracy(evaluated: Evaluated) -> float | None:
-    return accuracy(evaluated.sampled, evaluated.rule)
-
-
-def _loss(evaluated: Evaluated) -> float | None:
-    return mean(loss for loss in evaluated.losses if loss is not None)
-
-
-def _mean_length(evaluated: Evaluated) -> float | None:
-    return mean(len(row["completion_ids"][0]) for row in evaluated.greedy)
-
-
-def _teacher_reward(evaluated: Evaluated) -> float | None:
-    return mean(value for group in evaluated.judged for value in group if value is not None)
-
-
 def _lengths(evaluated: Evaluated) -> Iterator[float]:
     return (len(row["completion_ids"][0]) for row in evaluated.greedy)
-
-
-def _fixed(name: str) -> Callable[[Evaluated], float | None]:
-    return lambda evaluated: evaluated.fixed.agreement(name) if evaluated.fixed else None
-
-
-def _fresh(name: str) -> Callable[[Evaluated], float | None]:
-    return lambda evaluated: evaluated.fresh.agreement(name) if evaluated.fresh else None
 
 
 def _sampling(name: str) -> Callable[[Evaluated], float | None]:
@@ -199,7 +184,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "greedy_accuracy",
             "Greedy accuracy",
-            _greedy_accuracy,
             heading="right, greedy",
             narrow="right\ngreedy",
             percent=True,
@@ -214,7 +198,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "sampled_accuracy",
             "Sampled accuracy",
-            _sampled_accuracy,
             heading="right, sampled",
             narrow="right\nsampled",
             percent=True,
@@ -229,7 +212,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             TEACHER_REWARD,
             "Teacher's reward",
-            _teacher_reward,
             heading="teacher's reward, fresh samples",
             narrow="teacher's\nreward",
             better=1,
@@ -242,7 +224,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "kendall_tau",
             "Kendall τ",
-            _fixed("kendall_tau"),
             heading="tau, fixed groups",
             narrow="tau\nfixed",
             better=1,
@@ -254,7 +235,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "top1",
             "Top-1",
-            _fixed("top1"),
             heading="top-1, fixed groups",
             narrow="top-1\nfixed",
             percent=True,
@@ -266,7 +246,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "fresh_kendall_tau",
             "τ, fresh samples",
-            _fresh("kendall_tau"),
             heading="tau, fresh samples",
             narrow="tau\nfresh",
             better=1,
@@ -277,7 +256,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "fresh_top1",
             "Top-1, fresh",
-            _fresh("top1"),
             heading="top-1, fresh samples",
             narrow="top-1\nfresh",
             percent=True,
@@ -289,7 +267,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "ppd_loss",
             "Loss",
-            _loss,
             heading="loss, fixed groups",
             narrow="loss\nfixed",
             better=-1,
@@ -301,7 +278,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "mean_length",
             "Mean length",
-            _mean_length,
             heading="mean tokens",
             narrow="mean\ntokens",
             digits=1,

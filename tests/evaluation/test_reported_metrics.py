@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks import demo
 from pad_fast import cli
 from pad_fast.evaluation import reported_metrics
+from pad_fast.evaluation.answers import RULES, Rule
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
 from pad_fast.evaluation.reported_metrics import METRICS, Metric
 from pad_fast.pipeline.evaluate.summary import print_table
@@ -93,6 +94,20 @@ def test_accuracies_by_hand():
     assert found["skills"] == {}
 
 
+def test_each_response_is_graded_once(monkeypatch):
+    graded = []
+
+    def is_right(text, answer):
+        graded.append(text)
+        return text == answer
+
+    monkeypatch.setitem(RULES, "exact", Rule("equal", is_right))
+    evaluated = Evaluated([row("4", "sum", "4")], [row("4", "sum", "4", "5")])
+    found = reported_metrics.measure(evaluated, reported_metrics.values_by_prompt(evaluated))
+    assert found["skills"] == {"sum": {"greedy_accuracy": 1, "sampled_accuracy": 0.5, "count": 1}}
+    assert graded == ["4", "4", "5"]
+
+
 def test_a_students_metrics_by_hand():
     fixed = RewardPair([[3.0, 2.0, 1.0], [0.0, 1.0, 2.0]], [[3.0, 1.0, 2.0], [5.0, None, 7.0]])
     fresh = RewardPair([[1.0, 2.0]], [[2.0, 1.0]])
@@ -115,6 +130,14 @@ def test_a_students_metrics_by_hand():
         "clipped_ratio": 0.125,
         "skills": {},
     }
+
+
+def test_each_prompt_counts_once_however_many_of_its_responses_are_scored():
+    rows = [row(None, None, "a", "b", "c", "d")] * 2
+    found = reported_metrics.measure(
+        Evaluated(rows, rows, judged=[[-1.0, None, None, None], [-3.0] * 4])
+    )
+    assert found["teacher_reward"] == -2.0
 
 
 def test_what_does_not_apply_to_the_teacher_is_none():

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from prompt_rows import read_prompts
 
-from pad_fast.evaluation.evaluated_model import accuracy
+from pad_fast.evaluation.evaluated_model import accuracy_by_prompt
 from pad_fast.pipeline.cells import cell_text
 
 
@@ -68,8 +68,8 @@ def test_a_blank_cell_is_no_answer(tmp_path):
     assert [row["skill"] for row in rows] == ["sum", None, "sum"]
     said = ["#### 5", "hello", "It is 1,233"]
     greedy = [{**row, "completions": [text]} for row, text in zip(rows, said, strict=True)]
-    assert accuracy(greedy) == 0.5  # over the two that have an answer
-    assert accuracy(greedy, "flexible-extract") == 0.5
+    for rule in ("exact", "flexible-extract"):
+        assert list(accuracy_by_prompt(greedy, rule)) == [1.0, None, 0.0]
 
 
 def test_an_answer_beside_a_gap_is_no_float(tmp_path):

@@ -231,7 +231,7 @@ def _write(run: RunContext, subject: Subject) -> None:
             zip(evaluated.greedy, rewards, evaluated.losses or unknown, strict=False)
         )
     )
-    measured = reported_metrics.measure(evaluated)
+    measured = reported_metrics.measure(evaluated, by_prompt)
     path = run.folder.evaluation(subject.name)
     write_rows(path.with_suffix(".parquet"), rows)
     run.metrics.add(subject.round, 0, "evaluate", {"name": subject.name, **measured})

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pad_fast.evaluation import model_names
-from pad_fast.evaluation.evaluated_model import accuracy, accuracy_by_prompt, mean
+from pad_fast.evaluation.evaluated_model import accuracy_by_prompt, mean
 from pad_fast.evaluation.intervals import mean_interval
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
@@ -59,11 +59,10 @@ def validate(run: RunContext, round: int) -> None:
             continue
         folder = sample_validation(run, each)
         greedy, rule = folder / "greedy", run.config.answer_rule
-        values = list(accuracy_by_prompt(iter_rows(greedy), rule))
-        value, metric = accuracy(iter_rows(greedy), rule), ACCURACY
-        if value is None:
-            values = _teacher_rewards(run, folder)
-            value, metric = mean(reward for reward in values if reward is not None), REWARD
+        values, metric = list(accuracy_by_prompt(iter_rows(greedy), rule)), ACCURACY
+        if all(value is None for value in values):
+            values, metric = _teacher_rewards(run, folder), REWARD
+        value = mean(value for value in values if value is not None)
         found: Row = {"round": each, "metric": metric, "value": value}
         found["interval"] = mean_interval(np.array(values, np.float64))  # None becomes NaN
         run.metrics.add(each, 0, "validate", {"name": path.stem, metric: value})
