@@ -74,15 +74,22 @@ def _shards(run: RunContext, count: int, folder: Path) -> Iterator[Path]:
     return shard_files(count, folder, run.config.shard_size)
 
 
-def subjects(run: RunContext, round: int) -> list[Subject]:
-    """The models that are evaluated with a round, and asked the benchmarks."""
+def subjects(run: RunContext, round: int, baseline: bool | None = None) -> list[Subject]:
+    """The models that are evaluated with a round, and asked the benchmarks.
+
+    Args:
+        run: the run.
+        round: the round.
+        baseline: whether the baseline is among them; by default :func:`with_baseline` says it.
+    """
+    baseline = with_baseline(run, round) if baseline is None else baseline
     found = [Subject(model_names.student(round), round, run.student(round))]
     if round == 1:
         found.insert(0, heldout.base(run))
         if run.config.teacher:
             judged = not run.has_answers  # else its right answers say what it can do
             found.insert(0, Subject(model_names.TEACHER, 0, run.teacher, judges_itself=judged))
-    if with_baseline(run, round):
+    if baseline:
         found.append(Subject(model_names.SEQKD, round, run.trained(seqkd_student(run))))
     for name in run.config.methods:
         found.append(Subject(name, round, run.trained(compared_student(run, name))))

@@ -105,7 +105,7 @@ def score(run: RunContext, round: int) -> None:
     The first round begins with the responses to the held-out prompts.
     """
     folder, rows, size = run.folder.round(round), run.round_rows(round), run.config.shard_size
-    if unfinished(rows, folder / "samples", size):
+    if run.ranks.agree(unfinished(rows, folder / "samples", size)):
         raise ValueError(f"score: round {round} is not sampled yet; give `pad-fast sample` first")
     groups = heldout.groups_folder(run)
     if round == 1:
@@ -143,7 +143,8 @@ def _keep_given_scores(run: RunContext, groups: Path, folder: Path) -> None:
 
 def train(run: RunContext, round: int) -> None:
     """Train the round's student and the methods beside it, after the last round the baseline."""
-    if unfinished(run.round_rows(round), run.folder.round(round) / "scores", run.config.shard_size):
+    rows, scores = run.round_rows(round), run.folder.round(round) / "scores"
+    if run.ranks.agree(unfinished(rows, scores, run.config.shard_size)):
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
     if run.ranks.agree(not run.folder.student(round).exists()):
         train_round(run, round)
@@ -155,10 +156,10 @@ def train(run: RunContext, round: int) -> None:
             train_compared(run, name)
             run.student(0).free()
         run.ranks.on_main(partial(keep, compared_student(run, name), name))
-    if with_baseline(run, round):
-        sample_answers(run)
+    if run.ranks.agree(with_baseline(run, round)):
+        sample_answers(run, round)
         if run.ranks.agree(not seqkd_student(run).exists()):
-            train_seqkd(run)
+            train_seqkd(run, round)
             run.student(0).free()
         run.ranks.on_main(partial(keep, seqkd_student(run), model_names.SEQKD))
 
@@ -168,13 +169,14 @@ def evaluate(run: RunContext, round: int) -> None:
 
     The first round also evaluates the teacher and the base student, the last one the baseline.
     """
-    if not is_trained(run, round):
+    if not run.ranks.agree(is_trained(run, round)):
         raise ValueError(f"evaluate: round {round} is not trained yet; give `pad-fast train` first")
-    models = subjects(run, round)  # before the validation, which may make the round the last one
+    # Before the validation, which may make the round the last one.
+    models = subjects(run, round, run.ranks.agree(with_baseline(run, round)))
     validation.validate(run, round)
     if run.heldout_rows:
         heldout.evaluate(run, models)
-    run.ranks.on_main(lambda: RunBenchmarks(run).do(subjects(run, round)))
+    run.ranks.on_main(lambda: RunBenchmarks(run).do(models))
     student = run.folder.student(round)
     run.ranks.on_main(lambda: update_card(run, student, model_names.student(round)))
 
@@ -187,8 +189,9 @@ def phase_function(name: str) -> Callable[[RunContext, int], None]:
 def run_phase(settings: Settings, phase: str) -> None:
     """Do one phase of the first round that is not finished."""
     with _opened(settings, trains=phase != EVALUATE.name) as run:
-        last = validation.last_round(run)
-        round = next((r for r in range(1, last + 1) if not is_finished(run, r)), None)
+        last = run.ranks.agree(validation.last_round(run))
+        left = (r for r in range(1, last + 1) if not is_finished(run, r))
+        round = run.ranks.agree(next(left, None))
         if round is None:
             more = "rounds" if last == run.config.rounds else "patience"
             print(f"{phase}: all {last} rounds are finished; raise {more} to go on")
@@ -207,7 +210,8 @@ def run_all(settings: Settings) -> Path:
         The report's path.
     """
     with _opened(settings) as run:
-        if not all(is_finished(run, round) for round in range(1, run.config.rounds + 1)):
+        finished = all(is_finished(run, round) for round in range(1, run.config.rounds + 1))
+        if not run.ranks.agree(finished):
             run.try_servers()
             compile_ahead(run)
         for round in range(1, run.config.rounds + 1):

@@ -16,7 +16,6 @@ from transformers import DataCollatorForSeq2Seq
 
 from pad_fast.files.stored_rows import Rows, changed, take
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.evaluate.validation import last_round
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.sample.teacher_answers import with_ids_of
@@ -31,15 +30,15 @@ from pad_fast.training.resumed_log import ResumableLog
 IGNORED = -100  # the label of a token that no loss counts
 
 
-def answer_rows(run: RunContext) -> Rows:
-    """Each prompt of the run once, with the teacher's ``prompt_ids``."""
-    rows = take(run.train_rows, run.places_until(last_round(run)))
+def answer_rows(run: RunContext, last: int) -> Rows:
+    """Each prompt of the rounds up to the last one once, with the teacher's ``prompt_ids``."""
+    rows = take(run.train_rows, run.places_until(last))
     return changed(rows, partial(with_ids_of, run.teacher))
 
 
-def sample_answers(run: RunContext) -> None:
-    """Write the teacher's answers that the folder ``seqkd/answers`` lacks."""
-    folder, rows = run.folder.seqkd / "answers", answer_rows(run)
+def sample_answers(run: RunContext, last: int) -> None:
+    """Write the teacher's answers that the folder ``seqkd/answers`` lacks, up to the last round."""
+    folder, rows = run.folder.seqkd / "answers", answer_rows(run, last)
     if run.ranks.agree(unfinished(rows, folder, run.config.shard_size)):
         seed = round_seed(run.config.seed, 0, "seqkd")
         title, ranks = "SeqKD · teacher's answers", run.workers(run.teacher)
@@ -55,10 +54,10 @@ def steps_of(student: Path) -> int:
     return int(read_json(student / STATE)["global_step"])
 
 
-def train_seqkd(run: RunContext) -> None:
-    """Train the student of the folder ``seqkd`` on the teacher's answers."""
+def train_seqkd(run: RunContext, last: int) -> None:
+    """Train the student of the folder ``seqkd`` on the teacher's answers, after the last round."""
     folder, student = run.folder.seqkd, run.student(0)
-    steps = sum(steps_of(run.folder.student(r)) for r in range(1, last_round(run) + 1))
+    steps = sum(steps_of(run.folder.student(r)) for r in range(1, last + 1))
     seed = round_seed(run.config.seed, 0, "train")
     args = training_args(run, student, folder / "trainer", seed, max_steps=steps)
     examples = map(partial(example, student), iter_rows(folder / "answers"))
