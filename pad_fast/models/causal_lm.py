@@ -70,6 +70,12 @@ def model_window(model: nn.Module) -> int | None:
     return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
 
 
+def is_spread(model: Any) -> bool:
+    """Whether the model's device_map puts its layers on several devices, offloading apart."""
+    places = getattr(model, "hf_device_map", None) or {}
+    return len(set(places.values()) - {"cpu", "disk"}) > 1
+
+
 def decoder(model: PreTrainedModel) -> nn.Module:
     """The part of the model that makes its last hidden states."""
     found: Any = model.get_decoder()

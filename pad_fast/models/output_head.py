@@ -226,4 +226,6 @@ def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
         finally:
             handle.remove()
     z = nn.functional.linear(hidden * gain, head.weight, head.bias).float() * head.logit_scale
+    # A model over several devices returns its logits on that of its input.
+    own = own.to(z.device)
     return own, z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)

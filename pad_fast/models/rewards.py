@@ -92,7 +92,8 @@ def packed_rewards(
         forward: called for the model's logits in place of the model.
 
     Returns:
-        Rewards (R,), in nats per token ("sum": in nats); 0 for a response without a row.
+        Rewards (R,) on the rows' device, in nats per token ("sum": in nats); 0 for a response
+        without a row.
     """
     arguments = {
         "normalize": options.normalize,
@@ -112,29 +113,39 @@ def _apply(
     arguments: dict,
     memory_budget: MemoryBudget,
 ) -> Tensor:
-    inputs = _forward_arguments(model, packed)
+    inputs, home = _forward_arguments(model, packed), packed.input_ids.device
     if head_problem(model) is not None:
-        return operation.on_logits(*_logits(model, forward, packed, inputs), **arguments)
-    labels = packed.labels
+        logits, labels = _logits(model, forward, packed, inputs)
+        return operation.on_logits(logits, labels, **_on(logits.device, arguments)).to(home)
 
     def at_head(hidden: Tensor, head: OutputHead) -> Tensor:
-        hidden = hidden.to(head.weight.device)
+        device = head.weight.device  # another one than the rows' for a model over several devices
+        hidden, labels = hidden.to(device), packed.labels.to(device)
         # Mamba has float32 hidden states below a bfloat16 head.
         if autocast_dtype(hidden.device) is None:
             hidden = hidden.to(head.weight.dtype)
         # Every row predicts a token, so that the operation need not search for live rows.
-        every = torch.arange(len(labels), device=labels.device)
-        return operation.on_hidden(
+        every = torch.arange(len(labels), device=device)
+        found = operation.on_hidden(
             hidden,
             head.weight,
             labels,
             live_rows=every,
             memory_budget=memory_budget,
             **head.token_options(),
-            **arguments,
+            **_on(device, arguments),
         )
+        return found.to(home)
 
     return call_head(model, output_head(model), _hidden(model, packed, inputs), at_head)
+
+
+def _on(device: torch.device, arguments: dict) -> dict:
+    """The arguments with their tensors on a device."""
+    return {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in arguments.items()
+    }
 
 
 def _hidden(model: PreTrainedModel, packed: PackedRows, inputs: dict[str, Any]) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from pad_fast import device
 from pad_fast.linear_logprob.memory_budget import SHARE, MemoryBudget
-from pad_fast.models.causal_lm import causal_lm
+from pad_fast.models.causal_lm import causal_lm, is_spread
 from pad_fast.models.layout_trial import choose_layout, takes_one_row
 from pad_fast.models.neighbour_effects import sides_of
 from pad_fast.training.collator import PADCollator, live_group
@@ -52,7 +52,7 @@ def choose_slices(
     if collator.max_tokens is None:
         collator.max_tokens = args.max_tokens_per_step
     # A device that holds a part of the model has more room than the estimate knows of.
-    holds_all = accelerator.distributed_type not in SPLIT_MODELS
+    holds_all = accelerator.distributed_type not in SPLIT_MODELS and not is_spread(lm)
     memory = device.total_memory(args.device)
     if collator.max_tokens is None and memory is not None and holds_all:
         collator.max_tokens = tokens_that_fit(

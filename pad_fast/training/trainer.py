@@ -29,7 +29,7 @@ from transformers.training_args import OptimizerNames
 
 from pad_fast import device
 from pad_fast.models.auto import model_class
-from pad_fast.models.causal_lm import causal_lm, model_window, vocabulary_size
+from pad_fast.models.causal_lm import causal_lm, is_spread, model_window, vocabulary_size
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.preference.reward_inputs import counted_prompts
@@ -140,7 +140,9 @@ class PADTrainer(ResumableLog):
         model = str(model) if isinstance(model, Path) else model
         if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+        _check_one_gpu(model, args)
         student = _student(model, args, peft_config)
+        _check_one_gpu(student, args)  # a device_map may have put all layers on one
         use_cache = vars(student.config).get("use_cache")
         self._read: Any = partial(
             _prepared, reader=_reader(student, args, processing_class), args=args
@@ -573,12 +575,6 @@ def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
 def _check_args(args: PADConfig) -> None:
     if not isinstance(args, PADConfig):
         raise ValueError(f"args must be a PADConfig, got {type(args).__name__}")
-    if args.n_gpu > 1:
-        raise ValueError(
-            "PADTrainer does not run under torch.nn.DataParallel, "
-            f"got {args.n_gpu} GPUs in one process; start it with accelerate launch or torchrun, "
-            "or set CUDA_VISIBLE_DEVICES to one of them"
-        )
     loader: Any = args.accelerator_config
     if args.world_size > 1 and loader.even_batches is False:
         raise ValueError(
@@ -590,6 +586,19 @@ def _check_args(args: PADConfig) -> None:
             "accelerator_config must not have dispatch_batches: true, since the packed rows of a "
             "batch cannot be cut for several ranks; split_batches: true can"
         )
+
+
+def _check_one_gpu(model: Any, args: PADConfig) -> None:
+    """Raise ValueError for what Trainer would copy to all GPUs by torch.nn.DataParallel."""
+    options = _as_dict(args.model_init_kwargs) if isinstance(model, str) else {}
+    if args.n_gpu <= 1 or is_spread(model) or "device_map" in options:
+        return
+    raise ValueError(
+        "PADTrainer does not run under torch.nn.DataParallel, "
+        f"got {args.n_gpu} GPUs in one process; start it with accelerate launch or torchrun, set "
+        "CUDA_VISIBLE_DEVICES to one of them, or load a model that one of them cannot hold with "
+        'device_map="auto", which puts its layers on several'
+    )
 
 
 def _check_one_dataset(train_dataset: Any) -> None:

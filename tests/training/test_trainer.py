@@ -20,7 +20,9 @@ from students import (
 from transformers import TrainingArguments
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
+from pad_fast.models.causal_lm import is_spread
 from pad_fast.preference.reward_inputs import counted_prompts
+from pad_fast.training import batch_layout
 from pad_fast.training.trainer import PADTrainer
 
 pytestmark = RENAMED
@@ -173,8 +175,26 @@ def test_trainer_refuses(tmp_path):
         ValueError, match=r"does not run under torch.nn.DataParallel, got 2 GPUs in one process"
     ):
         PADTrainer(make_model(), args, make_rows(2))
+    with pytest.raises(ValueError, match=r'load a model .* with device_map="auto"'):
+        PADTrainer(_with_map(make_model(), {"": 0}), args, make_rows(2))
     long = {**GOOD, "prompt_ids": [1] * 64}  # the model's window is smaller than max_length
     with pytest.raises(
         ValueError, match="row 0: prompt must leave room for a response in max_length=64"
     ):
         PADTrainer(make_model(), make_args(tmp_path), [long])
+
+
+def _with_map(model, places):
+    model.hf_device_map = places
+    return model
+
+
+def test_a_model_over_several_gpus_is_trained_as_trainer_does(tmp_path, monkeypatch):
+    """Its parts lie where they are, and no single GPU has to hold a step."""
+    model, args = _with_map(make_model(), {"model": 0, "lm_head": 1}), make_args(tmp_path)
+    args._n_gpu = 2
+    monkeypatch.setattr(batch_layout.device, "total_memory", lambda device: 1)
+    trainer = PADTrainer(model, args, make_rows(2))
+    assert (trainer.is_model_parallel, trainer.args.n_gpu) == (True, 1)
+    assert trainer.data_collator.max_tokens is None
+    assert not is_spread(_with_map(model, {"model": 0, "lm_head": "cpu"}))
