@@ -74,6 +74,7 @@ class Dialect(ABC):
     start: str  # the command that serves a checkpoint, with {model} and {port}
     window: str  # the flag of the longest sequence
     seeds: str  # how the server is started so that it follows the seeds of requests
+    memory: str  # how the server is started so that scoring takes less memory
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -138,6 +139,7 @@ class VLLM(Dialect):
     start = "vllm serve {model} --port {port}"
     window = "--max-model-len"
     seeds = "VLLM_BATCH_INVARIANT=1"
+    memory = "--max-num-batched-tokens 2048 and a lower --gpu-memory-utilization, such as 0.8"
 
     def _body(self, prompt: Any, **changes: Any) -> dict[str, Any]:
         """Every field that the model's generation_config.json would else fill in."""
@@ -244,6 +246,10 @@ class SGLang(Dialect):
     )
     window = "--context-length"
     seeds = "--enable-deterministic-inference"
+    memory = (
+        "SGLANG_ENABLE_LOGITS_PROCESSER_CHUNK=1 in its environment, --chunked-prefill-size 2048 "
+        "and a lower --mem-fraction-static"
+    )
 
     def _body(self, ids: list[list[int]], **changes: Any) -> dict[str, Any]:
         return {

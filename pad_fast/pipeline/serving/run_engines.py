@@ -16,6 +16,7 @@ from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.server_settings import is_served, servers_of
 from pad_fast.pipeline.serving.dialects import ServerError
+from pad_fast.pipeline.serving.full_load import Load
 from pad_fast.pipeline.serving.own_server import OwnServer
 from pad_fast.pipeline.serving.pool import Limits, Pool
 from pad_fast.pipeline.serving.served_weights import Probe, difference
@@ -91,7 +92,7 @@ class RunEngines:
             urls, _ = servers_of(self.config)[checkpoint.role]
             if urls:
                 engine = self._engine(checkpoint, Pool(urls, self._limits))
-                try_out(engine, self._letters(checkpoint))
+                try_out(engine, self._letters(checkpoint), load=self._load)
 
     def close(self) -> None:
         """End the server of one's own, if one is there; its memory is free afterwards."""
@@ -104,6 +105,13 @@ class RunEngines:
     def _limits(self) -> Limits:
         config = self.config
         return Limits(config.server_concurrency, config.server_timeout, config.server_patience)
+
+    @property
+    def _load(self) -> Load:
+        """What one server scores at a time: the groups of a shard, with prompts of this length."""
+        config = self.config
+        together = min(config.server_concurrency, config.shard_size)
+        return Load(together, config.most_generations, 2 * config.max_new_tokens)
 
     def _engine(self, checkpoint: Checkpoint, pool: Pool) -> ServerEngine:
         return ServerEngine(checkpoint, self.scores.normalize, pool)
@@ -125,7 +133,7 @@ class RunEngines:
             server.start()
             server.wait()
             engine = self._engine(checkpoint, Pool([server.url], self._limits, server.revive))
-            try_out(engine, self._letters(checkpoint))
+            try_out(engine, self._letters(checkpoint), load=self._load)
         except BaseException:
             server.stop()
             raise
@@ -137,7 +145,7 @@ class RunEngines:
         if engine is None or path != checkpoint.path:
             if checkpoint.role == "teacher":
                 engine = self._engine(checkpoint, Pool(urls, self._limits))
-                try_out(engine, self._letters(checkpoint))
+                try_out(engine, self._letters(checkpoint), load=self._load)
             else:
                 engine = self._with_weights(checkpoint, urls)
             self._given[checkpoint.role] = (checkpoint.path, engine)
@@ -160,7 +168,7 @@ class RunEngines:
         while True:
             try:
                 engine = self._engine(checkpoint, Pool(urls, self._limits))
-                try_out(engine, weights=check)
+                try_out(engine, weights=check, load=self._load)
                 return engine
             except ServerError as error:
                 if not others:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.serving.dialects import Drawn, ServerError, Unreachable
+from pad_fast.pipeline.serving.full_load import Load, check_load
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 
 logger = logging.getLogger("pad_fast")
@@ -22,7 +23,10 @@ MOST_APART = 0.05  # nats a token, on average: bfloat16 stays below, a wrong tem
 
 
 def try_out(
-    engine: ServerEngine, letters: Sequence[int] = (), weights: Check = lambda single: None
+    engine: ServerEngine,
+    letters: Sequence[int] = (),
+    weights: Check = lambda single: None,
+    load: Load | None = None,
 ) -> None:
     """Ask every server of ``engine`` what a run will ask, and compare the answers.
 
@@ -35,11 +39,12 @@ def try_out(
         letters: the tokens of the multiple-choice letters, if there are questions.
         weights: called with an engine of one server at a time; raises :class:`ServerError` if that
             has other weights than it should.
+        load: what the run lets a server score at a time; None if it scores nothing.
 
     Raises:
         ServerError: something of this does not hold, or none of them answers.
     """
-    trial, pool = _Trial(engine, letters, weights), engine.pool
+    trial, pool = _Trial(engine, letters, weights, load), engine.pool
     there = [url for url in pool.urls if url not in pool.down]
     for url in there:
         try:
@@ -57,11 +62,13 @@ class _Trial:
     """The trial of one server after the other, also of those that come later.
 
     Args:
-        engine, letters, weights: see :func:`try_out`.
+        engine, letters, weights, load: see :func:`try_out`.
     """
 
-    def __init__(self, engine: ServerEngine, letters: Sequence[int], weights: Check) -> None:
-        self.engine, self.letters, self.weights = engine, letters, weights
+    def __init__(
+        self, engine: ServerEngine, letters: Sequence[int], weights: Check, load: Load | None
+    ) -> None:
+        self.engine, self.letters, self.weights, self.load = engine, letters, weights, load
         self.prompt = engine.checkpoint.prompt_ids([{"role": "user", "content": QUESTION}])
         self.known: tuple[str, Drawn] | None = None  # the first server that passed, and a response
 
@@ -74,6 +81,8 @@ class _Trial:
             self.known = url, drawn
         else:
             _check_alike(single, self.prompt, *self.known)
+        if self.load is not None:
+            check_load(single, self.load)
 
 
 def _try_one(engine: ServerEngine, prompt: list[int], letters: Sequence[int]) -> Drawn:

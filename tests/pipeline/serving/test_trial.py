@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import worlds
 
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.serving import run_engines
 from pad_fast.pipeline.serving.dialects import ServerError
+from pad_fast.pipeline.serving.full_load import Load, check_load
 from pad_fast.pipeline.serving.pool import KEY, Limits, Pool
 from pad_fast.pipeline.serving.served_weights import Probe
 from pad_fast.pipeline.serving.server_engine import ServerEngine
@@ -187,6 +191,58 @@ def test_every_server_is_tried(stub_of, engine_of):
     processed = stub_of(raw=False)
     with pytest.raises(ServerError, match=rf"{processed.url} returns log-probabilities after the"):
         try_out(engine_of(stub_of(), processed))
+
+
+def dies_of(most: int):
+    """A fault of servers that answer a step of more tokens no more, nor anything after it."""
+
+    def fault(handler, body) -> bool:
+        texts = body.get("prompt") if handler.path == "/v1/completions" else body.get("input_ids")
+        rows = texts if texts and isinstance(texts[0], list) else []
+        if sum(map(len, rows)) <= most:
+            return False
+        handler.reply({"error": "EngineCore encountered an issue"}, 500)
+        return True
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("vllm", "--max-num-batched-tokens 2048 and a lower --gpu-memory-utilization"),
+        ("sglang", "SGLANG_ENABLE_LOGITS_PROCESSER_CHUNK=1"),
+    ],
+)
+def test_a_server_that_dies_of_a_full_load(stub_of, engine_of, kind, told):
+    engine, load = engine_of(stub_of(kind=kind, fault=dies_of(800))), Load(64, 12, 80)
+    try_out(engine)  # which sends too few tokens to see it
+    with pytest.raises(ServerError, match=rf"to score 16,320 tokens at a time.*500.*{told}"):
+        try_out(engine, load=load)
+
+
+def test_a_runs_load_is_that_of_a_shards_groups(stub_of, world, monkeypatch, tmp_path):
+    settings = {"teacher_server": [stub_of().url], "shard_size": 5, "max_new_tokens": 24}
+    config = worlds.run_config(world, heldout_num_generations=6, **settings)
+    loads, scores = [], SimpleNamespace(normalize="mean")
+    monkeypatch.setattr(run_engines, "try_out", lambda engine, letters, load: loads.append(load))
+    engines = run_engines.RunEngines(config, scores, tmp_path, print, list, lambda own: [])
+    engines.try_servers([Checkpoint("teacher", str(world / "teacher"))])
+    assert loads == [Load(requests=5, sequences=6, tokens=48)]
+
+
+def test_a_load_is_bounded_and_fits_the_window(stub_of, engine_of):
+    assert Load(64, 4, 1024).within(512) == Load(8, 4, 512)
+    assert Load(64, 4, 100_000).within(None) == Load(1, 4, 100_000)
+    stub = stub_of()
+    engine = engine_of(stub)
+    limits = engine.pool.limits
+    check_load(engine, Load(2, 4, 10))  # fills no step
+    assert not any("/v1/completions" in asked for asked in stub.seen)
+    check_load(engine, Load(3, 2, 10_000))
+    rows = [json.loads(asked)[1]["prompt"] for asked in stub.seen if "completions" in asked]
+    assert [[len(row) for row in texts] for texts in rows] == [[255, 255]] * 3
+    assert engine.pool.limits == limits
 
 
 def test_the_smallest_window_counts(stub_of, engine_of):
