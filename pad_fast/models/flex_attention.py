@@ -27,18 +27,22 @@ COMPILER_OPTIONS: dict[str, Any] = {
 def flex_attention(inputs: AttentionInputs) -> Tensor:
     """FlexAttention, which never holds T * T scores and skips blocks that nothing sees.
 
+    Queries and keys are taken in the values' data type: under autocast a model's rotary embedding
+    leaves them in float32, and not every PyTorch lets FlexAttention take several types.
+
     Returns:
         (1, T, H, Dv).
     """
     device, layout, window = inputs.query.device, inputs.layout, inputs.window
     mask = layout.cached(("flex", window, device), lambda: block_mask(layout, window, device))
-    key, value, heads = inputs.key, inputs.value, inputs.query.shape[1]
+    value, heads = inputs.value, inputs.query.shape[1]
+    query, key = inputs.query.to(value.dtype), inputs.key.to(value.dtype)
     # Grouped key heads need a number of query heads that is a power of 2, as in transformers.
     if inputs.group_size > 1 and heads & (heads - 1):
         key, value = (x.repeat_interleave(inputs.group_size, 1) for x in (key, value))
     with torch._dynamo.config.patch(COMPILER_OPTIONS):
         out = _implementation(compiles_attention(device))(
-            inputs.query,
+            query,
             key,
             value,
             score_mod=_softcap(inputs.softcap),

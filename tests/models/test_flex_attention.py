@@ -86,6 +86,21 @@ def test_flex_attention_is_that_of_the_tiles(heads, window, softcap):
     torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)
 
 
+def test_queries_and_keys_take_the_type_of_the_values(monkeypatch):
+    """As a rotary embedding leaves them under autocast."""
+    seen, layout = [], RowLayout([Segment(0, 200, (20, 36))], 256)
+
+    def uncompiled(query, key, value, **options):
+        seen.extend((query, key, value))
+        return value
+
+    monkeypatch.setattr(flex_attention_module, "_implementation", lambda compiled: uncompiled)
+    query, key, value = torch.randn(3, 1, 2, 256, 16)
+    flex_attention(AttentionInputs(query, key, value.bfloat16(), layout, 0.3))
+    assert [each.dtype for each in seen] == [torch.bfloat16] * 3
+    assert torch.equal(seen[0], query.bfloat16())
+
+
 def test_flex_attention_is_compiled_once(monkeypatch):
     """One graph serves all lengths and windows, and gives the numbers of the tiles.
 
@@ -165,39 +180,55 @@ def test_a_compiled_model_shares_prompts():
     assert graphs[1:] == [graphs[1]] * 5
 
 
-def assert_that_sharing_changes_nothing(name, device):
+def assert_that_sharing_changes_nothing(name, device, *, autocast=False):
     """Rewards and gradients of a tiny model with shared prompts, and with a row per response."""
     model = make_model(name, torch.float32, head_dim=16)  # the least that FlexAttention takes
     model.to(device)
     groups = make_groups(*RAGGED, (300, (200, 170)))
     count = sum(len(group.numbers) for group in groups)
-    assert choose_layout(model, groups) == "shared"
+
+    def precision():
+        return torch.autocast(device.type, torch.bfloat16, enabled=autocast)
+
+    assert choose_layout(model, groups, precision=precision) == "shared"
     found = []
     for layout in ("shared", "padded"):
         model.zero_grad()
-        rewards = packed_rewards(model, pack(groups, layout, bucketed=True).on(device), count)
+        with precision():
+            packed = pack(groups, layout, bucketed=True).on(device)
+            rewards = packed_rewards(model, packed, count)
         loss_of(rewards).backward()
-        found.append(
-            (
-                rewards.detach(),
-                {name: gradient.clone() for name, gradient in gradients(model).items()},
-            )
-        )
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-3)
-    assert_same(found[0][1], found[1][1], rtol=1e-2, atol=1e-3)
+        own = {name: gradient.clone() for name, gradient in gradients(model).items()}
+        found.append((rewards.detach(), own))
+    (rewards, own), (wanted, gradient) = found
+    if not autocast:
+        torch.testing.assert_close(rewards, wanted, rtol=1e-3, atol=1e-3)
+        assert_same(own, gradient, rtol=1e-2, atol=1e-3)
+        return
+    # Three times what bfloat16 moves them by against float32, on a CPU.
+    torch.testing.assert_close(rewards, wanted, rtol=0.02, atol=0.02)
+    for parameter, value in gradient.items():
+        assert (own[parameter] - value).norm() <= 0.1 * value.norm(), parameter
+
+
+CASES = pytest.mark.parametrize(
+    ("name", "autocast"),
+    [("llama", False), ("gemma2", False), ("gemma3", False), ("llama", True), ("gemma3", True)],
+)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
-def test_flex_attention_on_a_gpu(name):
-    assert_that_sharing_changes_nothing(name, torch.device("cuda"))
+@CASES
+def test_flex_attention_on_a_gpu(name, autocast):
+    """Also of float32 weights under bfloat16 autocast, whose queries stay float32."""
+    assert_that_sharing_changes_nothing(name, torch.device("cuda"), autocast=autocast)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
-def test_what_a_gpu_is_asked_holds_on_a_cpu(name):
+@CASES
+def test_what_a_gpu_is_asked_holds_on_a_cpu(name, autocast):
     """The same comparison with the attention of tiles."""
-    assert_that_sharing_changes_nothing(name, torch.device("cpu"))
+    assert_that_sharing_changes_nothing(name, torch.device("cpu"), autocast=autocast)
 
 
 def test_the_loss_of_the_comparison_stays_on_its_device():
