@@ -47,6 +47,11 @@ def is_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def is_cpu(device: torch.device) -> bool:
+    """Whether the device is the CPU, to which models are loaded before they are moved."""
+    return device.type == "cpu"
+
+
 def current(device: torch.device) -> AbstractContextManager:
     """A context in which ``device`` is the current GPU of the thread, if it is one."""
     return torch.cuda.device(device) if is_gpu(device) else nullcontext()

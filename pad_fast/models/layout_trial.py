@@ -70,6 +70,7 @@ def choose_layout(
     gradients: bool = True,
     precision: Callable[[], AbstractContextManager] = nullcontext,
     impl: str = "auto",
+    trial: bool = True,
 ) -> str:
     """The best layout that gives each response, up to rounding, the reward that it has alone.
 
@@ -84,6 +85,7 @@ def choose_layout(
         gradients: compare the gradients too.
         precision: returns a context for the forward passes, such as autocast.
         impl: the implementation of the reward operations.
+        trial: False goes by the model's config alone, where it cannot be run.
 
     Returns:
         A name from :data:`pad_fast.models.layout.LAYOUTS`.
@@ -95,9 +97,10 @@ def choose_layout(
     tried = _shortened(groups)
     if not tried:
         return "padded"
-    trial = _Trial(lm, tried, gradients, precision, RewardOptions(impl=impl))
+    options = RewardOptions(impl=impl)
+    case = _Trial(lm, tried, gradients, precision, options) if trial else None
     if share_prefix is not False:
-        problem = _problem(trial, "shared")
+        problem = _problem(lm, case, "shared")
         if problem is None:
             return "shared"
         if share_prefix is True:
@@ -106,7 +109,7 @@ def choose_layout(
                 f"among its responses: {problem}"
             )
         _warn(lm, f"shares no prompt among its responses: {problem}")
-    problem = _problem(trial, "packed")
+    problem = _problem(lm, case, "packed")
     if problem is None:
         return "packed"
     _warn(lm, f"takes a padded row for each response: {problem}")
@@ -160,8 +163,9 @@ class _Trial:
         return sum(len(group.numbers) for group in self.groups)
 
 
-def _problem(trial: _Trial, layout: str) -> str | None:
-    lm = trial.lm
+def _problem(lm: PreTrainedModel, trial: _Trial | None, layout: str) -> str | None:
+    if trial is None:
+        return known_problem(lm, layout)
     with trial.precision():
         cast = autocast_dtype(trial.device)
         rounding = _rounding(trial)

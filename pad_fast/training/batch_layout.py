@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -18,6 +19,9 @@ from pad_fast.models.layout_trial import choose_layout, takes_one_row
 from pad_fast.models.neighbour_effects import sides_of
 from pad_fast.training.collator import PADCollator, live_group
 from pad_fast.training.config import PADConfig
+from pad_fast.training.placement import placed
+
+logger = logging.getLogger("pad_fast")
 
 # The trial of the layouts takes two groups of several distinct responses from so many first rows.
 TRIED_GROUPS, TRIED_ROWS = 2, 1024
@@ -73,13 +77,22 @@ def _tried_layout(
         read = (live_group(rows[i]) for i in range(min(TRIED_ROWS, len(rows))))
         groups = list(islice((group for group in read if len(group.responses) > 1), TRIED_GROUPS))
         try:
-            layout = choose_layout(
-                lm,
-                groups,
-                args.share_prefix,
-                precision=accelerator.autocast,
-                impl=args.impl,
-            )
+            with placed(lm, args.device) as there:
+                if not there:
+                    logger.warning(
+                        "%s does not fit on %s as a whole, so that its layout is chosen by its "
+                        "config and not tried (share_prefix=false keeps to what needs no trial)",
+                        type(lm).__name__,
+                        args.device,
+                    )
+                layout = choose_layout(
+                    lm,
+                    groups,
+                    args.share_prefix,
+                    precision=accelerator.autocast,
+                    impl=args.impl,
+                    trial=there,
+                )
             found = [layout]
         except ValueError as error:
             found = [error]
