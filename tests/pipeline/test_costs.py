@@ -110,3 +110,13 @@ def test_what_a_piece_has_freed_is_not_in_the_peak_of_the_next(tmp_path):
             work.add(len(living))
     first, second = read_costs(tmp_path)
     assert second.peak < first.peak - 2**26
+
+
+def test_a_line_that_a_kill_left_half_written_is_dropped(tmp_path):
+    for count in (3, 5):
+        with recording(tmp_path, ALONE), measured("sample", "response") as work:
+            work.add(count)
+        whole = (tmp_path / COSTS).read_bytes()
+        (tmp_path / COSTS).write_bytes(whole + b'{"title": "sam')
+        assert sum(row["count"] for row in read_rows(tmp_path)) == {3: 3, 5: 8}[count]
+    assert whole.count(b"\n") == 2

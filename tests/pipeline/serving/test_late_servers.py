@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
 import pytest
 import worlds
 
-from pad_fast.pipeline.serving.dialects import ServerError
-from pad_fast.pipeline.serving.pool import Limits
+from pad_fast.pipeline.serving.dialects import Request, ServerError
+from pad_fast.pipeline.serving.own_server import free_port
+from pad_fast.pipeline.serving.pool import Limits, Pool, _Call
 from pad_fast.pipeline.serving.trial import try_out
 
 PROMPTS = [[3, 7 + place, 9, 4] for place in range(8)]
@@ -115,3 +117,18 @@ def test_the_check_of_weights_is_made_of_late_ones_too(stub_of, engine_of, world
     late.start()
     asked_until(engine, lambda: not engine.pool.down)
     assert seen == [there.url, late.url]
+
+
+def test_a_server_that_cannot_be_started_again_ends_the_call_at_once():
+    """Whoever waits for its slots would wait for ever."""
+
+    def restart(url: str) -> None:
+        raise OSError("no more processes")
+
+    limits = Limits(concurrency=2, patience=2.0, pause=0.02)
+    pool = Pool([f"http://127.0.0.1:{free_port()}"], limits, restart)
+    requests = [Request("/v1/completions", {}, dict) for _ in range(5)]
+    begin = time.monotonic()
+    with pytest.raises(OSError, match="no more processes"):
+        asyncio.run(asyncio.wait_for(_Call(pool).run(requests, print), 5))
+    assert time.monotonic() - begin < 1

@@ -11,10 +11,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pad_fast.pipeline.serving.dialects import ServerError
-from pad_fast.pipeline.serving.own_server import OwnServer
+from pad_fast.pipeline.serving.own_server import POLL, OwnServer
 
 FORWARDER = Path(__file__).parents[2] / "forwarder.py"
 
@@ -166,3 +167,12 @@ def test_it_dies_with_the_run(stub_of, world, tmp_path, number, whom):
     run.send_signal(number)
     run.communicate()
     assert gone([*found, watchdog])
+
+
+def test_one_that_is_not_ready_is_asked_again_after_a_pause(tmp_path, monkeypatch):
+    answers, pauses = iter([503, 503, 200]), []
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(next(answers)))
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    OwnServer("unused {model} {port}", "m", tmp_path / "log", 30.0).wait()
+    assert pauses == [POLL, POLL]
+    assert not list(answers)

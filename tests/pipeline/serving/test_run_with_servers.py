@@ -23,7 +23,11 @@ from worlds import changed_config, run_config
 
 from pad_fast import cli
 from pad_fast.pipeline import rounds
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
+from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.serving import run_engines
+from pad_fast.pipeline.serving.run_engines import RunEngines
 from pad_fast.pipeline.whole_files import read_rows
 
 FORWARDER = Path(__file__).parents[2] / "forwarder.py"
@@ -200,3 +204,19 @@ def test_a_student_server_with_other_weights(world, tmp_path, capsys):
     assert f"serve {world / 'student'}" in told
     for each in (stub, teacher):
         each.stop()
+
+
+def test_a_judge_runs_in_this_process_beside_served_models(world, tmp_path):
+    urls = {"student_server": ["http://127.0.0.1:9"], "teacher_server": ["http://127.0.0.1:9"]}
+    config = run_config(world, output_dir=str(tmp_path), benchmark_judge="a/judge", **urls)
+    scores = ModelScores(config, "mean")
+    known = []
+    engines = RunEngines(
+        config, scores, tmp_path, lambda *one: known.append(one), list, lambda _: []
+    )
+    judge = Checkpoint("benchmark_judge", str(world / "teacher"))
+    with engines.open(judge) as engine:
+        assert isinstance(engine, TransformersEngine)
+    assert [role for role, _ in known] == ["benchmark_judge"]
+    assert not engines.are_servers(judge)
+    assert engines.are_servers(Checkpoint("teacher", str(world / "teacher")))
