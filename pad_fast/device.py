@@ -131,11 +131,6 @@ def planning_for(memory: int | None) -> Iterator[None]:
         _planned_memory.reset(token)
 
 
-def is_planned() -> bool:
-    """Whether the caller runs inside :func:`planning_for` another device."""
-    return _planned_memory.get() is not None
-
-
 def no_autocast(tensor: Tensor) -> AbstractContextManager:
     """A context without autocast on the tensor's device."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -184,8 +184,7 @@ def ends_right(row: Row, end: int, most: int) -> Iterable[bool]:
 def check_files(rows: list[Row], scored: list[Row], teacher: Plain, most: int) -> list[Line]:
     """What ``sample`` and ``score`` wrote against plain transformers."""
     end = teacher.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    query = {row["id"]: row["prompt"][-1]["content"] for row in rows} if "id" in rows[0] else None
-    queries = [query[row["id"]] if query else row["prompt"][-1]["content"] for row in scored]
+    queries = [row["prompt"][-1]["content"] for row in scored]
     texts = [[teacher.text(ids, end) for ids in row["completion_ids"]] for row in scored]
     logps, choices = [], []
     for row, asked, answers in zip(scored, queries, texts, strict=True):

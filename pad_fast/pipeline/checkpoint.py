@@ -290,6 +290,17 @@ class Checkpoint:
         found = self.chat.end_of_turn_id
         return self.eos_token_ids[0] if found is None else found
 
+    def response_ids(self, messages: Sequence[Message], text: str, reason: str) -> list[int]:
+        """The token ids of a response after a conversation, as this model reads both.
+
+        Args:
+            messages: the conversation, without the model's own ``system_prompt``.
+            text: the response.
+            reason: why it ended; after "stop" the end of the turn is added.
+        """
+        ids = self.chat.response_ids(self.messages(messages), text)
+        return [*ids, self.end_of_turn_id] if reason == "stop" else ids
+
     def reads_prompts_as(self, other: Checkpoint) -> bool:
         """Whether both models are given the same token ids for a prompt."""
         return self.system_prompt == other.system_prompt and self.same_tokenizer(other)

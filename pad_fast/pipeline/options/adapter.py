@@ -32,11 +32,6 @@ class AdapterOptions:
         "student in dtype.",
     )
 
-    @property
-    def adapts(self) -> bool:
-        """Whether an adapter is trained."""
-        return self.use_peft
-
     def check_adapter(self) -> None:
         """Raise ValueError for settings that contradict one another."""
         if self.load_in_4bit and not self.use_peft:

@@ -101,8 +101,7 @@ def _answer(run: RunContext, student: Engine, row: Row, answer: Row) -> tuple[st
     reader = student.checkpoint
     ids = list(answer["completion_ids"][0])
     if not run.teacher.same_tokenizer(reader):
-        ids = reader.chat.response_ids(row["prompt"], text)
-        ids += [reader.end_of_turn_id] if reason == "stop" else []
+        ids = reader.response_ids(row["prompt"], text, reason)
     room = len(ids) if reader.window is None else reader.window - len(row["prompt_ids"])
     return text, ids[:room], reason if len(ids) <= room else "length"
 

@@ -30,25 +30,23 @@ class AskedTeacher:
             progress: called with the number of responses that are done, unreadable ones included.
         """
         keys = [[self._key(view, index) for index in view.readable] for view in views]
-        known = self.cache.find([key for group in keys for key in group])
-        # A prompt's missing responses are asked together, so that they can share the prompt.
-        missing: dict[tuple[int, ...], dict[bytes, list[int]]] = {}
-        for view, group in zip(views, keys, strict=True):
-            for key, index in zip(group, view.readable, strict=True):
-                if key not in known:
-                    missing.setdefault(tuple(view.prompt), {})[key] = view.responses[index]
-        total = sum(len(view.responses) for view in views)
-        progress(total - sum(map(len, missing.values())))
-        if missing:
-            responses = [list(group.values()) for group in missing.values()]
-            found = self.engine.logps(list(missing), responses, progress)
-            new = {
-                key: [logp]
-                for group, logps in zip(missing.values(), found, strict=True)
-                for key, logp in zip(group, logps, strict=True)
-            }
-            self.cache.add(new)
-            known |= new
+        wanted = {
+            key: (tuple(view.prompt), view.responses[index])
+            for view, group in zip(views, keys, strict=True)
+            for key, index in zip(group, view.readable, strict=True)
+        }
+
+        def ask(missing: list[tuple[tuple[int, ...], list[int]]]) -> list[list[float]]:
+            # A prompt's missing responses are asked together, so that they can share the prompt.
+            together: dict[tuple[int, ...], list[list[int]]] = {}
+            for prompt, response in missing:
+                together.setdefault(prompt, []).append(response)
+            found = self.engine.logps(list(together), list(together.values()), progress)
+            left = {prompt: iter(logps) for prompt, logps in zip(together, found, strict=True)}
+            return [[next(left[prompt])] for prompt, _ in missing]
+
+        progress(sum(len(view.responses) for view in views) - len(wanted))
+        known = self.cache.known_or(wanted, ask, progress)
         return [[known[key][0] for key in group] for group in keys]
 
     def choices(
@@ -67,14 +65,10 @@ class AskedTeacher:
             for group, questions in zip(keys, prompts, strict=True)
             for key, ids in zip(group, questions, strict=True)
         }
-        known = self.cache.find(wanted)
-        missing = {key: ids for key, ids in wanted.items() if key not in known}
-        if missing:
-            found = self.engine.choices(list(missing.values()), token_ids, progress)
-            new = dict(zip(missing, found, strict=True))
-            self.cache.add(new)
-            known |= new
-        return [[known[key] for key in group] for group in keys]
+        known = self.cache.known_or(
+            wanted, lambda missing: self.engine.choices(missing, token_ids, progress)
+        )
+        return [[list(known[key]) for key in group] for group in keys]
 
     def _key(self, view: TeacherView, index: int) -> bytes:
         return self.cache.key(self._logp, view.prompt, view.responses[index])

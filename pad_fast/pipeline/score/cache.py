@@ -11,13 +11,15 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pad_fast.pipeline.score.cache_part import NAMES, DamagedPart, Part, packed, write_part
 
+Question = TypeVar("Question")
 logger = logging.getLogger("pad_fast")
 
 MERGED = 16  # parts of one size that become one
@@ -64,6 +66,28 @@ class ScoreCache:
             if not wanted:
                 break
         return found
+
+    def known_or(
+        self,
+        wanted: Mapping[bytes, Question],
+        ask: Callable[[list[Question]], Sequence[Sequence[float]]],
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> dict[bytes, Sequence[float]]:
+        """The numbers of all keys; those that the cache lacks are asked for and kept.
+
+        Args:
+            wanted: what each key is about.
+            ask: gives the numbers of those that are missing, if any are.
+            progress: called with the number of those that the cache holds, before it is asked.
+        """
+        known: dict[bytes, Sequence[float]] = {**self.find(wanted)}
+        progress(len(known))
+        missing = {key: about for key, about in wanted.items() if key not in known}
+        if missing:
+            new = dict(zip(missing, ask(list(missing.values())), strict=True))
+            self.add(new)
+            known |= new
+        return known
 
     def add(self, numbers: Mapping[bytes, Sequence[float]]) -> None:
         """Keep numbers, under keys that :meth:`key` gives.

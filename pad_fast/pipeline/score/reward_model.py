@@ -210,14 +210,14 @@ class RewardScorer:
         wanted = {
             self.cache.key("reward", ids): ids for group in conversations for ids in group if ids
         }
-        known = self.cache.find(wanted)
-        missing = {key: ids for key, ids in wanted.items() if key not in known}
-        progress(sum(map(len, conversations)) - len(missing))
-        if missing:
-            rewards = self.model.rewards(list(missing.values()), self.max_tokens, progress)
-            new = {key: [reward] for key, reward in zip(missing, rewards, strict=True)}
-            self.cache.add(new)
-            known |= new
+        progress(sum(map(len, conversations)) - len(wanted))
+        known = self.cache.known_or(
+            wanted,
+            lambda missing: [
+                [reward] for reward in self.model.rewards(missing, self.max_tokens, progress)
+            ],
+            progress,
+        )
         return [
             {
                 **row,

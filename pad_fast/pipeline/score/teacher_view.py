@@ -54,8 +54,7 @@ def teacher_view(teacher: Checkpoint, row: Row, *, reuse_ids: bool) -> TeacherVi
         row["completions"], row["completion_ids"], row["finish_reasons"], strict=True
     ):
         if not reuse_ids:
-            ids = teacher.chat.response_ids(teacher.messages(row["prompt"]), text)
-            ids += [teacher.end_of_turn_id] if reason == "stop" else []
+            ids = teacher.response_ids(row["prompt"], text, reason)
         fits = teacher.window is None or len(prompt) + len(ids) <= teacher.window
         responses.append(ids if fits else [])
     return TeacherView(prompt, responses)

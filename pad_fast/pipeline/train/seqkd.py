@@ -99,8 +99,8 @@ def _with_padding(tokenizer: Any) -> Any:
 def example(student: Checkpoint, row: Row) -> Row:
     """The student's token ids of a prompt and the teacher's answer; the answer alone has labels."""
     prompt = student.prompt_ids(row["prompt"])
-    answer = student.chat.response_ids(row["prompt"], row["completions"][0])
-    answer += [student.end_of_turn_id] if row["finish_reasons"][0] == "stop" else []
+    [text], [reason] = row["completions"], row["finish_reasons"]
+    answer = student.response_ids(row["prompt"], text, reason)
     if student.window is not None:
         answer = answer[: student.window - len(prompt)]
     ids = prompt + answer
