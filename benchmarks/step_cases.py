@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pad_fast.device import has_float64, is_gpu
+from pad_fast.models.auto import recompute_activations
 from pad_fast.models.layout import PromptGroup
 
 CHECKED = 2  # responses whose rewards are compared with the truth
@@ -155,9 +156,7 @@ def make_model(case: StepCase, device: torch.device) -> Any:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case.dtype))
     if case.checkpointing:
-        new_name = "activation_checkpointing_enable"
-        old_name = "gradient_checkpointing_enable"
-        getattr(model, new_name if hasattr(model, new_name) else old_name)()
+        recompute_activations(model)
     return model.train(case.trains)
 
 

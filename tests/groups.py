@@ -89,12 +89,6 @@ def gradients(model):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def checkpoint_activations(model, on: bool) -> None:
-    # transformers 5.23 renamed it
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{kind}_checkpointing_{'enable' if on else 'disable'}")()
-
-
 def assert_same(found, wanted, rtol=1e-4, atol=2e-6):
     """Compare tensors by name. Norms, and Gemma-2's softmax, are float32 in any model."""
     for name, value in wanted.items():

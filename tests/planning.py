@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
+from pad_fast.models.auto import recompute_activations
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.packing import pack, split
 from pad_fast.models.rewards import attach_rewards_forward
@@ -78,6 +79,6 @@ def step(
 def real_model(config, *, checkpointing: bool = False, **options):
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if checkpointing:
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        recompute_activations(model)
     attach_rewards_forward(model.train(), **options)
     return model

@@ -22,6 +22,7 @@ from pad_fast.footprint.fakes import fake, fake_model
 from pad_fast.footprint.meter import Footprint, Meter
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
 from pad_fast.models.attention_inputs import AttentionInputs
+from pad_fast.models.auto import recompute_activations
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.neighbour_effects import sides_of
 from pad_fast.models.packing import PackedRows, pack, split
@@ -98,15 +99,10 @@ def training_step(
 ) -> Footprint:
     """Forward and backward of so many prompts of one shape, in slices of ``max_tokens``."""
     with fake() as meter, planning_for(reading.memory):
-        model = fake_model(config, options.dtype, reading.attention)
-        if options.checkpointing:
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        attach_rewards_forward(model.train(), memory_budget=options.memory_budget)
-        count = sum(weight.numel() for weight in model.parameters())
-        optimizer_state = torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
+        model = _trained_model(config, options, reading.attention)
+        attach_rewards_forward(model, memory_budget=options.memory_budget)
         slices = split(shape.groups(prompts), options.max_tokens, reading.layout, sides_of(model))
-        for weight in model.parameters() if options.accumulating or len(slices) > 1 else ():
-            weight.grad = torch.empty_like(weight)
+        optimizer_state = _optimizer_state(model, options, accumulating=len(slices) > 1)
 
         def rewards_of(part: Sequence[PromptGroup]) -> Tensor:
             packed = _packed(part, meter, reading)
@@ -124,6 +120,23 @@ def training_step(
         return found
 
 
+def _trained_model(config: Any, options: TrainingOptions, attention: str | None = None) -> Any:
+    """The model in training mode, without values."""
+    model = fake_model(config, options.dtype, attention)
+    if options.checkpointing:
+        recompute_activations(model)
+    return model.train()
+
+
+def _optimizer_state(model: Any, options: TrainingOptions, accumulating: bool = False) -> Tensor:
+    """What the optimizer keeps; if gradients accumulate, the weights are given them."""
+    if accumulating or options.accumulating:
+        for weight in model.parameters():
+            weight.grad = torch.empty_like(weight)
+    count = sum(weight.numel() for weight in model.parameters())
+    return torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
+
+
 def answers_step(config: Any, rows: int, tokens: int, options: TrainingOptions) -> Footprint:
     """Forward and backward of so many sequences with transformers' own loss, whole logits and all.
 
@@ -134,13 +147,8 @@ def answers_step(config: Any, rows: int, tokens: int, options: TrainingOptions) 
         options: of the training.
     """
     with fake() as meter:
-        model = fake_model(config, options.dtype).train()
-        if options.checkpointing:
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        count = sum(weight.numel() for weight in model.parameters())
-        state = torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
-        for weight in model.parameters() if options.accumulating else ():
-            weight.grad = torch.empty_like(weight)
+        model = _trained_model(config, options)
+        state = _optimizer_state(model, options)
         ids = torch.zeros(rows, tokens, dtype=torch.long)
         meter.restart()
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):

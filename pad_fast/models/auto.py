@@ -43,6 +43,13 @@ def model_class(config: Any) -> Any:
     raise ValueError(f"must be a causal language model, got {name}")
 
 
+def recompute_activations(model: Any, on: bool = True) -> None:
+    """Let a model compute its activations again in the backward pass, or keep them all."""
+    # transformers 5.23 renamed the method, and will drop the old name.
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{kind}_checkpointing_{'enable' if on else 'disable'}")()
+
+
 def build_model(config: Any, **options: Any) -> Any:
     """A model of this configuration with random weights; ``options`` are those of from_config."""
     found = model_class(config)

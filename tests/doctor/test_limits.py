@@ -68,7 +68,19 @@ def test_limits_belong_to_the_worse_verdict(value, verdict):
 def test_numbers_that_are_not_finite_are_a_problem():
     assert findings.grade(math.nan, 0.1, 0.5) == "problem"
     for numbers in ({"tau": math.nan}, {"taus": [0.5, math.inf]}):
-        check_verdict(findings.Finding("any", "ok", "found", numbers=numbers), "problem", "float32")
+        found = findings.Finding("any", "ok", "found", "raise beta", numbers)
+        check_verdict(found, "problem", "float32")
+
+
+def test_what_is_ok_needs_no_advice():
+    for verdict in ("ok", "look"):
+        check_verdict(findings.Finding("any", verdict, "found", "raise beta"), verdict)
+
+
+def test_the_error_of_a_mean():
+    assert findings.mean_and_error([0.25]) == (0.25, 1.0)
+    mean, error = findings.mean_and_error([0.0, 0.5, 1.0, 0.5])
+    assert (mean, error) == (0.5, pytest.approx((0.5 / 3) ** 0.5 / 2))
 
 
 def effect(**changes: float) -> dict[str, float]:

@@ -8,7 +8,6 @@ from groups import (
     VOCABULARY,
     alone,
     assert_same,
-    checkpoint_activations,
     gradients,
     loss_of,
     make_groups,
@@ -16,6 +15,7 @@ from groups import (
 )
 
 from pad_fast.models import layout_trial, tiled_attention
+from pad_fast.models.auto import recompute_activations
 from pad_fast.models.layout import LAYOUTS
 from pad_fast.models.layout_trial import choose_layout
 from pad_fast.models.packing import pack, split
@@ -102,7 +102,7 @@ def test_checkpointing_and_bfloat16_autocast(name, checkpointing):
     found = {}
     for layout in ("shared", "padded"):
         model.zero_grad()
-        checkpoint_activations(model, checkpointing)
+        recompute_activations(model, checkpointing)
         with torch.autocast("cpu", torch.bfloat16):
             rewards = model(**pack(groups, layout)._asdict(), num_responses=count)
         loss_of(rewards).backward()
@@ -121,7 +121,7 @@ def test_checkpointing_recomputes_with_the_same_layout():
     found = []
     for on in (False, True):
         model.zero_grad()
-        checkpoint_activations(model, on)
+        recompute_activations(model, on)
         loss_of(model(**pack(groups, "shared")._asdict(), num_responses=23)).backward()
         found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
     assert_same(found[1], found[0], rtol=0, atol=0)

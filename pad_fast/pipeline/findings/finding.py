@@ -7,6 +7,7 @@ limits of its verdicts. They are our own choice: what is common in a healthy run
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,7 +27,7 @@ class Finding:
         check: its name.
         verdict: "ok", "look" or "problem".
         found: what was found.
-        advice: what to do about it; empty if the verdict is ok.
+        advice: what to do about it; nothing is kept of it if the verdict is ok.
         numbers: the numbers behind the verdict.
     """
 
@@ -37,10 +38,12 @@ class Finding:
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        verdict, advice = self.verdict, "" if self.verdict == "ok" else self.advice
         # No comparison with NaN is true, so that no limit would ever be reached.
         if any(isinstance(value, float) and not math.isfinite(value) for value in self._values()):
-            object.__setattr__(self, "verdict", "problem")
-            object.__setattr__(self, "advice", self.advice or NOT_FINITE)
+            verdict, advice = "problem", advice or NOT_FINITE
+        object.__setattr__(self, "verdict", verdict)
+        object.__setattr__(self, "advice", advice)
 
     def _values(self) -> Iterator[Any]:
         for value in self.numbers.values():
@@ -62,14 +65,8 @@ def graded(
     numbers: Row | None = None,
 ) -> Finding:
     """The finding of a share that should be small; without advice if it is."""
-    verdict = grade(share, look, problem)
-    return Finding(
-        check,
-        verdict,
-        found,
-        "" if verdict == "ok" else advice,
-        {"share": share, **(numbers or {})},
-    )
+    numbers = {"share": share, **(numbers or {})}
+    return Finding(check, grade(share, look, problem), found, advice, numbers)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -77,12 +74,8 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
     A single value has no standard error; 1 is used then, the largest that a tau can have.
     """
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, 1.0
-    return mean, math.sqrt(
-        math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
-    )
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 1.0
+    return statistics.fmean(values), error
 
 
 def share_text(count: int, whole: Sequence[Any]) -> str:

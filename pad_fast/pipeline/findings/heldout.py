@@ -21,6 +21,4 @@ def heldout(count: int) -> Finding:
         f"up to {error:.0%}"
     )
     advice = "raise heldout_size, or give more prompts in heldout"
-    return Finding(
-        "held-out", verdict, found, "" if verdict == "ok" else advice, {"prompts": count}
-    )
+    return Finding("held-out", verdict, found, advice, {"prompts": count})

@@ -115,10 +115,5 @@ def length(rows: Sequence[Row], config: RunConfig, training: PADConfig) -> Findi
     advice += ", or ".join(remedies if config.asks else remedies[1:])
     verdict = grade(abs(tau) - 2 * error, 0.1, 0.5)
     found = f"tau of reward and length is {tau:+.2f} ± {error:.2f}"
-    return Finding(
-        "length",
-        verdict,
-        found,
-        "" if verdict == "ok" else advice,
-        {"kendall_tau": tau, "standard_error": error},
-    )
+    numbers = {"kendall_tau": tau, "standard_error": error}
+    return Finding("length", verdict, found, advice, numbers)

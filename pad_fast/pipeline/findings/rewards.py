@@ -181,7 +181,7 @@ def letters(metrics: Row, config: RunConfig) -> Finding:
         {"letter_mass": mass},
     )
     verdict: Verdict = "ok" if mass >= 0.5 else "look" if mass >= 0.05 else "problem"
-    return Finding("letters", verdict, found, "" if verdict == "ok" else advice, numbers)
+    return Finding("letters", verdict, found, advice, numbers)
 
 
 def choices(metrics: Row, config: RunConfig) -> Finding:
@@ -201,7 +201,7 @@ def choices(metrics: Row, config: RunConfig) -> Finding:
         "multiple choice",
         verdict,
         effect.sentence().removeprefix("multiple choice "),
-        "" if effect.pays else advice,
+        advice,
         vars(effect),
     )
 
