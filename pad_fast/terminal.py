@@ -79,6 +79,23 @@ def console(**options: Any) -> Console:
     return Console(markup=False, emoji=False, highlight=False, **options)
 
 
+def plain_table(headings: Iterable[str], title: str | None = None) -> Table:
+    """An empty table whose rows begin with a name, under a column without a heading.
+
+    Args:
+        headings: of the columns after it, which hold numbers.
+        title: above the table.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
 def show_table(console: Console, table: Table, least: int = 0) -> None:
     """Print a table, or a paragraph for each row where the terminal is too narrow for it.
 

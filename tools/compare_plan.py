@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +34,7 @@ from marked_part import markdown, write_part
 from real_model import add_arguments, make_pair, read_prompts
 
 from pad_fast.report.costs import Comparison, compared, read_costs, read_plan
+from pad_fast.terminal import plain_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TIME, MEMORY = 1.5, 1.15  # factors within which a plan is promised to be
@@ -96,11 +96,7 @@ def call(clock: str, *words: str) -> None:
 
 def table(rows: Sequence[Comparison]) -> Table:
     """Plan and measurement of each piece, with their ratios: measured over planned."""
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    found.add_column("")
-    headings = ("seconds planned", "taken", "ratio", "MiB planned", "held", "ratio")
-    for heading in headings:
-        found.add_column(heading, justify="right")
+    found = plain_table(("seconds planned", "taken", "ratio", "MiB planned", "held", "ratio"))
     for row in rows:
         time, memory = row.time_ratio, row.memory_ratio
         wrong = _beyond(time, TIME) or _beyond(memory, MEMORY)

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from pad_fast.evaluation.benchmarks.answer_check import AnswerFile, check_answers
 from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS, AnswerForm, Benchmark
@@ -25,7 +23,7 @@ from pad_fast.pipeline.benchmark.judge import (
 )
 from pad_fast.pipeline.whole_files import Row
 from pad_fast.terminal import console as plain_console
-from pad_fast.terminal import show_table
+from pad_fast.terminal import plain_table, show_table
 
 
 def benchmark_of(form: AnswerForm) -> Benchmark:
@@ -147,16 +145,11 @@ def judge_files(
 def print_comparisons(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the table of a result of :func:`judge_files`."""
     console = console or plain_console()
-    table = Table(
-        title=f"{result['model']} against {result['baseline']}, judged by {result['judge']}\n"
+    table = plain_table(
+        HEADINGS,
+        f"{result['model']} against {result['baseline']}, judged by {result['judge']}\n"
         f"({result['note']})",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
     )
-    table.add_column("")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right")
     for row in result["comparisons"]:
         table.add_row(*cells(Comparison.of(row)))
     show_table(console, table)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.benchmarks.run_table import read_run_table
@@ -16,7 +14,7 @@ from pad_fast.files.own_files import read_json
 from pad_fast.report.compared import Comparison, comparison
 from pad_fast.report.wording import SAMPLED, worded
 from pad_fast.terminal import console as plain_console
-from pad_fast.terminal import show_table
+from pad_fast.terminal import plain_table, show_table
 
 
 def print_table(root: Path, console: Console | None = None) -> None:
@@ -37,10 +35,7 @@ def print_table(root: Path, console: Console | None = None) -> None:
 def _print_comparison(found: Comparison, prompts: int, console: Console) -> None:
     """Print the methods in parts, and below them what they show."""
     title = f"{prompts} held-out prompts; the same samples, scores and steps for each method"
-    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in found.columns:
-        table.add_column(heading, justify="right")
+    table = plain_table(found.columns, title)
     for part in found.parts:
         if part.heading:
             table.add_section()
@@ -52,16 +47,9 @@ def _print_comparison(found: Comparison, prompts: int, console: Console) -> None
 
 
 def _print_evaluations(rows: list[Row], words: tuple[str, str], console: Console) -> None:
-    table = Table(
-        title=f"{rows[0]['num_prompts']} held-out prompts",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    table.add_column("", no_wrap=True)
     columns = in_text(rows)
-    for metric in columns:
-        table.add_column(worded(metric.terminal_heading, *words), justify="right")
+    headings = [worded(metric.terminal_heading, *words) for metric in columns]
+    table = plain_table(headings, f"{rows[0]['num_prompts']} held-out prompts")
     for row in sorted(rows, key=lambda row: model_names.position(row["name"])):
         cells = [metric.text(row.get(metric.key)) for metric in columns]
         table.add_row(model_names.label(row["name"]), *cells)
@@ -78,10 +66,7 @@ def _print_benchmarks(root: Path, console: Console) -> None:
     found = read_run_table(root)
     if found is None:
         return
-    table = Table(title="Benchmarks", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in found.columns:
-        table.add_column(heading, justify="right")
+    table = plain_table(found.columns, "Benchmarks")
     for name, cells in found.rows:
         table.add_row(model_names.label(name), *cells)
     show_table(console, table)
