@@ -60,7 +60,7 @@ def validate(run: RunContext, round: int) -> None:
         folder = sample_validation(run, each)
         greedy, rule = folder / "greedy", run.config.answer_rule
         values, metric = list(accuracy_by_prompt(iter_rows(greedy), rule)), ACCURACY
-        if all(value is None for value in values):
+        if run.ranks.agree(all(value is None for value in values)):
             values, metric = _teacher_rewards(run, folder), REWARD
         value = mean(value for value in values if value is not None)
         found: Row = {"round": each, "metric": metric, "value": value}
