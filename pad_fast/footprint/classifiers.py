@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from pad_fast.footprint.fakes import fake, fake_model
 from pad_fast.footprint.meter import Footprint
+from pad_fast.models.auto import build_classifier
 
 
 def classified_batch(
@@ -23,9 +23,8 @@ def classified_batch(
         dtype: of the weights.
         attention: its name in transformers; None for its choice.
     """
-    build = AutoModelForSequenceClassification.from_config
     with fake() as meter, torch.no_grad():
-        model = fake_model(config, dtype, attention, build).eval()
+        model = fake_model(config, dtype, attention, build_classifier).eval()
         # A decoder without padding of its own reads one row at a time; any token would do.
         text = model.config.get_text_config()
         before, text.pad_token_id = text.pad_token_id, text.pad_token_id or 0

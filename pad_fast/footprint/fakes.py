@@ -82,15 +82,15 @@ def fake_model(
     return model
 
 
-def empty_model(config: Any) -> Any:
+def empty_model(config: Any, build: Callable[..., Any] = build_model) -> Any:
     """The model on the meta device, of which only shapes can be asked."""
     with torch.device("meta"):
-        return build_model(config)
+        return build(config)
 
 
-def count_parameters(config: Any) -> int:
-    """The number of weights of a causal language model; tied weights count once."""
-    return sum(weight.numel() for weight in empty_model(config).parameters())
+def count_parameters(config: Any, build: Callable[..., Any] = build_model) -> int:
+    """The number of weights of a model as ``build`` makes it; tied weights count once."""
+    return sum(weight.numel() for weight in empty_model(config, build).parameters())
 
 
 def sharing_problem(config: Any, attn_implementation: str | None) -> str | None:

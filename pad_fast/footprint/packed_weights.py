@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from pad_fast.footprint.fakes import empty_model
+from pad_fast.models.auto import build_model
 
 # transformers unpacks these while it loads them, or later, where the device or a package lacks.
 UNPACKED = {"compressed-tensors", "fp8", "gguf", "metal", "mxfp4"}
@@ -21,7 +23,9 @@ def weight_files(path: str) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
-def saved_bytes(path: str, config: Any, dtype: torch.dtype) -> int:
+def saved_bytes(
+    path: str, config: Any, dtype: torch.dtype, build: Callable[..., Any] = build_model
+) -> int:
     """How many bytes fewer a quantised model holds than one whose weights are all in ``dtype``.
 
     The largest layer's weights are unpacked while they are used, and count in full.
@@ -31,6 +35,7 @@ def saved_bytes(path: str, config: Any, dtype: torch.dtype) -> int:
             the bits of its quantization_config say it.
         config: its transformers configuration.
         dtype: of the weights that are not quantised.
+        build: makes such a model.
 
     Returns:
         Bytes; 0 for a model that is not quantised, and for one that may be unpacked on loading.
@@ -38,7 +43,7 @@ def saved_bytes(path: str, config: Any, dtype: torch.dtype) -> int:
     found = _quantization(config)
     if not found or found.get("quant_method") in UNPACKED:
         return 0
-    model = empty_model(config)
+    model = empty_model(config, build)
     head = model.get_output_embeddings()
     linear = [
         module.weight.numel()

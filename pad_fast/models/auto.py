@@ -10,6 +10,7 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
 )
 
 from pad_fast.models.whole import whole_models
@@ -56,3 +57,8 @@ def build_model(config: Any, **options: Any) -> Any:
     make = found.from_config if hasattr(found, "from_config") else found._from_config
     with whole_models():
         return make(config, **options)
+
+
+def build_classifier(config: Any, **options: Any) -> Any:
+    """A sequence classifier with random weights; ``options`` are those of from_config."""
+    return AutoModelForSequenceClassification.from_config(config, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from pad_fast.footprint.classifiers import classified_batch
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.packed_weights import saved_bytes
 from pad_fast.footprint.steps import GroupShape, Reading, sampling_batch, scoring_batch
+from pad_fast.models.auto import build_classifier, build_model
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 
@@ -90,10 +91,20 @@ def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:
     return found if isinstance(found, torch.dtype) else getattr(torch, str(found), torch.float32)
 
 
+def builder(role: str) -> Callable[..., Any]:
+    """What makes a model of a role of its configuration, with random weights."""
+    return build_classifier if role == REWARD_MODEL else build_model
+
+
+def spared_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """The bytes that a checkpoint's weights take less than all of them in ``dtype``."""
+    return saved_bytes(checkpoint.path, checkpoint.config, dtype, builder(checkpoint.role))
+
+
 def held_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """The bytes of a causal language model's weights in ``dtype``, of quantised ones as stored."""
-    whole = count_parameters(checkpoint.config) * dtype.itemsize
-    return whole - saved_bytes(checkpoint.path, checkpoint.config, dtype)
+    """The bytes of a checkpoint's weights in ``dtype``, of quantised ones as they are stored."""
+    count = count_parameters(checkpoint.config, builder(checkpoint.role))
+    return count * dtype.itemsize - spared_bytes(checkpoint, dtype)
 
 
 def _peak(
@@ -101,11 +112,10 @@ def _peak(
 ) -> Callable[[int], int]:
     """The peak in bytes of a batch of so many tokens."""
     dtype = stored_dtype(checkpoint, config.dtype)
-    if checkpoint.role == REWARD_MODEL:
-        return partial(_classified_peak, config, checkpoint, dtype, reading)
     counted = _sampled_peak if name == SAMPLED else _scored_peak
+    counted = _classified_peak if checkpoint.role == REWARD_MODEL else counted
     weights = cache(lambda: held_bytes(checkpoint, dtype))
-    saved = cache(lambda: saved_bytes(checkpoint.path, checkpoint.config, dtype))
+    saved = cache(lambda: spared_bytes(checkpoint, dtype))
 
     def peak(tokens: int) -> int:
         if weights() >= (reading.memory or math.inf):  # no batch fits, and a large model takes long
@@ -158,8 +168,8 @@ def _scored_peak(config: RunConfig, checkpoint: Checkpoint, tokens: int, reading
 
 
 def _classified_peak(
-    config: RunConfig, checkpoint: Checkpoint, dtype: torch.dtype, reading: Reading, tokens: int
+    config: RunConfig, checkpoint: Checkpoint, tokens: int, reading: Reading
 ) -> int:
-    length = 2 * config.max_new_tokens
+    length, dtype = 2 * config.max_new_tokens, stored_dtype(checkpoint, config.dtype)
     rows = max(1, tokens // length)
     return classified_batch(checkpoint.config, rows, length, dtype, reading.attention).peak

@@ -18,6 +18,7 @@ from pad_fast.files.process_memory import resident
 from pad_fast.files.stored_rows import RowFiles, Rows, column
 from pad_fast.files.system_errors import first_line
 from pad_fast.footprint.fakes import count_parameters
+from pad_fast.pipeline.batch_sizes import builder
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.preflight import check_models, check_sources, fitting, read_split
 from pad_fast.pipeline.run import RunContext, validation_size
@@ -228,7 +229,7 @@ def _describe(case: Case) -> dict[str, str]:
     for role in case.lengths:
         checkpoint = case.model(role)
         dtype = str(case.dtype(role)).removeprefix("torch.")
-        millions = count_parameters(checkpoint.config) / 1e6
+        millions = count_parameters(checkpoint.config, builder(role)) / 1e6
         found[role] = f"{checkpoint.path}: {millions:,.1f} million weights, {dtype}"
         found[role] += ", run by servers" if case.served(role) else ""
     found["student"] += f"; trained with {case.config.train_dtype} weights"

@@ -13,11 +13,11 @@ from typing import Any
 
 from pad_fast.allocator import KEPT_PRODUCTS, PRODUCT_BYTES
 from pad_fast.footprint import steps as footprint
+from pad_fast.footprint.classifiers import classified_batch
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
-from pad_fast.footprint.packed_weights import saved_bytes
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
-from pad_fast.pipeline.batch_sizes import held_bytes, stored_dtype
+from pad_fast.pipeline.batch_sizes import REWARD_MODEL, held_bytes, spared_bytes, stored_dtype
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.plan.case import Case, counted, group_tokens
 from pad_fast.plan.work import STUDENT
@@ -45,9 +45,9 @@ class Peaks:
     def load(self, role: str) -> int:
         """A model's weights, and on a CPU the file that they are converted from."""
         checkpoint, dtype = self.case.model(role), self.case.dtype(role)
-        weights = count_parameters(checkpoint.config)
         stored = stored_dtype(checkpoint, "auto")
-        mapped = 0 if self.case.machine.is_gpu or stored == dtype else weights * stored.itemsize
+        converted = not self.case.machine.is_gpu and stored != dtype
+        mapped = held_bytes(checkpoint, stored) if converted else 0
         return self.base + held_bytes(checkpoint, dtype) + mapped
 
     def sample(self, role: str, n: int, prompts: int, max_tokens: int) -> tuple[int, int]:
@@ -144,7 +144,12 @@ class Peaks:
         checkpoint: Checkpoint = self.case.model(role)
         with counted(checkpoint):
             dtype, config = self.case.dtype(role), checkpoint.config
-            found = footprint.scoring_batch(config, prompts, shape, dtype, max_tokens, reading)
+            if role == REWARD_MODEL:
+                length = shape.prompt + shape.response
+                rows = max(1, min(prompts * shape.responses, max_tokens // length))
+                found = classified_batch(config, rows, length, dtype, reading.attention)
+            else:
+                found = footprint.scoring_batch(config, prompts, shape, dtype, max_tokens, reading)
             return self._packed(role, found)
 
     def _packed(self, role: str, found: Footprint) -> Footprint:
@@ -154,4 +159,4 @@ class Peaks:
 
     def _count_saved(self, role: str) -> int:
         checkpoint = self.case.model(role)
-        return saved_bytes(checkpoint.path, checkpoint.config, self.case.dtype(role))
+        return spared_bytes(checkpoint, self.case.dtype(role))

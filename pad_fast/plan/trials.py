@@ -26,7 +26,7 @@ from pad_fast.models.layout import PromptGroup
 from pad_fast.models.layout_trial import choose_layout, forget_trials
 from pad_fast.models.output_head import head_problem
 from pad_fast.models.scoring import next_token_logprobs, score_responses
-from pad_fast.pipeline.batch_sizes import SCORED
+from pad_fast.pipeline.batch_sizes import REWARD_MODEL, SCORED, builder
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.sample.transformers_engine import generated_ids, generation_config
 from pad_fast.plan.case import Case, group_tokens
@@ -97,6 +97,9 @@ class Trials:
         few = max(1, min(prompts, MOST_TOKENS // tokens))
 
         def tried(model: Any) -> tuple[float]:
+            if role == REWARD_MODEL:
+                rows = _ids(model, few * n * (shape.prompt + shape.response), 0)
+                return (self._time(partial(_classified, model, rows, few * n, limit)),)
             groups = _groups(model, shape, few)
             score = partial(
                 score_responses,
@@ -112,7 +115,7 @@ class Trials:
 
     def trying(self, role: str, n: int, prompts: int) -> float:
         """The check of the output head and the trial of layouts before a model's first scores."""
-        return self._layouts(role, n)
+        return 0.0 if role == REWARD_MODEL else self._layouts(role, n)
 
     def _trying(self, role: str, n: int) -> float:
         shape = GroupShape(self.case.lengths[role].mean, self.case.response, n)
@@ -168,7 +171,7 @@ class Trials:
         started = time.perf_counter()
         _ = checkpoint.tokenizer  # anew: a model that is freed takes its tokenizer along
         with no_init_weights(), torch.device("meta"):
-            model = build_model(checkpoint.config)
+            model = builder(role)(checkpoint.config)
         stored = sum(weight.nbytes for weight in model.parameters())
         return time.perf_counter() - started + stored / DISK
 
@@ -180,7 +183,7 @@ class Trials:
 
     def _whole(self, role: str, tried: Callable[[Any], tuple[float, ...]]) -> tuple[float, ...]:
         """The times of a whole model from those of two depths."""
-        few, more = depths(self.case.model(role).config)
+        few, more = depths(self.case.model(role).config, builder(role))
         layers = _text(self.case.model(role).config).num_hidden_layers
         high = tried(self._model(role, more))
         low = high if few == more else tried(self._model(role, few))
@@ -221,7 +224,7 @@ def trial_model(case: Case, role: str, layers: int, dtype: torch.dtype, device: 
     options = {"attn_implementation": attention} if attention else {}
     config = shortened(case.model(role).config, layers)
     with no_init_weights(), torch.device(device):
-        model = build_model(config, dtype=dtype, **options)
+        model = builder(role)(config, dtype=dtype, **options)
     model.tie_weights()
     with torch.no_grad():
         for weight in model.parameters():
@@ -241,14 +244,14 @@ def shortened(config: Any, layers: int) -> Any:
     return found
 
 
-def depths(config: Any) -> Depths:
+def depths(config: Any, build: Callable[..., Any] = build_model) -> Depths:
     """Two numbers of layers whose difference is a period of the kinds of layers.
 
     They are both the whole number for a small model: its weights may lie in a cache if they are
     few, and a trial of all of them costs little.
     """
     text = _text(config)
-    if count_parameters(config) <= WHOLE:
+    if count_parameters(config, build) <= WHOLE:
         return text.num_hidden_layers, text.num_hidden_layers
     kinds = list(getattr(text, "layer_types", None) or ["layer"])
     period = next(p for p in range(1, len(kinds) + 1) if kinds[p:] == kinds[:-p] or p == len(kinds))
@@ -294,6 +297,16 @@ class _Clock:
         """A further token: the median of those that were sampled."""
         between = sorted(b - a for a, b in zip(self.times[1:], self.times[2:], strict=False))
         return between[len(between) // 2]
+
+
+@torch.inference_mode()
+def _classified(model: Any, ids: list[int], rows: int, limit: int) -> None:
+    """Read rows of one length as a reward model does, in batches of ``limit`` tokens."""
+    tokens = torch.tensor(ids, device=model.device).view(rows, -1)
+    text = model.config.get_text_config()
+    text.pad_token_id = text.pad_token_id or 0  # a decoder without one reads single rows
+    for batch in tokens.split(max(1, limit // tokens.shape[1])):
+        model(input_ids=batch, attention_mask=torch.ones_like(batch))
 
 
 def _text(config: Any) -> Any:

@@ -102,3 +102,16 @@ def test_a_model_whose_mask_ends_at_its_window_packs_no_rows():
     prompts = [[3] * 100] * 3
     found = score_responses(model, prompts, [[[4, 5], [6]]] * 3, max_tokens_per_batch=1000)
     assert found[0] == pytest.approx(found[2])
+
+
+def test_a_reward_model_is_no_language_model(tmp_path, capsys):
+    """DeBERTa has no causal class, and its batches are padded rows."""
+    sizes = {**LLAMA, "max_position_embeddings": 256, "num_labels": 1}
+    del sizes["num_key_value_heads"]
+    config = transformers.DebertaV2Config(**sizes)
+    transformers.DebertaV2ForSequenceClassification(config).save_pretrained(tmp_path / "reward")
+    worlds.character_tokenizer().save_pretrained(tmp_path / "reward")
+    settings = {"teacher": None, "reward_model": str(tmp_path / "reward"), "mcq_style": "none"}
+    config = worlds.write_config(tmp_path, **settings)
+    assert cli.main(["plan", str(config)]) == 0
+    assert "load reward_model" in capsys.readouterr().out
