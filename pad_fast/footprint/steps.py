@@ -99,7 +99,8 @@ def training_step(
 ) -> Footprint:
     """Forward and backward of so many prompts of one shape, in slices of ``max_tokens``."""
     with fake() as meter, planning_for(reading.memory):
-        model = _trained_model(config, options, reading.attention)
+        model = fake_model(config, options.dtype, reading.attention).train()
+        recompute_activations(model, options.checkpointing)
         attach_rewards_forward(model, memory_budget=options.memory_budget)
         slices = split(shape.groups(prompts), options.max_tokens, reading.layout, sides_of(model))
         optimizer_state = _optimizer_state(model, options, accumulating=len(slices) > 1)
@@ -118,14 +119,6 @@ def training_step(
         found = _of_slices(meter, slices, step)
         del optimizer_state
         return found
-
-
-def _trained_model(config: Any, options: TrainingOptions, attention: str | None = None) -> Any:
-    """The model in training mode, without values."""
-    model = fake_model(config, options.dtype, attention)
-    if options.checkpointing:
-        recompute_activations(model)
-    return model.train()
 
 
 def _optimizer_state(model: Any, options: TrainingOptions, accumulating: bool = False) -> Tensor:
@@ -147,7 +140,8 @@ def answers_step(config: Any, rows: int, tokens: int, options: TrainingOptions) 
         options: of the training.
     """
     with fake() as meter:
-        model = _trained_model(config, options)
+        model = fake_model(config, options.dtype).train()
+        recompute_activations(model, options.checkpointing)
         state = _optimizer_state(model, options)
         ids = torch.zeros(rows, tokens, dtype=torch.long)
         meter.restart()
