@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset, Value
 from torch import nn
-from transformers.integrations import is_fsdp_enabled
 
 from pad_fast.models.scoring import score_responses
 from pad_fast.training.batch_layout import head_budget
@@ -29,8 +30,8 @@ def with_anchor_rewards(
 ) -> Dataset:
     """Prepared rows with the model's rewards of their responses, unless they have them already.
 
-    Each rank scores its share of the rows, and all get all of them. Rank 0 scores alone where FSDP
-    has let it alone load the weights.
+    Each rank scores its share of the rows, and all get all of them. A rank without the weights of
+    rank 0, which FSDP may give it later, scores none.
 
     Args:
         rows: prepared rows.
@@ -49,13 +50,14 @@ def with_anchor_rewards(
             f"{COLUMN} must be in every row or in none, got {missing.count(True)} of "
             f"{len(missing)} rows without it, the first of them row {missing.index(True)}"
         )
-    if not is_fsdp_enabled() and not has_all_weights(model):
+    digests = gather_object([_digest(model)])
+    if digests[0] is None:
         raise ValueError(
-            f"anchor=start needs the whole model on each rank to score {len(rows)} rows, and its "
+            f"anchor=start needs the whole model on a rank to score {len(rows)} rows, and its "
             "weights are split already (DeepSpeed's stage 3 does so while it loads them); give "
             f"{COLUMN} in each row, from score_responses"
         )
-    share = _share(len(rows), accelerator)
+    share = _share(len(rows), accelerator.process_index, digests)
     found = _scored(rows.select(share), model, args, accelerator) if len(share) else []
     by_place: dict[int, Any] = dict(gather_object(list(zip(share, found, strict=True))))
     values = [by_place[i] for i in range(len(rows))]
@@ -63,11 +65,20 @@ def with_anchor_rewards(
     return rows.remove_columns(COLUMN).add_column(COLUMN, values, feature=feature)
 
 
-def _share(count: int, accelerator: Accelerator) -> range:
-    """The places of the rows that this rank scores."""
-    if is_fsdp_enabled():  # with cpu_ram_efficient_loading; the other ranks have empty weights
-        return range(count if accelerator.is_main_process else 0)
-    return range(accelerator.process_index, count, accelerator.num_processes)
+def _digest(model: nn.Module) -> str | None:
+    """A hash of the beginnings of all weights; None on a rank that does not hold all of them."""
+    if not has_all_weights(model):
+        return None
+    found = hashlib.sha256()
+    for weight in model.parameters():
+        found.update(repr(weight.detach().flatten()[:16].tolist()).encode())
+    return found.hexdigest()
+
+
+def _share(count: int, rank: int, digests: Sequence[str | None]) -> range:
+    """The places of the rows that a rank scores: those with rank 0's weights take turns."""
+    able = [other for other, digest in enumerate(digests) if digest == digests[0]]
+    return range(able.index(rank), count, len(able)) if rank in able else range(0)
 
 
 def check_anchor_rewards(rows: Dataset) -> None:

@@ -91,14 +91,16 @@ def test_the_anchor_is_scored_where_the_training_is(tmp_path, monkeypatch, caplo
     assert "its rewards of 4 rows for the anchor are computed on the CPU" in caplog.text
 
 
-def test_only_the_rank_that_has_the_weights_scores(monkeypatch):
-    """FSDP with cpu_ram_efficient_loading leaves the other ranks' weights empty."""
-    ranks = [
-        SimpleNamespace(process_index=i, num_processes=2, is_main_process=i == 0) for i in range(2)
-    ]
-    assert [list(anchor._share(5, rank)) for rank in ranks] == [[0, 2, 4], [1, 3]]
-    monkeypatch.setattr(anchor, "is_fsdp_enabled", lambda: True)
-    assert [list(anchor._share(5, rank)) for rank in ranks] == [[0, 1, 2, 3, 4], []]
+def test_only_ranks_that_have_the_weights_score():
+    """FSDP with cpu_ram_efficient_loading may leave the other ranks' weights empty."""
+    whole, empty, missing = make_model(), make_model(), make_model()
+    for weight in empty.parameters():
+        weight.data.zero_()
+    missing.lm_head.weight = torch.nn.Parameter(torch.empty(2, 2, device="meta"))
+    digests = [anchor._digest(model) for model in (whole, empty, make_model(), missing)]
+    assert digests[3] is None
+    shares = [list(anchor._share(5, rank, digests)) for rank in range(4)]
+    assert shares == [[0, 2, 4], [], [1, 3], []]
 
 
 def test_split_weights_cannot_be_scored(tmp_path):
