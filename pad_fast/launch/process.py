@@ -38,9 +38,11 @@ OF_LAUNCHERS = (
     "PARALLELISM_CONFIG_",
 )
 THREADS = "OMP_NUM_THREADS"  # which launchers set to 1, where a user has not set it
-# What gloo and NCCL say where the other end of a connection is gone.
+# What gloo, NCCL and the store say where the other end of a connection is gone.
 GONE = re.compile(
-    r"closed by peer|reset by peer|remote process exited|Broken pipe|Connection refused", re.I
+    r"closed by peer|reset by peer|remote process exited|Broken pipe|Connection refused"
+    r"|Connection was likely closed",
+    re.I,
 )
 
 

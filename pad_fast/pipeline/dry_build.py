@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from pad_fast.pipeline import hub
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.train.adapter import check_adapter
 from pad_fast.training.config import PADConfig
+
+logger = logging.getLogger("pad_fast")
 
 STEPS = 10  # in the learning rate's schedule
 # What makes get_optimizer_cls_and_kwargs build for the model that it was given.
@@ -52,6 +55,7 @@ def check_training(run: RunContext) -> None:
         ):
             trainer = Trainer(model=nn.Linear(2, 2), args=args)
         _check_saved_form(trainer)
+        _tell_of_rounding(run, trainer)
         _check_optimizer(run, trainer)
         _check_recomputation(args)
 
@@ -120,6 +124,18 @@ def _check_saved_form(trainer: Trainer) -> None:
                 "(stage3_gather_16bit_weights_on_model_save in DeepSpeed's own file), or take "
                 "--accelerate_config zero3"
             )
+
+
+def _tell_of_rounding(run: RunContext, trainer: Trainer) -> None:
+    """Warn that DeepSpeed begins with rounded weights, where the training should be in float32."""
+    setting = next((name for name in ("bf16", "fp16") if getattr(run.training, name)), None)
+    if trainer.is_deepspeed_enabled and setting and run.config.train_dtype == "float32":
+        logger.warning(
+            "DeepSpeed rounds the student's weights to 16 bits where a round begins with %s: true; "
+            "from there its optimizer keeps float32, which is what is saved. "
+            "--accelerate_config fsdp2 does not round them",
+            setting,
+        )
 
 
 def _check_optimizer(run: RunContext, trainer: Trainer) -> None:

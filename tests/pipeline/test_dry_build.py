@@ -109,6 +109,25 @@ def test_zero_3_saves_the_student_as_one_model(split_by, stage, whole):
         dry_build._check_saved_form(trainer)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"bf16": True}, True),
+        ({"bf16": False}, False),
+        ({"bf16": True, "train_dtype": "bfloat16"}, False),
+    ],
+)
+def test_what_deepspeed_rounds_is_told(world, tmp_path, caplog, settings, told):
+    config = changed_config(world, tmp_path, **settings)
+    run = RunContext(parse_settings("run", [str(config)]))
+    for enabled in (True, False):
+        caplog.clear()
+        dry_build._tell_of_rounding(run, SimpleNamespace(is_deepspeed_enabled=enabled))
+        assert ("to 16 bits where a round begins with bf16: true" in caplog.text) == (
+            told and enabled
+        )
+
+
 @pytest.mark.parametrize("optim", ["adamw_torch", "adafactor", "sgd", "rmsprop", "adagrad"])
 def test_what_can_be_built(world, tmp_path, optim):
     config = changed_config(world, tmp_path, optim=optim, lr_scheduler_type="inverse_sqrt")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import launched
 import pytest
+import torch
 import worlds
 from commands import failing
 
@@ -133,6 +134,8 @@ def test_what_a_process_says(monkeypatch):
     assert process.named("message").startswith("rank 1 of 2 (")
     assert not process.speaks("message")
     assert process.is_left_alone(RuntimeError("[gloo/pair.cc] Connection closed by peer [::1]"))
+    gone = "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server"
+    assert process.is_left_alone(torch.distributed.DistNetworkError(gone))
     assert not process.is_left_alone(RuntimeError("mat1 and mat2 cannot be multiplied"))
 
 
