@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import worlds
 from commands import failing
 from peft import PeftModel
 from safetensors.torch import load_file
+from students import make_model
 from transformers import AutoModelForCausalLM
 
 from pad_fast import cli
@@ -107,6 +109,20 @@ def test_modules_that_are_not_there_are_refused(world, tmp_path, capsys):
     error = refused(world, tmp_path, capsys, use_peft=True, lora_target_modules=["query"])
     assert "pad-fast: lora_target_modules: " in error
     assert "query" in error
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [["q_proj"], ["self_attn.q_proj"], [".*q_proj"], ["q_proj", "v_proj"], ["all-linear"]],
+)
+def test_targets_are_names_or_a_pattern(targets):
+    config = SimpleNamespace(lora_target_modules=targets, lora_r=2, lora_alpha=8, lora_dropout=0.0)
+    model = adapter.with_adapter(make_model(), config)
+    found = {
+        name.split(".lora_")[0].split(".")[-1] for name in model.state_dict() if "lora_" in name
+    }
+    wanted = {name.split(".")[-1].removeprefix("*") for name in targets}
+    assert found == wanted if targets != ["all-linear"] else len(found) == 7
 
 
 def test_four_bits_need_an_adapter_and_bitsandbytes(world, tmp_path, capsys, monkeypatch):

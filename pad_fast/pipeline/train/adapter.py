@@ -50,8 +50,8 @@ def with_adapter(model: Any, config: RunConfig, **options: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets: Any = config.lora_target_modules
-    if targets is not None and len(targets) == 1:
-        targets = targets[0]  # a single name may be a pattern, or all-linear
+    if targets is not None and len(targets) == 1 and not _is_name(targets[0]):
+        targets = targets[0]  # PEFT takes a pattern, or all-linear, by itself
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_r,
@@ -61,6 +61,11 @@ def with_adapter(model: Any, config: RunConfig, **options: Any) -> Any:
     )
     with _without_deprecations():
         return get_peft_model(model, lora, **options)
+
+
+def _is_name(target: str) -> bool:
+    """Whether a target is a module's name, such as q_proj or self_attn.q_proj."""
+    return all(part.isidentifier() for part in target.split("."))
 
 
 def trainable(config: RunConfig, student: Checkpoint, seed: int) -> Any:
