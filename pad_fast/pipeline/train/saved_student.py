@@ -31,24 +31,22 @@ def save_student(
     """Save a trained model with its tokenizer, on all ranks together.
 
     Args:
-        trainer: holds the model, or the parts of it that this rank has.
+        trainer: holds the model, or the parts of it that this rank has. It is of no use afterwards.
         run: the run.
         before: the student that the training began with.
         target: the folder to save to. It exists only once it is complete.
         card: text of the model card.
     """
-    if run.config.use_peft:
-        _save_whole(trainer, run, target.parent / ADAPTER)
-        run.ranks.wait()  # nobody gathers any more
-        _release(trainer)
-        if run.ranks.is_main:
-            with replacing(target) as temporary:
-                merged(run.config, before, target.parent / ADAPTER).save_pretrained(temporary)
-                before.tokenizer.save_pretrained(temporary)
-                _add_texts(trainer, temporary, card)
-            before.free()
-    else:
-        _save_whole(trainer, run, target, card)
+    adapter = target.parent / ADAPTER if run.config.use_peft else None
+    _save_whole(trainer, run, adapter or target, None if adapter else card)
+    run.ranks.wait()  # nobody gathers any more
+    _release(trainer)
+    if adapter and run.ranks.is_main:
+        with replacing(target) as temporary:
+            merged(run.config, before, adapter).save_pretrained(temporary)
+            before.tokenizer.save_pretrained(temporary)
+            _add_texts(trainer, temporary, card)
+        before.free()
     run.ranks.wait()
 
 
@@ -108,7 +106,10 @@ def _name_float32(config: Path) -> None:
 
 
 def _release(trainer: Trainer) -> None:
-    """Drop a trainer's model with its wrappers, gradients and optimizer, on all ranks."""
+    """Drop a trainer's model with its wrappers, gradients and optimizer, on all ranks.
+
+    With ZeRO-2 they would stay when the trainer is gone. ZeRO-3 keeps its shards even so.
+    """
     for holder in (trainer, trainer.callback_handler):
         for name in HELD & vars(holder).keys():
             setattr(holder, name, None)

@@ -21,6 +21,7 @@ from pad_fast.models.auto import build_model
 from pad_fast.models.whole import FIRST_LOADS, check_values, whole_models
 from pad_fast.pipeline import checkpoint
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.ranks import ALONE
 from pad_fast.pipeline.sample.transformers_engine import generated_ids
 from pad_fast.pipeline.score.reward_model import RewardModel
 from pad_fast.pipeline.train import saved_student
@@ -152,12 +153,15 @@ def test_an_adapter_is_merged_on_the_cpu_when_the_trainer_holds_nothing(
     assert {weight.device.type for weight in merged(LORA, student, saved).parameters()} == {"cpu"}
 
 
-def test_a_released_trainer_holds_neither_model_nor_optimizer(tmp_path):
+def test_a_trainer_whose_student_is_saved_holds_neither_model_nor_optimizer(tmp_path):
     trainer = PADTrainer(make_model(), make_args(tmp_path, max_steps=1), make_rows(2))
     trainer.train()
     held = [weakref.ref(trainer.model), weakref.ref(trainer.optimizer.optimizer)]
     gc.collect()
     assert all(one() is not None for one in held)
-    saved_student._release(trainer)
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(use_peft=False, train_dtype="float32"), ranks=ALONE
+    )
+    saved_student.save_student(trainer, run, Checkpoint("student", ""), tmp_path / "saved", None)
     assert [one() for one in held] == [None, None]
-    trainer.state.save_to_json(str(tmp_path / "state.json"))  # which is read afterwards
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
