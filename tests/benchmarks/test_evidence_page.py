@@ -122,7 +122,7 @@ def test_a_decision_names_who_may_be_as_good() -> None:
 def test_a_claim_holds_where_the_interval_says_so(right, here) -> None:
     rows = claims([*IMITATION, record("dpo", 0.4), record("ppd_kl", right)])
     (dpo,) = (row for row in rows if row[0].endswith("pairs: DPO"))
-    assert dpo[1] == "PPD-KL − DPO"
+    assert dpo[1] == "PPD-KL − DPO, per token"
     assert dpo[-1] == here
     (listed,) = (row for row in rows if row[0].endswith("PRO"))
     assert listed[-1] == findings.NOT_RUN

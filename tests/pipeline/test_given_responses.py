@@ -97,7 +97,7 @@ def test_ultrafeedback_trains_without_a_teacher(world, tmp_path):
     page = (run / "report" / "index.html").read_text()
     assert "student against rater" in page
     assert (
-        "responses are those of given.jsonl, with the scores that came with them"
+        "are those of given.jsonl, with the scores that came with them"
         in (run / "round-01" / "student" / "README.md").read_text()
     )
 
