@@ -13,7 +13,16 @@ from benchmarks.evidence.cells import STEPS, TOKENS, cells, key_of
 from benchmarks.evidence.methods import BASE, REFERENCE
 from benchmarks.evidence.settings import FULL, SETTINGS, SIZES, Setting, Size
 from benchmarks.evidence.statistics import Estimate, interval
-from benchmarks.evidence.tables import Results, Table, common, heading, matrix, percent, title
+from benchmarks.evidence.tables import (
+    Pair,
+    Results,
+    Table,
+    common,
+    heading,
+    matrix,
+    percent,
+    title,
+)
 from benchmarks.records import Record
 
 BUDGETS = (STEPS, TOKENS)
@@ -117,7 +126,7 @@ def verdict(records: Sequence[Record]) -> str:
 
 def _is_decided(results: Results) -> bool:
     """Whether a composed method and all of its rivals have run at equal compute."""
-    done = results.methods(TOKENS)
+    done = comparable(results, TOKENS)
     rivals = [name for name in (REFERENCE, "rft") if name in results.names]
     return bool(_composed(results)) and all(name in done for name in rivals)
 
@@ -135,7 +144,7 @@ def decisions(records: Sequence[Record]) -> Table:
 
 def _partly(results: Results) -> str:
     """How many of a setting's methods have run, if not all have."""
-    done = sum(name in results.names for name in _complete(results, STEPS))
+    done = sum(name in results.names for name in comparable(results, STEPS))
     return "" if done == len(results.names) else f" – {done} of {len(results.names)} methods so far"
 
 
@@ -154,39 +163,38 @@ def claims(records: Sequence[Record]) -> Table:
 def best(results: Results, budget: str, measure: str) -> list[tuple[str, Estimate]]:
     """The method that is ahead, then those whose paired difference from it may be chance.
 
-    Methods that have fewer runs than others are left out: their means would be of other students.
-
     Args:
         results: of a setting.
         budget: "steps" or "tokens".
         measure: of which more is better.
     """
-    found = {}
-    for name in _complete(results, budget):
-        values = matrix(results.of(name, budget), measure)
-        if values is not None:
-            found[name] = interval(values)
+    records = comparable(results, budget)
+    values = {name: matrix(runs, measure) for name, runs in records.items()}
+    known = {name: runs for name, runs in values.items() if runs is not None}
+    found = {name: interval(runs) for name, runs in known.items()}
     if not found:
         return []
     first = max(found, key=lambda name: found[name].mean)
     kept = [(first, found[first])]
     for name, estimate in sorted(found.items(), key=lambda item: -item[1].mean):
-        pairs = common(results.of(first, budget), results.of(name, budget))
-        if name == first or not pairs[0]:
-            continue
-        ahead, other = (matrix(part, measure) for part in pairs)
-        assert ahead is not None
-        assert other is not None
-        if interval(ahead - other).low <= 0:
+        if name != first and interval(known[first] - known[name]).low <= 0:
             kept.append((name, estimate))
     return kept
 
 
-def _complete(results: Results, budget: str) -> list[str]:
-    """The methods that have all runs that any has."""
-    runs = {name: results.of(name, budget).keys() for name in results.methods(budget)}
-    every = set().union(*runs.values())
-    return [name for name, done in runs.items() if done == every]
+def comparable(results: Results, budget: str) -> dict[str, dict[Pair, Record]]:
+    """The records of the runs that all methods have which have half of the most runs or more.
+
+    A mean over fewer runs would be one of other students, some of which are easier than others.
+    """
+    found = {name: results.of(name, budget) for name in results.methods(budget)}
+    most = max(map(len, found.values()), default=0)
+    kept = {name: runs for name, runs in found.items() if 2 * len(runs) >= most}
+    shared = set.intersection(*(set(runs) for runs in kept.values())) if kept else set()
+    return {
+        name: {pair: record for pair, record in runs.items() if pair in shared}
+        for name, runs in kept.items()
+    }
 
 
 def scores_of(setting: Setting) -> tuple[str, ...]:
@@ -199,17 +207,18 @@ def _sizes() -> list[Size]:
 
 
 def _composed(results: Results) -> list[str]:
-    return [name for name in results.methods(TOKENS) if "composed" in title(name)]
+    return [name for name in comparable(results, TOKENS) if "composed" in title(name)]
 
 
 def _wins(results: Results) -> list[str]:
     """Each composed method that is above SeqKD and RFT with separate intervals, in words."""
-    others = [name for name in (REFERENCE, "rft") if name in results.methods(TOKENS)]
+    records = comparable(results, TOKENS)
+    others = [name for name in (REFERENCE, "rft") if name in records]
     found = []
     for measure in scores_of(results.setting):
         known = {}
         for name in (*others, *_composed(results)):
-            values = matrix(results.of(name, TOKENS), measure)
+            values = matrix(records[name], measure)
             if values is not None:
                 known[name] = interval(values)
         rivals = [known[name] for name in others if name in known]

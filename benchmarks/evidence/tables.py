@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,19 +45,19 @@ class Results:
         """
         if method == BASE or METHODS[method].reads in WHOLE_GROUP:
             budget = STEPS
-        wanted = {
-            "size": self.size.name,
-            "setting": self.setting.shares or self.setting.name,
-            "method": method,
-            "purpose": TEST,
-            "budget": budget,
-            "temperature": temperature,
-        }
-        return {
-            (record["cell"]["student"], record["cell"]["seed"]): record
-            for record in self.records
-            if all(record["cell"][name] == value for name, value in wanted.items())
-        }
+        return self._tests.get((method, budget, temperature), {})
+
+    @cached_property
+    def _tests(self) -> dict[tuple[str, str, float], dict[Pair, Record]]:
+        """The test records of the setting, by method, budget and temperature."""
+        wanted = (self.size.name, self.setting.shares or self.setting.name, TEST)
+        found: dict[tuple[str, str, float], dict[Pair, Record]] = {}
+        for record in self.records:
+            cell = record["cell"]
+            if (cell["size"], cell["setting"], cell["purpose"]) == wanted:
+                key = cell["method"], cell["budget"], cell["temperature"]
+                found.setdefault(key, {})[cell["student"], cell["seed"]] = record
+        return found
 
     @property
     def names(self) -> list[str]:
