@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -67,7 +68,7 @@ def interval(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Estimate:
     count = runs.values.shape[1]
     totals, known_in = np.nansum(runs.values, 0), known.sum(0)  # over runs, for each prompt
     mean = totals.sum() / known_in.sum()
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    drawn = _drawn(count, draws, seed)
     counts = drawn @ known_in
     means = (drawn @ totals)[counts > 0] / counts[counts > 0]
     parts = [(float(np.var(means)), count - 1), _between_seeds(runs)]
@@ -77,6 +78,13 @@ def interval(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Estimate:
     freedom = spread**2 / sum(v**2 / max(1, degrees) for v, degrees in parts)
     half = stats.t.ppf((1 + LEVEL) / 2, freedom) * spread**0.5
     return Estimate(float(mean), float(mean - half), float(mean + half))
+
+
+@cache
+def _drawn(count: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of the prompts is drawn, (draws, count)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
 
 
 def _between_seeds(runs: Runs) -> tuple[float, int]:
