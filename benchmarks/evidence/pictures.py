@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.evidence.cells import STEPS, TOKENS
-from benchmarks.evidence.findings import scores_of, studied
+from benchmarks.evidence.findings import comparable, scores_of, studied
 from benchmarks.evidence.methods import BASE
-from benchmarks.evidence.statistics import Estimate, interval
+from benchmarks.evidence.statistics import interval
 from benchmarks.evidence.tables import Results, heading, matrix, title
 from benchmarks.records import Record
 
@@ -22,14 +22,15 @@ GREY, BLUE, RED = "#8a8f98", "#2f6f9f", "#c8442b"  # the start, methods, compose
 def draw_evidence(records: Sequence[Record]) -> plt.Figure | None:
     """A panel for each setting that was measured; None if there is none.
 
-    A dot is a method's mean at equal steps, a ring at equal tokens, each with its 95% interval.
+    A dot is a method's mean at equal steps, a ring at equal tokens, each with its 95% interval;
+    of methods on the runs that they share.
     Settings that only vary the groups (g) stand in the tables alone.
     """
     shown = [each for each in studied(records) if not each.setting.name.startswith("g-")]
     if not shown:
         return None
     rows = math.ceil(len(shown) / COLUMNS)
-    most = max(len(results.methods(STEPS)) for results in shown)
+    most = max(len(comparable(results, STEPS)) for results in shown)
     size = (11, rows * (1.0 + 0.26 * most))
     figure, axes = plt.subplots(rows, COLUMNS, figsize=size, layout="constrained", squeeze=False)
     for axis, results in zip(axes.flat, shown, strict=False):
@@ -41,13 +42,16 @@ def draw_evidence(records: Sequence[Record]) -> plt.Figure | None:
 
 
 def _panel(axis: Axes, results: Results) -> None:
-    methods = list(reversed(results.methods(STEPS)))
+    records = {budget: comparable(results, budget) for budget in (STEPS, TOKENS)}
+    methods = list(reversed(records[STEPS]))
     measure = scores_of(results.setting)[0]
     scale = 100 if measure.endswith("right") else 1
     for place, name in enumerate(methods):
         colour = GREY if name == BASE else RED if "composed" in title(name) else BLUE
         for budget, fill in ((STEPS, colour), (TOKENS, "none")):
-            if (found := _estimate(results, name, budget, measure)) is not None:
+            values = matrix(records[budget].get(name, {}), measure)
+            if values is not None:
+                found = interval(values)
                 mean, low, high = (scale * value for value in (found.mean, found.low, found.high))
                 bars = [[mean - low], [high - mean]]
                 shift = 0.12 if budget == STEPS else -0.12
@@ -65,8 +69,3 @@ def _panel(axis: Axes, results: Results) -> None:
     axis.set_title(name, fontsize=9, loc="right")  # beside it is room for the names of the methods
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _estimate(results: Results, name: str, budget: str, measure: str) -> Estimate | None:
-    values = matrix(results.of(name, budget), measure)
-    return None if values is None else interval(values)
