@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.contestants import NAIVE, OURS
+from pad_fast.files.own_files import add_json_line
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,8 +33,7 @@ def now() -> str:
 def append(file: Path, record: Record) -> None:
     """Add one record to a file, which is made if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lines:
-        lines.write(json.dumps(record) + "\n")
+    add_json_line(file, record)
 
 
 def load(results: Path, name: str) -> list[Record]:

@@ -64,7 +64,7 @@ def runs_kernels(tensor: Tensor) -> bool:
 
 def waits_for_values(device: torch.device) -> bool:
     """Whether the host has to wait for the device before it can look at a tensor's values."""
-    return device.type != "cpu"
+    return not is_cpu(device)
 
 
 def can_read_values(tensor: Tensor) -> bool:

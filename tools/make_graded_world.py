@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from make_tiny_world import save
 from tiny_world.lessons import answer_rows
 from tiny_world.measure import decode, generate
 from tiny_world.tokenizer import build
@@ -64,10 +65,7 @@ def make(name: str, recipe: Recipe, seed: int, out: Path) -> dict[str, Any]:
     lessons = Lessons(tokenizer, recipe.batch, *law)
     for _ in tqdm(train(model, lessons, recipe, seed), total=recipe.steps, desc=name):
         pass
-    folder = out / name
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
+    save(model, tokenizer, out / name)
     tasks: Any = draw_distinct(seed, "heldout", 100)
     facts: dict[str, Any] = {"seed": seed, "steps": recipe.steps}
     facts["train_seconds"] = round(time.perf_counter() - began)

@@ -6,7 +6,7 @@ What has no record is called "not run".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.evidence.cells import STEPS, TOKENS, cells, key_of
@@ -105,30 +105,41 @@ def verdict(records: Sequence[Record]) -> str:
     measured = [results for results in studied(records) if _is_decided(results)]
     if not measured:
         return f"The study has not come to a composed method yet. {progress(records)}"
-    parts = []
-    for rivals, no_rivals in (("SeqKD and RFT", "both SeqKD and RFT"), ("RFT", "RFT")):
-        those = [each for each in measured if (REFERENCE in each.names) == ("SeqKD" in rivals)]
-        if not those:
-            continue
-        wins = [text for results in those for text in _wins(results)]
-        where = "" if REFERENCE in those[0].names else ", where the teacher only scores,"
+    kinds = [
+        [results for results in measured if (REFERENCE in results.names) == answers]
+        for answers in (True, False)
+    ]
+    return " ".join([*map(_verdict_on, filter(None, kinds)), progress(records)])
+
+
+def _verdict_on(measured: Sequence[Results]) -> str:
+    """The verdict on settings that have the same rivals."""
+    answers = REFERENCE in measured[0].names
+    rivals = "SeqKD and RFT" if answers else "RFT"
+    where = "" if answers else ", where the teacher only scores,"
+    wins = [text for results in measured for text in _wins(results)]
+    if wins:
         said = (
             f"A composed method beats {rivals} at equal compute{where} with separate 95% "
             f"intervals, here: {'; '.join(wins)}."
-            if wins
-            else f"No composed method beats {no_rivals} at equal compute{where} with separate 95% "
-            "intervals in any setting that was measured."
         )
-        names = "; ".join(results.setting.title for results in those)
-        parts.append(f"**{said}** Measured: {names}.")
-    return f"{' '.join(parts)} {progress(records)}"
+    else:
+        said = (
+            f"No composed method beats {'both ' if answers else ''}{rivals} at equal "
+            f"compute{where} with separate 95% intervals in any setting that was measured."
+        )
+    return f"**{said}** Measured: {'; '.join(results.setting.title for results in measured)}."
+
+
+def _rivals(results: Results) -> list[str]:
+    """What a composed method has to beat: what of SeqKD and RFT the setting has."""
+    return [name for name in (REFERENCE, "rft") if name in results.names]
 
 
 def _is_decided(results: Results) -> bool:
     """Whether a composed method and all of its rivals have run at equal compute."""
     done = comparable(results, TOKENS)
-    rivals = [name for name in (REFERENCE, "rft") if name in results.names]
-    return bool(_composed(results)) and all(name in done for name in rivals)
+    return bool(_composed(done)) and all(name in done for name in _rivals(results))
 
 
 def decisions(records: Sequence[Record]) -> Table:
@@ -206,24 +217,25 @@ def _sizes() -> list[Size]:
     return [FULL, SIZES["prompted"], SIZES["smollm2"]]
 
 
-def _composed(results: Results) -> list[str]:
-    return [name for name in comparable(results, TOKENS) if "composed" in title(name)]
+def _composed(names: Iterable[str]) -> list[str]:
+    return [name for name in names if "composed" in title(name)]
 
 
 def _wins(results: Results) -> list[str]:
     """Each composed method that is above SeqKD and RFT with separate intervals, in words."""
     records = comparable(results, TOKENS)
-    others = [name for name in (REFERENCE, "rft") if name in records]
-    found = []
+    others, composed, found = _rivals(results), _composed(records), []
     for measure in scores_of(results.setting):
         known = {}
-        for name in (*others, *_composed(results)):
+        for name in (*others, *composed):
             values = matrix(records[name], measure)
             if values is not None:
                 known[name] = interval(values)
         rivals = [known[name] for name in others if name in known]
+        if len(rivals) < len(others):  # nothing is won where a rival was not measured
+            continue
         top = max(rivals, key=lambda rival: rival.high)
-        for name in _composed(results):
+        for name in composed:
             if name in known and known[name].low > top.high:
                 found.append(
                     f"{title(name)}, {results.setting.title}, {heading(results.setting, measure)} "

@@ -17,7 +17,7 @@ from benchmarks.evidence.pools import Pool
 from pad_fast.evaluation.agreement import ranking_agreement
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.sample.engines import Engine, Sample, Sampling
+from pad_fast.pipeline.sample.engines import Sample, Sampling
 from pad_fast.pipeline.sample.generate import columns
 from pad_fast.pipeline.whole_files import Row
 
@@ -135,7 +135,7 @@ class Examination:
             found |= {
                 "greedy_teacher": _first(teacher.rewards(self.teacher_prompts, first)),
                 "sampled_teacher": [_mean(group) for group in scores],
-                **_agreement(_rewards(engine, own, ids), scores, "fresh"),
+                **_agreement(engine.rewards_of(own, ids), scores, "fresh"),
             }
         return found | self._right(*texts)
 
@@ -196,13 +196,6 @@ def _logps(
 ) -> list[list[float]]:
     """log p of each sample, in nats, under what it was drawn from."""
     return score_responses(model.model, prompts, groups, normalize="sum", temperature=temperature)
-
-
-def _rewards(engine: Engine, logps: list[list[float]], groups: Groups) -> list[list[float]]:
-    return [
-        [engine.reward(logp, len(ids)) for logp, ids in zip(*pair, strict=True)]
-        for pair in zip(logps, groups, strict=True)
-    ]
 
 
 def _texts(model: Checkpoint, group: Sequence[Sample]) -> list[str]:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -238,9 +239,13 @@ class Place:
         if cell.budget == STEPS:
             return self.size.steps
         assert cell.budget == TOKENS
+        return round(self.size.steps * self._group_tokens / tokens_a_prompt(method, rows))
+
+    @cached_property
+    def _group_tokens(self) -> float:
+        """The tokens of a prompt that PPD reads, which are the same for all cells."""
         groups = METHODS["ppd_kl"]
-        whole = tokens_a_prompt(groups, training_rows(groups, self.pool.rows))
-        return round(self.size.steps * whole / tokens_a_prompt(method, rows))
+        return tokens_a_prompt(groups, training_rows(groups, self.pool.rows))
 
     def _pool(self, student: Path, name: str, changes: dict[str, Any]) -> Pool:
         return Pool(

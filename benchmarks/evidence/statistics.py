@@ -6,7 +6,6 @@ same base students: three students are too few to speak for others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -89,18 +88,16 @@ def _drawn(count: int, draws: int, seed: int) -> np.ndarray:
 
 def _between_seeds(runs: Runs) -> tuple[float, int]:
     """The variance of the mean that comes from seeds, and its degrees of freedom."""
-    means = [float(np.nanmean(row)) for row in runs.values if not np.isnan(row).all()]
-    kept = [s for s, row in zip(runs.students, runs.values, strict=True) if not np.isnan(row).all()]
-    groups = [_of(means, kept, student) for student in set(kept)]
-    degrees = sum(len(group) - 1 for group in groups)
+    means: dict[int, list[float]] = {}  # by student, one for each run
+    for student, row in zip(runs.students, runs.values, strict=True):
+        if not np.isnan(row).all():
+            means.setdefault(student, []).append(float(np.nanmean(row)))
+    count = sum(map(len, means.values()))
+    degrees = count - len(means)
     if not degrees:
         return 0.0, 0
-    squares = sum(float(np.var(group)) * len(group) for group in groups)
-    return squares / degrees / len(means), degrees
-
-
-def _of(means: Sequence[float], students: Sequence[int], student: int) -> list[float]:
-    return [mean for mean, of in zip(means, students, strict=True) if of == student]
+    squares = sum(float(np.var(group)) * len(group) for group in means.values())
+    return squares / degrees / count, degrees
 
 
 @dataclass(frozen=True)

@@ -166,8 +166,8 @@ def drop_half_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects in a file of JSON lines, and the number of bytes that they take.
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines.
 
     A last line without its end, which a kill leaves, is not read. A file that is missing has none.
 
@@ -188,4 +188,4 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
                 f"{path}: line {number} is damaged: {error}; {set_aside(path)}"
             ) from None
         found.append(value)
-    return found, sum(map(len, lines))
+    return found

@@ -81,12 +81,8 @@ def _holds_responses(config: RunConfig) -> bool:
 
 
 def _raw_rows(config: RunConfig, setting: str) -> Iterator[tuple[str, Any]]:
-    responses, heldout = (
-        (config.responses, config.responses_split),
-        (config.heldout, config.heldout_split),
-    )
-    source, split = heldout if setting == "heldout" else responses
-    return raw_rows(str(source), split, config.prompts_subset, setting)
+    split = config.heldout_split if setting == "heldout" else config.responses_split
+    return raw_rows(str(getattr(config, setting)), split, config.prompts_subset, setting)
 
 
 def iter_responses(

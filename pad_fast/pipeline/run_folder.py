@@ -56,7 +56,7 @@ class Metrics:
             ValueError: another line is damaged.
         """
         drop_half_line(self.path)
-        return read_json_lines(self.path)[0]
+        return read_json_lines(self.path)
 
     @cached_property
     def _known(self) -> set[tuple[Any, ...]]:

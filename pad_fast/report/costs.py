@@ -73,7 +73,7 @@ class Comparison:
 def read_costs(folder: Path) -> list[Row]:
     """The pieces of a run's work in the order in which they began, with stretches added up."""
     path, found = folder / COSTS, dict[str, Row]()
-    for row in read_json_lines(path)[0] if path.exists() else ():
+    for row in read_json_lines(path):
         known = found.setdefault(
             row["title"], {**row, "count": 0, "tokens": 0, "seconds": 0.0, "peak": None}
         )

@@ -175,7 +175,7 @@ def _leaves(tree: Row) -> Iterator[tuple[str, Any]]:
 def _read_metrics(path: Path) -> list[Row]:
     """The last line of each step: a run that was killed logs some again when it goes on."""
     rows: dict[tuple[str, int, int, str], Row] = {}
-    for row in read_json_lines(path)[0]:
+    for row in read_json_lines(path):
         key = (row["phase"], row.get("round") or 0, row.get("step") or 0, row.get("name") or "")
         rows[key] = rows.get(key, {}) | row
     return [rows[key] for key in sorted(rows)]

@@ -135,10 +135,15 @@ class Engine(ABC):
         progress: Progress = unseen,
     ) -> list[list[float]]:
         """Rewards of responses, ``normalize`` as it was given: see :meth:`logps`."""
-        found = self.logps(prompts, responses, progress)
+        return self.rewards_of(self.logps(prompts, responses, progress), responses)
+
+    def rewards_of(
+        self, logps: Sequence[Sequence[float]], responses: Sequence[Sequence[Ids]]
+    ) -> list[list[float]]:
+        """The rewards of responses whose log-probabilities are known, see :meth:`logps`."""
         return [
-            [self.reward(logp, len(ids)) for logp, ids in zip(logps, group, strict=True)]
-            for logps, group in zip(found, responses, strict=True)
+            [self.reward(logp, len(ids)) for logp, ids in zip(*pair, strict=True)]
+            for pair in zip(logps, responses, strict=True)
         ]
 
     def reward(self, logp: float, length: int) -> float:
