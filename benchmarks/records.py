@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.contestants import NAIVE, OURS
 from pad_fast.files.own_files import add_json_line
+from pad_fast.files.writing import replacing
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,6 +35,13 @@ def append(file: Path, record: Record) -> None:
     """Add one record to a file, which is made if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     add_json_line(file, record)
+
+
+def rewrite(results: Path, name: str, records: Iterable[Record]) -> None:
+    """Write all records of a command anew, in place of what is there."""
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    with replacing(path(results, name)) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def load(results: Path, name: str) -> list[Record]:

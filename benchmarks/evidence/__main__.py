@@ -44,6 +44,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the cells, and do none")
     parser.add_argument("--tables", action="store_true", help="print the tables, and do no cell")
     parser.add_argument(
+        "--recount",
+        action="store_true",
+        help="count again what the recorded trainings read, where their groups are in --folder",
+    )
+    parser.add_argument(
         "--keep",
         type=Path,
         metavar="FILE",
@@ -66,6 +71,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.keep:
         written = write_shortened(records.load(given.results, "evidence"), given.keep)
         print(f"wrote {given.keep}, {written / 1e6:.1f} MB")
+        return
+    if given.recount:
+        print(f"changed {study.recount()} records")
         return
     if given.list:
         for cell in cells(size):

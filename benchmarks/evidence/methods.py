@@ -47,6 +47,14 @@ class Method:
         """Whether the teacher's own answers are read, and not only its scores."""
         return self.reads in NEEDS_ANSWERS
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether more is read than answers and scores: the teacher's probabilities of each token.
+
+        That needs its weights and one tokenizer for both, so it competes with no other method.
+        """
+        return self.trainer == TOKEN_KD
+
 
 def _ppd(divergence: str, **more: Any) -> dict[str, Any]:
     return {"loss": "ppd", "divergence": divergence, "teacher_beta": TEACHER_BETA, **more}
@@ -84,6 +92,12 @@ _ALL = (
     ),
     Method("best_kl", "composed: PPD-KL + best, own samples", OWN, _composed(10.0, "best"), True),
     Method("simpo", "SimPO", PAIR, {"loss": "simpo", "gamma": 1.0}, has_beta=True),
+    Method(
+        "paper",
+        "PPD-JSD, factors of the paper",
+        OWN,
+        {"loss": "ppd", "divergence": "jsd", "beta": 10.0, "teacher_beta": 10.0},
+    ),
     Method(
         "listnet",
         "ListNet",

@@ -19,6 +19,7 @@ from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.heldout import groups_folder
 from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.run_folder import RunFolder
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.whole_files import Row, read_rows
@@ -47,6 +48,8 @@ class Pool:
         size: numbers of prompts and responses.
         seed: of the run.
         changes: settings of the run, beside those that all pools have.
+        unseen: whether the training prompts are of another draw than the world's own, which a
+            student that was trained on those has not seen.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class Pool:
     size: Size
     seed: int
     changes: dict[str, Any] = field(default_factory=dict)
+    unseen: bool = False
 
     @cached_property
     def run(self) -> RunContext:
@@ -95,10 +99,7 @@ class Pool:
         self.folder.mkdir(parents=True, exist_ok=True)
         for split in ("train", "heldout"):
             path = self.folder / f"{split}.jsonl"
-            count = self.size.prompts if split == "train" else self.size.heldout
-            text = "".join(
-                json.dumps(row) + "\n" for row in self.world.prompts(self.models, split, count)
-            )
+            text = "".join(json.dumps(row) + "\n" for row in self.prompts(split))
             if not path.exists():
                 path.write_text(text, encoding="utf-8")
         values = {
@@ -121,6 +122,14 @@ class Pool:
         )
         return Settings(config, {"divergence": "kl"})
 
+    def prompts(self, split: str) -> list[Row]:
+        """The prompts of a split that the run reads."""
+        if split == "heldout":
+            return self.world.prompts(self.models, split, self.size.heldout)
+        if self.unseen:
+            return self.world.unseen_prompts(self.models, self.size.prompts)
+        return self.world.prompts(self.models, split, self.size.prompts)
+
     def _make(self) -> None:
         """Do what is missing of the phases that sample and score."""
         lock = FileLock(self.folder.parent / f"{self.folder.name}.lock")
@@ -128,3 +137,8 @@ class Pool:
             rounds.sample(run, 1)
             rounds.score(run, 1)
             run.engines.close()
+
+
+def is_scored(folder: Path) -> bool:
+    """Whether the groups of the pool in a folder have their scores."""
+    return (RunFolder(folder / "run").round(1) / "scores").exists()

@@ -20,12 +20,13 @@ from benchmarks import records
 from benchmarks.evidence.cells import STEPS, TEST, TOKENS, TUNE, Cell, cells, key_of, tuning
 from benchmarks.evidence.measures import Examination, means, score
 from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, Method, training_rows
-from benchmarks.evidence.pools import Pool
+from benchmarks.evidence.pools import Pool, is_scored
 from benchmarks.evidence.settings import SETTINGS, Setting, Size
-from benchmarks.evidence.training import Plan, Trained, tokens_a_prompt, train
+from benchmarks.evidence.training import Plan, Reading, Trained, reading, train
 from benchmarks.evidence.worlds import World
 from benchmarks.machine import describe
 from benchmarks.records import Record
+from pad_fast.pipeline.whole_files import Row
 
 SAMPLES_SEED = 1000  # all students are sampled with the same seed
 WAIT = 2.0  # seconds until the next look at what other processes did
@@ -95,6 +96,31 @@ class Study:
                 time.sleep(WAIT)  # others do all that is left, or what it waits for
                 self._read_records()
 
+    def recount(self) -> int:
+        """Count again what trainings read, where the groups are there; the number of records.
+
+        For records of code that counted otherwise; ``recounted`` names the commit whose code did
+        it. Of several rounds only the first one's groups are kept: their records stay as they are.
+        """
+        found, commit = 0, describe(torch.device("cpu"))["commit"]
+        every = records.load(self.results, "evidence")
+        for record in every:
+            cell = Cell(**record["cell"])
+            if cell.size != self.size.name or cell.method == BASE:
+                continue
+            pool = folder_of(self.folder, cell.size, cell.setting, cell.student, cell.seed) / "pool"
+            if SETTINGS[cell.setting].rounds > 1 or not is_scored(pool):
+                continue
+            place = self._place(cell)
+            method = METHODS[cell.method]
+            read = reading(method, place.rows_of(method, place.pool))
+            tokens = round(record["steps"] * self.size.batch * read.tokens)
+            if {**record, "tokens": tokens, **_read(read)} != record:
+                record |= {"tokens": tokens, **_read(read), "recounted": commit}
+                found += 1
+        records.rewrite(self.results, "evidence", every)
+        return found
+
     def _read_records(self) -> None:
         self.known = {key_of(record): record for record in records.load(self.results, "evidence")}
 
@@ -130,6 +156,7 @@ class Study:
                 "beta": beta,
                 "steps": sum(part.steps for part in trained),
                 "tokens": sum(part.tokens for part in trained),
+                **_read(trained[-1].reading),
                 "train_seconds": round(sum(part.seconds for part in trained), 2),
                 "loss": trained[-1].loss,
             }
@@ -191,7 +218,9 @@ class Place:
         changes = dict(self.setting.pool)
         if self.setting.rounds > 1:
             changes["num_generations"] = self.size.generations // self.setting.rounds
-        self.pool = self._pool(self.start, "pool", changes)
+        # What the saturated student was trained on it answers as the teacher does, each time: such
+        # groups have no two responses to compare.
+        self.pool = self._pool(self.start, "pool", changes, unseen=self.setting.saturated)
         # The fixed groups, where the setting has samples of its own kind, are those of its pool.
         self.validation = Examination(self.pool, "validation")
         self.heldout = Examination(self.pool, "heldout")
@@ -199,8 +228,7 @@ class Place:
     @property
     def folder(self) -> Path:
         """The folder of this setting, student and seed."""
-        pair = f"{self.student}-{self.seed}"
-        return self.root / self.size.name / self.setting_name / pair
+        return folder_of(self.root, self.size.name, self.setting_name, self.student, self.seed)
 
     @property
     def teacher(self) -> Path:
@@ -212,13 +240,17 @@ class Place:
         point = f"{cell.purpose}-{cell.budget}-{cell.learning_rate}-{cell.beta}"
         return self.folder / f"{cell.method}-{point}"
 
+    def rows_of(self, method: Method, pool: Pool) -> list[Row]:
+        """What a method reads of a pool of this place."""
+        return training_rows(method, pool.rows, self.setting.noise, self.seed)
+
     def train(self, cell: Cell, rate: float, beta: float | None) -> list[Trained]:
         """The student of each round; the pool of a later one is sampled from the one before."""
         method, rounds = METHODS[cell.method], self.setting.rounds
         folder, start, pool, done = self.folder_of(cell), self.start, self.pool, []
         shutil.rmtree(folder, ignore_errors=True)  # left by a study that was stopped
         for round in range(1, rounds + 1):
-            rows = training_rows(method, pool.rows, self.setting.noise, self.seed)
+            rows = self.rows_of(method, pool)
             steps = self._steps(cell, method, rows) // rounds
             size, seed = self.size, self.seed + round - 1
             plan = Plan(max(1, steps), size.batch, rate, beta, seed, size.bf16)
@@ -226,7 +258,7 @@ class Place:
             start = done[-1].folder
             if round < rounds:
                 name = f"{folder.name}/pool-{round + 1}"
-                pool = self._pool(start, name, self.pool.changes)
+                pool = self._pool(start, name, self.pool.changes, self.pool.unseen)
         return done
 
     def _steps(self, cell: Cell, method: Method, rows: Sequence[dict]) -> int:
@@ -239,18 +271,19 @@ class Place:
         if cell.budget == STEPS:
             return self.size.steps
         assert cell.budget == TOKENS
-        return round(self.size.steps * self._group_tokens / tokens_a_prompt(method, rows))
+        return round(self.size.steps * self._group_tokens / reading(method, rows).tokens)
 
     @cached_property
     def _group_tokens(self) -> float:
         """The tokens of a prompt that PPD reads, which are the same for all cells."""
         groups = METHODS["ppd_kl"]
-        return tokens_a_prompt(groups, training_rows(groups, self.pool.rows))
+        return reading(groups, training_rows(groups, self.pool.rows)).tokens
 
-    def _pool(self, student: Path, name: str, changes: dict[str, Any]) -> Pool:
-        return Pool(
-            self.folder / name, self.world, self.root, student, self.size, self.seed, changes
-        )
+    def _pool(
+        self, student: Path, name: str, changes: dict[str, Any], unseen: bool = False
+    ) -> Pool:
+        folder, size, seed = self.folder / name, self.size, self.seed
+        return Pool(folder, self.world, self.root, student, size, seed, changes, unseen)
 
     def _saturated(self, base: Path) -> Path:
         """The base student after SeqKD for as many steps as the size says."""
@@ -265,6 +298,19 @@ class Place:
                 train(method, base, self.teacher, rows, plan, folder)
                 (folder / "done").touch()
         return folder
+
+
+def folder_of(root: Path, size: str, setting: str, student: int, seed: int) -> Path:
+    """The folder of a setting, student and seed within the study's."""
+    return root / size / setting / f"{student}-{seed}"
+
+
+def _read(read: Reading) -> Record:
+    """What a record says of a training's reading, beside its tokens."""
+    return {
+        "prompts_read": round(read.prompts, DIGITS),
+        "answer_weight": read.answer_weight and round(read.answer_weight, DIGITS),
+    }
 
 
 def _shortened(values: Sequence[float | None]) -> list[float | None]:

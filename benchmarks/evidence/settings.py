@@ -55,7 +55,7 @@ class Setting:
             name
             for name, method in METHODS.items()
             if (self.methods is None or name in self.methods)
-            and (self.answers or not method.needs_answers)
+            and (self.answers or not (method.needs_answers or method.is_bound))
         ]
 
 
@@ -69,7 +69,7 @@ def _group(name: str, title: str, **more: Any) -> Setting:
 _ALL = (
     Setting("a", "a: from the base student", "a", pairs=9),
     Setting("c", "c: the teacher only scores", "a", answers=False, shares="a", pairs=9),
-    Setting("e", "e: open-ended, graded", "e", world=GRADED, methods=MAIN, pairs=3),
+    Setting("e", "e: open-ended, graded", "e", world=GRADED, methods=(*MAIN, "paper"), pairs=3),
     Setting(
         "b", "b: after SeqKD that no longer improves", "b", saturated=True, methods=MAIN, pairs=3
     ),

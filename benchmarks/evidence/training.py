@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import PrinterCallback
 
-from benchmarks.evidence.methods import TOKEN_KD, Method
+from benchmarks.evidence.methods import Method
 from benchmarks.evidence.token_kd import TokenKDTrainer
 from pad_fast.pipeline.train.training_rows import live_tokens
 from pad_fast.pipeline.whole_files import Row
@@ -50,7 +51,8 @@ class Trained:
     Args:
         folder: of its weights and tokenizer.
         steps: that were done.
-        tokens: that training read, see :func:`tokens_a_prompt`.
+        tokens: that training read, see :class:`Reading`.
+        reading: of each step.
         seconds: of training.
         loss: the last that was logged.
     """
@@ -58,6 +60,7 @@ class Trained:
     folder: Path
     steps: int
     tokens: int
+    reading: Reading
     seconds: float
     loss: float
 
@@ -77,8 +80,8 @@ def train(
     """
     began = time.perf_counter()
     args = _arguments(method, plan, folder)
-    kind: Any = TokenKDTrainer if method.trainer == TOKEN_KD else PADTrainer
-    more = {"teacher": str(teacher)} if method.trainer == TOKEN_KD else {}
+    kind: Any = TokenKDTrainer if method.is_bound else PADTrainer
+    more = {"teacher": str(teacher)} if method.is_bound else {}
     trainer = kind(
         model=AutoModelForCausalLM.from_pretrained(start),
         args=args,
@@ -90,28 +93,63 @@ def train(
     trainer.train()
     trainer.save_model(str(folder))
     trainer.processing_class.save_pretrained(folder)
+    read = reading(method, rows)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return Trained(
         folder,
         trainer.state.global_step,
-        round(plan.steps * plan.batch * tokens_a_prompt(method, rows)),
+        round(plan.steps * plan.batch * read.tokens),
+        read,
         round(time.perf_counter() - began, 2),
         losses[-1],
     )
 
 
-def tokens_a_prompt(method: Method, rows: Sequence[Row]) -> float:
-    """The mean tokens that a step reads for a prompt: its own once, and those of its responses.
+@dataclass(frozen=True)
+class Reading:
+    """What a training reads of the rows of its method.
 
-    The trainer reads equal responses once, and leaves out a prompt with too few that differ.
+    Args:
+        tokens: that a step reads for a prompt, on average: its own once, and those of its
+            responses. The trainer reads equal responses once, and leaves out a prompt with too
+            few that differ.
+        prompts: the share of the prompts that are not left out.
+        answer_weight: the mean weight of the teacher's answer in a weighted likelihood, from 0 to
+            1; None for a method without.
     """
-    if method.trainer == TOKEN_KD:  # which reads a row for each response
-        return sum(
-            len(row["prompt_ids"]) + sum(map(len, row["completion_ids"])) for row in rows
-        ) / len(rows)
-    least = PADConfig(output_dir="unused", report_to="none", **method.options).least_live
-    read = prepare_dataset(list(rows), RowReader(), least_live=least)
-    return live_tokens(read) / len(read)
+
+    tokens: float
+    prompts: float = 1.0
+    answer_weight: float | None = None
+
+
+def reading(method: Method, rows: Sequence[Row]) -> Reading:
+    """What a training with a method reads of its rows."""
+    if method.is_bound:  # which reads a row for each response
+        tokens = sum(len(row["prompt_ids"]) + sum(map(len, row["completion_ids"])) for row in rows)
+        return Reading(tokens / len(rows))
+    args = PADConfig(output_dir="unused", report_to="none", **method.options)
+    read = prepare_dataset(list(rows), RowReader(), least_live=args.least_live)
+    weight = None
+    if method.needs_answers and method.options.get("likelihood_on") == "weighted":
+        weight = _answer_weight(read, args.likelihood_beta)
+    return Reading(live_tokens(read) / len(read), len(read) / len(rows), weight)
+
+
+def _answer_weight(rows: Dataset, likelihood_beta: float) -> float:
+    """The mean over prepared rows of softmax(likelihood_beta * t) of the teacher's answer.
+
+    Of equal responses the first alone has a reward, so that one has the answer's weight where a
+    sample is the same.
+    """
+    found = []
+    for row in rows:
+        rewards = np.array(row["teacher_rewards"], float)  # NaN where a response is not read
+        weights = np.exp(likelihood_beta * (rewards - np.nanmax(rewards)))
+        answer = row["completion_ids"][row["from_teacher"].index(True)]
+        own = [ids == answer for ids in row["completion_ids"]]
+        found.append(np.nansum(weights[own]) / np.nansum(weights))
+    return float(np.mean(found))
 
 
 def _arguments(method: Method, plan: Plan, folder: Path) -> PADConfig:

@@ -20,6 +20,7 @@ from pad_fast.pipeline.whole_files import Row
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "pad_fast" / "tiny_world"
 EMBEDDED_STUDENT = 1  # the seed of the student that the package has
+ANOTHER_DRAW = 1  # the seed of training prompts that the package does not have
 GOOD = 0.99  # the quality from which an answer of the graded world counts as right
 
 
@@ -86,6 +87,14 @@ class World:
         if self.taught:
             return self.taught.prompts(root, split, count)
         return json_lines(self._home(root) / f"{split}.jsonl")[:count]
+
+    def unseen_prompts(self, root: Path, count: int) -> list[Row]:
+        """Training prompts of another draw, without those of :meth:`prompts`; at most ``count``."""
+        place = root / "students" / f"{self.name}-prompts"
+        self._make(place, "--only", "facts", "--seed", str(ANOTHER_DRAW))
+        seen = {row["prompt"][0]["content"] for row in self.prompts(root, "train", count)}
+        drawn = json_lines(place / "train.jsonl")
+        return [row for row in drawn if row["prompt"][0]["content"] not in seen][:count]
 
     def student(self, root: Path, seed: int, width: int | None) -> Path:
         """The folder of a base student, which is trained if it is not there.

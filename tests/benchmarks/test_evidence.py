@@ -9,19 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import kl_div
 
+from benchmarks import records
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import runner
 from benchmarks.evidence.cells import TEST, TOKENS, TUNE, cells, tuning
 from benchmarks.evidence.measures import MEASURES, repetition
-from benchmarks.evidence.methods import METHODS, members, training_rows
+from benchmarks.evidence.methods import METHODS, training_rows
+from benchmarks.evidence.pools import Pool
 from benchmarks.evidence.settings import FULL, MAIN, QUICK, SETTINGS, SIZES, SMALLEST
 from benchmarks.evidence.statistics import Runs, interval, win_rate
 from benchmarks.evidence.tables import report
 from benchmarks.evidence.token_kd import token_kl
-from benchmarks.evidence.training import Plan, tokens_a_prompt, train
 from benchmarks.evidence.worlds import TINY
 
 
@@ -39,6 +39,23 @@ def test_the_smallest_cells_become_records_and_tables(tmp_path, capsys, monkeypa
     assert tested["learning_rate"] == tried["cell"]["learning_rate"]
     assert tested["prompts"]["answer_logp"] != base["prompts"]["answer_logp"]  # it was trained
     assert tested["commit"]
+    file = tmp_path / "evidence.jsonl"
+    lines = file.read_text()
+    file.write_text(lines.replace(f'"tokens": {tested["tokens"]},', '"tokens": 1,'))
+    command.main(
+        [
+            "--size",
+            "smallest",
+            "--folder",
+            str(tmp_path / "runs"),
+            "--recount",
+            "--results",
+            str(tmp_path),
+        ]
+    )
+    assert capsys.readouterr().out.endswith("changed 1 records\n")
+    recounted = records.load(tmp_path, "evidence")[-1]
+    assert recounted == tested | {"recounted": tested["commit"]}
     again = runner.Study(SMALLEST, tmp_path / "runs", tmp_path)
     assert len(again.todo) == len(cells(SMALLEST)) - 3
     monkeypatch.setattr(runner.Study, "_do", None)  # nothing is done for a list or tables
@@ -125,93 +142,19 @@ def test_the_grid_is_the_same_for_all_methods() -> None:
     first = next(cell for cell in cells(FULL) if cell.method == "ppd_kl" and cell.purpose == TEST)
     assert len(tuning(first, FULL)) == len(FULL.learning_rates) * len(FULL.betas)
     assert {cell.setting for cell in cells(FULL)} == set(FULL.settings) - {"c"}  # a's are c's
-    assert not any(METHODS[name].needs_answers for name in SETTINGS["c"].method_names())
+    scored_only = SETTINGS["c"].method_names()
+    assert not any(METHODS[name].needs_answers or METHODS[name].is_bound for name in scored_only)
 
 
-ROW = {
-    "prompt_id": 0,
-    "prompt_ids": [1, 2],
-    "completion_ids": [[3], [4, 5], [6], [7, 8, 9]],
-    "finish_reasons": ["stop"] * 4,
-    "teacher_rewards": [-2.0, -1.0, -3.0, -0.5],
-    "student_rewards": [-1.0, -1.5, -2.5, -4.0],
-    "from_teacher": [False, False, False, True],
-}
-
-
-def test_a_method_reads_its_part_of_a_group() -> None:
-    found = {reads: members(reads, ROW) for reads in ("own", "best", "pair", "teacher", "mixed")}
-    assert found == {
-        "own": [0, 1, 2],
-        "best": [1],
-        "pair": [1, 2],
-        "teacher": [3],
-        "mixed": [0, 1, 3],
-    }
-    with pytest.raises(ValueError, match="needs the teacher's answer in every group"):
-        members("mixed", {**ROW, "from_teacher": [False] * 4})
-    (row,) = training_rows(METHODS["dpo"], [ROW])
-    assert row["teacher_rewards"] == [-1.0, -3.0]
-    assert row["anchor_rewards"] == [-1.5, -2.5]
-    assert tokens_a_prompt(METHODS["dpo"], [row]) == 5
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains(name, tmp_path) -> None:
-    torch.set_num_threads(1)
-    method, start = METHODS[name], TINY.student(tmp_path, 1, None)
-    rows = training_rows(method, [ROW] * 4)
-    plan = Plan(2, 2, 1e-3, 2.0 if method.has_beta else None, 1)
-    done = train(method, start, TINY.teacher(tmp_path), rows, plan, tmp_path / "trained")
-    assert (done.steps, done.tokens) == (2, 4 * tokens_a_prompt(method, rows))
-    assert done.loss != 0
-    before, after = (load_file(folder / "model.safetensors") for folder in (start, done.folder))
-    assert any((before[key] != after[key]).any() for key in before)
-
-
-def test_the_real_studies_train_in_bfloat16(tmp_path) -> None:
-    found = []
-    for bf16 in (False, SIZES["prompted"].bf16):
-        plan = Plan(2, 2, 1e-3, 2.0, 1, bf16)
-        folder = tmp_path / str(bf16)
-        start, teacher = TINY.student(tmp_path, 1, None), TINY.teacher(tmp_path)
-        rows = training_rows(METHODS["ppd_kl"], [ROW] * 4)
-        train(METHODS["ppd_kl"], start, teacher, rows, plan, folder)
-        found.append(load_file(folder / "model.safetensors"))
-    plain, rounded = found
-    assert {value.dtype for value in rounded.values()} == {torch.float32}
-    assert any((plain[key] != rounded[key]).any() for key in plain)
-
-
-def test_a_training_reads_equal_responses_once() -> None:
-    copies = {**ROW, "completion_ids": [[3], [4, 5], [3], [7, 8, 9]]}
-    alone = {**ROW, "completion_ids": [[3], [3], [3], [7, 8, 9]]}
-    for name, tokens in {
-        "ppd_kl": 2 + 3,  # the first row alone: a ranking needs two that differ
-        "dpo": 2 + 3,
-        "rft": (2 + 2 + 2 + 1) / 2,
-        "seqkd": 2 + 3,
-        "weighted_own": ((2 + 3) + (2 + 1)) / 2,
-        "token_kd": (2 * 2 + 4 + 3) / 2,
-    }.items():
-        rows = training_rows(METHODS[name], [copies, alone])
-        assert tokens_a_prompt(METHODS[name], rows) == pytest.approx(tokens), name
-
-
-def test_copies_of_a_text_have_one_noise() -> None:
-    rows = [{**ROW, "completion_ids": [[3], [3], [3], [7]], "teacher_rewards": [-1.0] * 4}] * 50
-    for row in training_rows(METHODS["ppd_kl"], [*rows, ROW], noise=2.0)[:-1]:
-        assert len(set(row["teacher_rewards"])) == 1
-
-
-def test_noise_is_the_same_for_all_methods() -> None:
-    rows = [{**ROW, "prompt_id": i} for i in range(2000)]
-    own, best = (training_rows(METHODS[name], rows, 0.5, 3) for name in ("ppd_kl", "rft"))
-    assert [max(row["teacher_rewards"]) for row in own] == [
-        row["teacher_rewards"][0] for row in best
+def test_the_groups_of_a_saturated_student_are_of_prompts_that_it_has_not_seen(tmp_path) -> None:
+    usual = {row["prompt"][0]["content"] for row in TINY.prompts(tmp_path, "train", 3000)}
+    unseen = TINY.unseen_prompts(tmp_path, 3000)
+    assert len(unseen) > 2500
+    assert usual.isdisjoint(row["prompt"][0]["content"] for row in unseen)
+    pool = Pool(tmp_path, TINY, tmp_path, TINY.student(tmp_path, 1, None), SMALLEST, 1, unseen=True)
+    assert [row["answer"] for row in pool.prompts("train")] == [
+        row["answer"] for row in TINY.unseen_prompts(tmp_path, SMALLEST.prompts)
     ]
-    noise = np.array([row["teacher_rewards"] for row in own]) - ROW["teacher_rewards"][:3]
-    assert noise.std() == pytest.approx(0.5 * np.std([-2.0, -1.0, -3.0]), rel=0.05)
 
 
 def test_an_interval_is_that_of_the_mean() -> None:
@@ -292,9 +235,17 @@ def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
 def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:
     place = object.__new__(runner.Place)
     place.size = dataclasses.replace(SMALLEST, steps=10)
-    place.pool = SimpleNamespace(rows=[ROW])
+    row = {
+        "prompt_ids": [1, 2],
+        "completion_ids": [[3], [4, 5], [6], [7, 8, 9]],
+        "finish_reasons": ["stop"] * 4,
+        "teacher_rewards": [-2.0, -1.0, -3.0, -0.5],
+        "student_rewards": [-1.0, -1.5, -2.5, -4.0],
+        "from_teacher": [False, False, False, True],
+    }
+    place.pool = SimpleNamespace(rows=[row])
     cell = next(cell for cell in cells(SMALLEST) if cell.budget == TOKENS)
-    rows = training_rows(METHODS["seqkd"], [ROW])
+    rows = training_rows(METHODS["seqkd"], [row])
     assert place._steps(cell, METHODS["seqkd"], rows) == 12  # 6 tokens of a group against 5
     assert place._steps(dataclasses.replace(cell, budget="steps"), METHODS["seqkd"], rows) == 10
     assert place._steps(dataclasses.replace(cell, purpose=TUNE), METHODS["seqkd"], rows) == 5
