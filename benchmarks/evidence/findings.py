@@ -7,27 +7,22 @@ What has no record is called "not run".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from benchmarks.evidence.cells import STEPS, TOKENS, cells, key_of
-from benchmarks.evidence.methods import BASE, REFERENCE
-from benchmarks.evidence.settings import FULL, SETTINGS, SIZES, Setting, Size
-from benchmarks.evidence.statistics import Estimate, interval
-from benchmarks.evidence.tables import (
-    Pair,
+from benchmarks.evidence.methods import BASE, METHODS, REFERENCE
+from benchmarks.evidence.results import (
     Results,
-    Table,
-    common,
-    heading,
+    comparable,
     matrix,
-    percent,
-    title,
+    scores_of,
+    share_of_tokens,
 )
+from benchmarks.evidence.settings import FULL, SETTINGS, SIZES, Size
+from benchmarks.evidence.statistics import Estimate, Pair, interval
+from benchmarks.evidence.tables import ALL, PERCENT, Table, amount, heading, title
 from benchmarks.records import Record
 
 BUDGETS = (STEPS, TOKENS)
-SCORES = ("greedy_right", "sampled_right")
-BY_TEACHER = ("greedy_teacher", "sampled_teacher")  # where no code says what is right
 NOT_RUN = "not run"
 # What a user has, by the setting that is like it.
 HAVE = {
@@ -42,39 +37,6 @@ HAVE = {
     "prompted": "a rule in a system prompt, to be kept without it (SmolLM2-135M)",
     "smollm2": "a smaller model cut out of the teacher (SmolLM2-135M)",
 }
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper: that a method in a setting does better than another one.
-
-    Args:
-        text: the claim.
-        method, setting: of what is to be better.
-        other, other_setting: of what it is compared with.
-    """
-
-    text: str
-    method: str
-    setting: str
-    other: str
-    other_setting: str
-
-
-# The claims of arXiv 2502.14272, sections 4 and 5, as far as the study has a cell for them.
-CLAIMS = (
-    Claim("rankings teach more than pairs: DPO", "ppd_kl", "a", "dpo", "a"),
-    Claim("rankings teach more than pairs: SimPO", "ppd_kl", "a", "simpo", "a"),
-    Claim("rankings teach more than PRO", "ppd_kl", "a", "pro", "a"),
-    Claim("preferences teach more than the teacher's answers", "ppd_kl", "a", REFERENCE, "a"),
-    Claim("a distribution over rankings teaches more than one ranking", "ppd_jsd", "a", "vpd", "a"),
-    Claim("more responses help: 8 against 2", "ppd_kl", "a", "ppd_kl", "g-n2"),
-    Claim("more responses help: 16 against 8", "ppd_kl", "g-n16", "ppd_kl", "a"),
-    Claim("calibration helps: mcq_weight 0.5 against 0", "ppd_kl", "g-mcq.5", "ppd_kl", "a"),
-    Claim("later rounds help: 2 of 4 samples against 1", "ppd_kl", "g-rounds2", "ppd_kl", "g-n4"),
-    Claim("later rounds help: 4 of 2 samples against 1", "ppd_kl", "g-rounds4", "ppd_kl", "g-n2"),
-    Claim("later rounds help: 2 of 4 against 1 of 8", "ppd_kl", "g-rounds2", "ppd_kl", "a"),
-)
 
 
 def studied(records: Sequence[Record]) -> list[Results]:
@@ -128,7 +90,15 @@ def _verdict_on(measured: Sequence[Results]) -> str:
             f"No composed method beats {'both ' if answers else ''}{rivals} at equal "
             f"compute{where} with separate 95% intervals in any setting that was measured."
         )
-    return f"**{said}** Measured: {'; '.join(results.setting.title for results in measured)}."
+    return f"**{said}** Measured: {'; '.join(map(_as_measured, measured))}."
+
+
+def _as_measured(results: Results) -> str:
+    """A setting's title, and how much less its composed methods read than their rivals."""
+    shares = [share_of_tokens(results, name) for name in _composed(comparable(results, TOKENS))]
+    least = min((share for share in shares if share is not None), default=1.0)
+    text = results.setting.title
+    return text if least >= ALL else f"{text} (composed methods on {100 * least:.0f}% or more)"
 
 
 def _rivals(results: Results) -> list[str]:
@@ -155,20 +125,45 @@ def decisions(records: Sequence[Record]) -> Table:
 
 def _partly(results: Results) -> str:
     """How many of a setting's methods have run, if not all have."""
-    done = sum(name in results.names for name in comparable(results, STEPS))
-    return "" if done == len(results.names) else f" – {done} of {len(results.names)} methods so far"
+    names = [name for name in results.names if not METHODS[name].is_bound]
+    done = sum(name in names for name in comparable(results, STEPS))
+    return "" if done == len(names) else f" – {done} of {len(names)} methods so far"
 
 
-def claims(records: Sequence[Record]) -> Table:
-    """Each claim of the paper with the paired difference, at equal steps, and whether it holds."""
-    rows = [["claim", "compared", "right, greedy", "right, sampled", "here"]]
-    for claim in CLAIMS:
-        found = [_difference(claim, name, records) for name in SCORES]
-        names = f"{title(claim.method)} − {title(claim.other)}"
-        if claim.method == claim.other:
-            names = title(claim.method)
-        rows.append([claim.text, names, *map(_shown, found), _here(found)])
-    return rows
+def asides(records: Sequence[Record]) -> str:
+    """What the composed methods' likelihood is of, and what the bound reaches, in words."""
+    weights, bounds = [], []
+    for results in studied(records):
+        where = results.setting.title
+        found = [
+            record["answer_weight"]
+            for name in results.names
+            for record in results.of(name, STEPS).values()
+            if record.get("answer_weight") is not None
+        ]
+        if found:
+            weights.append(f"{sum(found) / len(found):.2f} ({where})")
+        for name in (name for name in results.names if METHODS[name].is_bound):
+            values = {m: matrix(results.of(name, STEPS), m) for m in scores_of(results.setting)}
+            texts = [
+                f"{heading(results.setting, measure)} {amount(measure, interval(runs))}"
+                for measure, runs in values.items()
+                if runs is not None
+            ]
+            bounds += [f"{title(name)}, {where}: {', '.join(texts)}."] if texts else []
+    said = []
+    if weights:
+        said.append(
+            "In the composed methods with the teacher's answer, that answer has this share of the "
+            f"weighted likelihood: {', '.join(weights)}. Where it is near 1, they are SeqKD that "
+            "reads the samples too."
+        )
+    if bounds:
+        said.append(
+            "With the teacher's logits and one tokenizer there is a bound for the others at equal "
+            f"steps: {' '.join(bounds)}"
+        )
+    return "\n\n".join(said) or f"*{NOT_RUN.capitalize()}.*"
 
 
 def best(results: Results, budget: str, measure: str) -> list[tuple[str, Estimate]]:
@@ -191,26 +186,6 @@ def best(results: Results, budget: str, measure: str) -> list[tuple[str, Estimat
         if name != first and interval(known[first] - known[name]).low <= 0:
             kept.append((name, estimate))
     return kept
-
-
-def comparable(results: Results, budget: str) -> dict[str, dict[Pair, Record]]:
-    """The records of the runs that all methods have which have half of the most runs or more.
-
-    A mean over fewer runs would be one of other students, some of which are easier than others.
-    """
-    found = {name: results.of(name, budget) for name in results.methods(budget)}
-    most = max(map(len, found.values()), default=0)
-    kept = {name: runs for name, runs in found.items() if 2 * len(runs) >= most}
-    shared = set.intersection(*(set(runs) for runs in kept.values())) if kept else set()
-    return {
-        name: {pair: record for pair, record in runs.items() if pair in shared}
-        for name, runs in kept.items()
-    }
-
-
-def scores_of(setting: Setting) -> tuple[str, ...]:
-    """The measures by which a setting's methods are judged."""
-    return BY_TEACHER if setting.world.grade is None else SCORES
 
 
 def _sizes() -> list[Size]:
@@ -239,7 +214,7 @@ def _wins(results: Results) -> list[str]:
             if name in known and known[name].low > top.high:
                 found.append(
                     f"{title(name)}, {results.setting.title}, {heading(results.setting, measure)} "
-                    f"{_amount(measure, known[name])} against {_amount(measure, top)}"
+                    f"{amount(measure, known[name])} against {amount(measure, top)}"
                 )
     return found
 
@@ -255,51 +230,29 @@ def _leaders(results: Results, budget: str) -> str:
         text = f"{heading(results.setting, measure)}: **{title(first)}** {_mean(measure, estimate)}"
         if others:
             text += f" (perhaps {', '.join(title(name) for name, _ in others)})"
-        texts.append(text)
+        texts.append(text + _sharper_start(results, budget, measure, estimate))
     return "<br>".join(texts) or NOT_RUN
 
 
-def _difference(claim: Claim, measure: str, records: Sequence[Record]) -> Estimate | None:
-    """The paired difference at equal steps; None where a part has not run."""
-    first, second = (
-        Results(FULL, SETTINGS[setting], records).of(method, STEPS)
-        for method, setting in (
-            (claim.method, claim.setting),
-            (claim.other, claim.other_setting),
-        )
-    )
-    values = [matrix(part, measure) for part in common(first, second)]
-    if values[0] is None or values[1] is None:
-        return None
-    return interval(values[0] - values[1])
-
-
-def _here(found: Sequence[Estimate | None]) -> str:
-    """Whether a claim holds by both measures."""
-    known = [each for each in found if each is not None]
-    if not known:
-        return NOT_RUN
-    if all(each.low > 0 for each in known):
-        return "holds"
-    if all(each.high < 0 for each in known):
-        return "the opposite"
-    if all(each.excludes_zero for each in known):
-        return "one way greedy, the other way sampled"
-    ends = [each for each in known if each.excludes_zero]
-    if not ends:
-        return "not seen"
-    return "by one measure" if ends[0].low > 0 else "the opposite by one measure"
-
-
-def _shown(found: Estimate | None) -> str:
-    return NOT_RUN if found is None else percent(found)
-
-
-def _amount(measure: str, found: Estimate) -> str:
-    if measure in SCORES:
-        return percent(found)
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _sharper_start(results: Results, budget: str, measure: str, leader: Estimate) -> str:
+    """The untrained student at its best lower temperature, where its samples are as good."""
+    if not measure.startswith("sampled"):
+        return ""
+    runs = comparable(results, budget)
+    pairs: set[Pair] = set(next(iter(runs.values())))
+    found = {}
+    for temperature in results.size.temperatures:
+        starts = results.of(BASE, STEPS, temperature)
+        values = matrix({pair: starts[pair] for pair in starts if pair in pairs}, measure)
+        if values is not None and set(values.pairs) == pairs:
+            found[temperature] = interval(values)
+    if not found:
+        return ""
+    best_one = max(found, key=lambda temperature: found[temperature].mean)
+    if found[best_one].mean < leader.mean:
+        return ""
+    return f"; the untrained start at T {best_one:g} has {_mean(measure, found[best_one])}"
 
 
 def _mean(measure: str, found: Estimate) -> str:
-    return f"{100 * found.mean:.1f}" if measure in SCORES else f"{found.mean:.2f}"
+    return f"{100 * found.mean:.1f}" if measure in PERCENT else f"{found.mean:.2f}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from benchmarks.evidence import claims as claims_of_paper
 from benchmarks.evidence import findings
 from benchmarks.evidence.settings import FULL, SIZES
 from benchmarks.evidence.tables import examples, report, shown
 from benchmarks.records import Record
 
 PICTURE = (
-    "![For each setting and method the share of right greedy answers with its 95% interval: at "
-    "equal steps as a dot, at equal tokens as a ring.](../benchmarks/results/evidence.png)"
+    "![For each setting and method how good greedy answers are, by the measure that the setting is "
+    "judged by, with its 95% interval: at equal steps as a dot, at equal tokens as a ring.]"
+    "(../benchmarks/results/evidence.png)"
 )
 REAL = tuple(SIZES[name] for name in ("prompted", "smollm2"))
 
@@ -28,7 +30,7 @@ def decisions(records: Sequence[Record]) -> str:
 
 def claims(records: Sequence[Record]) -> str:
     """The paper's claims, and whether they hold here."""
-    return "{.stacked}\n" + shown(findings.claims(records), "left")
+    return "{.stacked}\n" + shown(claims_of_paper.claims(records), "left")
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -50,6 +52,7 @@ PARTS: dict[str, Callable[[Sequence[Record]], str]] = {
     "evidence:verdict": findings.verdict,
     "evidence:picture": picture,
     "evidence:decisions": decisions,
+    "evidence:asides": findings.asides,
     "evidence:claims": claims,
     "evidence:samples": samples,
     "evidence:tables": tables,

@@ -9,10 +9,11 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.evidence.cells import STEPS, TOKENS
-from benchmarks.evidence.findings import comparable, scores_of, studied
+from benchmarks.evidence.findings import studied
 from benchmarks.evidence.methods import BASE
+from benchmarks.evidence.results import Results, comparable, matrix, scores_of
 from benchmarks.evidence.statistics import interval
-from benchmarks.evidence.tables import Results, heading, matrix, title
+from benchmarks.evidence.tables import heading, title
 from benchmarks.records import Record
 
 COLUMNS = 2

@@ -76,7 +76,7 @@ _ALL = (
     Setting("d", "d: a student of width 48", "d", width=48, methods=MAIN),
     Setting(
         "d-scratch",
-        "d: such a student, and a teacher of long scratch work",
+        "d: a student of width 48, a teacher of long scratch work",
         "d-scratch",
         width=48,
         methods=MAIN,
@@ -210,7 +210,7 @@ def _real(setting: str) -> Size:
         seeds=(1,),
         learning_rates=(3e-5, 1e-4),
         betas=(10.0,),
-        temperatures=(1.0, 0.8, 0.6),
+        temperatures=(1.0, 0.8, 0.6, 0.4),
         settings=(setting,),
         bf16=True,
     )

@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
+Pair = tuple[int, int]  # a base student and a seed
 DRAWS = 2000
 LEVEL = 0.95
 
@@ -22,16 +23,16 @@ class Runs:
 
     Args:
         values: (R, P), NaN where it does not apply.
-        students: the base student of each run.
+        pairs: the base student and the seed of each run.
     """
 
     values: np.ndarray
-    students: tuple[int, ...]
+    pairs: tuple[Pair, ...]
 
     def __sub__(self, other: Runs) -> Runs:
         """The paired difference, prompt by prompt and run by run."""
-        assert self.students == other.students
-        return Runs(self.values - other.values, self.students)
+        assert self.pairs == other.pairs
+        return Runs(self.values - other.values, self.pairs)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _drawn(count: int, draws: int, seed: int) -> np.ndarray:
 def _between_seeds(runs: Runs) -> tuple[float, int]:
     """The variance of the mean that comes from seeds, and its degrees of freedom."""
     means: dict[int, list[float]] = {}  # by student, one for each run
-    for student, row in zip(runs.students, runs.values, strict=True):
+    for (student, _), row in zip(runs.pairs, runs.values, strict=True):
         if not np.isnan(row).all():
             means.setdefault(student, []).append(float(np.nanmean(row)))
     count = sum(map(len, means.values()))
@@ -123,5 +124,5 @@ def win_rate(first: Runs, second: Runs, tie: float = 1e-4) -> WinRate:
     lead = np.where(known, won.astype(float) - lost.astype(float), np.nan)
     count = known.sum()
     win, loss = won.sum() / count, lost.sum() / count
-    estimate = interval(Runs(lead, first.students))
+    estimate = interval(Runs(lead, first.pairs))
     return WinRate(float(win), float(1 - win - loss), float(loss), estimate)

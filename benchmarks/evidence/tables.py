@@ -3,75 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from benchmarks.evidence.cells import STEPS, TEST, TOKENS
+from benchmarks.evidence.cells import STEPS, TOKENS
 from benchmarks.evidence.measures import MEASURES
-from benchmarks.evidence.methods import BASE, METHODS, REFERENCE, WHOLE_GROUP
+from benchmarks.evidence.methods import BASE, METHODS
+from benchmarks.evidence.results import (
+    Results,
+    common,
+    matrix,
+    scores_of,
+    share_of_tokens,
+)
 from benchmarks.evidence.settings import SETTINGS, Setting, Size
-from benchmarks.evidence.statistics import Estimate, Runs, interval, win_rate
+from benchmarks.evidence.statistics import Estimate, Pair, interval, win_rate
 from benchmarks.records import Record
 
 ANSWERS = ("greedy_right", "sampled_right", "pass", "distinct_right", "distinct")
 PERCENT = ("greedy_right", "sampled_right", "pass")
-WITH_INTERVAL = ("greedy_right", "sampled_right")
 OTHERS = tuple(name for name in MEASURES if name not in ANSWERS)
-NO_ANSWERS_REFERENCE = "rft"  # what others are compared with where the teacher only scores
+# Log-probabilities are kept to 0.01 nats: two that round to neighbours may be equal.
+TIES = {"right": 1e-4, "teacher": 0.015}
+NEAR = (
+    0.1  # a start's entropy is that of a method's samples where they differ by this share or less
+)
+ALL = 0.98  # shares from here on are not worth a remark
 
-Pair = tuple[int, int]  # a base student and a seed
 Table = list[list[str]]
-
-
-@dataclass(frozen=True)
-class Results:
-    """The records of one setting at one size.
-
-    Args:
-        size, setting: whose.
-        records: all of the study.
-    """
-
-    size: Size
-    setting: Setting
-    records: Sequence[Record]
-
-    def of(self, method: str, budget: str, temperature: float = 1.0) -> dict[Pair, Record]:
-        """The test records of a method by student and seed.
-
-        A method that reads whole groups reads the equal tokens in the equal steps.
-        """
-        if method == BASE or METHODS[method].reads in WHOLE_GROUP:
-            budget = STEPS
-        return self._tests.get((method, budget, temperature), {})
-
-    @cached_property
-    def _tests(self) -> dict[tuple[str, str, float], dict[Pair, Record]]:
-        """The test records of the setting, by method, budget and temperature."""
-        wanted = (self.size.name, self.setting.shares or self.setting.name, TEST)
-        found: dict[tuple[str, str, float], dict[Pair, Record]] = {}
-        for record in self.records:
-            cell = record["cell"]
-            if (cell["size"], cell["setting"], cell["purpose"]) == wanted:
-                key = cell["method"], cell["budget"], cell["temperature"]
-                found.setdefault(key, {})[cell["student"], cell["seed"]] = record
-        return found
-
-    @property
-    def names(self) -> list[str]:
-        """The methods that the setting has at this size, whether they have run or not."""
-        return self.size.method_names(self.setting)
-
-    def methods(self, budget: str) -> list[str]:
-        """The untrained student and the methods that have records."""
-        return [name for name in (BASE, *self.names) if self.of(name, budget)]
-
-    @property
-    def reference(self) -> str:
-        """The method that the others are compared with."""
-        return REFERENCE if REFERENCE in self.names else NO_ANSWERS_REFERENCE
 
 
 def report(size: Size, records: Sequence[Record], with_examples: bool = True) -> str:
@@ -93,10 +52,11 @@ def report(size: Size, records: Sequence[Record], with_examples: bool = True) ->
                 f"### Equal {budget}",
                 shown(measured(results, budget, ANSWERS, costs=True)),
                 shown(measured(results, budget, OTHERS)),
-                shown(compared(results, budget)),
+                shown(compared(results, budget, "greedy")),
+                shown(compared(results, budget, "sampled")),
                 shown(controls(results, budget)),
             ]
-        parts.append(at_the_edge(results))
+        parts += [at_the_edge(results), what_was_read(results)]
         if with_examples:
             parts.append(examples(results))
     return "\n\n".join(filter(None, parts))
@@ -123,11 +83,11 @@ def measured(results: Results, budget: str, measures: Sequence[str], costs: bool
     for method in results.methods(budget):
         found = results.of(method, budget)
         row = [title(method), str(len(found))]
-        row += [_measured(found, name) for name in measures]
-        one = next(iter(found.values()))
+        row += [_measured(found, name, name in scores_of(results.setting)) for name in measures]
         if costs:
-            keys = ("learning_rate", "beta", "steps", "tokens")
-            row += [_number(one.get(key)) for key in keys]
+            one = next(iter(found.values()))  # all runs have what was chosen in the first
+            row += [_number(one.get(key)) for key in ("learning_rate", "beta")]
+            row += [_number(_mean(found, key)) for key in ("steps", "tokens")]
         rows.append(row)
     return rows
 
@@ -147,13 +107,39 @@ def at_the_edge(results: Results) -> str:
     )
 
 
-def compared(results: Results, budget: str) -> Table:
-    """Paired win rates of greedy answers against the reference, by the checker and the teacher."""
+def what_was_read(results: Results) -> str:
+    """What trainings read, where that is not the whole of what one would think, in words."""
+    found: dict[str, list[str]] = {}
+    for name in results.names:
+        runs = results.of(name, STEPS)
+        tokens, prompts = share_of_tokens(results, name), _mean(runs, "prompts_read")
+        if tokens is not None and abs(1 - tokens) > 1 - ALL:
+            text = f"{title(name)} {100 * tokens:.0f}%"
+            found.setdefault("At equal tokens, read of that number of tokens", []).append(text)
+        if prompts is not None and prompts < ALL:
+            text = f"{title(name)} {100 * prompts:.0f}%"
+            why = "Prompts that are trained on, the responses of the others being all equal"
+            found.setdefault(why, []).append(text)
+        if (weight := _mean(runs, "answer_weight")) is not None:
+            text = f"{title(name)} {weight:.3f}"
+            found.setdefault("Mean weight of the teacher's answer", []).append(text)
+    return " ".join(f"{what}: {', '.join(texts)}." for what, texts in found.items())
+
+
+def compared(results: Results, budget: str, answers: str) -> Table:
+    """Paired win rates against the reference, by the checker and the teacher.
+
+    Args:
+        results: of a setting.
+        budget: "steps" or "tokens".
+        answers: "greedy", or "sampled" for the means of a prompt's samples.
+    """
     reference = results.reference
     against = results.of(reference, budget)
+    what = "greedy answers" if answers == "greedy" else "means of samples"
     rows = [
         [
-            f"greedy answers against {title(reference)}",
+            f"{what} against {title(reference)}",
             "checker: win / tie / loss %",
             "lead [95%]",
             "teacher: win / tie / loss %",
@@ -165,12 +151,12 @@ def compared(results: Results, budget: str) -> Table:
         if method == reference or not pairs[0]:
             continue
         row = [title(method)]
-        for name in ("greedy_right", "greedy_teacher"):
-            first, second = (matrix(part, name) for part in pairs)
+        for judge, tie in TIES.items():
+            first, second = (matrix(part, f"{answers}_{judge}") for part in pairs)
             if first is None or second is None:
                 row += ["–", "–"]
                 continue
-            found = win_rate(first, second)
+            found = win_rate(first, second, tie)
             shares = (found.win, found.tie, found.loss)
             row.append(" / ".join(f"{100 * share:.0f}" for share in shares))
             row.append(percent(found.lead))
@@ -182,7 +168,8 @@ def controls(results: Results, budget: str) -> Table:
     """Each method's samples against those of the start at the temperature of the same entropy.
 
     A run's temperature is the one, of those at which the start was sampled, whose mean entropy is
-    nearest to the method's in that run. A setting whose start was sampled once has no such table.
+    nearest to the method's in that run. Where it is not near, there is nothing to compare. A
+    setting whose start was sampled once has no such table.
     """
     if not results.setting.controls:
         return []
@@ -206,13 +193,13 @@ def controls(results: Results, budget: str) -> Table:
         ]
         row = [title(method), f"{np.mean(temperatures):.2g}"]
         row.append(f"{entropies[0]:.2f}, {entropies[1]:.2f}")
+        near = abs(entropies[0] - entropies[1]) <= NEAR * entropies[0]
         for name in ("sampled_right", "sampled_teacher"):
             first, second = (matrix(part, name) for part in (found, starts))
-            if first is None or second is None:
+            if first is None or second is None or not near:
                 row.append("–")
-                continue
-            more = interval(first - second)
-            row.append(percent(more) if name in PERCENT else _plain(more))
+            else:
+                row.append(amount(name, interval(first - second)))
         rows.append(row)
     return rows if len(rows) > 1 else []
 
@@ -229,23 +216,6 @@ def _matched(results: Results, method: str, budget: str) -> dict[Pair, Record]:
     return chosen
 
 
-def common(
-    first: dict[Pair, Record], second: dict[Pair, Record]
-) -> tuple[dict[Pair, Record], dict[Pair, Record]]:
-    """The records of the runs that both have, in the same order."""
-    pairs = [pair for pair in first if pair in second]
-    return {pair: first[pair] for pair in pairs}, {pair: second[pair] for pair in pairs}
-
-
-def matrix(records: dict[Pair, Record], name: str) -> Runs | None:
-    """A measure of some runs; None if the records lack it."""
-    series = [record["prompts"].get(name) for record in records.values()]
-    if not series or any(values is None for values in series):
-        return None
-    values = np.array([[np.nan if v is None else v for v in prompts] for prompts in series])
-    return Runs(values, tuple(student for student, _ in records))
-
-
 def shown(table: Iterable[Sequence[str]], align: str = "right") -> str:
     """A table as Markdown, its columns of figures or texts aligned; nothing for an empty one."""
     rows = [list(row) for row in table]
@@ -260,6 +230,8 @@ def heading(setting: Setting, name: str) -> str:
     """A measure's heading: where answers are not right or wrong, the word for their grade."""
     if setting.world.graded != "right" and name == "pass":
         return "best of n"
+    if setting.world.graded != "right" and name == "distinct_right":
+        return "distinct of full marks"
     return MEASURES[name].replace("right,", f"{setting.world.graded},")
 
 
@@ -268,11 +240,13 @@ def title(method: str) -> str:
     return "start" if method == BASE else METHODS[method].title
 
 
-def _measured(records: dict[Pair, Record], name: str) -> str:
-    """The mean of a measure over the runs; of the most important ones with an interval."""
-    if name in WITH_INTERVAL:
+def _measured(records: dict[Pair, Record], name: str, with_interval: bool) -> str:
+    """The mean of a measure over the runs; of those that methods are judged by its interval too."""
+    if with_interval:
         values = matrix(records, name)
-        return "–" if values is None or np.isnan(values.values).all() else percent(interval(values))
+        if values is None or np.isnan(values.values).all():
+            return "–"
+        return amount(name, interval(values))
     known = [record["means"].get(name) for record in records.values()]
     if any(value is None for value in known):
         return "–"
@@ -280,16 +254,26 @@ def _measured(records: dict[Pair, Record], name: str) -> str:
     return f"{100 * mean:.1f}" if name in PERCENT else f"{mean:.3f}"
 
 
+def _mean(records: dict[Pair, Record], key: str) -> float | None:
+    """The mean of a number that all records of the runs have; None where one lacks it."""
+    values = [record.get(key) for record in records.values()]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def amount(measure: str, found: Estimate) -> str:
+    """A measure with the ends of its interval: grades in percent, log-probabilities in nats."""
+    if measure in PERCENT:
+        return percent(found)
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
 def percent(found: Estimate) -> str:
     """A share with the ends of its interval, in percent."""
     return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def _plain(found: Estimate) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:g}"

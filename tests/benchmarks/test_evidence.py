@@ -116,7 +116,8 @@ def test_a_world_without_right_answers_is_told_by_the_teacher(tmp_path, monkeypa
     command.main(["--size", "smollm2", *folders])
     said = capsys.readouterr().out
     assert "greedy -1.500 sampled -1.500" in said
-    assert "| SeqKD | 1 | – | – |" in said
+    assert "teacher logp, greedy" in said
+    assert "| SeqKD | 1 | -1.500 [-1.500, -1.500] | -1.500 [-1.500, -1.500] |" in said
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -160,7 +161,7 @@ def test_the_groups_of_a_saturated_student_are_of_prompts_that_it_has_not_seen(t
 def test_an_interval_is_that_of_the_mean() -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(3.0, 2.0, (1, 400))
-    found = interval(Runs(values, (1,)))
+    found = interval(Runs(values, ((1, 1),)))
     error = 1.96 * values.std() / 20
     assert found.mean == pytest.approx(values.mean())
     assert (found.mean - found.low, found.high - found.mean) == pytest.approx(
@@ -168,12 +169,13 @@ def test_an_interval_is_that_of_the_mean() -> None:
     )
     apart = values + np.array([[-1.0], [0.0], [1.0]])
     # Seeds that differ make it wider than prompts alone do, students that differ do not.
-    seeds, students = (interval(Runs(apart, of)) for of in ((1, 1, 1), (1, 2, 3)))
+    seeds = interval(Runs(apart, ((1, 1), (1, 2), (1, 3))))
+    students = interval(Runs(apart, ((1, 1), (2, 1), (3, 1))))
     assert seeds.high - seeds.low > 4 * (found.high - found.low)
     assert students.high - students.low == pytest.approx(found.high - found.low, rel=0.1)
     with_gaps = np.where(rng.random(values.shape) < 0.2, np.nan, values)
-    assert interval(Runs(with_gaps, (1,))).mean == pytest.approx(np.nanmean(with_gaps))
-    assert np.isnan(interval(Runs(values * np.nan, (1,))).mean)
+    assert interval(Runs(with_gaps, ((1, 1),))).mean == pytest.approx(np.nanmean(with_gaps))
+    assert np.isnan(interval(Runs(values * np.nan, ((1, 1),))).mean)
 
 
 @pytest.mark.parametrize("prompt_noise", [0.1, 5.0])
@@ -185,14 +187,15 @@ def test_an_interval_holds_the_truth_in_95_of_100(prompt_noise) -> None:
         seeds = rng.normal(0, 0.5, (9, 1))
         prompts = rng.normal(0, prompt_noise, 50)
         values = students + seeds + prompts + rng.normal(0, 0.1, (9, 50))
-        found = interval(Runs(values, (1, 1, 1, 2, 2, 2, 3, 3, 3)), draws=300)
+        pairs = tuple(itertools.product((1, 2, 3), (1, 2, 3)))
+        found = interval(Runs(values, pairs), draws=300)
         held += found.low <= 1 / 3 <= found.high
     assert held / count == pytest.approx(0.95, abs=0.03)
 
 
 def test_ties_are_neither_won_nor_lost() -> None:
     first, second = np.array([[1.0, 0.0, 1.0, 1.0]]), np.array([[0.0, 1.0, 1.0, 0.0]])
-    found = win_rate(Runs(first, (1,)), Runs(second, (1,)))
+    found = win_rate(Runs(first, ((1, 1),)), Runs(second, ((1, 1),)))
     assert (found.win, found.tie, found.loss, found.lead.mean) == (0.5, 0.25, 0.25, 0.25)
 
 
@@ -218,18 +221,21 @@ def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
         means = dict.fromkeys(MEASURES, right) | {"entropy": entropy}
         return {"cell": about, "means": means, "prompts": prompts}
 
-    found = [record("base", 5.0, 0.25), record("base", 2.0, 0.5, 0.5), record("ppd_kl", 2.4, 0.75)]
+    found = [record("base", 5.0, 0.25), record("base", 2.2, 0.5, 0.5), record("ppd_kl", 2.4, 0.75)]
     shown = report(SMALLEST, found)
     assert "right, greedy" in shown
     assert "quality" not in shown
     for row in found:
         row["cell"]["setting"] = "e"
-    graded = report(dataclasses.replace(SMALLEST, settings=("e",)), found)
+    only_e = dataclasses.replace(SMALLEST, settings=("e",))
+    graded = report(only_e, found)
     assert "quality, greedy" in graded
     assert "right, greedy" not in graded
     assert "best of n" in graded
     assert "pass@n" in shown
-    assert "| PPD-KL | 0.5 | 2.40, 2.00 | 25.0 [25.0, 25.0] |" in shown
+    assert "| PPD-KL | 0.5 | 2.40, 2.20 | 25.0 [25.0, 25.0] |" in shown
+    found[-1]["means"]["entropy"] = 1.9  # no start is so sharp
+    assert "| PPD-KL | 0.5 | 1.90, 2.20 | – | – |" in report(only_e, found)
 
 
 def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:

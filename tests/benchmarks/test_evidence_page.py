@@ -12,12 +12,14 @@ from benchmarks import tables
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import findings, page
 from benchmarks.evidence.cells import Cell, cells
-from benchmarks.evidence.findings import HAVE, best, claims, decisions, studied, verdict
+from benchmarks.evidence.claims import claims
+from benchmarks.evidence.findings import HAVE, asides, best, decisions, studied, verdict
 from benchmarks.evidence.kept import shortened
 from benchmarks.evidence.measures import MEASURES
 from benchmarks.evidence.pictures import draw_evidence
+from benchmarks.evidence.results import Results, matrix
 from benchmarks.evidence.settings import FULL, SETTINGS
-from benchmarks.evidence.tables import Results, report
+from benchmarks.evidence.tables import report
 
 PROMPTS = 200
 
@@ -122,10 +124,75 @@ def test_a_decision_names_who_may_be_as_good() -> None:
 def test_a_claim_holds_where_the_interval_says_so(right, here) -> None:
     rows = claims([*IMITATION, record("dpo", 0.4), record("ppd_kl", right)])
     (dpo,) = (row for row in rows if row[0].endswith("pairs: DPO"))
-    assert dpo[1] == "PPD-KL − DPO, per token"
+    assert dpo[1:4] == ["PPD-KL − DPO, per token", "a: from the base student", "1"]
     assert dpo[-1] == here
     (listed,) = (row for row in rows if row[0].endswith("PRO"))
     assert listed[-1] == findings.NOT_RUN
+
+
+def test_a_claim_has_a_row_in_each_setting_that_has_run() -> None:
+    there = [record(name, 0.5, where) for where in ("a", "e") for name in ("ppd_kl", "seqkd")]
+    real = {"size": "smollm2"}
+    there += [record(name, 0.5, "smollm2", cell=real) for name in ("ppd_kl", "seqkd")]
+    rows = [row for row in claims(there) if row[0].startswith("preferences teach more")]
+    assert [row[2] for row in rows] == [
+        "a: from the base student",
+        "e: open-ended, graded",
+        "SmolLM2-135M to 22 of its layers",
+    ]
+    assert rows[1][4] == "0.0 [0.0, 0.0]"  # percent
+    assert rows[2][4] == "0.000 [0.000, 0.000]"  # nats a token, where the teacher judges
+    shown = [row for row in claims(there) if row[0].startswith("more responses help: 8")]
+    assert shown[0][2] == "a: from the base student − g: n = 2"
+
+
+def test_runs_are_paired_whatever_the_order_of_their_records() -> None:
+    def runs(name, order):
+        return [record(name, 0.5, cell={"student": s, "seed": n}) for s, n in order]
+
+    found = runs("seqkd", [(1, 1), (1, 2)]) + runs("rft", [(1, 2), (1, 1)])
+    assert best(Results(FULL, SETTINGS["a"], found), "steps", "greedy_right")
+    apart = Results(FULL, SETTINGS["a"], runs("seqkd", [(1, 1)]) + runs("rft", [(1, 2)]))
+    seqkd, rft = (matrix(apart.of(name, "steps"), "greedy_right") for name in ("seqkd", "rft"))
+    with pytest.raises(AssertionError):
+        _ = seqkd - rft
+    none = [*runs("seqkd", [(1, 1)]), *runs("rft", [(2, 1)]), *runs("weighted", [(3, 1)])]
+    for row in none:
+        row["cell"]["budget"] = "steps" if row["cell"]["method"] == "weighted" else "tokens"
+    assert verdict(none).startswith("The study has not come to a composed method yet.")
+
+
+def test_a_bound_competes_with_nobody() -> None:
+    found = [*IMITATION, record("token_kd", 0.9)]
+    row = next(row for row in decisions(found) if row[0].startswith(HAVE["a"]))
+    assert "bound" not in " ".join(row)
+    assert "| KL at each token of own samples (bound) | 1 | 90.0 [" in report(FULL, found)
+    assert "token" not in Results(FULL, SETTINGS["a"], found).methods("tokens")
+    assert "of own samples (bound), a: from the base student: right, greedy 90.0" in asides(found)
+
+
+def test_what_was_read_is_said_where_it_is_not_the_whole() -> None:
+    found = [row | {"tokens": 100} for row in IMITATION]
+    found += [
+        record("ppd_kl", 0.4, tokens=100, prompts_read=0.87),
+        record("weighted", 0.55, tokens=94, prompts_read=1.0, answer_weight=0.995),
+    ]
+    said = report(FULL, found)
+    name = "composed: weighted likelihood, teacher's answer"
+    assert f"At equal tokens, read of that number of tokens: {name} 94%." in said
+    assert "the responses of the others being all equal: PPD-KL 87%." in said
+    assert f"Mean weight of the teacher's answer: {name} 0.995." in said
+    assert "a: from the base student (composed methods on 94% or more)" in verdict(found)
+    assert "weighted likelihood: 0.99 (a: from the base student)" in asides(found)
+
+
+def test_the_start_at_a_lower_temperature_is_named_where_it_is_as_good() -> None:
+    cool = record("base", 0.7, cell={"temperature": 0.5})
+    (row,) = (row for row in decisions([*IMITATION, cool]) if row[0].startswith(HAVE["a"]))
+    assert "right, sampled: **SeqKD** 60.0; the untrained start at T 0.5 has 70.0" in row[1]
+    assert row[1].count("untrained") == 1  # greedy answers have no temperature
+    cool = record("base", 0.4, cell={"temperature": 0.5})
+    assert "untrained" not in str(decisions([*IMITATION, cool]))
 
 
 def test_short_records_make_the_same_tables(tmp_path) -> None:
