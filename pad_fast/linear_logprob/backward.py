@@ -24,7 +24,7 @@ from pad_fast.logprob.torch_impl import tiles
 
 
 @dataclass(frozen=True)
-class PackedRows:
+class LiveRows:
     """The live rows and their upstream gradient."""
 
     hidden: Tensor  # (M, D), all rows
@@ -59,7 +59,7 @@ class HowToBackward:
 
 
 def backward(
-    packed: PackedRows,
+    live: LiveRows,
     head: Head,
     logp_grad: Tensor,  # (K, V or more), what the first K rows kept
     into: Gradients,
@@ -70,23 +70,23 @@ def backward(
     More rows than ``product_rows`` are computed again in two passes, one for hidden states and one
     for the head: sums of both over all rows and slices would not fit in the memory there is.
     """
-    kept = min(len(logp_grad), len(packed.places))
+    kept = min(len(logp_grad), len(live.places))
     logp_grad = logp_grad[:kept, : len(head.weight)]
     if into.hidden is not None:
         step = how.product_rows if is_gpu(logp_grad.device) else head.tile_rows
         for part in tiles(kept, step):
             unscaled = times_weight(logp_grad[part], head)
-            dhidden = scale_rows_(unscaled, packed.upstream.grad[part])
-            into.hidden.index_copy_(0, packed.places[part], dhidden.to(into.hidden.dtype))
+            dhidden = scale_rows_(unscaled, live.upstream.grad[part])
+            into.hidden.index_copy_(0, live.places[part], dhidden.to(into.hidden.dtype))
             del unscaled, dhidden  # before the next product
-    grad = packed.upstream.grad[kept:]
-    again = torch.arange(kept, len(packed.places), device=grad.device)
+    grad = live.upstream.grad[kept:]
+    again = torch.arange(kept, len(live.places), device=grad.device)
     rows = again if how.read_all else again[grad != 0]
     blocks = [rows[part] for part in tiles(len(rows), how.product_rows)]
     together = len(blocks) == 1
     if into.hidden is not None and not together:
         for block in blocks:
-            rest = _Recomputed(packed, block, head, how.tile_logp_grad, need_hidden=True)
+            rest = _Recomputed(live, block, head, how.tile_logp_grad, need_hidden=True)
             for columns in tiles(len(head.weight), head.tile_columns):
                 rest.add(columns, None, None)
             rest.write_hidden(into.hidden)
@@ -95,13 +95,13 @@ def backward(
         need_hidden = into.hidden is not None and together
 
         def recomputed(block: Tensor) -> _Recomputed:
-            return _Recomputed(packed, block, head, how.tile_logp_grad, need_hidden)
+            return _Recomputed(live, block, head, how.tile_logp_grad, need_hidden)
 
-        _add_by_slices(packed, head, logp_grad, into, blocks, recomputed)
+        _add_by_slices(live, head, logp_grad, into, blocks, recomputed)
 
 
 def _add_by_slices(
-    packed: PackedRows,
+    live: LiveRows,
     head: Head,
     logp_grad: Tensor,  # (K, V)
     into: Gradients,
@@ -109,10 +109,10 @@ def _add_by_slices(
     recomputed: Callable[[Tensor], _Recomputed],
 ) -> None:
     """Finish the gradients of weight and bias slice by slice, and dH of a single block of rows."""
-    upstream, kept = packed.upstream, len(logp_grad)
+    upstream, kept = live.upstream, len(logp_grad)
     factors = None
     if into.weight is not None:
-        factors = upstream.times(packed.hidden, packed.places[:kept], head.factor_dtype)
+        factors = upstream.times(live.hidden, live.places[:kept], head.factor_dtype)
     grad = upstream.in_units[:kept]
     dweight = into.weight
     if dweight is not None and factors is not None and kept and not blocks:
@@ -168,18 +168,18 @@ class _Recomputed:
 
     def __init__(
         self,
-        packed: PackedRows,
-        rows: Tensor,  # (B,), among the packed ones
+        live: LiveRows,
+        rows: Tensor,  # (B,), among the live ones
         head: Head,
         tile_logp_grad: TileLogpGrad,
         need_hidden: bool,
     ):
-        self.head, self.tile_logp_grad, self.upstream = head, tile_logp_grad, packed.upstream
-        grad = packed.upstream.in_units[rows]
-        self.places = packed.places[rows]
-        self.numbers = RowNumbers(packed.labels[rows], packed.peak[rows], packed.total[rows], grad)
+        self.head, self.tile_logp_grad, self.upstream = head, tile_logp_grad, live.upstream
+        grad = live.upstream.in_units[rows]
+        self.places = live.places[rows]
+        self.numbers = RowNumbers(live.labels[rows], live.peak[rows], live.total[rows], grad)
         # A row with g = 0 may hold NaN, and 0 times NaN is NaN.
-        self.hidden = gather_rows(packed.hidden, self.places, grad, head.factor_dtype, scaled=False)
+        self.hidden = gather_rows(live.hidden, self.places, grad, head.factor_dtype, scaled=False)
         self.dhidden = None
         if need_hidden:
             self.dhidden = self.hidden.new_zeros(self.hidden.shape, dtype=head.dtype)

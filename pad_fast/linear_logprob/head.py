@@ -1,4 +1,4 @@
-"""The output head as products see it: its weight in slices, and packed rows."""
+"""The output head as products see it: its weight in slices, and rows that are gathered for them."""
 
 from __future__ import annotations
 
@@ -69,21 +69,21 @@ def empty_rows(like: Tensor, rows: int, columns: int, dtype: torch.dtype | None 
     return like.new_empty(rows, padded(columns), dtype=dtype or like.dtype)[:, :columns]
 
 
-def pack(hidden: Tensor, rows: Tensor, chunk: int) -> Tensor:
+def gather_chunks(hidden: Tensor, rows: Tensor, chunk: int) -> Tensor:
     """``hidden[rows]``, and rows of zeros up to a multiple of ``chunk``."""
-    packed = hidden.new_zeros(-(-len(rows) // chunk) * chunk, hidden.shape[1])
-    torch.index_select(hidden, 0, rows, out=packed[: len(rows)])
-    return packed
+    gathered = hidden.new_zeros(-(-len(rows) // chunk) * chunk, hidden.shape[1])
+    torch.index_select(hidden, 0, rows, out=gathered[: len(rows)])
+    return gathered
 
 
-def logits_of(packed: Tensor, head: Head) -> Tensor:
-    """``packed`` (C, D) times the transposed weight (D, V), in the accumulator's dtype."""
-    logits = empty_rows(packed, len(packed), len(head.weight), head.dtype)
+def logits_of(gathered: Tensor, head: Head) -> Tensor:
+    """``gathered`` (C, D) times the transposed weight (D, V), in the accumulator's dtype."""
+    logits = empty_rows(gathered, len(gathered), len(head.weight), head.dtype)
     if head.factor_dtype == head.weight.dtype:
-        return write_product(logits, packed, head.weight.T)
-    packed = packed.to(head.factor_dtype)
+        return write_product(logits, gathered, head.weight.T)
+    gathered = gathered.to(head.factor_dtype)
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
-        write_product(logits[:, columns], packed, part.T)
+        write_product(logits[:, columns], gathered, part.T)
     return logits
 
 

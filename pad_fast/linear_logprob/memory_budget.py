@@ -2,7 +2,7 @@
 
 A row that keeps it costs V numbers of the input's dtype. A row that does not is computed again: 4
 products of 2 * M * D * V operations in place of 3. The bytes also hold the workspace: on a GPU the
-logits of one chunk, on a CPU packed rows and the tiles of :mod:`.torch_impl`.
+logits of one chunk, on a CPU live rows and the tiles of :mod:`.torch_impl`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def cpu_workspace(
     A test compares them with what is measured.
 
     Args:
-        rows: number of packed rows; 0 for what whole chunks hold, however many they are.
+        rows: number of live rows; 0 for what whole chunks hold, however many they are.
         width: D, the hidden size.
         vocabulary: V.
         dtype: that of the hidden states.
@@ -118,8 +118,8 @@ def cpu_workspace(
     wide, columns = accumulator(dtype).itemsize, min(logits_torch.TILE_COLUMNS, vocabulary)
     narrow, tile = dtype.itemsize < wide, wide * CPU_ROWS * columns
     if not backward:
-        packed = -(-rows // CPU_ROWS) * CPU_ROWS * width
-        cast = (packed + columns * width) * wide if narrow else 0
+        gathered = -(-rows // CPU_ROWS) * CPU_ROWS * width
+        cast = (gathered + columns * width) * wide if narrow else 0
         row = wide * vocabulary if kept and narrow else 0
         # Whole chunks of kept rows are multiplied into the place of their logp_grad; fewer rows,
         # and those that keep nothing, into a tile of a whole chunk.
@@ -128,7 +128,7 @@ def cpu_workspace(
         rest = 0 if recomputed else rows % CPU_ROWS
         last = rest * row + tile * max(1, 2 * softcap * rest / CPU_ROWS) if rest else 0
         plain = tile * (not kept or recomputed)
-        return rows * ROW_BYTES + packed * dtype.itemsize + cast + int(max(whole, last, plain))
+        return rows * ROW_BYTES + gathered * dtype.itemsize + cast + int(max(whole, last, plain))
     few = min(rows, CPU_ROWS)  # a forward's products are padded to more rows
     # Hidden states or g * H, and the gradient of hidden states that are computed again.
     states = wide * rows * width * (1 + recomputed)

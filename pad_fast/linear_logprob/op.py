@@ -18,7 +18,7 @@ from pad_fast import argument_checks
 from pad_fast.device import no_autocast
 from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import torch_impl, triton_impl
-from pad_fast.linear_logprob.backward import Gradients, HowToBackward, PackedRows
+from pad_fast.linear_logprob.backward import Gradients, HowToBackward, LiveRows
 from pad_fast.linear_logprob.head import Head
 from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, chunk_rows, padded
 from pad_fast.linear_logprob.upstream import Upstream, scale_rows
@@ -66,7 +66,7 @@ def linear_token_logprobs(
     ignore_index: int,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Log-probabilities (M,), and of the packed rows what the backward needs.
+    """Log-probabilities (M,), and of the live rows what the backward needs.
 
     Returns:
         Log-probabilities (M,); peaks and totals (K,); the logp_grad of the first rows
@@ -154,9 +154,9 @@ def linear_token_logprobs_backward(
     tile_logp_grad = triton_impl.tile_logp_grad if triton else torch_impl.tile_logp_grad
     with no_autocast(hidden):
         upstream = Upstream.of(grad[index], total, weight.dtype)
-        packed = PackedRows(hidden, index, labels[index], peak, total, upstream)
+        live = LiveRows(hidden, index, labels[index], peak, total, upstream)
         how = HowToBackward(tile_logp_grad, triton, product_rows)
-        linear_backward.backward(packed, head, logp_grad, into, how)
+        linear_backward.backward(live, head, logp_grad, into, how)
     return gradients
 
 
@@ -199,7 +199,7 @@ def scale_live_rows(
     total: Tensor,  # (K,)
     unscaled: Tensor,  # (K, D)
 ) -> Tensor:  # (M, D)
-    """The gradient of the hidden states of a frozen head: packed rows times upstream gradients."""
+    """The gradient of the hidden states of a frozen head: live rows times upstream gradients."""
     index = _counted(rows, count)
     dhidden = unscaled.new_zeros(len(grad), unscaled.shape[1])
     upstream = Upstream.of(grad[index], total[: len(index)], unscaled.dtype)

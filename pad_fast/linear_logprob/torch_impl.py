@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pad_fast.linear_logprob.head import Head, pack, times_weight
+from pad_fast.linear_logprob.head import Head, gather_chunks, times_weight
 from pad_fast.linear_logprob.matmul import product, write_product
 from pad_fast.linear_logprob.memory_budget import rows_of_chunk
 from pad_fast.logprob import softmax as softmax_module
@@ -33,24 +33,24 @@ def forward(
     unscaled: Tensor | None,  # (L, D), written with every row's logp_grad times the weight
     product_rows: int,  # rows of that product; a chunk here
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, peaks and totals of packed rows, (L,) each."""
+    """Log-probabilities, peaks and totals of live rows, (L,) each."""
     softmax = OnlineSoftmax(labels, head.dtype)
     chunk = rows_of_chunk(len(labels), len(head.weight), hidden.device)
-    packed = pack(hidden, places, chunk).to(head.factor_dtype)
+    gathered = gather_chunks(hidden, places, chunk).to(head.factor_dtype)
     kept = len(labels) if unscaled is not None else min(len(logp_grad), len(labels))
     for rows in tiles(kept, chunk):
         if unscaled is None:
-            _keep(packed, rows, head, softmax, logp_grad[rows, : len(head.weight)], chunk)
+            _keep(gathered, rows, head, softmax, logp_grad[rows, : len(head.weight)], chunk)
         else:
-            block = packed.new_empty(
+            block = gathered.new_empty(
                 rows.stop - rows.start, len(head.weight), dtype=head.weight.dtype
             )
-            _keep(packed, rows, head, softmax, block, chunk)
+            _keep(gathered, rows, head, softmax, block, chunk)
             unscaled[rows] = times_weight(block, head).to(unscaled.dtype)
     for columns, part in head.slices(logits_torch.TILE_COLUMNS) if kept < len(labels) else ():
         for rows in tiles(len(labels) - kept, chunk):
             rows = slice(rows.start + kept, rows.stop + kept)
-            z = _logits(packed, rows, part, columns, head, chunk)
+            z = _logits(gathered, rows, part, columns, head, chunk)
             softmax.add(rows, columns, z, z)
             del z  # before the next product
     return softmax.log_p(), softmax.peak, softmax.total
@@ -72,7 +72,7 @@ def tile_logp_grad(
 
 
 def _logits(
-    packed: Tensor,
+    gathered: Tensor,
     rows: slice,
     part: Tensor,
     columns: slice,
@@ -81,7 +81,7 @@ def _logits(
     into: Tensor | None = None,
 ) -> Tensor:
     """z of a tile, from a product of a whole chunk of rows; in ``into`` if that has so many."""
-    whole = packed[rows.start : rows.start + chunk]
+    whole = gathered[rows.start : rows.start + chunk]
     if into is not None and len(into) == chunk:
         u = write_product(into, whole, part.T)
     else:
@@ -90,7 +90,7 @@ def _logits(
 
 
 def _keep(
-    packed: Tensor, rows: slice, head: Head, softmax: OnlineSoftmax, logp_grad: Tensor, chunk: int
+    gathered: Tensor, rows: slice, head: Head, softmax: OnlineSoftmax, logp_grad: Tensor, chunk: int
 ) -> None:
     """Take a chunk of rows into ``softmax``, and write its ``logp_grad`` (L, V)."""
     options, block = head.options, logp_grad
@@ -100,7 +100,7 @@ def _keep(
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
         target = block[:, columns]
         # From the product to exp(z - anchor), all is done where the gradient will be.
-        z = _logits(packed, rows, part, columns, head, chunk, target)
+        z = _logits(gathered, rows, part, columns, head, chunk, target)
         if z is not target:
             z = target.copy_(z)
         slope = transform_backward(torch.ones_like(z), z, options) if options.softcap else None

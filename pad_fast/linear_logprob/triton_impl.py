@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pad_fast.linear_logprob.head import Head, empty_rows, logits_of, pack, times_weight
+from pad_fast.linear_logprob.head import Head, empty_rows, gather_chunks, logits_of, times_weight
 from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, WORKSPACE, rows_of_chunk
 from pad_fast.logprob.softmax import RowNumbers
 from pad_fast.logprob.torch_impl import tiles
@@ -39,7 +39,8 @@ def forward(
     if unscaled is not None:
         block = empty_rows(hidden, min(count, product_rows), vocabulary)
     for rows in tiles(count, chunk):
-        logits = logits_of(pack(hidden, places[rows], chunk), head)[: rows.stop - rows.start]
+        logits = logits_of(gather_chunks(hidden, places[rows], chunk), head)
+        logits = logits[: rows.stop - rows.start]
         kept = None
         if rows.start - first < len(block):
             kept = block[rows.start - first : rows.stop - first, :vocabulary]
@@ -69,8 +70,8 @@ def fused_forward(
     # A quarter of the workspace holds the gathered rows.
     step = max(GPU_TILE_ROWS, WORKSPACE // 4 // hidden[:1].nbytes // GPU_TILE_ROWS * GPU_TILE_ROWS)
     for rows in tiles(len(labels), step):
-        packed = hidden.index_select(0, places[rows])
-        found = launch.score(packed, head.weight, head.bias, labels[rows], head.options)
+        gathered = hidden.index_select(0, places[rows])
+        found = launch.score(gathered, head.weight, head.bias, labels[rows], head.options)
         logp[rows], peak[rows], total[rows] = found
     return logp, peak, total
 

@@ -1,4 +1,4 @@
-"""The upstream gradient of packed rows, and rows times it."""
+"""The upstream gradient of live rows, and rows times it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pad_fast.logprob.torch_impl import tiles
 
 @dataclass(frozen=True)
 class Upstream:
-    """The upstream gradient g of packed rows, also for products in 16 bits."""
+    """The upstream gradient g of live rows, also for products in 16 bits."""
 
     grad: Tensor  # (L,) in the accumulator's dtype
     # A power of two by which g is divided before float16 products: loss scaling can make g too

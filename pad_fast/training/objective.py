@@ -18,7 +18,7 @@ GIVEN_BY_THE_CALL = ("reduction", "check_finite", "seed")
 TEACHER_SPREAD = 5.0
 
 
-def preference_loss(
+def configured_loss(
     args: PADConfig, *, impl: str | None = None, likelihood: bool = True
 ) -> Callable[..., Tensor]:
     """The configured loss as a function of rewards.

@@ -54,8 +54,8 @@ from pad_fast.training.metrics import (
 from pad_fast.training.micro_batches import micro_batched_backward
 from pad_fast.training.model_card import card_body, rewrite_card
 from pad_fast.training.objective import (
+    configured_loss,
     loss_columns,
-    preference_loss,
     saturation,
     with_teacher_beta,
 )
@@ -169,7 +169,7 @@ class PADTrainer(ResumableLog):
         self._choose_slices(student)
         self._prepare_columns()
         self.model_accepts_loss_kwargs = True  # read by releases without loss_is_scaled_for_ga
-        self._loss_of = preference_loss(self.args)
+        self._loss_of = configured_loss(self.args)
         self._facts = LossFacts(args.normalize, saturation(args), args.least_live)
         self._saturation_warned = False
         self._watch = LikelihoodWatch()

@@ -215,7 +215,7 @@ def test_float16_gradients_of_any_size(small_tiles, kept, size, product_rows):
         _, peak, total, logp_grad, _ = linear_op.linear_token_logprobs(
             hidden, weight, bias, labels_, rows, None, *split, *options.numbers, "torch"
         )
-        packed = linear_backward.PackedRows(
+        live = linear_backward.LiveRows(
             hidden,
             rows,
             labels_[rows],
@@ -227,7 +227,7 @@ def test_float16_gradients_of_any_size(small_tiles, kept, size, product_rows):
         into = linear_backward.Gradients(None, torch.zeros(45, 12), None)
         head = head_module.Head(weight, bias, options)
         how = linear_backward.HowToBackward(linear_torch.tile_logp_grad, False, product_rows)
-        linear_backward.backward(packed, head, logp_grad, into, how)
+        linear_backward.backward(live, head, logp_grad, into, how)
     _, want = gradients(linear_reference, [x.detach().double() for x in leaves], labels, grad)
     close(into.weight / size, want[1], torch.float16)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pad_fast.pipeline.evaluate.validation import best_round, last_round, measured
+from pad_fast.pipeline.evaluate.validation import best_round, last_round, values_of_rounds
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.whole_files import write_json
 
@@ -21,7 +21,7 @@ def announce_stop(run: RunContext, round: int) -> None:
         run.config.rounds,
         run.config.patience,
         len(run.validation_rows),
-        ", ".join("–" if value is None else f"{value:.3g}" for value in measured(run)),
+        ", ".join("–" if value is None else f"{value:.3g}" for value in values_of_rounds(run)),
     )
 
 
@@ -31,7 +31,7 @@ def chosen_student(run: RunContext) -> Path:
     What was compared is written to ``best.json``. A warning tells of a training that no round of
     which is better than the base student.
     """
-    values = measured(run)
+    values = values_of_rounds(run)
     best, last = best_round(values), last_round(run)
     if best is None:
         return run.folder.student(last)

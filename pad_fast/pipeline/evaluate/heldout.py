@@ -231,13 +231,13 @@ def _write(run: RunContext, subject: Subject) -> None:
             zip(evaluated.greedy, rewards, evaluated.losses or unknown, strict=False)
         )
     )
-    measured = reported_metrics.measure(evaluated, by_prompt)
+    metrics = reported_metrics.measure(evaluated, by_prompt)
     path = run.folder.evaluation(subject.name)
     write_rows(path.with_suffix(".parquet"), rows)
-    run.metrics.add(subject.round, 0, "evaluate", {"name": subject.name, **measured})
+    run.metrics.add(subject.round, 0, "evaluate", {"name": subject.name, **metrics})
     facts = {"name": subject.name, "round": subject.round, "num_prompts": len(evaluated.greedy)}
     intervals = reported_metrics.intervals(by_prompt)
-    write_json(path, {**facts, **measured, "intervals": intervals})
+    write_json(path, {**facts, **metrics, "intervals": intervals})
     files.remove()
 
 

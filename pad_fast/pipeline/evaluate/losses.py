@@ -8,7 +8,7 @@ from typing import Any
 
 from pad_fast.evaluation.evaluated_model import RewardPair, Rewards
 from pad_fast.training.config import PADConfig
-from pad_fast.training.objective import preference_loss, with_teacher_beta
+from pad_fast.training.objective import configured_loss, with_teacher_beta
 
 
 def prompt_losses(
@@ -25,7 +25,7 @@ def prompt_losses(
         start: the base student's rewards, for a loss with an anchor; the student's own if None.
     """
     args = with_teacher_beta(args, rewards.teacher)
-    loss_of = preference_loss(args, impl="torch", likelihood=False)  # rewards are on the host
+    loss_of = configured_loss(args, impl="torch", likelihood=False)  # rewards are on the host
     anchors: Iterable[Any] = repeat(None)
     if args.anchor == "start":
         own = RewardPair(rewards.student if start is None else start, rewards.teacher)

@@ -78,7 +78,7 @@ def _teacher_rewards(run: RunContext, folder: Path) -> list[float | None]:
     return [reward for row in iter_rows(folder / "scored") for reward in row["teacher_rewards"]]
 
 
-def measured(run: RunContext) -> list[float | None]:
+def values_of_rounds(run: RunContext) -> list[float | None]:
     """The measure of each round that was validated, the base student's first."""
     found: list[float | None] = []
     while run.validation_rows and (path := validation_file(run, len(found))).exists():
@@ -117,5 +117,5 @@ def stopped_round(values: Sequence[float | None], patience: int) -> int | None:
 
 def last_round(run: RunContext) -> int:
     """The last round of a run, as far as is known: one that stops it, or the last of all."""
-    stopped = stopped_round(measured(run), run.config.patience)
+    stopped = stopped_round(values_of_rounds(run), run.config.patience)
     return min(stopped or run.config.rounds, run.config.rounds)

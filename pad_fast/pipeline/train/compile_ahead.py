@@ -15,7 +15,7 @@ from pad_fast.models.output_head import OutputHead, output_head
 from pad_fast.pipeline.run import RunContext
 from pad_fast.training.batch_layout import head_budget
 from pad_fast.training.config import PADConfig
-from pad_fast.training.objective import loss_columns, preference_loss
+from pad_fast.training.objective import configured_loss, loss_columns
 from pad_fast.warming import TOKENS, WIDTH, Call, WarmUp, compiles, lengths_for
 
 logger = logging.getLogger("pad_fast")
@@ -74,7 +74,7 @@ def training_calls(
         every = {"anchor_rewards": teacher, "from_teacher": mask}
         columns = loss_columns(args, every)
         student.requires_grad_()
-        preference_loss(args)(student, teacher, mask=mask, seed=0, **columns).sum().backward()
+        configured_loss(args)(student, teacher, mask=mask, seed=0, **columns).sum().backward()
 
     # Rows that keep their gradient for the backward, and rows that are computed again.
     own = head_budget(args)
