@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -191,6 +192,15 @@ def release_cached_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     give_memory_back()
+
+
+def release_unused_memory() -> None:
+    """Drop what only refers to itself, as models in wrappers with hooks do, and give all back.
+
+    What the caller still refers to stays.
+    """
+    gc.collect()
+    release_cached_memory()
 
 
 def has_accelerator() -> bool:

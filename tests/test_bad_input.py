@@ -272,7 +272,7 @@ TENSOR = "must be a torch.Tensor, got"
         ("preference_loss('vpd', REWARDS, REWARDS, lengths=[[3, 4]])", f"lengths {TENSOR} list"),
         ("preference_loss('vpd', REWARDS, REWARDS, lengths=REWARDS)", "lengths must be int32 or"),
         ("preference_loss('vpd', REWARDS, REWARDS, lengths=ids)", "lengths must be (1, 2) on cpu"),
-        ("ranking_agreement([[0.0, 1.0]], REWARDS)", f"student_PN {TENSOR} list"),
+        ("ranking_agreement([[0.0, 1.0]], REWARDS)", f"student_rewards {TENSOR} list"),
         ("ranking_agreement(REWARDS, REWARDS, [[1, 1]])", f"mask {TENSOR} list"),
     ],
 )

@@ -18,10 +18,13 @@ from pad_fast.training.config import PADConfig
 IGNORED = -100
 
 
-def token_kl(student_TV: Tensor, teacher_TV: Tensor) -> Tensor:
-    """KL(teacher || student) of each of T rows of logits over V tokens, in nats, (T,)."""
-    teacher_logp = teacher_TV.log_softmax(-1)
-    return (teacher_logp.exp() * (teacher_logp - student_TV.log_softmax(-1))).sum(-1)
+def token_kl(
+    student: Tensor,  # (T, V)
+    teacher: Tensor,  # (T, V)
+) -> Tensor:  # (T,)
+    """KL(teacher || student) of each of T rows of logits over V tokens, in nats."""
+    teacher_logp = teacher.log_softmax(-1)
+    return (teacher_logp.exp() * (teacher_logp - student.log_softmax(-1))).sum(-1)
 
 
 class TokenKDTrainer(Trainer):
@@ -64,8 +67,8 @@ class TokenKDTrainer(Trainer):
         live = inputs.pop("labels")[:, 1:] != IGNORED  # (R, T - 1), the token that is predicted
         output = model(**inputs, use_cache=False)
         with torch.no_grad():
-            teacher_RTV = self.teacher(**inputs, use_cache=False).logits[:, :-1]
-        loss = token_kl(output.logits[:, :-1][live], teacher_RTV[live]).mean()
+            teacher = self.teacher(**inputs, use_cache=False).logits[:, :-1]  # (R, T - 1, V)
+        loss = token_kl(output.logits[:, :-1][live], teacher[live]).mean()
         return (loss, output) if return_outputs else loss
 
 

@@ -14,9 +14,9 @@ TIE = 1e-5
 
 
 def ranking_agreement(
-    student_PN: Tensor,
-    teacher_PN: Tensor,
-    mask: Tensor | None = None,
+    student_rewards: Tensor,  # (P, N)
+    teacher_rewards: Tensor,  # (P, N)
+    mask: Tensor | None = None,  # (P, N)
     *,
     reduction: Literal["mean", "none"] = "mean",
 ) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def ranking_agreement(
         top1           share of the student's best responses that are the teacher's best
 
     Args:
-        student_PN, teacher_PN: rewards (P, N), higher is better, in any float dtype.
+        student_rewards, teacher_rewards: rewards (P, N), higher is better, in any float dtype.
         mask: bool (P, N), True for a live response, None for all. Others may be NaN.
         reduction: "mean" over the prompts that count, or "none".
 
@@ -51,19 +51,19 @@ def ranking_agreement(
     Notes:
         A prompt counts if the teacher ranks it. Rewards within 1e-5 are tied.
     """
-    live_PN = _check(student_PN, teacher_PN, mask, reduction)
-    student_PNN = _pair_order(student_PN, live_PN)
-    teacher_PNN = _pair_order(teacher_PN, live_PN)
+    live = _check(student_rewards, teacher_rewards, mask, reduction)  # (P, N)
+    student_order = _pair_order(student_rewards, live)  # (P, N, N)
+    teacher_order = _pair_order(teacher_rewards, live)  # (P, N, N)
     # Every pair is counted twice, as (i, j) and as (j, i). The factor cancels in each ratio.
-    student_pairs = student_PNN.abs().sum(dim=(1, 2))  # (P,)
-    teacher_pairs = teacher_PNN.abs().sum(dim=(1, 2))  # (P,)
-    product = student_PNN * teacher_PNN
+    student_pairs = student_order.abs().sum(dim=(1, 2))  # (P,)
+    teacher_pairs = teacher_order.abs().sum(dim=(1, 2))  # (P,)
+    product = student_order * teacher_order
     tau = product.sum(dim=(1, 2)) / (student_pairs * teacher_pairs).sqrt().clamp(min=1.0)
-    best_PN = _is_best(student_PN, live_PN)
-    hits = (best_PN & _is_best(teacher_PN, live_PN)).sum(1, dtype=tau.dtype)
+    best = _is_best(student_rewards, live)  # (P, N)
+    hits = (best & _is_best(teacher_rewards, live)).sum(1, dtype=tau.dtype)
     found = {
         "kendall_tau": tau,
-        "top1": hits / best_PN.sum(1).clamp(min=1),
+        "top1": hits / best.sum(1).clamp(min=1),
         "pair_accuracy": (product > 0).sum(dim=(1, 2)) / teacher_pairs.clamp(min=1.0),
     }
     # Where the teacher ties all, there is no order to agree with, and top-1 would be 1 always.
@@ -74,33 +74,35 @@ def ranking_agreement(
     return {name: value.nanmean() for name, value in found.items()}
 
 
-def _pair_order(reward_PN: Tensor, live_PN: Tensor) -> Tensor:
+def _pair_order(rewards: Tensor, live: Tensor) -> Tensor:
     """float32 (P, N, N): +1 where i beats j, -1 where j beats i, 0 if tied or masked out."""
-    first, second = reward_PN.unsqueeze(2), reward_PN.unsqueeze(1)
+    first, second = rewards.unsqueeze(2), rewards.unsqueeze(1)
     # Comparisons rather than a difference, since -inf - -inf is NaN.
     order = (first > second + TIE).float() - (second > first + TIE).float()
-    return order * (live_PN.unsqueeze(2) & live_PN.unsqueeze(1))
+    return order * (live.unsqueeze(2) & live.unsqueeze(1))
 
 
-def _is_best(reward_PN: Tensor, live_PN: Tensor) -> Tensor:
+def _is_best(rewards: Tensor, live: Tensor) -> Tensor:
     """bool (P, N): live responses whose reward is the highest of their prompt, or tied with it."""
-    live_reward = reward_PN.masked_fill(~live_PN, -torch.inf)
-    return live_PN & (live_reward + TIE >= live_reward.amax(dim=1, keepdim=True))
+    live_reward = rewards.masked_fill(~live, -torch.inf)
+    return live & (live_reward + TIE >= live_reward.amax(dim=1, keepdim=True))
 
 
-def _check(student_PN: Tensor, teacher_PN: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+def _check(
+    student_rewards: Tensor, teacher_rewards: Tensor, mask: Tensor | None, reduction: str
+) -> Tensor:
     """The live responses, bool (P, N). Values are checked only where that waits for no GPU."""
-    check_tensor("student_PN", student_PN)
-    check_tensor("teacher_PN", teacher_PN)
+    check_tensor("student_rewards", student_rewards)
+    check_tensor("teacher_rewards", teacher_rewards)
     check_tensors(mask=mask)
-    shape = tuple(student_PN.shape)
-    if len(shape) != 2 or shape[1] == 0 or tuple(teacher_PN.shape) != shape:
+    shape = tuple(student_rewards.shape)
+    if len(shape) != 2 or shape[1] == 0 or tuple(teacher_rewards.shape) != shape:
         raise ValueError(
-            "student_PN and teacher_PN must have one shape (P, N) with N >= 1, "
-            f"given {shape} and {tuple(teacher_PN.shape)}"
+            "student_rewards and teacher_rewards must have one shape (P, N) with N >= 1, "
+            f"given {shape} and {tuple(teacher_rewards.shape)}"
         )
     if mask is None:
-        mask = torch.ones(shape, dtype=torch.bool, device=student_PN.device)
+        mask = torch.ones(shape, dtype=torch.bool, device=student_rewards.device)
     elif mask.dtype != torch.bool or tuple(mask.shape) != shape:
         raise ValueError(
             f"mask must be bool with the rewards' shape {shape}, "
@@ -108,10 +110,13 @@ def _check(student_PN: Tensor, teacher_PN: Tensor, mask: Tensor | None, reductio
         )
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction must be 'mean' or 'none', given {reduction!r}")
-    for name, reward_PN in (("student_PN", student_PN), ("teacher_PN", teacher_PN)):
-        if waits_for_values(reward_PN.device):
+    for name, rewards in (
+        ("student_rewards", student_rewards),
+        ("teacher_rewards", teacher_rewards),
+    ):
+        if waits_for_values(rewards.device):
             continue
-        if count := int((reward_PN.isnan() & mask).sum()):
+        if count := int((rewards.isnan() & mask).sum()):
             raise ValueError(
                 f"{name} must not be NaN where mask is True, given NaN for {count} responses"
             )

@@ -29,8 +29,8 @@ class RewardPair:
     @cached_property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Both as float64 (P, N), and the mask of the responses that the teacher could score."""
-        teacher_PN = _tensor(self.teacher)
-        return _tensor(self.student), teacher_PN, ~teacher_PN.isnan()
+        teacher = _tensor(self.teacher)
+        return _tensor(self.student), teacher, ~teacher.isnan()
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """:attr:`tensors` of :data:`PROMPTS_AT_A_TIME` prompts at a time."""

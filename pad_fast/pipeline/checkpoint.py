@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +22,7 @@ from transformers import (
 )
 
 from pad_fast.conversation.chat import Chat
-from pad_fast.device import default_device, release_cached_memory
+from pad_fast.device import default_device, release_unused_memory
 from pad_fast.files.system_errors import first_line
 from pad_fast.files.weights import UNREAD, check_model_folder
 from pad_fast.models.auto import model_class
@@ -221,8 +220,7 @@ class Checkpoint:
         """Release the memory of weights and tokenizer, which are loaded anew if they are needed."""
         for name in ("model", "tokenizer", "known_ids", "chat"):
             self.__dict__.pop(name, None)
-        gc.collect()
-        release_cached_memory()
+        release_unused_memory()
 
     @property
     def window(self) -> int | None:

@@ -1,7 +1,7 @@
 """The phases of a run: their order, the settings they depend on, and the files they leave.
 
-What a phase does is the function of its name in :mod:`pad_fast.pipeline.rounds`. This module is
-imported for ``pad-fast --help`` and therefore imports nothing but the standard library.
+The functions that do them are the ``PHASE_FUNCTIONS`` of :mod:`pad_fast.pipeline.rounds`. This
+module is imported for ``pad-fast --help`` and imports nothing but the standard library.
 """
 
 from __future__ import annotations

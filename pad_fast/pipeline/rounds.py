@@ -1,7 +1,7 @@
 """The rounds of a run. A phase does what is missing and leaves what is there.
 
 The functions :func:`sample`, :func:`score`, :func:`train` and :func:`evaluate` do the phases of
-:data:`pad_fast.pipeline.phases.PHASES`; they are found by the phase's name.
+:data:`pad_fast.pipeline.phases.PHASES`, as :data:`PHASE_FUNCTIONS` says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from pad_fast.device import release_unused_memory
 from pad_fast.evaluation import model_names
 from pad_fast.pipeline.evaluate import heldout, validation
 from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
@@ -30,7 +31,7 @@ from pad_fast.pipeline.finished import (
     with_baseline,
 )
 from pad_fast.pipeline.open_run import open_run
-from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, TRAIN
+from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
 from pad_fast.pipeline.publish.model_card import update_card
 from pad_fast.pipeline.publish.upload import push
 from pad_fast.pipeline.restore import add_shards, restore_samples
@@ -148,19 +149,19 @@ def train(run: RunContext, round: int) -> None:
         raise ValueError(f"train: round {round} is not scored yet; give `pad-fast score` first")
     if run.ranks.agree(not run.folder.student(round).exists()):
         train_round(run, round)
-        run.student(round).free()  # what the training held
+        release_unused_memory()
     keep = partial(_keep_student, run, round)
     run.ranks.on_main(partial(keep, run.folder.student(round), model_names.student(round)))
     for name in run.config.methods:
         if run.ranks.agree(not compared_student(run, name).exists()):
             train_compared(run, name)
-            run.student(0).free()
+            release_unused_memory()
         run.ranks.on_main(partial(keep, compared_student(run, name), name))
     if run.ranks.agree(with_baseline(run, round)):
         sample_answers(run, round)
         if run.ranks.agree(not seqkd_student(run).exists()):
             train_seqkd(run, round)
-            run.student(0).free()
+            release_unused_memory()
         run.ranks.on_main(partial(keep, seqkd_student(run), model_names.SEQKD))
 
 
@@ -181,9 +182,12 @@ def evaluate(run: RunContext, round: int) -> None:
     run.ranks.on_main(lambda: update_card(run, student, model_names.student(round)))
 
 
-def phase_function(name: str) -> Callable[[RunContext, int], None]:
-    """The function of this module that does a phase, by the phase's name."""
-    return globals()[name]
+PHASE_FUNCTIONS: dict[str, Callable[[RunContext, int], None]] = {
+    SAMPLE.name: sample,
+    SCORE.name: score,
+    TRAIN.name: train,
+    EVALUATE.name: evaluate,
+}
 
 
 def run_phase(settings: Settings, phase: str) -> None:
@@ -226,7 +230,7 @@ def run_all(settings: Settings) -> Path:
 
 def _do(run: RunContext, phase: str, round: int) -> None:
     """Do a phase on all ranks, and record in the manifest that it is finished."""
-    phase_function(phase)(run, round)
+    PHASE_FUNCTIONS[phase](run, round)
     run.engines.close()
     run.ranks.on_main(partial(_finish, run, f"round-{round:02d}/{phase}"))
 

@@ -123,7 +123,7 @@ def test_dtypes_and_infinite_rewards() -> None:
             torch.zeros(2, 3),
             torch.zeros(2, 4),
             {},
-            r"student_PN and teacher_PN.*\(2, 3\) and \(2, 4\)",
+            r"student_rewards and teacher_rewards.*\(2, 3\) and \(2, 4\)",
         ),
         (torch.zeros(3), torch.zeros(3), {}, r"\(P, N\)"),
         (torch.zeros(2, 0), torch.zeros(2, 0), {}, "N >= 1"),
@@ -144,9 +144,9 @@ def test_dtypes_and_infinite_rewards() -> None:
             torch.full((1, 2), torch.nan),
             torch.zeros(1, 2),
             {},
-            "student_PN must not be NaN.*2 responses",
+            "student_rewards must not be NaN.*2 responses",
         ),
-        (torch.zeros(1, 2), torch.full((1, 2), torch.nan), {}, "teacher_PN must not be NaN"),
+        (torch.zeros(1, 2), torch.full((1, 2), torch.nan), {}, "teacher_rewards must not be NaN"),
     ],
 )
 def test_bad_input(

@@ -99,7 +99,7 @@ def _child(pipe: int, config: Path, log: Path) -> int:
     def marked(place: str, own: Callable) -> Callable:
         @functools.wraps(own)
         def call(*arguments: Any, **options: Any) -> Any:
-            if place in ("sample", "score", "train", "evaluate"):
+            if place in rounds.PHASE_FUNCTIONS:
                 current[0] = arguments[1]
             say(place, current[0], True)
             try:
@@ -109,8 +109,9 @@ def _child(pipe: int, config: Path, log: Path) -> int:
 
         return call
 
-    hooks = [(rounds, name, name) for name in ("sample", "score", "train", "evaluate")]
-    hooks += [(rounds, "_report", "report"), (Scorer, "_scored_shard", "calibrate")]
+    for name, own in rounds.PHASE_FUNCTIONS.items():
+        rounds.PHASE_FUNCTIONS[name] = marked(name, own)
+    hooks = [(rounds, "_report", "report"), (Scorer, "_scored_shard", "calibrate")]
     hooks += [(ResumableLog, "_save_checkpoint", "checkpoint")]
     for owner, name, place in hooks:
         setattr(owner, name, marked(place, getattr(owner, name)))

@@ -29,11 +29,11 @@ def prompt_losses(
     anchors: Iterable[Any] = repeat(None)
     if args.anchor == "start":
         own = RewardPair(rewards.student if start is None else start, rewards.teacher)
-        anchors = (student_PN for student_PN, _, _ in own.parts())
+        anchors = (student for student, _, _ in own.parts())
     losses: list[float | None] = []
-    for (student_PN, teacher_PN, mask), anchor_PN in zip(rewards.parts(), anchors, strict=False):
-        columns = {} if anchor_PN is None else {"anchor_rewards": anchor_PN}
-        found = loss_of(student_PN, teacher_PN, mask=mask, seed=args.seed, **columns)
+    for (student, teacher, mask), anchor in zip(rewards.parts(), anchors, strict=False):
+        columns = {} if anchor is None else {"anchor_rewards": anchor}
+        found = loss_of(student, teacher, mask=mask, seed=args.seed, **columns)
         live = mask.sum(1)  # (P,)
         losses += [
             loss if count >= 2 else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Trainer
 
-from pad_fast.device import release_cached_memory
+from pad_fast.device import release_unused_memory
 from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
@@ -114,8 +113,7 @@ def _release(trainer: Trainer) -> None:
         for name in HELD & vars(holder).keys():
             setattr(holder, name, None)
     trainer.accelerator.free_memory()
-    gc.collect()  # wrappers and hooks refer to one another
-    release_cached_memory()
+    release_unused_memory()
 
 
 def _add_texts(trainer: Trainer, folder: Path, card: str | None) -> None:
