@@ -99,15 +99,16 @@ def table(records: list[dict]) -> list[list[str]]:
 
 
 def ahead(records: list[dict]) -> str:
-    """In how many of the runs each method is ahead, for each metric of which more is better."""
+    """In how many of the runs no method is above each, for each metric of which more is better."""
     counts = []
     for metric in _metrics(records):
         if metric.better > 0:
             methods = trained(records[0])
             values = [_values(records, stage, metric) for stage in methods]
             known = [each for each in zip(*values, strict=True) if None not in each]
-            first = [methods[each.index(max(each))] for each in known]
-            shares = [f"{name} {first.count(name)}" for name in methods if name in first]
+            wins = [[value == max(each) for value in each] for each in known]
+            counted = zip(methods, map(sum, zip(*wins, strict=True)), strict=False)
+            shares = [f"{name} {count}" for name, count in counted if count]
             counts.append(f"{metric.text_heading}: {', '.join(shares)}")
     return "; ".join(counts)
 

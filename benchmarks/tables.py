@@ -187,7 +187,9 @@ def demo_table(records: list[Record]) -> str:
     students = len({record["student"] for record in records})
     seconds = sorted(record["seconds"] for record in records)
     runs = f"{len(records)} runs ({students} base students), {seconds[0]} to {seconds[-1]} s each."
-    ahead = f"Number of runs in which a method is ahead, by measure: {demo.ahead(records)}."
+    ahead = (
+        f"Number of runs in which no other method is above one, by measure: {demo.ahead(records)}."
+    )
     machine = f"{first['device']}, {first['threads']} threads"
     source = f"{machine}; commit {first['commit']}; {first['run']}."
     return f"{markdown(demo.table(records))}\n\n{runs} {ahead} {source}"

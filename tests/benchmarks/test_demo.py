@@ -60,6 +60,8 @@ def test_compared_methods_are_rows_and_columns_of_costs():
     assert rows[0][-2:] == ["tokens read", "seconds of training"]
     assert [row[-2:] for row in rows[3:6]] == [["–", "–"], ["1,200", "3"], ["–", "–"]]
     assert demo.ahead([record, record]).startswith("right, greedy: RFT 2; ")
+    record["evaluations"]["SeqKD"] = record["evaluations"]["RFT"]
+    assert demo.ahead([record, record]).startswith("right, greedy: SeqKD 2, RFT 2; ")
 
 
 METHODS = {
