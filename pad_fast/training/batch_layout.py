@@ -17,7 +17,7 @@ from pad_fast.linear_logprob.memory_budget import SHARE, MemoryBudget
 from pad_fast.models.causal_lm import causal_lm, is_spread
 from pad_fast.models.layout_trial import choose_layout, takes_one_row
 from pad_fast.models.neighbour_effects import sides_of
-from pad_fast.training.collator import PADCollator, live_group
+from pad_fast.training.collator import PADCollator, Slicing, live_group
 from pad_fast.training.config import PADConfig
 from pad_fast.training.placement import placed
 
@@ -28,17 +28,17 @@ TRIED_GROUPS, TRIED_ROWS = 2, 1024
 SPLIT_MODELS = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 
 
-def choose_slices(
+def sliced_for(
     collator: PADCollator,
     model: nn.Module,
     args: PADConfig,
     accelerator: Accelerator,
     rows: Sequence[Any],
-) -> None:
-    """Set the collator's layout and its limit of tokens, where they are not set already.
+) -> PADCollator:
+    """A collator like the given one, with the layout and the limit of tokens for a model.
 
     Args:
-        collator: is changed.
+        collator: what it was given is kept; the rest is chosen.
         model: the student; the layouts are tried on it, by rank 0.
         args: ``share_prefix`` and ``max_tokens_per_step``.
         accelerator: the trainer's.
@@ -48,24 +48,30 @@ def choose_slices(
         ValueError: on all ranks, where :func:`pad_fast.models.layout_trial.choose_layout` does.
     """
     lm = causal_lm(model)
-    if collator.layout is None:
-        collator.layout = _tried_layout(lm, args, accelerator, rows)
-    collator.sides = sides_of(lm)
-    bucketed = device.compiles_attention(args.device)
-    collator.options = {"one_row": takes_one_row(lm), "bucketed": bucketed}
-    if collator.max_tokens is None:
-        collator.max_tokens = args.max_tokens_per_step
+    slicing = Slicing(
+        collator.layout or _tried_layout(lm, args, accelerator, rows),
+        collator.max_tokens or args.max_tokens_per_step or _tokens_that_fit(lm, args, accelerator),
+        sides_of(lm),
+        one_row=takes_one_row(lm),
+        bucketed=device.compiles_attention(args.device),
+    )
+    return collator.sliced(slicing)
+
+
+def _tokens_that_fit(lm: PreTrainedModel, args: PADConfig, accelerator: Accelerator) -> int | None:
+    """An estimate for the training's GPU; None where there is none or it holds a part only."""
     # A device that holds a part of the model has more room than the estimate knows of.
     holds_all = accelerator.distributed_type not in SPLIT_MODELS and not is_spread(lm)
     memory = device.total_memory(args.device)
-    if collator.max_tokens is None and memory is not None and holds_all:
-        collator.max_tokens = tokens_that_fit(
-            lm,
-            memory,
-            width=2 if args.bf16 or args.fp16 else lm.dtype.itemsize,
-            checkpointing=checkpoints_activations(args),
-            budget=head_budget(args),
-        )
+    if memory is None or not holds_all:
+        return None
+    return tokens_that_fit(
+        lm,
+        memory,
+        width=2 if args.bf16 or args.fp16 else lm.dtype.itemsize,
+        checkpointing=checkpoints_activations(args),
+        budget=head_budget(args),
+    )
 
 
 def _tried_layout(

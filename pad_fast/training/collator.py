@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,23 +16,46 @@ from pad_fast.models.packing import pack, split
 from pad_fast.training.row_columns import LARGEST_REWARD
 
 
+@dataclass(frozen=True)
+class Slicing:
+    """How batches are laid out for a model, and cut into slices that it reads one by one.
+
+    Args:
+        layout: one of ``pad_fast.models.layout.LAYOUTS``.
+        max_tokens: the most tokens of a slice; None for no limit.
+        sides: lengths that the model may not read in one call.
+        one_row, bucketed: as for :func:`pad_fast.models.packing.pack`.
+    """
+
+    layout: str = "padded"
+    max_tokens: int | None = None
+    sides: Sides = ONE_SIDE
+    one_row: bool = False
+    bucketed: bool = False
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a batch may be of several slices."""
+        return self.max_tokens is not None or bool(self.sides)
+
+
 class PADCollator:
     """A batch of P prompts with up to N responses each, from P prepared rows.
 
     Args:
         layout: one of ``pad_fast.models.layout.LAYOUTS``; None for what PADTrainer finds that its
             model takes ("padded" without a trainer).
-        max_tokens: the most tokens of a slice; None for one slice.
+        max_tokens: the most tokens of a slice; None likewise (one slice without a trainer).
 
     Returns:
-        A dictionary. ``teacher_rewards`` (P, N) float32 comes first, since Trainer counts the batch
-        by it. ``mask`` (P, N) bool is True for live responses and ``from_teacher`` for the
-        teacher's own. ``anchor_rewards`` (P, N) float32 is there if the rows have them.
-        ``lengths`` (P, N) int64, ``clipped`` (P, N) bool and the number ``num_tokens`` are for
-        metrics. ``slices`` are what the model reads, one after the other: fields of
-        :class:`pad_fast.models.packing.PackedRows`, of live responses only, where response i of
-        prompt p has the number p * N + i. Equal responses of a prompt are read once, as the first
-        of them: ``read_as`` (P, N) int64 is the number under which each response is read.
+        A dictionary. ``teacher_rewards`` (P, N) float32 comes first: Trainer counts prompts by it.
+        ``mask`` (P, N) bool is True for live responses and ``from_teacher`` for the teacher's own.
+        ``anchor_rewards`` (P, N) float32 is there if the rows have them. ``lengths`` (P, N) int64,
+        ``clipped`` (P, N) bool and the number ``num_tokens`` are for metrics. ``slices`` are what
+        the model reads, one after the other: fields of :class:`pad_fast.models.packing.PackedRows`,
+        of live responses only, where response i of prompt p has the number p * N + i. Equal
+        responses of a prompt are read once, as the first of them: ``read_as`` (P, N) int64 is the
+        number under which each response is read.
 
     Raises:
         ValueError: a reward is neither finite in float32 nor None.
@@ -44,16 +69,21 @@ class PADCollator:
 
     def __init__(self, layout: str | None = None, max_tokens: int | None = None) -> None:
         self.layout, self.max_tokens = layout, max_tokens
-        self.options: dict[str, bool] = {}  # for pack(); PADTrainer knows its model and device
-        self.sides: Sides = ONE_SIDE  # lengths that the model may not read in one call
+        self.slicing = Slicing(layout or "padded", max_tokens)
+
+    def sliced(self, slicing: Slicing) -> Self:
+        """A copy for one model. What was given stays, so that another model is chosen for anew."""
+        found = copy.copy(self)
+        found.slicing = slicing
+        return found
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         width = max(len(row["completion_ids"]) for row in rows)
         groups = [live_group(row, p * width) for p, row in enumerate(rows)]
-        layout = self.layout or "padded"
+        how = self.slicing
         slices = [
-            pack(part, layout, **self.options)._asdict()
-            for part in split(groups, self.max_tokens, layout, self.sides)
+            pack(part, how.layout, one_row=how.one_row, bucketed=how.bucketed)._asdict()
+            for part in split(groups, how.max_tokens, how.layout, how.sides)
         ]
         return {
             **_tables(rows, width),

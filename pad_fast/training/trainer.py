@@ -35,7 +35,7 @@ from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.preference.reward_inputs import counted_prompts
 from pad_fast.training.anchor import COLUMN as ANCHOR
 from pad_fast.training.anchor import check_anchor_rewards, with_anchor_rewards
-from pad_fast.training.batch_layout import choose_slices, head_budget
+from pad_fast.training.batch_layout import head_budget, sliced_for
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.config import PADConfig
 from pad_fast.training.dataset_rows import RowReader
@@ -179,12 +179,14 @@ class PADTrainer(ResumableLog):
         self._start_window()
 
     def _choose_slices(self, student: nn.Module) -> None:
-        """Set how the collator lays out a batch, on rows of the first dataset that there is."""
+        """Choose how a batch is laid out, on rows of the first dataset that there is."""
         if not isinstance(self.data_collator, PADCollator):
             return
         parts = (self.train_dataset, *_parts(self.eval_dataset))
         rows: Any = first_rows(next((rows for rows in parts if rows is not None), ()))
-        choose_slices(self.data_collator, student, self.args, self.accelerator, rows)
+        self.data_collator: Any = sliced_for(
+            self.data_collator, student, self.args, self.accelerator, rows
+        )
 
     def _prepare_columns(self) -> None:
         """Add the anchor's rewards to the datasets, and check that there are teacher's responses.
@@ -278,8 +280,8 @@ class PADTrainer(ResumableLog):
 
     def _most_slices(self, count: int) -> int:
         """The largest number of slices on a rank: under FSDP each forward waits for the others."""
-        limits = (getattr(self.data_collator, name, None) for name in ("max_tokens", "sides"))
-        if self.accelerator.num_processes == 1 or not any(limits):
+        slicing = getattr(self.data_collator, "slicing", None)
+        if self.accelerator.num_processes == 1 or not (slicing and slicing.cuts):
             return count
         counts = self.accelerator.gather(torch.tensor([count], device=self.args.device))
         return int(counts.max())

@@ -14,7 +14,7 @@ from pad_fast.models.layout_trial import choose_layout
 from pad_fast.models.neighbour_effects import Sides, sides_of
 from pad_fast.models.packing import split
 from pad_fast.models.rewards import attach_rewards_forward
-from pad_fast.training.collator import PADCollator
+from pad_fast.training.collator import PADCollator, Slicing
 
 SWITCH = 40
 # On both sides of the switch, at it, and one beyond it; in two groups a prompt has both kinds.
@@ -166,9 +166,7 @@ def test_training_reads_each_side_by_itself():
         for group in GROUPS
     ]
     for layout in LAYOUTS:
-        collator = PADCollator(layout)
-        collator.sides = sides_of(model)
-        batch = collator(rows)
+        batch = PADCollator().sliced(Slicing(layout, sides=sides_of(model)))(rows)
         assert len(batch["slices"]) == 2
         found = sum(model(**part, num_responses=12) for part in batch["slices"])
         wanted = [alone(model, group, y) for group in GROUPS for y in group.responses]

@@ -79,7 +79,7 @@ def test_the_layout_of_one_that_does_not_fit_is_that_of_its_config(
     model.config.model_type = model_type
     with caplog.at_level(logging.WARNING, "pad_fast"):
         trainer = PADTrainer(model, make_args(tmp_path), make_rows(4))
-    assert trainer.data_collator.layout == layout
+    assert trainer.data_collator.slicing.layout == layout
     assert caplog.text.count("does not fit on cpu as a whole, so that its layout is chosen") == 1
 
 

@@ -177,4 +177,4 @@ def test_a_layout_is_tried_on_rows_of_several_distinct_responses(tmp_path) -> No
     args = make_args(tmp_path, repeats="each")
     for rows, layout in ((equal, "padded"), (equal + several, "shared")):
         trainer = PADTrainer(make_model(), args, rows)
-        assert trainer.data_collator.layout == layout
+        assert trainer.data_collator.slicing.layout == layout

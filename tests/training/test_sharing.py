@@ -21,7 +21,7 @@ from students import (
 
 from pad_fast.linear_logprob import memory_budget as memory_budget_module
 from pad_fast.training.batch_layout import head_budget
-from pad_fast.training.collator import PADCollator
+from pad_fast.training.collator import PADCollator, Slicing
 from pad_fast.training.config import PADConfig
 from pad_fast.training.metrics import NAMES
 from pad_fast.training.trainer import PADTrainer
@@ -45,7 +45,7 @@ def test_twenty_steps_are_the_same_shared_or_not_whole_or_in_slices(tmp_path):
             rows,
             rows,
         )
-        assert trainer.data_collator.layout == ("shared" if share else "packed")
+        assert trainer.data_collator.slicing.layout == ("shared" if share else "packed")
         model.get_input_embeddings().register_forward_hook(
             lambda module, inputs, out, tokens=tokens: tokens.append(inputs[0].numel())
         )
@@ -119,7 +119,7 @@ def test_a_compiled_student_shares_prompts(tmp_path):
         trainer = trained(
             tmp_path, rows, per_device_train_batch_size=3, share_prefix=True, **PLAIN, **options
         )
-        assert trainer.data_collator.layout == "shared"
+        assert trainer.data_collator.slicing.layout == "shared"
         losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
@@ -152,23 +152,36 @@ def test_one_long_group_trains_where_one_response_fits(tmp_path):
     assert any(not torch.equal(before[name], value) for name, value in parameters(model).items())
 
 
-def test_sharing_is_refused_or_given_up_with_a_reason(tmp_path, caplog):
-    config = transformers.MambaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4
+def _mamba():
+    return transformers.MambaForCausalLM(
+        transformers.MambaConfig(
+            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4
+        )
     )
+
+
+def test_each_trainer_chooses_for_its_own_model(tmp_path):
+    """Of one collator: the layout that a first model takes would end the training of a second."""
+    collator, rows = PADCollator(max_tokens=64), make_rows(3)
+    first = PADTrainer(make_model(), make_args(tmp_path), rows, data_collator=collator)
+    assert first.data_collator.slicing == Slicing("shared", 64)
+    for given in (collator, first.data_collator):
+        second = PADTrainer(
+            _mamba(), make_args(tmp_path, max_steps=1, **PLAIN), rows, data_collator=given
+        )
+        assert second.data_collator.slicing == Slicing("padded", 64)
+    second.train()
+    assert collator.slicing == Slicing("padded", 64)  # as it was given
+
+
+def test_sharing_is_refused_or_given_up_with_a_reason(tmp_path, caplog):
     with pytest.raises(
         ValueError, match=r"share_prefix=True, but MambaForCausalLM cannot share .* carries a state"
     ):
-        PADTrainer(
-            transformers.MambaForCausalLM(config),
-            make_args(tmp_path, share_prefix=True),
-            make_rows(3),
-        )
+        PADTrainer(_mamba(), make_args(tmp_path, share_prefix=True), make_rows(3))
     with caplog.at_level(logging.WARNING, "pad_fast"):
-        trainer = PADTrainer(
-            transformers.MambaForCausalLM(config), make_args(tmp_path), make_rows(3)
-        )
-    assert trainer.data_collator.layout == "padded"
+        trainer = PADTrainer(_mamba(), make_args(tmp_path), make_rows(3))
+    assert trainer.data_collator.slicing.layout == "padded"
     assert (
         "MambaForCausalLM shares no prompt among its responses: mamba carries a state"
         in caplog.text
@@ -176,7 +189,7 @@ def test_sharing_is_refused_or_given_up_with_a_reason(tmp_path, caplog):
     given = PADTrainer(
         make_model(), make_args(tmp_path), make_rows(3), data_collator=PADCollator("padded")
     )
-    assert given.data_collator.layout == "padded"
+    assert given.data_collator.slicing.layout == "padded"
 
 
 def test_sharing_with_adapters(tmp_path):
@@ -199,7 +212,7 @@ def test_long_rope_does_not_look_at_the_rest_of_a_batch(tmp_path):
     for share in (True, False):
         args = make_args(tmp_path, share_prefix=share, per_device_train_batch_size=3, **PLAIN)
         trainer = PADTrainer(long_rope(12), args, rows, rows)
-        assert trainer.data_collator.layout == ("shared" if share else "packed")
+        assert trainer.data_collator.slicing.layout == ("shared" if share else "packed")
         batch = trainer.data_collator(list(trainer.train_dataset))
         assert len(batch["slices"]) == 2
         with torch.no_grad():

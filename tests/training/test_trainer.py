@@ -196,5 +196,5 @@ def test_a_model_over_several_gpus_is_trained_as_trainer_does(tmp_path, monkeypa
     monkeypatch.setattr(batch_layout.device, "total_memory", lambda device: 1)
     trainer = PADTrainer(model, args, make_rows(2))
     assert (trainer.is_model_parallel, trainer.args.n_gpu) == (True, 1)
-    assert trainer.data_collator.max_tokens is None
+    assert trainer.data_collator.slicing.max_tokens is None
     assert not is_spread(_with_map(model, {"model": 0, "lm_head": "cpu"}))
