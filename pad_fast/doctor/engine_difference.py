@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pad_fast.device import all_memory, default_device
 from pad_fast.evaluation.evaluated_model import Rewards
-from pad_fast.pipeline.batch_sizes import held_bytes, stored_dtype
+from pad_fast.pipeline.batch_sizes import held_bytes
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.chosen_batches import scores_here
 from pad_fast.pipeline.findings import engines
@@ -53,7 +53,7 @@ def _student(run: RunContext, rows: Sequence[Row]) -> Finding:
 
 def _teacher(run: RunContext, rows: Sequence[Row]) -> Finding:
     teacher, identity = run.teacher, rows[0]["scored_by"]
-    if why := _too_large(teacher, run.config.dtype):
+    if why := _too_large(teacher):
         return engines.not_compared("teacher", identity, why)
     same = teacher.same_tokenizer(run.student(0))
     views = [teacher_view(teacher, row, reuse_ids=same) for row in rows]
@@ -71,11 +71,11 @@ def _teacher(run: RunContext, rows: Sequence[Row]) -> Finding:
     )
 
 
-def _too_large(teacher: Checkpoint, asked: str) -> str:
-    """Why this process cannot run the teacher in the data type ``asked``; empty if it can."""
+def _too_large(teacher: Checkpoint) -> str:
+    """Why this process cannot run the teacher; empty if it can."""
     if not Path(teacher.path).is_dir():
         return "its weights are not in a folder of this machine"
-    held = held_bytes(teacher, stored_dtype(teacher, asked))
+    held = held_bytes(teacher, teacher.loaded_dtype)
     memory = all_memory(default_device())
     if held > 0.8 * memory:
         return f"its {held / 2**30:.0f} GiB do not fit into {memory / 2**30:.0f} GiB"

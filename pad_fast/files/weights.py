@@ -11,6 +11,8 @@ from pad_fast.files.own_files import read_json
 
 # What a model's folder holds and nothing that loads it reads. Cards change with what was measured.
 UNREAD = ("README.md", "training_args.bin")
+# The names of safetensors for data types of weights, as torch has them.
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 ZIP_BEGIN = b"PK\x03\x04"
 
 
@@ -39,6 +41,21 @@ def fault_of(path: Path, *, throughout: bool = False) -> str | None:
     except zipfile.BadZipFile:
         return "it is cut short or is no file of torch.save"
     return None if wrong is None else f"the checksum of {wrong} in it is wrong"
+
+
+def stored_as(folder: Path) -> str | None:
+    """The data type of the first floating-point weights in a folder's .safetensors files, if any.
+
+    Returns:
+        Its name in torch, such as "bfloat16".
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as weights:
+            kinds = (weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118
+            found = next((FLOATS[kind] for kind in kinds if kind in FLOATS), None)
+        if found is not None:
+            return found
+    return None
 
 
 def check_model_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import transformers
@@ -52,13 +53,16 @@ def recompute_activations(model: Any, on: bool = True) -> None:
 
 
 def build_model(config: Any, **options: Any) -> Any:
-    """A model of this configuration with random weights; ``options`` are those of from_config."""
+    """A model of this configuration with random weights; ``options`` are those of from_config.
+
+    It has a copy of the configuration, into which transformers writes data type and attention.
+    """
     found = model_class(config)
     make = found.from_config if hasattr(found, "from_config") else found._from_config
     with whole_models():
-        return make(config, **options)
+        return make(copy.deepcopy(config), **options)
 
 
 def build_classifier(config: Any, **options: Any) -> Any:
-    """A sequence classifier with random weights; ``options`` are those of from_config."""
-    return AutoModelForSequenceClassification.from_config(config, **options)
+    """A sequence classifier with random weights, made as :func:`build_model` makes its model."""
+    return AutoModelForSequenceClassification.from_config(copy.deepcopy(config), **options)

@@ -17,6 +17,7 @@ from pad_fast.footprint.steps import GroupShape, Reading, sampling_batch, scorin
 from pad_fast.models.auto import build_classifier, build_model
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.data_types import stored_dtype
 
 REWARD_MODEL = "reward_model"  # the role of a checkpoint
 SAMPLED, SCORED = "sample_batch_tokens", "score_batch_tokens"
@@ -81,14 +82,6 @@ def with_fitting_scores(
         return limits
     fitting = tokens_that_fit(SCORED, config, [checkpoint], memory, gpu=gpu)
     return replace(limits, score=min(limits.score, fitting))
-
-
-def stored_dtype(checkpoint: Checkpoint, asked: str) -> torch.dtype:
-    """The data type that the run loads a checkpoint in; ``asked`` is its setting dtype."""
-    if asked != "auto":
-        return getattr(torch, asked)
-    found = getattr(checkpoint.config.get_text_config(), "dtype", None)
-    return found if isinstance(found, torch.dtype) else getattr(torch, str(found), torch.float32)
 
 
 def builder(role: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -29,6 +30,7 @@ from pad_fast.models.auto import model_class
 from pad_fast.models.whole import check_values, whole_models
 from pad_fast.pipeline import hub
 from pad_fast.pipeline.costs import measured
+from pad_fast.pipeline.data_types import stored_dtype
 from pad_fast.pipeline.prompts import Message
 from pad_fast.pipeline.whole_files import Row, ends_hash
 from pad_fast.progress.bar import doing
@@ -48,7 +50,7 @@ class Checkpoint:
         role: "student" or "teacher", which messages begin with.
         path: a folder, or a name on the hub.
         revision: hub revision.
-        dtype: data type of the weights; auto: as they are stored.
+        dtype: data type of the weights; auto: as they are stored, see :attr:`loaded_dtype`.
         attn_implementation: attention by its name in transformers.
         template_kwargs: arguments of the chat template.
         now: the time that the chat template is given; by default that of the call.
@@ -197,7 +199,7 @@ class Checkpoint:
                 model: Any = self.model_class.from_pretrained(
                     self.path,
                     revision=self.revision,
-                    dtype=self.dtype,
+                    dtype=self.loaded_dtype,
                     **self.attention_argument,
                     **NO_CODE,
                 )
@@ -209,6 +211,11 @@ class Checkpoint:
                 f"{self.role}: the weights of {self.path} are damaged ({first_line(error)}); copy "
                 "or download them again"
             ) from None
+
+    @property
+    def loaded_dtype(self) -> torch.dtype:
+        """The data type that the weights are loaded in, with "auto" resolved."""
+        return stored_dtype(self, self.dtype)
 
     @property
     def attention_argument(self) -> dict[str, str]:

@@ -73,7 +73,6 @@ SAMPLE = Phase(
             "temperature",
             "top_p",
             "top_k",
-            "sample_batch_tokens",
             "dtype",
             "attn_implementation",
             "reward_temperature",
@@ -157,7 +156,8 @@ OF_BENCHMARKS = frozenset(
 
 # These settings may always change between two calls on one run folder: except for rounding they
 # change no result. Servers sample other responses than this process, from the same distribution;
-# every row names the engine that it comes from.
+# every row names the engine that it comes from. Another `sample_batch_tokens` draws other responses
+# too, from the same distribution, for what is not sampled yet.
 FREE = OF_BENCHMARKS | frozenset(
     {
         "output_dir",
@@ -180,6 +180,7 @@ FREE = OF_BENCHMARKS | frozenset(
         "save_strategy",
         "save_total_limit",
         "score_cache",
+        "sample_batch_tokens",
         "score_batch_tokens",
         "max_tokens_per_step",
         "memory_budget",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pad_fast.files.stored_rows import RowFiles, Rows, column, left_out, take
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.data_types import dtype_name
 from pad_fast.pipeline.ranks import Ranks, current_ranks
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
 from pad_fast.pipeline.sample.engines import Engine
@@ -144,9 +145,19 @@ class RunContext:
         return self.trained(self.folder.student(round))
 
     def trained(self, folder: Path) -> Checkpoint:
-        """A student that the run trained, whose files are compared with what was saved."""
+        """A student that the run trained, whose files are compared with what was saved.
+
+        It samples and scores in the data type of the base student, whatever it was trained in: the
+        run's batches were chosen for that one, and the two are compared with one another.
+        """
         found = self._checkpoint(Checkpoint, "student", str(folder), None)
-        return dataclasses.replace(found, check=partial(self.folder.check_whole, folder))
+        check = partial(self.folder.check_whole, folder)
+        return dataclasses.replace(found, dtype=self._student_dtype, check=check)
+
+    @cached_property
+    def _student_dtype(self) -> str:
+        """The data type that the base student samples and scores in."""
+        return dtype_name(self.student(0).loaded_dtype)
 
     def _checkpoint(self, kind: type[Model], role: str, path: str, revision: str | None) -> Model:
         kwargs = self.config.chat_template_kwargs

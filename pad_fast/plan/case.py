@@ -16,7 +16,6 @@ from pad_fast.files.system_errors import first_line
 from pad_fast.footprint.fakes import count_parameters, fake, fake_model, sharing_problem
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.pipeline import batch_sizes
-from pad_fast.pipeline.batch_sizes import stored_dtype
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.chosen_batches import models_of
 from pad_fast.pipeline.config import RunConfig
@@ -145,7 +144,7 @@ class Case:
 
     def dtype(self, role: str) -> torch.dtype:
         """The data type in which a model samples and scores."""
-        return stored_dtype(self.model(role), self.config.dtype)
+        return self.model(role).loaded_dtype
 
     # Questions.
 

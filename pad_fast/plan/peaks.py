@@ -17,8 +17,9 @@ from pad_fast.footprint.classifiers import classified_batch
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
-from pad_fast.pipeline.batch_sizes import REWARD_MODEL, held_bytes, spared_bytes, stored_dtype
+from pad_fast.pipeline.batch_sizes import REWARD_MODEL, held_bytes, spared_bytes
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.data_types import AUTO, stored_dtype
 from pad_fast.plan.case import Case, counted, group_tokens
 from pad_fast.plan.work import STUDENT
 
@@ -43,11 +44,13 @@ class Peaks:
     # Work.
 
     def load(self, role: str) -> int:
-        """A model's weights, and on a CPU the file that they are converted from."""
+        """A model's weights, and on a CPU the largest file that they are converted from."""
         checkpoint, dtype = self.case.model(role), self.case.dtype(role)
-        stored = stored_dtype(checkpoint, "auto")
-        converted = not self.case.machine.is_gpu and stored != dtype
-        mapped = held_bytes(checkpoint, stored) if converted else 0
+        files = {stored_dtype(checkpoint, AUTO)}
+        if role == STUDENT:  # a trained one is stored as it was trained
+            files.add(self.case.training_options.dtype)
+        converted = [] if self.case.machine.is_gpu else [file for file in files if file != dtype]
+        mapped = max((held_bytes(checkpoint, file) for file in converted), default=0)
         return self.base + held_bytes(checkpoint, dtype) + mapped
 
     def sample(self, role: str, n: int, prompts: int, max_tokens: int) -> tuple[int, int]:

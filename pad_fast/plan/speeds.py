@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
 from pad_fast.footprint.steps import GroupShape
-from pad_fast.pipeline.batch_sizes import held_bytes, stored_dtype
+from pad_fast.pipeline.batch_sizes import held_bytes
+from pad_fast.pipeline.data_types import AUTO, stored_dtype
 from pad_fast.plan.case import Case
 from pad_fast.plan.peaks import Peaks
 from pad_fast.plan.work import STUDENT
@@ -115,7 +116,7 @@ class Roofline:
     def loading(self, role: str) -> float:
         """See :class:`Speeds`."""
         checkpoint = self.case.model(role)
-        stored = held_bytes(checkpoint, stored_dtype(checkpoint, "auto"))
+        stored = held_bytes(checkpoint, stored_dtype(checkpoint, AUTO))
         return self.machine.loading(stored)
 
     def _seconds(self, found: Footprint, role: str | None) -> float:

@@ -53,11 +53,14 @@ def test_both_engines_are_compared(served, tmp_path, capsys, monkeypatch):
 
 
 def test_a_teacher_is_too_large_in_the_data_type_of_the_run(world, monkeypatch):
-    teacher = Checkpoint("teacher", str(world / "teacher"))
-    held = held_bytes(teacher, torch.float32)
+    wide, narrow = (
+        Checkpoint("teacher", str(world / "teacher"), dtype=name)
+        for name in ("float32", "bfloat16")
+    )
+    held = held_bytes(wide, torch.float32)
     monkeypatch.setattr(engine_difference, "all_memory", lambda device: int(held / 0.8) - 2)
-    assert "do not fit into" in engine_difference._too_large(teacher, "float32")
-    assert engine_difference._too_large(teacher, "bfloat16") == ""
+    assert "do not fit into" in engine_difference._too_large(wide)
+    assert engine_difference._too_large(narrow) == ""
 
 
 def test_what_a_difference_is():

@@ -43,11 +43,10 @@ def test_a_run_that_died_for_memory_goes_on_with_smaller_batches(
     monkeypatch.undo()
     monkeypatch.setattr("pad_fast.report.write_report", lambda root: root)
     assert cli.main(["sample", str(config), "--sample_batch_tokens", "64"]) == 0
-    assert "sample_batch_tokens: " in failing(capsys, "run", config)
-    assert "has begun to sample with 64, got 128" in failing(
-        capsys, "run", config, "--sample_batch_tokens", "128"
+    assert "has begun to sample with 1.0, got 0.5" in failing(
+        capsys, "run", config, "--temperature", "0.5"
     )
-    kept = ["--sample_batch_tokens", "64", *free]
+    kept = ["--sample_batch_tokens", "32", *free]
     assert (
         cli.main(["score", str(config), *kept, "--mcq_weight", "0.3", "--mcq_style", "listwise"])
         == 0
@@ -90,6 +89,8 @@ def test_a_run_that_died_for_memory_goes_on_with_smaller_batches(
     changes = json.loads((tmp_path / "run" / "run.json").read_text())["changes"]
     assert changes[0]["from"] == {"sample_batch_tokens": 9999, "temperature": 2.0}
     assert changes[0]["to"] == {"sample_batch_tokens": 64, "temperature": 1.0}
+    assert changes[1]["from"]["sample_batch_tokens"] == 64  # and its samples stay
+    assert changes[1]["to"]["sample_batch_tokens"] == 32
     assert changes[-1]["to"] == {"score_batch_tokens": 4096}
     assert (changes[2]["from"]["beta"], changes[2]["to"]["beta"]) == (10.0, 3.0)
 

@@ -23,6 +23,7 @@ from transformers import (
 from pad_fast.models.causal_lm import causal_lm
 from pad_fast.models.neighbour_effects import Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.data_types import dtype_name
 from pad_fast.pipeline.sample.engines import Engine, Ids, Progress, Sample, Sampling, unseen
 from pad_fast.pipeline.score.model_scores import ModelScores, not_finite
 
@@ -45,10 +46,7 @@ class TransformersEngine(Engine):
     @property
     def identity(self) -> str:
         """The version of transformers, the weights' data type, and the attention if it was set."""
-        dtype = self.checkpoint.dtype
-        if dtype == "auto":
-            stored = self.checkpoint.config.get_text_config().dtype
-            dtype = str(stored or torch.get_default_dtype()).removeprefix("torch.")
+        dtype = dtype_name(self.checkpoint.loaded_dtype)
         attention = self.checkpoint.attn_implementation
         return " ".join(filter(None, ("transformers", transformers.__version__, dtype, attention)))
 

@@ -18,6 +18,7 @@ from pad_fast.files.own_files import count_rows
 from pad_fast.models.whole import check_values, whole_models
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.costs import measured
+from pad_fast.pipeline.data_types import dtype_name
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Ids, Progress, unseen
 from pad_fast.pipeline.sample.shards import keep_shard, without_result
@@ -80,7 +81,7 @@ class RewardModel(Checkpoint):
             model, loading = self.model_class.from_pretrained(
                 self.path,
                 revision=self.revision,
-                dtype=self.dtype,
+                dtype=self.loaded_dtype,
                 output_loading_info=True,
                 **attention,
                 **NO_CODE,
@@ -101,9 +102,7 @@ class RewardModel(Checkpoint):
     @property
     def identity(self) -> str:
         """What computes, in a line; it stands in every shard."""
-        stored = self.config.get_text_config().dtype if self.dtype == "auto" else self.dtype
-        dtype = str(stored or torch.get_default_dtype()).removeprefix("torch.")
-        attention = self.attn_implementation
+        dtype, attention = dtype_name(self.loaded_dtype), self.attn_implementation
         names = ("reward model", "transformers", transformers.__version__, dtype, attention)
         return " ".join(filter(None, names))
 
