@@ -13,13 +13,14 @@ import pytest
 from stub_server import Stub
 from worlds import contents
 
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
-from pad_fast.pipeline.whole_files import Row, read_rows
 
 ROLES = ("student", "teacher")
 CRASH = Path(__file__).with_name("crash.py")

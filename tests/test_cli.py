@@ -20,7 +20,7 @@ from worlds import changed_config, contents
 from pad_fast import cli
 from pad_fast.commands import COMMANDS
 from pad_fast.launch.launcher import Launch
-from pad_fast.pipeline import rounds, whole_files
+from pad_fast.pipeline import parquet_rows, rounds
 from pad_fast.pipeline.setting_groups import MOST_USED, setting_groups
 from pad_fast.terminal import suggestion
 
@@ -49,14 +49,14 @@ def test_full_disk(world, tmp_path, capsys, monkeypatch):
     config = changed_config(world, tmp_path)
     assert cli.main(["sample", str(config)]) == 0
     kept = contents(tmp_path / "run")
-    own = whole_files.write_table
+    own = parquet_rows.write_table
 
     def write(path, table):
         if "scores" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         own(path, table)
 
-    monkeypatch.setattr(whole_files, "write_table", write)
+    monkeypatch.setattr(parquet_rows, "write_table", write)
     assert cli.main(["run", str(config)]) == 1
     error = capsys.readouterr().err
     assert "the disk is full" in error

@@ -15,11 +15,11 @@ import torch
 
 from benchmarks.evidence.pools import Pool
 from pad_fast.evaluation.agreement import ranking_agreement
+from pad_fast.files.stored_rows import Row
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.engines import Sample, Sampling
 from pad_fast.pipeline.sample.generate import columns
-from pad_fast.pipeline.whole_files import Row
 
 Values = list[float | None]
 Ids = list[int]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 
 BASE, REFERENCE = "base", "seqkd"
 OWN, BEST, PAIR, TEACHER, MIXED = "own", "best", "pair", "teacher", "mixed"

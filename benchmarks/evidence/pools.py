@@ -13,16 +13,17 @@ from filelock import FileLock
 
 from benchmarks.evidence.settings import Size
 from benchmarks.evidence.worlds import World
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline import rounds
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.heldout import groups_folder
 from pad_fast.pipeline.open_run import open_run
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.run_folder import RunFolder
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.settings import Settings
-from pad_fast.pipeline.whole_files import Row, read_rows
 
 COMMON: dict[str, Any] = {
     "temperature": 0.7,

@@ -26,7 +26,7 @@ from benchmarks.evidence.training import Plan, Reading, Trained, reading, train
 from benchmarks.evidence.worlds import World
 from benchmarks.machine import describe
 from benchmarks.records import Record
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 
 SAMPLES_SEED = 1000  # all students are sampled with the same seed
 WAIT = 2.0  # seconds until the next look at what other processes did

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Trainer
 
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 from pad_fast.training.config import PADConfig
 
 IGNORED = -100

@@ -16,8 +16,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.evidence.methods import Method
 from benchmarks.evidence.token_kd import TokenKDTrainer
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.train.training_rows import live_tokens
-from pad_fast.pipeline.whole_files import Row
 from pad_fast.training.config import PADConfig
 from pad_fast.training.dataset_rows import RowReader
 from pad_fast.training.prepared_rows import prepare_dataset

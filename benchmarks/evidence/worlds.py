@@ -15,7 +15,7 @@ from benchmarks.evidence.graded_task import quality
 from benchmarks.evidence.obedience import RULE, obedience
 from benchmarks.records import json_lines
 from pad_fast.evaluation.answers import exact_match
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "pad_fast" / "tiny_world"

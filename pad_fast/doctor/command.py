@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pad_fast.doctor.engine_difference import of_engines
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.findings.finding import Finding, Verdict
 from pad_fast.pipeline.findings.first_shard import of_samples, of_scores
 from pad_fast.pipeline.option import option
+from pad_fast.pipeline.parquet_rows import keep_rows, read_rows, shard_paths
 from pad_fast.pipeline.preflight import (
     check_models,
     check_prompts,
@@ -36,7 +38,6 @@ from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.shards import sample_shards
 from pad_fast.pipeline.seeds import derive_seed, round_seed
 from pad_fast.pipeline.settings import Settings
-from pad_fast.pipeline.whole_files import Row, keep_rows, read_rows, shard_paths
 from pad_fast.terminal import console as plain_console
 from pad_fast.terminal import show_table
 

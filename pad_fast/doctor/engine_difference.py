@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pad_fast.device import all_memory, default_device
 from pad_fast.evaluation.evaluated_model import Rewards
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.batch_sizes import held_bytes
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.chosen_batches import scores_here
@@ -16,7 +17,6 @@ from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.teacher_view import teacher_view
 from pad_fast.pipeline.server_settings import servers_of
-from pad_fast.pipeline.whole_files import Row
 
 COMPARED = 16  # rows
 

@@ -24,6 +24,8 @@ from transformers import (
 
 from pad_fast.conversation.chat import Chat
 from pad_fast.device import default_device, release_unused_memory
+from pad_fast.files.checksums import ends_hash
+from pad_fast.files.stored_rows import Row
 from pad_fast.files.system_errors import first_line
 from pad_fast.files.weights import UNREAD, check_model_folder
 from pad_fast.models.auto import model_class
@@ -32,7 +34,6 @@ from pad_fast.pipeline import hub
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.data_types import stored_dtype
 from pad_fast.pipeline.prompts import Message
-from pad_fast.pipeline.whole_files import Row, ends_hash
 from pad_fast.progress.bar import doing
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # whose question would wait for an answer

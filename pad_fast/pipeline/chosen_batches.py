@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from pad_fast.device import all_memory, default_device, is_gpu
+from pad_fast.files.own_files import write_json
 from pad_fast.pipeline.batch_sizes import (
     SAMPLED,
     SCORED,
@@ -17,7 +18,6 @@ from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.server_settings import is_served
-from pad_fast.pipeline.whole_files import write_json
 
 KEPT = "batches"  # a part of the manifest
 

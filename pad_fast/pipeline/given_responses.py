@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pad_fast.conversation.pairs import BY_RANK
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.prompts import (
     checked_rows,
@@ -21,7 +22,6 @@ from pad_fast.pipeline.prompts import (
     short_digest,
 )
 from pad_fast.pipeline.response_forms import Given, given_in, holds_responses
-from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
 

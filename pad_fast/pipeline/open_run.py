@@ -19,7 +19,8 @@ import torch
 from pad_fast.device import default_device
 from pad_fast.environment import decisive, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
-from pad_fast.files.stored_rows import RowFiles, Rows, column
+from pad_fast.files.own_files import write_json
+from pad_fast.files.stored_rows import Row, RowFiles, Rows, column
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.chosen_batches import choose_batches
 from pad_fast.pipeline.config import RunConfig
@@ -27,6 +28,7 @@ from pad_fast.pipeline.costs import recording
 from pad_fast.pipeline.dry_build import check_training
 from pad_fast.pipeline.finished import is_finished
 from pad_fast.pipeline.folder_lock import locked
+from pad_fast.pipeline.parquet_rows import keep_rows, write_rows
 from pad_fast.pipeline.phases import PREPARE, changed_settings
 from pad_fast.pipeline.preflight import (
     check_models,
@@ -49,7 +51,6 @@ from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.step_size import PRODUCT
-from pad_fast.pipeline.whole_files import Row, keep_rows, write_json, write_rows
 from pad_fast.report.wording import GIVEN, RATER, SAMPLED
 
 logger = logging.getLogger("pad_fast")

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from pad_fast.conversation.encoding import control_tokens
 from pad_fast.conversation.long_prompts import fitted_prompt
-from pad_fast.files.stored_rows import Rows
+from pad_fast.files.stored_rows import Row, Rows
 from pad_fast.pipeline import given_responses, hub, multiple_choice, prompts
 from pad_fast.pipeline.checkpoint import PROBES, Checkpoint
 from pad_fast.pipeline.config import RunConfig
-from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
 

@@ -13,10 +13,9 @@ from typing import Any
 
 from pad_fast.conversation import with_input
 from pad_fast.evaluation.answers import number as number_in
-from pad_fast.files.stored_rows import Rows, left_out, take
+from pad_fast.files.stored_rows import Row, Rows, left_out, take
 from pad_fast.files.user_files import csv_rows, json_rows, parquet_rows
 from pad_fast.pipeline.cells import cell_text
-from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
 

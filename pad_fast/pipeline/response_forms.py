@@ -19,7 +19,7 @@ from pad_fast.conversation.pairs import (
     score_of,
     text_of,
 )
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 
 TEXTS = ("completions", "responses", "generations", "candidates")
 SCORES = ("teacher_rewards", "rewards", "scores", "ratings")

@@ -12,21 +12,20 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from pad_fast.files.stored_rows import Rows
+from pad_fast.files.own_files import read_json
+from pad_fast.files.stored_rows import Row, Rows
 from pad_fast.pipeline.compared import folder_of, phase_of
-from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.sample.metrics import sampling_metrics
-from pad_fast.pipeline.sample.teacher_answers import sampled_alone
-from pad_fast.pipeline.score.scorer import TEACHER_COLUMNS
-from pad_fast.pipeline.whole_files import (
-    Row,
-    read_json,
+from pad_fast.pipeline.parquet_rows import (
     read_metrics,
     read_rows,
     shard_index,
     shard_paths,
     write_rows,
 )
+from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.sample.metrics import sampling_metrics
+from pad_fast.pipeline.sample.teacher_answers import sampled_alone
+from pad_fast.pipeline.score.scorer import TEACHER_COLUMNS
 
 logger = logging.getLogger("pad_fast")
 

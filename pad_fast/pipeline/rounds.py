@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pad_fast.device import release_unused_memory
 from pad_fast.evaluation import model_names
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.evaluate import heldout, validation
 from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
 from pad_fast.pipeline.evaluate.best_round import announce_stop, chosen_student
@@ -49,7 +50,6 @@ from pad_fast.pipeline.train.compile_ahead import compile_ahead
 from pad_fast.pipeline.train.saved_student import drop_checkpoints
 from pad_fast.pipeline.train.seqkd import sample_answers, train_seqkd
 from pad_fast.pipeline.train.train_round import train_compared, train_round
-from pad_fast.pipeline.whole_files import Row
 from pad_fast.terminal import say
 
 logger = logging.getLogger("pad_fast")

@@ -19,6 +19,7 @@ from pad_fast.files.stored_rows import RowFiles, Rows, column, left_out, take
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.data_types import dtype_name
+from pad_fast.pipeline.parquet_rows import keep_shards, read_rows
 from pad_fast.pipeline.ranks import Ranks, current_ranks
 from pad_fast.pipeline.run_folder import Metrics, RunFolder
 from pad_fast.pipeline.sample.engines import Engine
@@ -32,7 +33,6 @@ from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.serving.run_engines import RunEngines
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.weights import weights_digest
-from pad_fast.pipeline.whole_files import keep_shards, read_rows
 from pad_fast.training.config import PADConfig
 
 # A tenth of the training prompts is kept for validation, within these numbers; with fewer, chance

@@ -10,12 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pad_fast.files.checksums import file_digest
-from pad_fast.files.own_files import drop_half_line, read_json_lines, set_aside
-from pad_fast.files.stored_rows import SCRATCH
+from pad_fast.files.checksums import ends_hash, file_digest
+from pad_fast.files.own_files import (
+    drop_half_line,
+    read_json,
+    read_json_lines,
+    set_aside,
+    write_json,
+)
+from pad_fast.files.stored_rows import SCRATCH, Row
 from pad_fast.files.weights import UNREAD
+from pad_fast.files.writing import replacing
 from pad_fast.pipeline.phases import PHASES, PREPARE
-from pad_fast.pipeline.whole_files import Row, ends_hash, read_json, replacing, write_json
 
 logger = logging.getLogger("pad_fast")
 

@@ -15,8 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pad_fast.files.own_files import write_json
 from pad_fast.pipeline.settings import Settings
-from pad_fast.pipeline.whole_files import write_json
 from pad_fast.plan.advice import GIB, words
 from pad_fast.plan.estimate import Estimate
 from pad_fast.plan.forecast import Forecast, make_forecast

@@ -20,11 +20,11 @@ from pad_fast.files.system_errors import first_line
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.pipeline.batch_sizes import builder
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.parquet_rows import keep_rows
 from pad_fast.pipeline.preflight import check_models, check_sources, fitting, read_split
 from pad_fast.pipeline.run import RunContext, validation_size
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.settings import Settings
-from pad_fast.pipeline.whole_files import keep_rows
 from pad_fast.plan.advice import advise, questions_ratio
 from pad_fast.plan.benchmark_notes import benchmark_notes
 from pad_fast.plan.case import Case, Lengths, Ranks

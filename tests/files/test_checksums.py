@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pad_fast.files.own_files import count_rows, read_json, read_table, write_json
-from pad_fast.pipeline.whole_files import read_rows, write_rows
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 
 ROWS = [
     {

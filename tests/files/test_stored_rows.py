@@ -13,8 +13,8 @@ from pad_fast.files import own_files, stored_rows
 from pad_fast.files.checksums import is_whole
 from pad_fast.files.own_files import count_rows, read_tables
 from pad_fast.files.stored_rows import KeyedRows, RowFiles, changed, column, left_out, take
-from pad_fast.pipeline import whole_files
-from pad_fast.pipeline.whole_files import (
+from pad_fast.pipeline import parquet_rows
+from pad_fast.pipeline.parquet_rows import (
     iter_rows,
     keep_rows,
     keep_shards,
@@ -38,8 +38,8 @@ ROWS = [
 def small_buffers(monkeypatch):
     """Buffers of a few rows, so that fifty are many."""
     for module, name in (
-        (whole_files, "TABLE_ROWS"),
-        (whole_files, "KEPT_ROWS"),
+        (parquet_rows, "TABLE_ROWS"),
+        (parquet_rows, "KEPT_ROWS"),
         (own_files, "ROWS_AT_A_TIME"),
         (stored_rows, "BATCH"),
     ):
@@ -107,7 +107,7 @@ def test_a_long_file_is_written_and_checked_in_parts(tmp_path):
     write_rows(path, iter(ROWS), {"mean": 0.5})
     assert pq.read_metadata(path).num_row_groups == 7
     assert [len(part) for part in read_tables(path, ["prompt_id"])] == [8] * 6 + [2]
-    assert whole_files.read_metrics(path) == {"mean": 0.5}
+    assert parquet_rows.read_metrics(path) == {"mean": 0.5}
     assert is_whole(path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pad_fast.pipeline.whole_files import read_rows
+from pad_fast.pipeline.parquet_rows import read_rows
 
 # Left out, since no two runs share them: times of day, durations and rates; who holds the folder.
 RATES = ("_runtime", "_per_second")

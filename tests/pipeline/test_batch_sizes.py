@@ -12,7 +12,7 @@ from worlds import changed_config, run_config
 from pad_fast import cli
 from pad_fast.pipeline import batch_sizes, chosen_batches
 from pad_fast.pipeline.batch_sizes import MOST, SAMPLED, SCORED, BatchTokens, tokens_that_fit
-from pad_fast.pipeline.whole_files import read_rows
+from pad_fast.pipeline.parquet_rows import read_rows
 
 SMALL = LlamaConfig(
     vocab_size=32_000,

@@ -10,8 +10,8 @@ from worlds import changed_config
 
 from pad_fast import cli
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.sample.teacher_answers import sampled_alone
-from pad_fast.pipeline.whole_files import read_rows
 from pad_fast.preference.loss_kinds import LOSSES
 
 pytestmark = pytest.mark.usefixtures("no_report")

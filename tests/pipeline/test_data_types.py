@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from worlds import changed_config
 
 from pad_fast import cli
+from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.data_types import stored_dtype
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import read_json
 
 
 @pytest.fixture(scope="module")

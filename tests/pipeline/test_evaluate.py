@@ -13,7 +13,7 @@ from pad_fast.evaluation.evaluated_model import RewardPair
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.losses import prompt_losses
-from pad_fast.pipeline.whole_files import read_rows
+from pad_fast.pipeline.parquet_rows import read_rows
 
 
 def test_evaluations_against_the_rows(finished):

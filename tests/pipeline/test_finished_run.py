@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 from worlds import response_logp
 
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.run_folder import Metrics
 from pad_fast.pipeline.train.seqkd import example
-from pad_fast.pipeline.whole_files import read_rows
 
 
 def test_run_folder_holds_what_it_promises(finished):

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import run_phases
 from pad_fast.evaluation import intervals
 from pad_fast.files import own_files, stored_rows
-from pad_fast.pipeline import whole_files
+from pad_fast.pipeline import parquet_rows
 from pad_fast.training import prepared_rows
 
 PROMPTS = 32, 64, 1024  # the first time loads modules
@@ -35,8 +35,8 @@ def growth(tmp_path_factory) -> dict[str, float]:
     """By phase, the bytes that a prompt adds to the peak, with buffers of a few rows."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (whole_files, "TABLE_ROWS"),
-            (whole_files, "KEPT_ROWS"),
+            (parquet_rows, "TABLE_ROWS"),
+            (parquet_rows, "KEPT_ROWS"),
             (own_files, "ROWS_AT_A_TIME"),
             (stored_rows, "BATCH"),
             (prepared_rows, "TOGETHER"),

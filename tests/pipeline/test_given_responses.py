@@ -13,7 +13,7 @@ from worlds import response_logp
 from pad_fast import cli
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.given_responses import iter_responses
-from pad_fast.pipeline.whole_files import read_rows
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.training.dataset_rows import RowReader
 
 

@@ -11,8 +11,8 @@ from worlds import changed_config, contents
 
 from pad_fast import cli
 from pad_fast.files.own_files import read_json, write_json
+from pad_fast.pipeline.parquet_rows import write_rows
 from pad_fast.pipeline.run_folder import Metrics
-from pad_fast.pipeline.whole_files import write_rows
 
 # A file of each kind that a finished run can make again.
 MADE_AGAIN = [

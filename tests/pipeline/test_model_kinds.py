@@ -18,8 +18,8 @@ from wrappers import wrapped_model
 
 from pad_fast import cli
 from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.parquet_rows import read_rows, shard_paths
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import read_rows, shard_paths
 
 
 def saved(folder: Path, model, tokenizer=None) -> Path:

@@ -13,8 +13,8 @@ import worlds
 from prompt_rows import read_prompts
 
 from pad_fast.pipeline import prompts
+from pad_fast.pipeline.parquet_rows import write_rows
 from pad_fast.pipeline.preflight import read_split
-from pad_fast.pipeline.whole_files import write_rows
 
 
 def lines(path: Path, *rows: object) -> str:

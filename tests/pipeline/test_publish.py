@@ -13,16 +13,17 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard, RepoUrl
 
+from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.dry_build import _check_hub
 from pad_fast.pipeline.hub import hub_name
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.publish import model_card, upload
 from pad_fast.pipeline.publish.dataset_card import write_dataset
 from pad_fast.pipeline.publish.model_card import metadata, update_card
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.train.train_round import _card_note
-from pad_fast.pipeline.whole_files import read_json, read_rows
 from pad_fast.report.wording import RATER
 
 

@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from pad_fast import cli
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.score import reward_model
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.reward_model import RewardModel, RewardScorer
-from pad_fast.pipeline.whole_files import read_rows
 
 PROMPT = [{"role": "user", "content": "2+2=?"}]
 

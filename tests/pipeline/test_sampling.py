@@ -14,6 +14,7 @@ from worlds import run_config
 from pad_fast.conversation.encoding import TextEncoder
 from pad_fast.models.neighbour_effects import ONE_SIDE, Sides, sides_of
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.sample import transformers_engine
 from pad_fast.pipeline.sample.engines import Sampling
 from pad_fast.pipeline.sample.generate import Sampler, columns
@@ -25,7 +26,6 @@ from pad_fast.pipeline.sample.transformers_engine import (
     generated_ids,
 )
 from pad_fast.pipeline.score.model_scores import ModelScores
-from pad_fast.pipeline.whole_files import read_rows
 
 
 def test_responses_end_at_the_first_of_several_ends():

@@ -16,12 +16,12 @@ from worlds import response_logp, run_config
 
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score import model_scores
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
-from pad_fast.pipeline.whole_files import read_rows, write_rows
 
 
 def sampled_row(student: Checkpoint, prompt: str, texts: list[str], reasons: list[str]) -> dict:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from pad_fast import cli
 from pad_fast.files.checksums import HASHED_BYTES, ends_hash
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.score import model_scores
 from pad_fast.pipeline.score.cache_part import NAMES
-from pad_fast.pipeline.whole_files import read_rows
 
 
 @pytest.fixture

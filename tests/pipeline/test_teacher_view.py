@@ -11,7 +11,9 @@ from made_tokenizers import SPECIAL, chat_tokenizer
 from transformers import AutoModelForCausalLM
 from worlds import response_logp, run_config
 
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.sample.generate import Sampler, generate
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.asked_questions import make_quiz
@@ -20,7 +22,6 @@ from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.score.teacher_view import teacher_view
 from pad_fast.pipeline.train.seqkd import example
-from pad_fast.pipeline.whole_files import Row, read_rows, write_rows
 
 PROMPT = [{"role": "user", "content": "Say A or B."}]
 

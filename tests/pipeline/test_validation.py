@@ -11,9 +11,9 @@ from worlds import changed_config
 from pad_fast import cli
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.evaluate.validation import best_round, stopped_round
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.phases import changed_settings
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import read_rows, write_rows
 
 
 @pytest.mark.parametrize(

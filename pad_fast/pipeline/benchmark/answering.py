@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pad_fast.evaluation.benchmarks.records import Answer, Question
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.benchmark.asking import Asking, thinks
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.ranks import ALONE
 from pad_fast.pipeline.sample.engines import Engine, Sampling
 from pad_fast.pipeline.sample.shards import shards
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, read_rows, write_rows
 
 logger = logging.getLogger("pad_fast")
 

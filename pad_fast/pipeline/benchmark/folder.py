@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pad_fast.evaluation.benchmarks.records import Question
+from pad_fast.files.own_files import read_json, write_json
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.folder_lock import locked
-from pad_fast.pipeline.whole_files import Row, read_json, write_json
 
 MANIFEST, RESULT, SHARDS = "benchmark.json", "result.json", "shards"
 

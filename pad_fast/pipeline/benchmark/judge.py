@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pad_fast.conversation import conversation_text
 from pad_fast.evaluation.benchmarks.comparison import Game
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.benchmark.folder import BenchmarkFolder
 from pad_fast.pipeline.multiple_choice import (
     DEFAULT_TEMPLATE,
@@ -16,11 +17,11 @@ from pad_fast.pipeline.multiple_choice import (
     letter_probs,
     letter_token_ids,
 )
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.ranks import ALONE
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.shards import shards
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, read_rows, write_rows
 
 logger = logging.getLogger("pad_fast")
 

@@ -13,6 +13,7 @@ from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS, AnswerForm, Ben
 from pad_fast.evaluation.benchmarks.comparison import Comparison, compare
 from pad_fast.evaluation.benchmarks.records import Question
 from pad_fast.files.checksums import ends_hash
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.benchmark.folder import BenchmarkFolder
 from pad_fast.pipeline.benchmark.judge import (
     NOT_COMPARABLE,
@@ -21,7 +22,6 @@ from pad_fast.pipeline.benchmark.judge import (
     judge_matches,
     turn_matches,
 )
-from pad_fast.pipeline.whole_files import Row
 from pad_fast.terminal import console as plain_console
 from pad_fast.terminal import plain_table, show_table
 

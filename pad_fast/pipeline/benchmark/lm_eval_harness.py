@@ -15,9 +15,10 @@ from pad_fast.device import default_device, is_gpu
 from pad_fast.evaluation.benchmarks import gsm8k
 from pad_fast.evaluation.benchmarks.gsm8k import Share
 from pad_fast.evaluation.benchmarks.records import Answer, Question, json_line
+from pad_fast.files.stored_rows import Row
+from pad_fast.files.writing import replacing
 from pad_fast.pipeline.benchmark.asking import CLOSED, Asking
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.whole_files import Row, replacing
 
 CPU_BATCH = 8
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pad_fast.pipeline.whole_files import replacing
+from pad_fast.files.writing import replacing
 
 SCRIPT, FOLDER = "judge.sh", "judge"
 DEFAULT_URL, DEFAULT_NAME = "http://localhost:8000/v1", "my-judge"

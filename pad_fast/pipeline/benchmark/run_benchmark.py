@@ -14,6 +14,9 @@ from pad_fast.evaluation.benchmarks.answer_check import check_answers
 from pad_fast.evaluation.benchmarks.catalogue import Benchmark
 from pad_fast.evaluation.benchmarks.gsm8k import Share
 from pad_fast.evaluation.benchmarks.records import Answer, Question
+from pad_fast.files.own_files import read_json
+from pad_fast.files.stored_rows import Row
+from pad_fast.files.writing import replacing
 from pad_fast.pipeline.benchmark.answering import Answering, answers_of
 from pad_fast.pipeline.benchmark.asking import Asking
 from pad_fast.pipeline.benchmark.cost import duration, longest_seconds, tokens_line
@@ -23,7 +26,6 @@ from pad_fast.pipeline.benchmark.official_judge import OfficialJudge, write_offi
 from pad_fast.pipeline.benchmark.token_counts import token_counter
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.sample.engines import Engine
-from pad_fast.pipeline.whole_files import Row, read_json, replacing
 
 Say = Callable[[str], object]
 OpenEngine = Callable[[Checkpoint], AbstractContextManager[Engine]]

@@ -10,6 +10,7 @@ from pad_fast.evaluation.benchmarks.catalogue import BENCHMARKS
 from pad_fast.evaluation.benchmarks.records import Question
 from pad_fast.evaluation.benchmarks.run_table import FOLDER, JUDGED, RESULT
 from pad_fast.evaluation.model_names import BASE
+from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.benchmark.asking import Asking
 from pad_fast.pipeline.benchmark.harness import harness_for
 from pad_fast.pipeline.benchmark.judge import ModelJudge
@@ -19,7 +20,6 @@ from pad_fast.pipeline.benchmark.run_benchmark import Task, run_benchmark
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.evaluate.heldout import Subject
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import read_json
 
 TEACHER_JUDGES, NO_JUDGE = "teacher", "none"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from pad_fast.files.own_files import write_json
 from pad_fast.pipeline.evaluate.validation import best_round, last_round, values_of_rounds
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import write_json
 
 logger = logging.getLogger("pad_fast")
 

@@ -17,10 +17,12 @@ from pathlib import Path
 from pad_fast.evaluation import reported_metrics
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
 from pad_fast.evaluation.model_names import BASE, BY_PROMPT, TEACHER
+from pad_fast.files.own_files import write_json
 from pad_fast.files.stored_rows import RowFiles, Rows, changed, column
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.evaluate.losses import prompt_losses
+from pad_fast.pipeline.parquet_rows import keep_shards, read_rows, write_rows
 from pad_fast.pipeline.restore import restore_samples
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample import given
@@ -35,7 +37,6 @@ from pad_fast.pipeline.sample.shards import (
 from pad_fast.pipeline.sample.teacher_answers import with_ids_of
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import keep_shards, read_rows, write_json, write_rows
 
 # What metrics read of a row, and what they read of the fixed groups.
 REWARDS = ("student_rewards", "teacher_rewards")

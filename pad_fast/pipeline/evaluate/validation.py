@@ -16,10 +16,12 @@ import numpy as np
 from pad_fast.evaluation import model_names
 from pad_fast.evaluation.evaluated_model import accuracy_by_prompt, mean
 from pad_fast.evaluation.intervals import mean_interval
+from pad_fast.files.own_files import read_json, write_json
+from pad_fast.files.stored_rows import Row
+from pad_fast.pipeline.parquet_rows import iter_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.whole_files import Row, iter_rows, read_json, write_json
 
 ACCURACY, REWARD = "greedy_accuracy", "teacher_reward"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 
 Verdict = Literal["ok", "look", "problem"]
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.findings import responses, rewards, templates
 from pad_fast.pipeline.findings.finding import Finding
 from pad_fast.pipeline.findings.heldout import heldout
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import Row
 from pad_fast.report.wording import RATER, worded
 
 logger = logging.getLogger("pad_fast")

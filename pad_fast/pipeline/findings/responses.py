@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pad_fast.evaluation.evaluated_model import RewardPair
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.findings.finding import Finding, grade, graded, mean_and_error, share_text
 from pad_fast.pipeline.sample.metrics import sampling_metrics
-from pad_fast.pipeline.whole_files import Row
 from pad_fast.training.config import PADConfig
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pad_fast.evaluation.choice import ChoiceEffect
 from pad_fast.evaluation.evaluated_model import RewardPair, mean
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.evaluate.losses import prompt_losses
 from pad_fast.pipeline.findings.finding import Finding, Verdict, graded, mean_and_error
-from pad_fast.pipeline.whole_files import Row
 from pad_fast.training.config import PADConfig
 from pad_fast.training.objective import saturation, with_teacher_beta
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.findings.finding import Finding, Verdict, share_text
-from pad_fast.pipeline.whole_files import Row
 
 
 def template(checkpoint: Checkpoint, rows: Sequence[Row]) -> Finding:

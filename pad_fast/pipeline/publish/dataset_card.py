@@ -14,9 +14,9 @@ from huggingface_hub import DatasetCardData
 from pad_fast.files.own_files import read_table, write_table
 from pad_fast.pipeline.evaluate.heldout import groups_folder
 from pad_fast.pipeline.hub import hub_name
+from pad_fast.pipeline.parquet_rows import shard_paths
 from pad_fast.pipeline.publish.model_card import markdown, named, responses_in_words
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import shard_paths
 
 # What others can use, each in a sentence. Columns of a run's own, such as its token ids, stay here.
 COLUMNS = {

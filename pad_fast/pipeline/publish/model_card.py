@@ -16,9 +16,10 @@ from pad_fast.evaluation import model_names
 from pad_fast.evaluation.benchmarks.run_table import read_run_table
 from pad_fast.evaluation.evaluated_model import Row
 from pad_fast.evaluation.reported_metrics import METRICS, Metric, in_text, is_measured
+from pad_fast.files.own_files import read_json
+from pad_fast.files.writing import replacing
 from pad_fast.pipeline.hub import hub_name
 from pad_fast.pipeline.run import RunContext
-from pad_fast.pipeline.whole_files import read_json, replacing
 from pad_fast.report.wording import RATER, worded
 from pad_fast.training.model_card import TAGS
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pad_fast.conversation.encoding import TextEncoder
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.sample.engines import Engine, Sample, Sampling, unseen
-from pad_fast.pipeline.whole_files import Row
 
 
 @dataclass(frozen=True)

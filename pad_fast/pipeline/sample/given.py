@@ -8,14 +8,14 @@ from pathlib import Path
 
 from pad_fast.conversation.responses import encoded_response
 from pad_fast.files.own_files import column_names
-from pad_fast.files.stored_rows import KeyedRows, Rows
+from pad_fast.files.stored_rows import KeyedRows, Row, Rows
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.given_responses import COLUMNS, read_again
+from pad_fast.pipeline.parquet_rows import keep_rows, read_rows, shard_paths
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import OnShard, keep_shard, shards, unfinished
 from pad_fast.pipeline.score.metrics import reward_metrics
-from pad_fast.pipeline.whole_files import Row, keep_rows, read_rows, shard_paths
 
 logger = logging.getLogger("pad_fast")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 
 
 def sampling_metrics(rows: Iterable[Row]) -> Row:

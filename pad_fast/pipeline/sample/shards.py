@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pad_fast.files.stored_rows import Rows
+from pad_fast.files.stored_rows import Row, Rows
 from pad_fast.pipeline.costs import measured
+from pad_fast.pipeline.parquet_rows import shard_index, shard_path, shard_paths, write_rows
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.generate import Sampler, generate
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, shard_index, shard_path, shard_paths, write_rows
 
 OnShard = Callable[[int, Sequence[Row], Row], None]
 

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from pad_fast.files.own_files import read_tables
-from pad_fast.files.stored_rows import KeyedRows, Rows, changed, take
+from pad_fast.files.stored_rows import KeyedRows, Row, Rows, changed, take
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import shard_paths
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.seeds import round_seed
-from pad_fast.pipeline.whole_files import Row, shard_paths
 
 OWN = "from_teacher"  # the column that marks the teacher's responses
 ANSWER = ("prompt_id", "completions", "completion_ids", "finish_reasons")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pad_fast.conversation import conversation_text
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.multiple_choice import Question, choice_question, questions
 from pad_fast.pipeline.score.teacher_view import TeacherView
-from pad_fast.pipeline.whole_files import Row
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pad_fast.evaluation.evaluated_model import mean
-from pad_fast.pipeline.whole_files import Row
+from pad_fast.files.stored_rows import Row
 
 
 def reward_metrics(rows: Sequence[Row]) -> Row:

@@ -15,10 +15,12 @@ from transformers import AutoModelForSequenceClassification
 
 from pad_fast.device import default_device
 from pad_fast.files.own_files import count_rows
+from pad_fast.files.stored_rows import Row
 from pad_fast.models.whole import check_values, whole_models
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.data_types import dtype_name
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Ids, Progress, unseen
 from pad_fast.pipeline.sample.shards import keep_shard, without_result
@@ -26,7 +28,6 @@ from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import reward_metrics
 from pad_fast.pipeline.score.scorer import OnShard
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, read_rows
 
 CLASSIFIER = "ForSequenceClassification"
 

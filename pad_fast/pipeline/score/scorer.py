@@ -10,11 +10,13 @@ from pathlib import Path
 
 from pad_fast.evaluation.choice import ChoiceEffect, choice_effect
 from pad_fast.files.own_files import count_rows
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.costs import measured
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine, Progress
 from pad_fast.pipeline.sample.shards import keep_shard, without_result
@@ -24,7 +26,6 @@ from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
 from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
 from pad_fast.pipeline.shared_bar import SharedBar
-from pad_fast.pipeline.whole_files import Row, read_rows
 
 logger = logging.getLogger("pad_fast")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.multiple_choice import letter_token_ids
@@ -22,7 +23,6 @@ from pad_fast.pipeline.serving.pool import Limits, Pool
 from pad_fast.pipeline.serving.served_weights import Probe, difference
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 from pad_fast.pipeline.serving.trial import try_out
-from pad_fast.pipeline.whole_files import Row
 
 logger = logging.getLogger("pad_fast")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pad_fast.files.stored_rows import Row
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.serving.server_engine import ServerEngine
-from pad_fast.pipeline.whole_files import Row
 
 ROWS, TOKENS = 16, 64
 BEFORE = 128  # tokens of a prompt, its last: a process may have one CPU thread for them

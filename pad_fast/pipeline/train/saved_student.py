@@ -13,11 +13,11 @@ from transformers import Trainer
 
 from pad_fast.device import release_unused_memory
 from pad_fast.files.own_files import read_json
+from pad_fast.files.writing import replacing
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.train.adapter import merged
 from pad_fast.pipeline.train.checkpoints import STATE, step_folders
-from pad_fast.pipeline.whole_files import replacing
 
 ADAPTER = "adapter"  # next to the student's folder
 # By which names a trainer, and what calls its callbacks, hold what takes memory.

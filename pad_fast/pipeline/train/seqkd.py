@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from transformers import DataCollatorForSeq2Seq
 
-from pad_fast.files.stored_rows import Rows, changed, take
+from pad_fast.files.own_files import read_json
+from pad_fast.files.stored_rows import Row, Rows, changed, take
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import iter_rows, keep_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
 from pad_fast.pipeline.sample.teacher_answers import with_ids_of
@@ -23,7 +25,6 @@ from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.checkpoints import STATE
 from pad_fast.pipeline.train.train_round import bar_title, fit, loaded, training_args
 from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
-from pad_fast.pipeline.whole_files import Row, iter_rows, keep_rows, read_json
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog
 

@@ -11,9 +11,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pad_fast.evaluation import model_names
+from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.compared import folder_of, phase_of
 from pad_fast.pipeline.costs import measured
+from pad_fast.pipeline.parquet_rows import keep_shards
 from pad_fast.pipeline.phases import TRAIN
 from pad_fast.pipeline.publish.model_card import responses_in_words, with_metadata
 from pad_fast.pipeline.run import RunContext
@@ -22,7 +24,6 @@ from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
 from pad_fast.pipeline.train.training_rows import live_tokens, training_rows
-from pad_fast.pipeline.whole_files import keep_shards, read_json
 from pad_fast.progress.bar import Bar
 from pad_fast.training.config import PADConfig
 from pad_fast.training.trainer import PADTrainer

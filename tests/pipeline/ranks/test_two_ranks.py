@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import Gemma3Config, LlamaConfig, MixtralConfig
 
 from pad_fast.files.own_files import read_json
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.train.train_round import may_leave_weights_unused
-from pad_fast.pipeline.whole_files import read_rows
 
 pytestmark = pytest.mark.slow
 

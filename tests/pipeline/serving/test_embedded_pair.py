@@ -19,7 +19,7 @@ from worlds import write_config
 from pad_fast import cli
 from pad_fast.pipeline import rounds
 from pad_fast.pipeline.arguments import parse_settings
-from pad_fast.pipeline.whole_files import read_rows
+from pad_fast.pipeline.parquet_rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -24,11 +24,11 @@ from worlds import changed_config, run_config
 from pad_fast import cli
 from pad_fast.pipeline import rounds
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.serving import run_engines
 from pad_fast.pipeline.serving.run_engines import RunEngines
-from pad_fast.pipeline.whole_files import read_rows
 
 FORWARDER = Path(__file__).parents[2] / "forwarder.py"
 

@@ -7,9 +7,10 @@ import math
 
 import pytest
 
+from pad_fast.files.writing import replacing
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.run_folder import Metrics
 from pad_fast.pipeline.score.cache import ScoreCache
-from pad_fast.pipeline.whole_files import read_rows, replacing, write_rows
 
 
 def test_nothing_half_written_carries_a_name(tmp_path):

@@ -1,4 +1,4 @@
-"""Rows as Parquet shards, and the names by which the pipeline reads and writes files.
+"""Rows as Parquet files, one for each shard.
 
 Whatever has its final name is complete, and the presence of a file is the only record of progress:
 a killed run resumes from its files alone. Each file carries a checksum, which is checked when it is
@@ -15,35 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pad_fast.files.checksums import ends_hash
-from pad_fast.files.own_files import (
-    read_json,
-    read_note,
-    read_tables,
-    write_json,
-    write_table,
-)
+from pad_fast.files.own_files import read_note, read_tables, write_table
 from pad_fast.files.stored_rows import Row, RowFiles, Rows, batches
-from pad_fast.files.writing import replacing
-
-__all__ = [
-    "COLUMNS",
-    "Row",
-    "ends_hash",
-    "iter_rows",
-    "keep_rows",
-    "keep_shards",
-    "read_json",
-    "read_metrics",
-    "read_rows",
-    "replacing",
-    "shard_index",
-    "shard_path",
-    "shard_paths",
-    "table",
-    "write_json",
-    "write_rows",
-]
 
 TABLE_ROWS = 4096  # rows of a table, and so of a row group, at most
 KEPT_ROWS = 512  # the same of rows that are only kept while a command works
