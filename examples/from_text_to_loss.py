@@ -4,8 +4,8 @@
 
 The student answers prompts, the teacher scores the answers as texts, and the student learns to rank
 them as the teacher does. Teacher and student are the tiny models within the package, so that it
-runs offline, in seconds on a CPU. With real models, change TEACHER, STUDENT and `read_prompts`; a
-head with a softcap, as Gemma-2's, needs LinearPADLoss(..., softcap=30.0).
+runs offline, in seconds on a CPU. With real models, change TEACHER, STUDENT and `read_prompts`.
+accelerate_loop.py is such a loop for several GPUs.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pad_fast
-from pad_fast import LinearPADLoss, encode_responses, score_responses
+from pad_fast import LinearPADLoss, encode_responses, output_head, score_responses
 
 WORLD = Path(pad_fast.__file__).parent / "tiny_world"
 TEACHER, STUDENT = WORLD / "teacher", WORLD / "student"  # or names on the hub
@@ -69,7 +69,7 @@ def main(prompts: int = 512, held_out: int = 128) -> tuple[float, float]:
         batch = encode_responses(asked, answers, students).to(student.device)
         inputs = batch["input_ids"], batch["attention_mask"]
         hidden = student.model(*inputs).last_hidden_state  # (P * N, T, D); no logits are made
-        return loss_of(hidden, student.lm_head.weight, batch["labels"], scores)
+        return loss_of(hidden, output_head(student), batch["labels"], scores)
 
     with torch.no_grad():
         before = loss_on("heldout").item()

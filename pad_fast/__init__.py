@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         vanilla_preference_loss,
     )
     from pad_fast.models.encoded_batch import encode_responses
+    from pad_fast.models.output_head import output_head
+    from pad_fast.models.rewards import attach_rewards_forward
     from pad_fast.models.scoring import score_responses
     from pad_fast.modules import LinearPADLoss, PADLoss
     from pad_fast.training.config import PADConfig
@@ -41,6 +43,8 @@ _HOMES = {
     ),
     "losses": ("preference_loss", "probabilistic_preference_loss", "vanilla_preference_loss"),
     "models.encoded_batch": ("encode_responses",),
+    "models.output_head": ("output_head",),
+    "models.rewards": ("attach_rewards_forward",),
     "models.scoring": ("score_responses",),
     "linear_loss": ("linear_preference_loss",),
     "modules": ("LinearPADLoss", "PADLoss"),
@@ -56,11 +60,13 @@ __all__ = [
     "PADConfig",
     "PADLoss",
     "PADTrainer",
+    "attach_rewards_forward",
     "encode_responses",
     "linear_preference_loss",
     "linear_response_rewards",
     "linear_token_logprobs",
     "micro_batched_backward",
+    "output_head",
     "preference_loss",
     "probabilistic_preference_loss",
     "response_lengths",

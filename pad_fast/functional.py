@@ -17,6 +17,7 @@ from pad_fast.dispatch import resolve_impl
 from pad_fast.linear_logprob import inputs as linear_inputs
 from pad_fast.linear_logprob.inputs import LinearInputs
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.linear_logprob.output_head import OutputHead, weight_and_options
 from pad_fast.logprob import inputs as logit_inputs
 from pad_fast.logprob.inputs import LogitInputs
 from pad_fast.logprob.responses import Responses
@@ -76,7 +77,7 @@ def token_logprobs(
 
 def linear_token_logprobs(
     hidden: Tensor,  # (..., D)
-    weight: Tensor,  # (V, D)
+    weight: Tensor | OutputHead,  # (V, D)
     labels: Tensor,  # (...)
     *,
     bias: Tensor | None = None,  # (V,)
@@ -92,12 +93,13 @@ def linear_token_logprobs(
 
     Args:
         hidden: (..., D) hidden states.
-        weight, bias: (V, D) and (V,) of the output head; cast to the dtype of ``hidden``.
+        weight, bias: (V, D) and (V,), cast to the dtype of ``hidden``; or as ``weight`` what
+            :func:`pad_fast.output_head` gives.
         labels: (...), each at the hidden state that predicts it.
         temperature, softcap, logit_scale, ignore_index, impl: as in :func:`token_logprobs`.
         live_rows: (L,) places of the labels that are not ignored, among labels flattened;
-            finding them waits for the device once.
-        memory_budget: bytes for forward and backward, without arguments and gradients; "auto" is a
+            finding them waits for the device.
+        memory_budget: bytes for forward and backward, without arguments and gradients; "auto": a
             16th of a GPU's memory, or 256 MiB on a CPU.
 
     Returns:
@@ -120,7 +122,10 @@ def linear_token_logprobs(
 
         Call this within the module that owns the weight, where FSDP2 or ZeRO-3 has gathered it.
     """
-    options = TokenOptions.checked(temperature, softcap, logit_scale, ignore_index)
+    weight, bias, numbers = weight_and_options(
+        weight, bias, {"softcap": softcap, "logit_scale": logit_scale}
+    )
+    options = TokenOptions.checked(temperature, **numbers, ignore_index=ignore_index)
     inputs = LinearInputs.checked(
         hidden, weight, labels, bias, live_rows, options, memory_budget, impl
     )
@@ -178,7 +183,7 @@ def response_rewards(
 
 def linear_response_rewards(
     hidden: Tensor,  # (R, T, D) or (M, D)
-    weight: Tensor,  # (V, D)
+    weight: Tensor | OutputHead,  # (V, D)
     labels: Tensor,  # (R, T) or (M,)
     *,
     normalize: str = "mean",
@@ -192,7 +197,7 @@ def linear_response_rewards(
 
     Args:
         hidden: padded (R, T, D) or packed (M, D) hidden states.
-        weight: (V, D) of the output head.
+        weight: (V, D) of the output head, or that of :func:`pad_fast.output_head`.
         labels, normalize, response_ids, num_responses: as in :func:`response_rewards`.
         ignore_index, impl, token_options: as in :func:`linear_token_logprobs`; ``live_rows``
             leaves rows of no response out too.

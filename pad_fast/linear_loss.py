@@ -18,6 +18,7 @@ from pad_fast.linear_logprob import inputs as linear_inputs
 from pad_fast.linear_logprob import memory_budget as budgets
 from pad_fast.linear_logprob.inputs import LinearInputs
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.linear_logprob.output_head import OutputHead, weight_and_options
 from pad_fast.linear_logprob.prompt_chunks import Chunk, ChunkedHead, PromptRows
 from pad_fast.logprob import response_op
 from pad_fast.loss_inputs import LossSettings, Preferences, PromptColumns
@@ -25,7 +26,7 @@ from pad_fast.loss_inputs import LossSettings, Preferences, PromptColumns
 
 def linear_preference_loss(
     hidden: Tensor,  # (R, T, D) or (M, D)
-    weight: Tensor,  # (V, D)
+    weight: Tensor | OutputHead,  # (V, D)
     labels: Tensor,  # (R, T) or (M,)
     teacher_rewards: Tensor,  # (P, N)
     *,
@@ -75,6 +76,7 @@ def linear_preference_loss(
         twice. See :func:`may_take_chunks`.
     """
     argument_checks.check_tensor("hidden", hidden)
+    weight, bias, options = weight_and_options(weight, bias, options)
     settings = LossSettings.checked(**options)
     columns = PromptColumns(teacher_rewards, mask, anchor_rewards, from_teacher, read_as)
     preferences = Preferences.checked(settings, labels, columns, response_ids)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pad_fast import argument_checks
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.linear_logprob.output_head import OutputHead
 from pad_fast.linear_loss import linear_preference_loss
 from pad_fast.logprob.inputs import LogitInputs, token_logprobs
 from pad_fast.loss_inputs import LossSettings, Preferences, PromptColumns
@@ -128,7 +129,7 @@ class LinearPADLoss(PADLoss):
     def forward(  # type: ignore[override]
         self,
         hidden: Tensor,  # (R, T, D) or (M, D)
-        weight: Tensor,  # (V, D)
+        weight: Tensor | OutputHead,  # (V, D)
         labels: Tensor,  # (R, T) or (M,)
         teacher_rewards: Tensor,  # (P, N)
         *,
@@ -143,7 +144,8 @@ class LinearPADLoss(PADLoss):
     ) -> Tensor:  # () or, with reduction="none", (P,)
         """The loss, in nats, of the arguments of :func:`linear_preference_loss`.
 
-        ``options`` replace the module's for this call.
+        ``weight`` may be the whole head, :func:`pad_fast.output_head` of the student. ``options``
+        replace the module's for this call.
         """
         loss, _ = linear_preference_loss(
             hidden,

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import BatchEncoding
 
-from pad_fast.models.layout import PAD_ID
+from pad_fast.models.layout import IGNORE, PAD_ID
 from pad_fast.models.scored_groups import GroupReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORE = -100
 
 
 def encode_responses(

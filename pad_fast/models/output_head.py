@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from pad_fast.linear_logprob.output_head import OutputHead
 from pad_fast.models.causal_lm import (
     causal_lm,
     decode,
@@ -44,24 +45,35 @@ _disagreements: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 _warned: WeakSet[nn.Module] = WeakSet()
 
 
-@dataclass(frozen=True)
-class OutputHead:
-    """logits = softcap * tanh(logit_scale * (h @ weight.T + bias) / softcap).
-
-    Without a softcap (None), logits = logit_scale * (h @ weight.T + bias).
-    """
-
-    weight: Tensor  # (V, D)
-    bias: Tensor | None  # (V,)
-    softcap: float | None
-    logit_scale: float
-
-    def token_options(self) -> dict:
-        """The arguments of :func:`pad_fast.linear_token_logprobs` in addition to the weight."""
-        return {"bias": self.bias, "softcap": self.softcap, "logit_scale": self.logit_scale}
-
-
 def output_head(model: nn.Module) -> OutputHead:
+    """The output head of a transformers causal language model: weight, bias, softcap and scale.
+
+    :class:`pad_fast.LinearPADLoss` and the ``linear_`` functions take it in place of a weight. The
+    tensors are the model's own parameters, so gradients reach them.
+
+    Args:
+        model: in any wrappers. Under FSDP and ZeRO-3 the weight is complete only within the head's
+            own forward: :func:`pad_fast.attach_rewards_forward` has a call for that.
+
+    Raises:
+        ValueError: no linear head; one with an adapter, quantised or split over devices; or one
+            whose logits, tried on a few tokens once, are not the model's own.
+
+    Example:
+        >>> from transformers import AutoModelForCausalLM, Gemma2Config
+        >>> config = Gemma2Config(vocab_size=9, hidden_size=32, num_hidden_layers=1)
+        >>> output_head(AutoModelForCausalLM.from_config(config)).softcap
+        30.0
+    """
+    if (problem := head_problem(model)) is not None:
+        raise ValueError(
+            f"model must have an output head that can be read as one matrix, and {problem}; take "
+            "PADLoss, of the model's own logits"
+        )
+    return read_head(model)
+
+
+def read_head(model: nn.Module) -> OutputHead:
     """Read the output head of a transformers causal language model, as its config describes it.
 
     The tensors are the model's own parameters. Under FSDP and ZeRO-3 they are complete only inside
@@ -133,15 +145,15 @@ def _logit_scale(config) -> float:
 
 
 def head_problem(model: nn.Module) -> str | None:
-    """Why ``decode`` and ``output_head`` cannot replace the model's own logits; None if they can.
+    """Why ``decode`` and ``read_head`` cannot replace the model's own logits; None if they can.
 
     Each model is tried once, and its problem is logged once.
 
     Raises:
-        ValueError: where :func:`output_head` raises it.
+        ValueError: where :func:`read_head` raises it.
     """
     lm = causal_lm(model)
-    weight = output_head(lm).weight
+    weight = read_head(lm).weight
     problem = _weight_problem(lm.get_output_embeddings(), weight)
     # A sharded head cannot be tried; the names in its config are trusted.
     complete = not isinstance(weight, DTensor) and weight.numel() > 0
@@ -187,7 +199,7 @@ def _disagreement(model: PreTrainedModel) -> str | None:
     if not own.isfinite().all():  # a rank whose weights are not loaded yet has nothing to compare
         return None
     difference, size = (own - ours).abs().amax().item(), own.abs().amax().item()
-    eps = max(torch.finfo(dtype).eps for dtype in (output_head(model).weight.dtype, own.dtype))
+    eps = max(torch.finfo(dtype).eps for dtype in (read_head(model).weight.dtype, own.dtype))
     moved = (own[0, :-1] - own[1, :-1]).abs().amax().item()
     if moved > max(1e-4, 16 * eps) * size:
         raise ValueError(
@@ -209,7 +221,7 @@ def _both_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     The hidden states are scaled up before the head: at a random initialisation logits are so small
     that a softcap, or any other curve, would not show.
     """
-    head = output_head(model)
+    head = read_head(model)
     device, vocabulary = input_embedding(model).device, vocabulary_size(model)
     ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=device) % vocabulary
     with evaluating(model):

@@ -12,6 +12,7 @@ from torch import Tensor
 from pad_fast.argument_checks import check_choice
 from pad_fast.models.layout import (
     BLOCK,
+    IGNORE,
     LAYOUTS,
     PAD_ID,
     PromptGroup,
@@ -98,6 +99,34 @@ def pack_rows(
         first = r * width + len(prompt) - 1
         rows.append(np.arange(first, first + len(response)))
     return _packed(input_ids, rows, [response for _, response in pairs], numbers)
+
+
+def rows_of_labels(
+    input_ids: Tensor,  # (R, T)
+    attention_mask: Tensor | None = None,  # (R, T)
+    *,
+    labels: Tensor,  # (R, T)
+) -> PackedRows:
+    """The places that predict a label, where each label stands at its own token.
+
+    The first token of a row is predicted by none.
+
+    Raises:
+        ValueError: the shapes differ, or padding stands on the left.
+    """
+    if labels.shape != input_ids.shape or input_ids.ndim != 2:
+        raise ValueError(
+            "input_ids and labels must both be (R, T), as encode_responses makes them, got "
+            f"{tuple(input_ids.shape)} and {tuple(labels.shape)}"
+        )
+    if attention_mask is not None and bool((attention_mask.diff(dim=1) > 0).any()):
+        raise ValueError(
+            "attention_mask must be 1 on tokens and then 0 on padding, which is to stand on the "
+            "right, got padding on the left; encode_responses pads on the right"
+        )
+    responses, places = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    rows = responses * input_ids.shape[1] + places
+    return PackedRows(input_ids, rows, labels[responses, places + 1], responses)
 
 
 def _pack_bins(

@@ -20,11 +20,12 @@ from pad_fast.functional import (
     token_logprobs,
 )
 from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.linear_logprob.output_head import OutputHead
 from pad_fast.logprob.responses import NORMALIZATIONS
 from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, decode
-from pad_fast.models.output_head import OutputHead, call_head, head_problem, output_head
-from pad_fast.models.packing import PackedRows
+from pad_fast.models.output_head import call_head, head_problem, read_head
+from pad_fast.models.packing import PackedRows, rows_of_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -128,16 +129,15 @@ def _apply(
         every = torch.arange(len(labels), device=device)
         found = operation.on_hidden(
             hidden,
-            head.weight,
+            head,
             labels,
             live_rows=every,
             memory_budget=memory_budget,
-            **head.token_options(),
             **_on(device, arguments),
         )
         return found.to(home)
 
-    return call_head(model, output_head(model), _hidden(model, packed, inputs), at_head)
+    return call_head(model, read_head(model), _hidden(model, packed, inputs), at_head)
 
 
 def _on(device: torch.device, arguments: dict) -> dict:
@@ -214,19 +214,33 @@ def attach_rewards_forward(
 ) -> None:
     """Give the causal language model inside ``model`` a second kind of call, for rewards::
 
-        model(input_ids=, rows=, labels=, response_ids=, num_responses=)  ->  rewards (R,)
+        model(input_ids=, labels=, want_rewards=True)  ->  rewards (R,)
 
-    The arguments are the fields of :class:`PackedRows`, with ``position_ids`` and ``layout`` where
-    they are set, and the number of responses. The call goes through ``model.forward``, so that the
-    hooks of DDP and FSDP, autocast and activation checkpointing all see it. Calls without
-    ``response_ids`` are the model's own.
+    ``input_ids`` and ``labels`` are (R, T), padded on the right, as
+    :func:`pad_fast.encode_responses` makes them. The call goes through ``model.forward``, so that
+    DDP, FSDP, ZeRO, autocast and activation checkpointing see it and average gradients. Other calls
+    are the model's own.
 
     Args:
-        model: a causal language model, in any wrappers. Attaching again replaces the options.
-        normalize, temperature, memory_budget, impl: see :class:`RewardOptions`.
+        model: a causal language model, before ``accelerate.prepare`` or any wrapper shards it.
+            Attaching again replaces the options.
+        normalize, temperature, memory_budget, impl: see :func:`pad_fast.linear_response_rewards`.
 
     Raises:
         ValueError: invalid options, or a model whose output head is not linear.
+
+    Example:
+        >>> from transformers import AutoModelForCausalLM, LlamaConfig
+        >>> config = LlamaConfig(vocab_size=9, hidden_size=32, num_hidden_layers=1)
+        >>> model = AutoModelForCausalLM.from_config(config)
+        >>> attach_rewards_forward(model)
+        >>> ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([[-100, 2, 3]])
+        >>> model(input_ids=ids, labels=labels, want_rewards=True).shape
+        torch.Size([1])
+
+    Notes:
+        The trainer's own call has ``rows``, ``response_ids`` and ``num_responses`` in place of
+        ``want_rewards``: the fields of :class:`pad_fast.models.packing.PackedRows`.
     """
     options = RewardOptions(normalize, temperature, memory_budget, impl)
     lm = causal_lm(model)
@@ -235,20 +249,15 @@ def attach_rewards_forward(
     instance_forward = lm.__dict__.get("forward")
     own = getattr(instance_forward, "_own_forward", instance_forward)
 
-    def forward(
-        self, *args, response_ids=None, num_responses=None, rows=None, layout=None, **kwargs
-    ):
+    def forward(self, *args, want_rewards=False, response_ids=None, num_responses=None, **kwargs):
         call = own if own is not None else MethodType(type(self).forward, self)
+        if want_rewards:
+            packed = rows_of_labels(*args, **kwargs)
+            return packed_rewards(self, packed, len(packed.input_ids), options, forward=call)
         if response_ids is None:
             return call(*args, **kwargs)
-        packed = PackedRows(
-            kwargs["input_ids"],
-            rows,
-            kwargs["labels"],
-            response_ids,
-            kwargs.get("position_ids"),
-            layout,
-        )
+        fields = {name: kwargs[name] for name in PackedRows._fields if name in kwargs}
+        packed = PackedRows(**fields, response_ids=response_ids)
         return packed_rewards(self, packed, num_responses, options, forward=call)
 
     forward._own_forward = own  # type: ignore[attr-defined]

@@ -20,7 +20,8 @@ from pad_fast.models.causal_lm import (
 from pad_fast.models.layout import PromptGroup, TokenIds, first_equal
 from pad_fast.models.layout_trial import choose_layout, pack_for
 from pad_fast.models.neighbour_effects import Sides, sides_of
-from pad_fast.models.output_head import output_head
+from pad_fast.models.output_head import read_head
+from pad_fast.models.own_tokenizer import check_tokenizer
 from pad_fast.models.packing import PackedRows, pack_rows, split
 from pad_fast.models.prefix_attention import installed
 from pad_fast.models.rewards import RewardOptions, packed_logprobs, packed_rewards
@@ -53,18 +54,19 @@ def score_responses(
 
     Args:
         model: a transformers causal language model, in any wrappers.
-        prompts: P prompts, each a text as it stands, chat messages for the template, or token ids.
-        responses: ``responses[p][i]``, each a text, a list of one assistant message, or ids. Texts
-            get the end of turn that they lack, as in PADTrainer.
-        tokenizer: the model's, for texts and messages.
+        prompts: P texts as they stand, chat messages, or token ids.
+        responses: ``responses[p][i]``, a text, a list of one message, or ids. Texts get
+            the end of turn that they lack.
+        tokenizer: the model's own, for texts and messages; another's ids are other tokens, which is
+            checked where this disk has that of the model's folder or name.
         finish_reasons: as ``responses``; "length" for a text that gets no end.
-        chat_template_kwargs: for the chat template.
+        chat_template_kwargs: for the template.
         normalize: "mean", or "sum" for no division by |y|.
-        temperature: divides the logits.
-        share_prefix: "auto" (by a trial), or whether a prompt is read once for all responses.
-        max_tokens_per_batch: tokens of a batch, with padding.
+        temperature: divides logits.
+        share_prefix: "auto", or whether a prompt is read once for all responses.
+        max_tokens_per_batch: tokens with padding.
         memory_budget: bytes, see :func:`pad_fast.linear_token_logprobs`.
-        progress: called with the number of responses of each batch.
+        progress: called with each batch's number of responses.
         impl: "auto", "torch" or "triton".
 
     Returns:
@@ -83,6 +85,7 @@ def score_responses(
     """
     lm = causal_lm(model)
     reader = GroupReader(tokenizer, chat_template_kwargs)
+    check_tokenizer(lm, tokenizer)
     prompts, responses = reader.read(prompts, responses, finish_reasons)
     options = RewardOptions(normalize, temperature, memory_budget, impl)
     _check_sequences(lm, prompts, responses)
@@ -221,7 +224,7 @@ def _check_max_tokens(max_tokens: int) -> None:
 def _check_sequences(
     lm: PreTrainedModel, prompts: Sequence[TokenIds], responses: Sequence[Sequence[TokenIds]]
 ) -> None:
-    output_head(lm)  # raises for a model without a head that we can read
+    read_head(lm)  # raises for a model without a head that we can read
     window, vocabulary = model_window(lm), vocabulary_size(lm)
     for p, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
         if len(prompt) == 0:
@@ -243,7 +246,10 @@ def _check_sequences(
 def _check_ids(name: str, ids: TokenIds, vocabulary: int) -> None:
     if len(ids) and not (min(ids) >= 0 and max(ids) < vocabulary):
         bad = next(token for token in ids if not 0 <= token < vocabulary)
-        raise ValueError(f"{name} must hold token ids in 0..{vocabulary - 1}, got {bad}")
+        raise ValueError(
+            f"{name} must hold token ids in 0..{vocabulary - 1}, got {bad}; ids have to be "
+            "those of the model's own tokenizer"
+        )
 
 
 def _report(progress: Progress | None, count: int) -> None:

@@ -30,6 +30,7 @@ from transformers.training_args import OptimizerNames
 from pad_fast import device
 from pad_fast.models.auto import model_class
 from pad_fast.models.causal_lm import causal_lm, is_spread, model_window, vocabulary_size
+from pad_fast.models.own_tokenizer import check_tokenizer
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.preference.reward_inputs import counted_prompts
@@ -629,6 +630,7 @@ def _today(tokenizer: PreTrainedTokenizerBase | None) -> datetime.datetime | Non
 
 def _reader(model: Any, args: PADConfig, tokenizer: PreTrainedTokenizerBase | None) -> RowReader:
     lm = causal_lm(model)
+    check_tokenizer(lm, tokenizer)
     limits = [limit for limit in (args.max_length, model_window(lm)) if limit is not None]
     return RowReader(
         tokenizer=tokenizer,

@@ -9,7 +9,9 @@ import transformers
 from heads import CONFIGS, flat, make_model, make_packed, make_texts, naive_rewards
 from torch import nn
 
+from pad_fast import LinearPADLoss, PADLoss, encode_responses
 from pad_fast.models import output_head as output_head_module
+from pad_fast.models.causal_lm import decode
 from pad_fast.models.output_head import head_problem, output_head
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.models.scoring import next_token_logprobs, score_responses
@@ -116,3 +118,39 @@ def test_the_rewards_forward_takes_whole_logits_where_it_must(monkeypatch):
     assert head_problem(model) is not None
     assert head_problem(whole) is None
     torch.testing.assert_close(found, whole(**packed._asdict(), num_responses=5))
+
+
+def test_a_loop_of_ones_own_gets_the_whole_head(monkeypatch):
+    """LinearPADLoss of ``output_head(model)`` is PADLoss of the model's own logits."""
+    teacher = torch.tensor([[0.0, -1.0]])
+    batch = encode_responses([[1, 2]], [[[3, 4], [5]]])
+    for name in ("gemma2", "cohere", "granite", "phi"):
+        model = make_model(name, torch.float64)
+        hidden = decode(model, batch["input_ids"])
+        loss = LinearPADLoss(divergence="kl", shift=True)
+        found = loss(hidden, output_head(model), batch["labels"], teacher)
+        logits = model(input_ids=batch["input_ids"]).logits
+        wanted = PADLoss(divergence="kl", shift=True)(logits, batch["labels"], teacher)
+        torch.testing.assert_close(found, wanted)
+        with pytest.raises(ValueError, match=r"has its own bias, .* leave out softcap, or give"):
+            loss(hidden, output_head(model), batch["labels"], teacher, softcap=9.0)
+    monkeypatch.setattr(output_head_module, "DIVISORS", ())
+    with pytest.raises(ValueError, match=r"and hidden states times its head miss .* take PADLoss"):
+        output_head(make_model("granite"))
+
+
+def test_rewards_of_a_batch_of_texts():
+    """The call that wrappers see reads what encode_responses makes."""
+    prompts, responses = [[1, 2, 3], [4]], [[[5, 6, 7], [8]], [[9, 5], [6, 7]]]
+    model = make_model("gemma2")
+    attach_rewards_forward(model)
+    batch = encode_responses(prompts, responses)
+    found = model(**batch, want_rewards=True)
+    wanted = flat(score_responses(model, prompts, responses))
+    assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+    assert model(input_ids=batch["input_ids"]).logits.shape[:2] == batch["input_ids"].shape
+    turned = {name: part.flip(1) for name, part in batch.items()}
+    with pytest.raises(ValueError, match="got padding on the left; encode_responses pads on"):
+        model(**turned, want_rewards=True)
+    with pytest.raises(ValueError, match=r"must both be \(R, T\), .* got \(4, 6\) and \(4, 5\)"):
+        model(batch["input_ids"], labels=batch["labels"][:, 1:], want_rewards=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import made_tokenizers
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from made_tokenizers import chat_tokenizer
-from students import VOCABULARY, make_model, word_tokenizer
-from transformers import BatchEncoding
+from students import GOOD, VOCABULARY, make_args, make_model, word_tokenizer
+from tokenizers import Tokenizer
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
+from pad_fast import PADTrainer
+from pad_fast.models.own_tokenizer import check_tokenizer
 from pad_fast.models.scored_groups import GroupReader
 from pad_fast.models.scoring import score_responses
 from pad_fast.training.dataset_rows import RowReader
@@ -138,3 +144,33 @@ def test_texts_need_a_tokenizer_and_reasons_their_places():
             score_responses(model, [[1]], [[[3]]], finish_reasons=reasons)
     with pytest.raises(ValueError, match=r"got str with None; load it, by AutoModelForCausalLM"):
         score_responses("gpt2", [[1]], [[[3]]])
+
+
+@pytest.fixture
+def shuffled(tmp_path):
+    """A model's folder with its tokenizer, and the tokenizer of another model."""
+    model, own = make_model(), chat_tokenizer("byte-level")
+    model.save_pretrained(tmp_path / "own")
+    own.save_pretrained(tmp_path / "own")
+    content = json.loads(own.backend_tokenizer.to_str())
+    vocabulary = content["model"]["vocab"]
+    ids = [vocabulary[token] for token in sorted(vocabulary)]
+    content["model"]["vocab"] = dict(zip(sorted(vocabulary), ids[1:] + ids[:1], strict=True))
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)))
+    return type(model).from_pretrained(tmp_path / "own"), own, other
+
+
+def test_the_tokenizer_of_another_model(shuffled, tmp_path):
+    """Its ids are other tokens to the model, and the rewards would be noise."""
+    model, own, other = shuffled
+    message = "tokenizer must be the model's own: .* ids that it has .* other tokens in .*own, such"
+    with pytest.raises(ValueError, match=message):
+        score_responses(model, ["one"], [["two"]], other)
+    with pytest.raises(ValueError, match=message):
+        PADTrainer(model, make_args(tmp_path), None, [GOOD], processing_class=other)
+    check_tokenizer(model, own)
+    added = copy.deepcopy(own)
+    added.add_tokens(["fox", "brown"])  # more tokens than the folder has are no other tokenizer
+    check_tokenizer(model, added)
+    (tmp_path / "own" / "tokenizer.json").unlink()  # nothing to compare with
+    check_tokenizer(model, other)

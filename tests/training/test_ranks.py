@@ -1,6 +1,7 @@
 """Training on two ranks equals training on one."""
 
 import copy
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from students import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from pad_fast.models.rewards import attach_rewards_forward
+from pad_fast import attach_rewards_forward, encode_responses
 from pad_fast.training.collator import PADCollator
 from pad_fast.training.dataset_rows import RowReader
 from pad_fast.training.metrics import NAMES
@@ -44,10 +45,11 @@ args = make_args({out!r}, per_device_eval_batch_size=2)
 metrics, received = evaluated(args)
 streamed = trained({out!r}, stream(), max_steps=3, **{options!r})
 check_sharded_gradients()
+loop = own_loop(batch=2, accumulate=2)
 if trainer.args.process_index == 0:
     found = (parameters(trainer.model), trainer.state.log_history, metrics)
     found += (parameters(composed.model), list(composed.train_dataset["anchor_rewards"]))
-    found += (torch.tensor(received), parameters(streamed.model))
+    found += (torch.tensor(received), parameters(streamed.model), loop)
     torch.save(found, {out!r} + "/found.pt")
 torch.distributed.barrier()
 os._exit(0)  # without it the interpreter sometimes finds a thread of gloo alive, and aborts
@@ -56,6 +58,12 @@ os._exit(0)  # without it the interpreter sometimes finds a thread of gloo alive
 
 def stream():
     return Dataset.from_list(make_rows(12, seed=5)).to_iterable_dataset()
+
+
+def own_loop(batch, accumulate):
+    """The losses and the student of the example, of 16 prompts in two steps."""
+    example = Path(__file__).parents[2] / "examples" / "accelerate_loop.py"
+    return runpy.run_path(str(example))["main"](16, batch, accumulate)
 
 
 def evaluated(args):
@@ -82,6 +90,10 @@ def check_sharded_gradients():
     batch = PADCollator(max_tokens=24)(
         list(prepare_dataset(make_rows(4, seed=torch.distributed.get_rank()), RowReader()))
     )
+    rank = torch.distributed.get_rank()
+    ids = encode_responses([[1, 2 + rank]], [[[3, 4], [5]]])  # those of a loop of one's own
+    for twin in (model, whole):
+        twin(**ids, want_rewards=True).square().sum().backward()
     slices, most = batch["slices"], torch.tensor(len(batch["slices"]))
     torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     assert most > 1
@@ -125,7 +137,7 @@ def test_two_ranks_are_one(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found, history, metrics, composed, anchors, received, streamed = torch.load(
+    found, history, metrics, composed, anchors, received, streamed, loop = torch.load(
         tmp_path / "found.pt"
     )
     trainer = trained(
@@ -147,6 +159,9 @@ def test_two_ranks_are_one(tmp_path):
     options = {**PLAIN, "max_steps": 3, "per_device_train_batch_size": 6}
     one = trained(tmp_path, stream(), **options)
     assert_same(streamed, parameters(one.model), rtol=1e-3, atol=2e-5)
+    losses, student = own_loop(batch=8, accumulate=1)
+    assert sum(loop[0]) / len(loop[0]) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert_same(loop[1], student, rtol=0, atol=1e-6)
     # 7 rows on two ranks: the row that pads the last batch is not counted twice.
     for name in NAMES:
         assert metrics[f"eval_{name}"] == pytest.approx(alone[f"eval_{name}"], rel=1e-5), name

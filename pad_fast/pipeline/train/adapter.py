@@ -19,7 +19,7 @@ import torch
 from transformers import BitsAndBytesConfig, set_seed
 
 from pad_fast.models.auto import build_model
-from pad_fast.models.output_head import output_head
+from pad_fast.models.output_head import read_head
 from pad_fast.models.whole import whole_models
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.config import RunConfig
@@ -40,7 +40,7 @@ def check_adapter(config: RunConfig, student: Checkpoint) -> None:
     with torch.device("meta"):
         model = build_model(student.config)
     try:
-        output_head(with_adapter(model, config, low_cpu_mem_usage=True))
+        read_head(with_adapter(model, config, low_cpu_mem_usage=True))
     except ValueError as error:
         raise ValueError(f"lora_target_modules: {error}") from None
 

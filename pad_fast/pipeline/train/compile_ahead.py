@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pad_fast import device as devices
 from pad_fast.functional import linear_response_rewards
+from pad_fast.linear_logprob.output_head import OutputHead
 from pad_fast.models.auto import build_model
-from pad_fast.models.output_head import OutputHead, output_head
+from pad_fast.models.output_head import read_head
 from pad_fast.pipeline.run import RunContext
 from pad_fast.training.batch_layout import head_budget
 from pad_fast.training.config import PADConfig
@@ -32,7 +33,7 @@ def compile_ahead(run: RunContext) -> WarmUp:
         return WarmUp([], device, background=False)
     try:
         with torch.device("meta"):
-            head = output_head(build_model(run.student(0).config))
+            head = read_head(build_model(run.student(0).config))
     except Exception as error:  # by any architecture; a real problem is the training's to name
         logger.info("no kernels are compiled ahead, the student has no head to read: %s", error)
         return WarmUp([], device, background=False)
