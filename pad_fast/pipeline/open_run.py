@@ -72,10 +72,6 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
             with others, or another process holds it.
     """
     run = RunContext(settings)
-    if run.training.n_gpu > 1:
-        raise ValueError(
-            f"a run uses one GPU, got {run.training.n_gpu}; set CUDA_VISIBLE_DEVICES to one of them"
-        )
     if run.config.score_cache is not None:
         check_writable(Path(run.config.score_cache))
     check_ranks(run)

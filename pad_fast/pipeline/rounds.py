@@ -31,6 +31,7 @@ from pad_fast.pipeline.finished import (
     warn_of_lost_files,
     with_baseline,
 )
+from pad_fast.pipeline.idle_gpus import tell_of_idle_gpus
 from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.phases import EVALUATE, PHASES, SAMPLE, SCORE, TRAIN
 from pad_fast.pipeline.publish.model_card import update_card
@@ -193,6 +194,7 @@ PHASE_FUNCTIONS: dict[str, Callable[[RunContext, int], None]] = {
 def run_phase(settings: Settings, phase: str) -> None:
     """Do one phase of the first round that is not finished."""
     with _opened(settings, trains=phase != EVALUATE.name) as run:
+        tell_of_idle_gpus(run.config)
         last = run.ranks.agree(validation.last_round(run))
         left = (r for r in range(1, last + 1) if not is_finished(run, r))
         round = run.ranks.agree(next(left, None))
@@ -214,6 +216,7 @@ def run_all(settings: Settings) -> Path:
         The report's path.
     """
     with _opened(settings) as run:
+        tell_of_idle_gpus(run.config)
         finished = all(is_finished(run, round) for round in range(1, run.config.rounds + 1))
         if not run.ranks.agree(finished):
             run.try_servers()

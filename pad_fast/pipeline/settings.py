@@ -131,12 +131,17 @@ class Settings:
             values |= divided(self.run.prompts_per_step, training, usual)
         owned: dict[str, Any] = {"temperature": self.run.reward_temperature}
         owned |= {name: getattr(self.run, name) for name in ("disable_tqdm", "share_prefix")}
-        return PADConfig(
+        args = PADConfig(
             **values,
             **owned,
             output_dir=str(output_dir),
             seed=self.run.seed if seed is None else seed,
         )
+        if args.n_gpu > 1:
+            # A process of a run uses one GPU, the first. Trainer would copy the model to all that
+            # it sees (torch.nn.DataParallel), and sets this number itself to prevent that.
+            args._n_gpu = 1
+        return args
 
     def method_config(
         self, name: str, output_dir: Path, seed: int | None = None, **changes: Any
