@@ -72,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         stub = self.server.stub
+        if stub.silent is not None:
+            stub.silent.wait(60)
         if self.path == "/v1/models":
             model = {"id": stub.served_as, "root": stub.root, "owned_by": stub.kind}
             self.reply({"data": [{**model, "max_model_len": stub.window}]})
@@ -136,6 +138,7 @@ class Stub:
         self.kind, self.version, self.window = "vllm", "0.32.0", 256
         self.raw, self.ids, self.letters = True, True, True
         self.fault: Fault | None = None
+        self.silent: threading.Event | None = None  # what it says of itself waits for this
         self.seen: Counter[str] = Counter()
         self.answered = 0
         self.loaded: list[Path] = []

@@ -13,6 +13,7 @@ import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pad_fast.pipeline.benchmark.judge import Judge, Progress, Verdict
+from pad_fast.pipeline.serving.connection import DIRECT
 
 TOP = 20  # the most log-probabilities of a token that OpenAI's servers and vLLM's give
 AT_ONCE = 16  # requests in flight
@@ -49,7 +50,7 @@ class ServerJudge(Judge):
             ConnectionError: it does not answer at all.
         """
         with (
-            httpx.Client(headers=self.headers, timeout=SECONDS) as client,
+            httpx.Client(headers=self.headers, timeout=SECONDS, mounts=DIRECT) as client,
             ThreadPoolExecutor(AT_ONCE) as pool,
         ):
 

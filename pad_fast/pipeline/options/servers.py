@@ -28,8 +28,12 @@ class ServerOptions:
     teacher_serve: str | None = option(
         None, "Command that serves the teacher, given like student_serve."
     )
-    server_concurrency: int = option(64, "Requests to each server at a time.")
-    server_timeout: float = option(600.0, "Seconds that one request to a server may take.")
+    server_concurrency: int = option(
+        64, "Requests to each server at a time; fewer wait less, see server_timeout."
+    )
+    server_timeout: float = option(
+        600.0, "Seconds that one request to a server may take, after which it is sent again."
+    )
     server_patience: float = option(
         900.0, "Seconds for which no server may answer before the run stops."
     )

@@ -19,7 +19,7 @@ logger = logging.getLogger("pad_fast")
 # Tokens of a load. A step of vLLM's server has 2,048 or 8,192 by default; smaller loads than the
 # least fill no step, and larger ones than the most fill no other.
 LEAST, MOST = 1024, 16_384
-TIME = 600.0  # seconds for one request of a load
+TIME = 600.0  # seconds at least for one request of a load
 TEXT = "The quick brown fox jumps over the lazy dog, and 1,234 others see it: so be it then."
 
 
@@ -69,7 +69,13 @@ def check_load(engine: ServerEngine, load: Load) -> None:
         [draw.choices(known, k=load.tokens - half) for _ in range(load.sequences)] for _ in prompts
     ]
     limits, pool = engine.pool.limits, engine.pool
-    limits = replace(limits, concurrency=load.requests, timeout=TIME, patience=0.0, attempts=2)
+    limits = replace(
+        limits,
+        concurrency=load.requests,
+        timeout=max(TIME, limits.timeout),
+        patience=0.0,
+        attempts=2,
+    )
     engine.pool = Pool(pool.urls, limits)  # which starts no server again that dies of it
     try:
         engine.token_logps(prompts, responses)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import socket
 import subprocess
@@ -13,10 +12,13 @@ from pathlib import Path
 import httpx
 
 from pad_fast.launch.process import environment_of_others
+from pad_fast.pipeline.serving.connection import KEY, WANTS_KEY, client, no_key
 from pad_fast.pipeline.serving.dialects import ServerError
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 RESTARTS = 3  # for a server that ended by itself while it was asked
+VLLMS_KEY = "VLLM_API_KEY"  # which vLLM's server reads; it may be meant for another server
+ONE_LOOK = 5.0  # seconds for an answer
 POLL = 0.2  # seconds between two looks whether it answers
 SHOWN = 15  # lines of the log in an error
 
@@ -57,7 +59,7 @@ class OwnServer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment_of_others(),
+                env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the run, which then ends the server
             )
 
@@ -65,20 +67,32 @@ class OwnServer:
         """Wait until it answers.
 
         Raises:
-            ServerError: the command ends, or does not answer in time.
+            ServerError: the command ends, wants a key, or does not answer in time.
         """
-        end = time.monotonic() + self.timeout
-        while time.monotonic() < end:
-            self._check_alive()
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/v1/models", timeout=5).status_code == 200:
+        end, status = time.monotonic() + self.timeout, None
+        with client(ONE_LOOK) as asking:
+            while time.monotonic() < end:
+                self._check_alive()
+                status = self._status(asking)
+                if status == 200:
                     return
-            time.sleep(POLL)
+                if status in WANTS_KEY:
+                    self.stop()
+                    raise ServerError(no_key(f"`{self.command}`", status))
+                time.sleep(POLL)
         self.stop()
+        last = "" if status is None else f" (GET {self.url}/v1/models: status {status})"
         raise ServerError(
-            f"`{self.command}` did not answer within {self.timeout:.0f} seconds; raise "
+            f"`{self.command}` did not answer within {self.timeout:.0f} seconds{last}; raise "
             f"serve_timeout if it is slow to load. {self.tail()}"
         )
+
+    def _status(self, asking: httpx.Client) -> int | None:
+        """The status with which it says what it serves; None while nobody answers."""
+        try:
+            return asking.get(f"{self.url}/v1/models").status_code
+        except httpx.HTTPError:
+            return None
 
     def revive(self, url: str) -> None:
         """Start it again if it ended by itself.
@@ -108,6 +122,14 @@ class OwnServer:
         if self._process is not None and (code := self._process.poll()) is not None:
             self.stop()
             raise ServerError(f"`{self.command}` ended with exit code {code}. {self.tail()}")
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the server, which takes the key that it is sent."""
+    found = environment_of_others()
+    if found.get(KEY) and VLLMS_KEY in found:
+        found[VLLMS_KEY] = found[KEY]
+    return found
 
 
 def free_port() -> int:

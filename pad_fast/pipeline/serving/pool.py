@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,11 +24,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from pad_fast.pipeline.serving import connection
+from pad_fast.pipeline.serving.connection import WANTS_KEY, described, no_key
 from pad_fast.pipeline.serving.dialects import Garbled, Request, ServerError, Unreachable
 
 logger = logging.getLogger("pad_fast")
 
-KEY = "PAD_FAST_SERVER_KEY"  # the environment's variable with the servers' bearer token
 AGAIN = {408, 409, 425, 429, 500}  # an answer of the server, which the same request may not get
 DOWN = {502, 503, 504}  # a proxy's or a starting server's: nothing is answered there now
 CONNECT = 10.0  # seconds for a connection, and for the question whether a server is there
@@ -55,7 +55,11 @@ class Limits:
 
 
 class _Again(Exception):
-    """An attempt that failed in a way that may not repeat itself."""
+    """An attempt that failed in a way that may not repeat itself, and what to do if it does."""
+
+    def __init__(self, why: str, mend: str = "mend the server") -> None:
+        super().__init__(why)
+        self.mend = mend
 
 
 class Pool:
@@ -111,7 +115,7 @@ class Pool:
             Unreachable: the server does not answer three times.
             ServerError: it answers something else than JSON, or wants a key.
         """
-        method, headers = "GET" if body is None else "POST", _headers()
+        method = "GET" if body is None else "POST"
         retrying = Retrying(
             retry=retry_if_exception_type(httpx.TransportError),
             wait=wait_exponential(self.limits.pause),
@@ -119,11 +123,10 @@ class Pool:
             reraise=True,
         )
         try:
-            found = retrying(
-                httpx.request, method, url + path, json=body, headers=headers, timeout=CONNECT
-            )
-            if found.status_code in (401, 403):
-                raise ServerError(f"{url} wants a key; set {KEY} in the environment")
+            with connection.client(CONNECT) as asking:
+                found = retrying(asking.request, method, url + path, json=body)
+            if found.status_code in WANTS_KEY:
+                raise ServerError(no_key(url, found.status_code))
             if found.status_code in DOWN:
                 raise Unreachable(f"{url} does not answer: status {found.status_code}")
             if found.status_code in (404, 405, 501):
@@ -133,9 +136,9 @@ class Pool:
         except ServerError:
             raise
         except httpx.TransportError as error:
-            raise Unreachable(f"{url} does not answer: {_told(error)}") from None
+            raise Unreachable(f"{url} does not answer: {described(error)}") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise ServerError(f"{url} does not answer: {_told(error)}") from None
+            raise ServerError(f"{url} does not answer: {described(error)}") from None
 
 
 class _Call:
@@ -147,6 +150,7 @@ class _Call:
         self.parked: dict[str, int] = dict.fromkeys(pool.urls, 0)
         self.revivals: dict[str, asyncio.Task] = {}
         self.hopeless: Exception | None = None
+        self.slow: set[str] = set()  # URLs of which a request took too long
         self.silent_since = time.monotonic()
 
     async def run(
@@ -158,8 +162,12 @@ class _Call:
                 self.free.put_nowait(url)
         timeout = httpx.Timeout(self.limits.timeout, connect=CONNECT, pool=None)
         most = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with httpx.AsyncClient(headers=_headers(), timeout=timeout, limits=most) as client:
-            self.client = client
+        async with httpx.AsyncClient(
+            headers=connection.headers(),
+            timeout=timeout,
+            limits=most,
+            mounts=connection.DIRECT,
+        ) as self.client:
             for url in list(self.pool.down):
                 self._revive(url)
             tasks = [asyncio.ensure_future(self._answer(one, progress)) for one in requests]
@@ -183,7 +191,7 @@ class _Call:
         except _Again as error:
             raise ServerError(
                 f"a request failed {self.limits.attempts} times, the last time at {error}; what "
-                "was finished is kept, so mend the server and start the run again"
+                f"was finished is kept, so {error.mend} and start the run again"
             ) from None
         progress(request.count)
         return found
@@ -211,13 +219,17 @@ class _Call:
     async def _post(self, url: str, request: Request) -> Any:
         try:
             found = await self.client.post(url + request.path, json=request.body)
+        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            raise await self._too_slow(url) from None
         except httpx.TransportError as error:
-            self._leave(url, _told(error))
-            raise _Again(f"{url}: {_told(error)}") from None
+            self._leave(url, described(error))
+            raise _Again(f"{url}: {described(error)}") from None
         if found.status_code in AGAIN | DOWN:
             if found.status_code in DOWN:
                 self._leave(url, f"status {found.status_code}")
             raise _Again(f"{url}: status {found.status_code}, {found.text[:200]!r}")
+        if found.status_code in WANTS_KEY:
+            raise ServerError(no_key(url, found.status_code))
         if found.status_code != 200:
             raise ServerError(
                 f"{url}{request.path} refuses a request with status {found.status_code}: "
@@ -229,8 +241,25 @@ class _Call:
             if isinstance(error, ServerError):
                 raise ServerError(f"{url}: {error}") from None
             raise _Again(
-                f"{url}: an answer that makes no sense ({_told(error)}), {found.text[:200]!r}"
+                f"{url}: an answer that makes no sense ({described(error)}), {found.text[:200]!r}"
             ) from None
+
+    async def _too_slow(self, url: str) -> _Again:
+        """A server that is busy keeps its requests; one that says nothing at all is left."""
+        why = f"no answer within the {self.limits.timeout:g} seconds of server_timeout"
+        try:
+            limit = min(CONNECT, self.limits.timeout)
+            found = await self.client.get(url + "/v1/models", timeout=limit)
+            is_there = found.status_code not in DOWN
+        except httpx.TransportError:
+            is_there = False
+        if not is_there:
+            self._leave(url, why)
+        elif url not in self.slow:
+            self.slow.add(url)
+            logger.warning("%s: %s; it answers other questions and is asked again", url, why)
+        mend = "raise server_timeout or lower server_concurrency, so that requests wait less,"
+        return _Again(f"{url}: {why}", mend)
 
     def _leave(self, url: str, why: str) -> None:
         """Take a URL out until it answers again."""
@@ -288,18 +317,7 @@ class _Call:
             # The thread goes on to its end, so that short calls do not begin it again and again.
             await asyncio.to_thread(self.pool.take_up, url)
         except httpx.TransportError as error:
-            self.pool.down[url] = _told(error)
-            raise _Again(_told(error)) from None
+            self.pool.down[url] = described(error)
+            raise _Again(described(error)) from None
         except ServerError as error:
             raise _Again(str(error)) from None
-
-
-def _headers() -> dict[str, str]:
-    """The header with the key; without one the servers are asked without."""
-    key = os.environ.get(KEY)
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _told(error: Exception) -> str:
-    """An error with its kind, in a line; many of httpx's have no text."""
-    return " ".join(f"{type(error).__name__} {error}".split())

@@ -11,9 +11,9 @@ import textwrap
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
+from pad_fast.pipeline.serving.connection import KEY
 from pad_fast.pipeline.serving.dialects import ServerError
 from pad_fast.pipeline.serving.own_server import POLL, OwnServer
 
@@ -121,6 +121,39 @@ def test_one_that_never_answers_is_ended(tmp_path):
     assert not any(map(is_there, pids(server.log)))
 
 
+LOCKED = """
+import os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Locked(BaseHTTPRequestHandler):
+    def do_GET(self):
+        key = "Bearer " + os.environ["VLLM_API_KEY"]
+        self.send_response(200 if self.headers["Authorization"] == key else 401)
+        self.end_headers()
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Locked).serve_forever(0.05)
+"""
+
+
+def test_one_with_a_key_behind_a_proxy(tmp_path, monkeypatch):
+    """A key and a proxy that the environment has for other servers reach this one too."""
+    (tmp_path / "locked.py").write_text(LOCKED)
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("VLLM_API_KEY", "of another server")
+    monkeypatch.delenv(KEY, raising=False)
+    line = f"exec {sys.executable} {tmp_path / 'locked.py'} {{port}} # {{model}}"
+    server = OwnServer(line, "m", tmp_path / "log", 30.0)
+    server.start()
+    with pytest.raises(ServerError, match=rf"^`exec .* got none \(status 401\); set {KEY} in"):
+        server.wait()
+    assert server._process is None
+    monkeypatch.setenv(KEY, "sesame")
+    server.start()
+    server.wait()
+    server.stop()
+
+
 def test_one_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     line = "trap '' TERM; echo pids $$ $$; while true; do sleep 0.1; done # {port}"
     server = OwnServer(line, "m", tmp_path / "log", 30.0)
@@ -171,7 +204,7 @@ def test_it_dies_with_the_run(stub_of, world, tmp_path, number, whom):
 
 def test_one_that_is_not_ready_is_asked_again_after_a_pause(tmp_path, monkeypatch):
     answers, pauses = iter([503, 503, 200]), []
-    monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(next(answers)))
+    monkeypatch.setattr(OwnServer, "_status", lambda *_: next(answers))
     monkeypatch.setattr(time, "sleep", pauses.append)
     OwnServer("unused {model} {port}", "m", tmp_path / "log", 30.0).wait()
     assert pauses == [POLL, POLL]

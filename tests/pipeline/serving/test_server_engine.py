@@ -211,7 +211,7 @@ def test_what_does_not_mend_itself_is_an_error(stub_of, engine_of, fault, limits
         stub.start()
 
 
-def test_a_timeout_is_a_failed_attempt(stub_of, engine_of, own):
+def test_a_timeout_is_a_failed_attempt(stub_of, engine_of, own, caplog):
     seen, over = [], threading.Event()
 
     def hang(handler, body) -> bool:
@@ -225,6 +225,23 @@ def test_a_timeout_is_a_failed_attempt(stub_of, engine_of, own):
     same(engine.choices(PROMPTS, LETTERS), own["choices"])
     over.set()
     assert len(seen) == len(PROMPTS) + 1
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "no answer within the 1 seconds of server_timeout; it answers other questions" in told
+
+
+def test_a_server_that_is_always_too_slow(stub_of, engine_of, caplog):
+    """One that is busy is not left, and the error says what helps; one that is silent is left."""
+    over = threading.Event()
+    stub = stub_of(fault=lambda handler, body: over.wait(60))
+    engine = engine_of(stub, limits=Limits(timeout=0.3, attempts=2, pause=0.02, patience=0.1))
+    with pytest.raises(ServerError, match=r"2 times.* raise server_timeout or lower server_conc"):
+        engine.choices(PROMPTS[:1], LETTERS)
+    assert not engine.pool.down
+    stub.silent = over
+    with pytest.raises(ServerError, match=r"no server has answered"):
+        engine.choices(PROMPTS[:1], LETTERS)
+    assert "does not answer (no answer within the 0.3 seconds" in caplog.text
+    over.set()
 
 
 def test_a_sequence_beyond_the_servers_window(stub_of, engine_of):

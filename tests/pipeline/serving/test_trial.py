@@ -11,9 +11,10 @@ import worlds
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.serving import run_engines
+from pad_fast.pipeline.serving.connection import KEY
 from pad_fast.pipeline.serving.dialects import ServerError
 from pad_fast.pipeline.serving.full_load import Load, check_load
-from pad_fast.pipeline.serving.pool import KEY, Limits, Pool
+from pad_fast.pipeline.serving.pool import Limits, Pool
 from pad_fast.pipeline.serving.served_weights import Probe
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 from pad_fast.pipeline.serving.trial import try_out
@@ -179,9 +180,14 @@ def test_the_key_is_sent_and_asked_for(stub_of, engine_of, monkeypatch):
         handler.reply({}, 401)
         return True
 
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):  # which is for other machines
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     engine = engine_of(stub_of(fault=locked))
-    with pytest.raises(ServerError, match=f"wants a key; set {KEY}"):
+    with pytest.raises(ServerError, match=rf"wants a key and got none \(status 401\); set {KEY}"):
         try_out(engine)
+    monkeypatch.setenv(KEY, "of another")
+    with pytest.raises(ServerError, match=rf"wants a key and got another .* set {KEY}"):
+        engine.choices([[3, 7]], [40])
     monkeypatch.setenv(KEY, "sesame")
     try_out(engine)
 
