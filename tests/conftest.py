@@ -70,7 +70,7 @@ def small_tiles(monkeypatch):
     from pad_fast.logprob import torch_impl as logits_torch
 
     monkeypatch.setattr(memory_budget, "CPU_ROWS", 2)
-    monkeypatch.setattr(logits_torch, "LOGITS_ROWS", 2)
+    monkeypatch.setattr(logits_torch, "LOGITS_ENTRIES", 32)  # at least two rows of 16 columns
     monkeypatch.setattr(logits_torch, "TILE_COLUMNS", 16)
 
 

@@ -51,6 +51,7 @@ def forward(
         for rows in tiles(len(labels) - kept, chunk):
             rows = slice(rows.start + kept, rows.stop + kept)
             z = _logits(gathered, rows, part, columns, head, chunk)
+            softmax.pick(rows, columns, z)
             softmax.add(rows, columns, z, z)
             del z  # before the next product
     return softmax.log_p(), softmax.peak, softmax.total
@@ -104,6 +105,7 @@ def _keep(
         if z is not target:
             z = target.copy_(z)
         slope = transform_backward(torch.ones_like(z), z, options) if options.softcap else None
+        softmax.pick(rows, columns, z)
         anchors.append(softmax.add(rows, columns, z, z))
         if slope is not None:
             z.mul_(slope)

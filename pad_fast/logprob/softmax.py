@@ -60,10 +60,15 @@ def transform(u: Tensor, options: TokenOptions) -> Tensor:
     return u.div_(options.temperature) if options.temperature != 1.0 else u
 
 
-def transform_backward(gradient: Tensor, z: Tensor, options: TokenOptions) -> Tensor:
-    """The gradient of the raw logits u from that of z, in place."""
+def transform_backward(
+    gradient: Tensor, z: Tensor, options: TokenOptions, over: Tensor | None = None
+) -> Tensor:
+    """The gradient of the raw logits u from that of z, in place.
+
+    ``over``, which may be z, is written with a softcap's slope, which takes no memory then.
+    """
     if options.softcap:
-        slope = z.mul(options.temperature / options.softcap)
+        slope = torch.mul(z, options.temperature / options.softcap, out=over)
         gradient.addcmul_(gradient, slope.square_(), value=-1)
     scale = options.logit_scale / options.temperature
     return gradient.mul_(scale) if scale != 1.0 else gradient
@@ -78,27 +83,33 @@ class OnlineSoftmax:
 
     def __init__(self, labels: Tensor, dtype: torch.dtype):
         self.labels = labels  # (L,)
+        self.least = torch.finfo(dtype).min
         self.peak = labels.new_full(labels.shape, -torch.inf, dtype=dtype)
         self.total = labels.new_zeros(labels.shape, dtype=dtype)
         # A label that is no column is never picked, and its log-probability stays NaN.
         self.picked = labels.new_full(labels.shape, torch.nan, dtype=dtype)
+
+    def pick(self, rows: slice, columns: slice, z: Tensor) -> None:
+        """Take the labels' own z, where they are columns of the tile z."""
+        local = self.labels[rows] - columns.start
+        inside = (local >= 0) & (local < z.shape[1])
+        picked = z.gather(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1)).squeeze(1)
+        self.picked[rows] = torch.where(inside, picked, self.picked[rows])
 
     def add(self, rows: slice, columns: slice, z: Tensor, into: Tensor) -> Tensor:
         """Take in the tile z, and return each row's anchor.
 
         ``into``, which may be z, becomes exp(z - anchor).
         """
-        local = self.labels[rows] - columns.start
-        inside = (local >= 0) & (local < z.shape[1])
-        picked = z.gather(1, local.clamp(0, z.shape[1] - 1).unsqueeze(1)).squeeze(1)
-        self.picked[rows] = torch.where(inside, picked, self.picked[rows])
-        peak = torch.maximum(self.peak[rows], z.amax(1))
+        peak = z.amax(1)
+        if columns.start:
+            peak = torch.maximum(self.peak[rows], peak)
         # The peak of a row without a finite logit so far is -inf, and -inf minus -inf is NaN.
-        anchor = peak.masked_fill(peak == -torch.inf, 0)
-        total = self.total[rows] * (self.peak[rows] - anchor).exp()
-        below = torch.sub(z, anchor.unsqueeze(1), out=into)
-        self.total[rows] = total + below.exp_().sum(1)
-        self.peak[rows] = peak
+        anchor = peak.clamp(min=self.least)
+        total = torch.sub(z, anchor.unsqueeze(1), out=into).exp_().sum(1)
+        if columns.start:
+            total += self.total[rows] * (self.peak[rows] - anchor).exp()
+        self.total[rows], self.peak[rows] = total, peak
         return anchor
 
     def log_p(self) -> Tensor:

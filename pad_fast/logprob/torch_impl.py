@@ -1,7 +1,7 @@
 """Token log-probabilities of given logits and their gradients in PyTorch, for every device.
 
-Forward and backward go over tiles of ``LOGITS_ROWS`` live rows by ``TILE_COLUMNS`` columns, and
-hold a few such tiles and some numbers per row. Ignored rows are never read. With
+Forward and backward go over tiles of whole live rows, see :func:`logits_tile`, and hold a few
+such tiles and some numbers per row. Ignored rows are never read. With
 u = logit_scale * logits, z = softcap * tanh(u / softcap) / temperature and p = softmax(z),
 d log p[y] / d u = (onehot(y) - p) * (1 - tanh(u / softcap)^2) / temperature.
 """
@@ -25,11 +25,11 @@ from pad_fast.logprob.softmax import (
     transform_backward,
 )
 
-# Wider and narrower tiles took no less time on a CPU, and more memory. Tiles have this many
-# columns here and in the products of linear_logprob/.
+# Columns of a tile of products in linear_logprob/. Wider and narrower ones took no less time on a
+# CPU, and more memory.
 TILE_COLUMNS = 2048
-# Given logits feed no product, so fewer rows do: a tile of 1 MB stays in a core's own cache.
-LOGITS_ROWS = 128
+# Entries of a tile of given logits, which is 1 MB: it stays in a core's own cache.
+LOGITS_ENTRIES = 1 << 18
 
 
 def live_rows(labels: Tensor, ignore_index: int) -> Tensor:
@@ -40,6 +40,19 @@ def live_rows(labels: Tensor, ignore_index: int) -> Tensor:
 def tiles(size: int, tile: int) -> Iterator[slice]:
     """0..size in slices of ``tile``; the last may be shorter."""
     return (slice(start, min(start + tile, size)) for start in range(0, size, tile))
+
+
+def logits_tile(vocabulary: int) -> tuple[int, int]:
+    """Rows and columns of a tile of given logits.
+
+    Rows are whole up to half a tile. A tile has a row or more for each thread, and never a single
+    one: PyTorch divides the sum of a single row among its threads, and the row's bits would follow
+    their number.
+    """
+    columns = min(vocabulary, LOGITS_ENTRIES // 2)
+    threads = torch.get_num_threads()
+    rows = max(LOGITS_ENTRIES // columns, threads)
+    return rows // threads * threads, columns
 
 
 def logits_forward(
@@ -91,25 +104,63 @@ def _planes(tensor: Tensor) -> Sequence[Tensor]:
         return tensor.unbind()
 
 
-def _as_slice(rows: Tensor) -> slice | Tensor:
-    """Ascending ``rows``, as a slice where none is left out.
+def _parts(rows: Tensor, step: int) -> Iterator[tuple[slice, slice | Tensor]]:
+    """Ascending ``rows``, ``step`` at a time: their places in ``rows``, and the rows themselves.
 
-    On a CPU, picking rows one by one would cost more than what is done to them.
+    These are a slice where none is left out: picking rows one by one would cost a CPU more than
+    what is done to them.
     """
-    first, last = (0, -1) if waits_for_values(rows.device) else (int(rows[0]), int(rows[-1]))
-    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+    known = [] if waits_for_values(rows.device) else rows.tolist()
+    for part in tiles(len(rows), step):
+        if known and known[part.stop - 1] - known[part.start] == part.stop - part.start - 1:
+            yield part, slice(known[part.start], known[part.stop - 1] + 1)
+        else:
+            yield part, rows[part]
 
 
-def _read(
-    tile: Tensor, options: TokenOptions, dtype: torch.dtype, *, own: bool
-) -> tuple[Tensor, bool]:
-    """z of a tile of logits, and whether it may be written to: it is the tile itself if it can be.
+class _Tiles:
+    """Tiles of logits, each copied to where the last one was.
 
-    ``own`` says that the tile is a copy.
+    New memory for each would take as long as its sums. It is taken when a tile asks for it.
     """
-    if tile.dtype == dtype and options.leave_logits:
-        return tile, own
-    return transform(tile.to(dtype, copy=not own), options), True
+
+    def __init__(self, logits: Tensor, options: TokenOptions, dtype: torch.dtype):
+        self.logits, self.options, self.dtype = logits, options, dtype
+        self.rows, self.columns = logits_tile(logits.shape[1])
+        self.places: dict[str, Tensor] = {}
+
+    def room(self, name: str, rows: int, columns: int) -> Tensor:
+        """The place of this name, which the next tile overwrites."""
+        if name not in self.places:  # the first tile is the largest
+            self.places[name] = self.logits.new_empty(rows * columns, dtype=self.dtype)
+        return self.places[name][: rows * columns].view(rows, columns)
+
+    def read(self, rows: slice | Tensor, columns: slice) -> tuple[Tensor, bool]:
+        """z of a tile, and whether it is a copy, which may be written to."""
+        part = self.logits[:, columns]
+        same = part.dtype == self.dtype
+        if same and isinstance(rows, Tensor):
+            z = self.room("z", len(rows), part.shape[1])
+            torch.index_select(part, 0, rows, out=z)
+        else:
+            part = part[rows]
+            if same and self.options.leave_logits:
+                return part, False
+            z = self.room("z", *part.shape).copy_(part)
+        return transform(z, self.options), True
+
+
+def _label_z(
+    logits: Tensor,  # (M, V)
+    rows: Tensor,  # (L,)
+    labels: Tensor,  # (L,)
+    options: TokenOptions,
+    dtype: torch.dtype,
+) -> Tensor:  # (L,)
+    """The labels' own z, and NaN for a label that is no column."""
+    last = logits.shape[1] - 1
+    z = transform(logits[rows, labels.clamp(0, last)].to(dtype), options)
+    return z.masked_fill_((labels < 0) | (labels > last), torch.nan)
 
 
 def _plane_forward(
@@ -118,18 +169,21 @@ def _plane_forward(
     options: TokenOptions,
 ) -> tuple[Tensor, ...]:
     rows = live_rows(labels, options.ignore_index)
-    dtype = accumulator(logits.dtype)
-    softmax = OnlineSoftmax(labels[rows], dtype)
-    if len(rows) and compiled.is_asked_for(logits, options):
+    source = _Tiles(logits, options, accumulator(logits.dtype))
+    by_loops = len(rows) > 0 and compiled.is_asked_for(logits, options)
+    if len(rows) % source.rows == 1 and not by_loops:
+        rows = torch.cat((rows, rows[-1:]))  # the last one twice, in place of a tile of one row
+    softmax = OnlineSoftmax(labels[rows], source.dtype)
+    if by_loops:
         compiled.sum_rows(logits, rows, options, softmax)
         return softmax.spread(rows, labels.shape)
-    for tile in tiles(len(rows), LOGITS_ROWS):
-        picked = _as_slice(rows[tile])
-        own = not isinstance(picked, slice)
-        for columns in tiles(logits.shape[1], TILE_COLUMNS):
-            z, writable = _read(logits[:, columns][picked], options, dtype, own=own)
-            softmax.add(tile, columns, z, z if writable else torch.empty_like(z))
-            del z  # before the next tile
+    for part, picked in _parts(rows, source.rows):
+        for columns in tiles(logits.shape[1], source.columns):
+            z, own = source.read(picked, columns)
+            softmax.add(part, columns, z, z if own else source.room("below", *z.shape))
+    # At most the peak, though tanh may round a logit otherwise in its tile than by itself.
+    own_z = _label_z(logits, rows, softmax.labels, options, source.dtype)
+    softmax.picked = torch.minimum(own_z, softmax.peak)
     return softmax.spread(rows, labels.shape)
 
 
@@ -145,19 +199,20 @@ def _plane_backward(
     if len(rows) and not shared and compiled.is_asked_for(logits, options):
         compiled.write_row_gradients(logits, rows, numbers[rows], options, dlogits)
         return
-    for index in (rows[tile] for tile in tiles(len(rows), LOGITS_ROWS)):
-        picked = _as_slice(index)
-        own, some = not isinstance(picked, slice), numbers[picked]
-        # Tiles of rows that follow one another are written where they belong, without a copy.
-        direct = not own and dlogits.dtype == numbers.peak.dtype
-        for columns in tiles(logits.shape[1], TILE_COLUMNS):
-            z, writable = _read(logits[:, columns][picked], options, numbers.peak.dtype, own=own)
-            target, into = dlogits[:, columns], None
-            if direct:
+    source = _Tiles(logits, options, numbers.peak.dtype)
+    for _, picked in _parts(rows, source.rows):
+        following, some = isinstance(picked, slice), numbers[picked]
+        for columns in tiles(logits.shape[1], source.columns):
+            z, own = source.read(picked, columns)
+            target = dlogits[:, columns]
+            # Tiles of rows that follow one another are written where they belong, without a copy.
+            if direct := following and dlogits.dtype == source.dtype:
                 into = target[picked]
-            elif writable and not options.softcap:  # whose slope is made from z
+            elif own and not options.softcap:  # whose slope is made from z
                 into = z
-            dz = transform_backward(logp_grad(z, some, columns.start, into), z, options)
+            else:
+                into = source.room("gradient", *z.shape)
+            dz = logp_grad(z, some, columns.start, into)
+            dz = transform_backward(dz, z, options, z if own else None)
             if not direct:
-                target[picked] = dz.to(dlogits.dtype)
-            del z, dz, into  # before the next tile
+                target[picked] = dz if following else dz.to(dlogits.dtype)

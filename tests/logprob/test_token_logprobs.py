@@ -8,6 +8,7 @@ from benchmarks.memory import allocated_peak
 from pad_fast import functional, reference
 from pad_fast.logprob import op as logprob_op
 from pad_fast.logprob import torch_impl as logits_torch
+from pad_fast.logprob.softmax import TokenOptions
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
@@ -76,7 +77,7 @@ def test_slice_along_tokens_is_not_copied(monkeypatch):
     watch(monkeypatch, largest, (logits_torch, "logits_forward"))
     functional.token_logprobs(logits[:, :-1], labels, impl="torch")
     assert largest.bytes
-    assert largest.bytes <= logits.nbytes / 1.9  # a tile of all 128 rows by 4,096 of 8,192 columns
+    assert largest.bytes <= 4 * logits_torch.LOGITS_ENTRIES < logits.nbytes / 4
 
 
 @pytest.mark.parametrize("options", [{}, CAPPED], ids=["plain", "capped"])
@@ -84,7 +85,7 @@ def test_a_tile_is_held_once(options):
     """A tile in the forward, and in the backward none where nothing is computed from z alone."""
     logits = torch.randn(256, 4096, requires_grad=True)
     labels, grad = torch.zeros(256, dtype=torch.int64), torch.ones(256)
-    device, tile = logits.device, 4 * logits_torch.LOGITS_ROWS * logits_torch.TILE_COLUMNS
+    device, tile = logits.device, 4 * logits_torch.LOGITS_ENTRIES
 
     def forward():
         return (functional.token_logprobs(logits, labels, impl="torch", **options),)
@@ -92,7 +93,55 @@ def test_a_tile_is_held_once(options):
     peak, (logps,) = allocated_peak(forward, device)
     assert 0.9 < peak / tile < 1.1
     peak, _ = allocated_peak(lambda: torch.autograd.grad(logps, logits, grad), device)
-    assert (peak - logits.nbytes) / tile < (3.1 if options else 0.1)
+    assert (peak - logits.nbytes) / tile < (1.1 if options else 0.1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("vocabulary", [1, 300, 50_257, 128_256, 256_000, 1_000_000])
+def test_a_tile_is_bounded_and_never_a_single_row(monkeypatch, threads, vocabulary):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    rows, columns = logits_torch.logits_tile(vocabulary)
+    assert rows >= 2
+    assert rows % threads == 0  # as many for each
+    assert columns == vocabulary or columns > 100_000
+    most = logits_torch.LOGITS_ENTRIES
+    assert rows * columns <= max(most, threads * most / 2)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("beside", [1, 2, 3])
+def test_bits_follow_neither_threads_nor_neighbours(two_threads, beside):
+    """A row by itself would be added up in as many parts as there are threads."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(1, 6, 70_001, generator=generator)
+    labels = torch.randint(70_001, (1, 6), generator=generator)
+    options = TokenOptions()
+    torch.set_num_threads(1)
+    whole = logits_torch.logits_forward(logits, labels, options)
+    torch.set_num_threads(2)
+    for rows in logits_torch.tiles(6, beside):
+        some = labels.clone()
+        some[:, : rows.start] = some[:, rows.stop :] = options.ignore_index
+        found = logits_torch.logits_forward(logits, some, options)
+        for part, all_rows in zip(found, whole, strict=True):
+            assert part[:, rows].equal(all_rows[:, rows])
+
+
+def test_a_label_is_at_most_the_peak(monkeypatch):
+    """Its tanh may be rounded otherwise than in the tile, and log p is never above 0."""
+    above = torch.full((1,), 20.000002)
+    monkeypatch.setattr(logits_torch, "_label_z", lambda *_: above)
+    logits = torch.full((1, 1, 9), -20.0)
+    logits[..., 3] = 20.0
+    logps = functional.token_logprobs(logits, torch.tensor([[3]]), impl="torch")
+    assert -1e-6 < logps.item() <= 0
 
 
 def test_opcheck(small_tiles):
