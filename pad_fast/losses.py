@@ -332,22 +332,16 @@ def _of_groups(
     student, teacher, live, lengths = rewards
     if student.dtype != torch.float64 == teacher.dtype:
         teacher = _without_offset(teacher, live)
-    numbers = options.of_rankings()
     losses, _, _ = preference_op.preference_loss(
         student,
         teacher,
         live,
+        lengths,
         kind.name,
         options.method,
-        numbers.beta,
-        numbers.teacher_beta,
-        numbers.num_samples,
-        numbers.seed,
-        numbers.gamma,
-        numbers.pairs,
         not waits if options.check_finite is None else options.check_finite,
         impl,
-        lengths,
         reduction,
+        *options.of_rankings(),
     )
     return losses

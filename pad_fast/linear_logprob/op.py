@@ -216,6 +216,7 @@ def _(grad, rows, count, total, unscaled):
 
 def _save_for_backward(ctx, inputs, output) -> None:
     hidden, weight, bias, labels, rows, count, _, ctx.unscaled, _, *ctx.options = inputs
+    ctx.others = (None,) * (len(inputs) - 3)  # inputs that have no gradient
     _, peak, total, logp_grad, unscaled = output
     if ctx.unscaled:  # nothing of a frozen head is saved: its weight may be freed and stay so
         ctx.save_for_backward(rows, count, total, unscaled)
@@ -227,12 +228,13 @@ def _save_for_backward(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor | None, *_) -> Sequence[Tensor | None]:
     if grad is None:
-        return (None,) * 15
+        return (None, None, None, *ctx.others)
     if ctx.unscaled:
-        return scale_live_rows(grad, *ctx.saved_tensors), *(None,) * 14
+        return scale_live_rows(grad, *ctx.saved_tensors), None, None, *ctx.others
     needed = ctx.needs_input_grad[:3]
     gradients = linear_token_logprobs_backward(grad, *ctx.saved_tensors, *needed, *ctx.options)
-    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), *(None,) * 12
+    found = (g if need else None for g, need in zip(gradients, needed, strict=True))
+    return *found, *ctx.others
 
 
 linear_token_logprobs.register_autograd(_backward, setup_context=_save_for_backward)

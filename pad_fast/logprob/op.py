@@ -118,6 +118,7 @@ def _write_gradient(
 
 def _save_for_backward(ctx, inputs, output) -> None:
     logits, labels, *ctx.options, ctx.inplace = inputs
+    ctx.others = (None,) * (len(inputs) - 1)  # inputs that have no gradient
     ctx.save_for_backward(logits, labels, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -132,7 +133,7 @@ def _backward(ctx, grad: Tensor | None, *_) -> Sequence[Tensor | None]:
         token_logprobs_backward_(grad, dlogits, *rows, *ctx.options)
     else:
         dlogits = token_logprobs_backward(grad, logits, *rows, *ctx.options)
-    return dlogits, *(None,) * 7
+    return dlogits, *ctx.others
 
 
 token_logprobs.register_autograd(_backward, setup_context=_save_for_backward)

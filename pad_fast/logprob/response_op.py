@@ -64,6 +64,7 @@ def _(logps, labels, response_ids, num_responses, *_):
 
 def _save_for_backward(ctx, inputs, output) -> None:
     logps, _, response_ids, _, _, mean, _ = inputs
+    ctx.others = (None,) * (len(inputs) - 1)  # inputs that have no gradient
     ctx.save_for_backward(response_ids, output[1] if mean else None)
     ctx.shape = logps.shape
     ctx.mark_non_differentiable(output[1])
@@ -72,14 +73,14 @@ def _save_for_backward(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor | None, _) -> Sequence[Tensor | None]:
     if grad is None:
-        return (None,) * 7
+        return None, *ctx.others
     response_ids, lengths = ctx.saved_tensors
     if lengths is not None:
         grad = grad / lengths.clamp(min=1)
     if response_ids is None:
-        return grad.unsqueeze(-1).expand(ctx.shape), *(None,) * 6
+        return grad.unsqueeze(-1).expand(ctx.shape), *ctx.others
     padded = torch.cat([grad, grad.new_zeros(1)])  # rows of no response take the last entry, 0
-    return padded[response_ids.long().where(response_ids >= 0, -1)], *(None,) * 6
+    return padded[response_ids.long().where(response_ids >= 0, -1)], *ctx.others
 
 
 response_sums.register_autograd(_backward, setup_context=_save_for_backward)

@@ -1,8 +1,8 @@
 """The losses and the divergences that there are: one table, over which everything else iterates.
 
 A :class:`Loss` is what a user names as ``loss``; its :class:`Kind` is what is computed for a group.
-To add a loss, write its function of rewards and an entry of :data:`LOSSES`. An option that no loss
-has yet is also a field of :class:`pad_fast.preference.options.LossOptions` and of ``PADConfig``.
+To add a loss, write its function of rewards and an entry of :data:`LOSSES`. Where an option goes
+that no loss has yet is in the table of CONTRIBUTING.md.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -70,23 +70,29 @@ class Groups(NamedTuple):
         return self._replace(live=with_tokens(self.live, self.lengths), lengths=None)
 
 
-@torch.library.custom_op("pad_fast::preference_loss", mutates_args=())
+# As the schema has them. SymInt: a compiled graph stays as it is when a number changes.
+_TYPES = {float: "float", int: "SymInt", str: "str"}
+_OPTIONS = ", ".join(
+    f"{_TYPES[kind]} {name}" for name, kind in get_type_hints(RankingOptions).items()
+)
+_SCHEMA = (
+    "(Tensor student, Tensor teacher, Tensor? live, Tensor? lengths, str kind, str method, "
+    f"bool check_finite, str impl, str reduction, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+)
+
+
+@torch.library.custom_op("pad_fast::preference_loss", mutates_args=(), schema=_SCHEMA)
 def preference_loss(
     student: Tensor,  # (G, n) float32 or float64
     teacher: Tensor,  # (G, n)
     live: Tensor | None,  # (G, n) bool; None: all of them
+    lengths: Tensor | None,  # (G, n) numbers of tokens; None: no response is empty
     kind: str,
     method: str,
-    beta: float,
-    teacher_beta: float,
-    num_samples: int,
-    seed: int,
-    gamma: float,
-    pairs: str,
     check_finite: bool,
     impl: str,
-    lengths: Tensor | None = None,  # (G, n) numbers of tokens; None: no response is empty
-    reduction: str = "none",
+    reduction: str,
+    *numbers: Any,  # the fields of RankingOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The losses (G,) or their sum or mean (), the gradient (G, n) of the losses, and a divisor.
 
@@ -98,7 +104,7 @@ def preference_loss(
         the student's rewards; what divides a mean, the number () of groups with a loss, else (0,).
     """
     objective, n = all_kinds()[kind], student.shape[1]
-    options = RankingOptions(beta, teacher_beta, num_samples, seed, gamma, pairs)
+    options = RankingOptions(*numbers)
     if objective.sampled is None:
         method = "exact"
     # The method for groups in which all count. On a CPU, where those that do are counted, each
@@ -113,7 +119,7 @@ def preference_loss(
         check_finite_rewards("student_rewards", student, groups.live)
         check_finite_rewards("teacher_rewards", teacher, groups.live)
     if method == "auto" and widest == "sampled" and (implementation == "triton" or not some):
-        _warn_sampled(objective, n, num_samples)
+        _warn_sampled(objective, n, options.num_samples)
     if implementation == "torch":
         losses, grad = _by_torch(student, teacher, groups.live, objective, method, options)
         return _with_reduced(losses, grad, groups, objective.least, reduction)
@@ -130,23 +136,7 @@ def preference_loss(
 
 
 @preference_loss.register_fake
-def _(
-    student,
-    teacher,
-    live,
-    kind,
-    method,
-    beta,
-    teacher_beta,
-    num_samples,
-    seed,
-    gamma,
-    pairs,
-    check_finite,
-    impl,
-    lengths=None,
-    reduction="none",
-):
+def _(student, teacher, live, lengths, kind, method, check_finite, impl, reduction, *_):
     grad = torch.empty_like(student, memory_format=torch.contiguous_format)
     loss = student.new_empty(student.shape[0] if reduction == "none" else ())
     return loss, grad, student.new_empty(() if reduction == "mean" else 0)
@@ -235,7 +225,8 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(*output[1:])
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
-    ctx.reduction = inputs[-1]
+    *_, ctx.reduction = inputs[: -len(RankingOptions._fields)]
+    ctx.others = (None,) * (len(inputs) - 1)  # inputs that have no gradient
 
 
 class _Once(torch.autograd.Function):
@@ -253,14 +244,14 @@ class _Once(torch.autograd.Function):
 def _backward(ctx, dloss: Tensor | None, *_) -> Sequence[Tensor | None]:
     """The gradient of each group's loss, scaled."""
     if dloss is None:
-        return (None,) * 15
+        return None, *ctx.others
     grad, divisor = ctx.saved_tensors
     if ctx.reduction == "none":
         dloss = dloss[:, None]
     elif ctx.reduction == "mean":
         dloss = dloss / divisor
     dstudent = dloss * grad
-    return _Once.apply(dstudent) if torch.is_grad_enabled() else dstudent, *(None,) * 14
+    return _Once.apply(dstudent) if torch.is_grad_enabled() else dstudent, *ctx.others
 
 
 preference_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,9 +29,11 @@ Result = tuple[Tensor, Tensor]  # losses (G,), gradient (G, n)
 Core = Callable[[Tensor, Tensor], Result]  # student, teacher (n, B) -> losses (B,), gradient (n, B)
 
 
-@dataclass(frozen=True)
-class RankingOptions:
-    """What a loss of rankings takes in addition to the rewards."""
+class RankingOptions(NamedTuple):
+    """What a loss of rankings takes in addition to the rewards: each a number or a word.
+
+    The schema of ``pad_fast::preference_loss`` is made of these fields.
+    """
 
     beta: float  # factor of the student's rewards
     teacher_beta: float  # factor of the teacher's rewards

@@ -12,6 +12,8 @@ from listwise import KINDS, gradient, preference_loss, rewards
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.preference import loss_kinds
 from pad_fast.preference import op as preference_op
+from pad_fast.preference.options import LossOptions
+from pad_fast.preference.plackett_luce import RankingOptions
 
 NAN = float("nan")
 
@@ -159,17 +161,23 @@ def test_a_kernel_by_name_takes_what_fits_or_raises(monkeypatch: pytest.MonkeyPa
 # The ops.
 
 
+def test_an_option_that_a_loss_reads_is_passed_on() -> None:
+    given = {"beta": 3.0, "teacher_beta": 4.0, "num_samples": 5, "seed": 6}
+    given |= {"gamma": 0.7, "pairs": "all"}
+    assert list(given) == list(RankingOptions._fields)
+    assert LossOptions(**given).of_rankings() == RankingOptions(**given)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["exact", "sampled"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_opcheck(kind: str, method: str, masked: bool) -> None:
     student, teacher = rewards(3, 4)
     live = torch.tensor([[True] * 4, [True, False, True, False], [False] * 4]) if masked else None
-    args = (student, teacher, live, kind, method, 10.0, 5.0, 8, 0, 0.0, "best_worst", True, "auto")
-    torch.library.opcheck(preference_op.preference_loss, args)
     lengths = torch.tensor([[1, 2, 3, 4], [5, 0, 7, 8], [1, 1, 1, 1]])
-    for more in ((lengths, "mean"), (None, "sum")):
-        torch.library.opcheck(preference_op.preference_loss, (*args, *more))
+    for given, reduction in ((None, "none"), (lengths, "mean"), (None, "sum")):
+        args = (student, teacher, live, given, kind, method, True, "auto", reduction)
+        torch.library.opcheck(preference_op.preference_loss, (*args, *RankingOptions(10.0, 5.0, 8)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

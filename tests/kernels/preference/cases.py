@@ -9,6 +9,7 @@ import oracles
 import torch
 
 from pad_fast.preference import op as preference_op
+from pad_fast.preference.plackett_luce import RankingOptions
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIVERGENCES = ["kl", "reverse_kl", "jsd"]
@@ -39,7 +40,8 @@ def loss_of(
 ):
     """Losses (G,) and their gradient (G, n)."""
     return preference_op.preference_loss(
-        student, teacher, live, kind, method, *betas, samples, seed, 0.0, "best_worst", False, impl
+        *(student, teacher, live, None, kind, method, False, impl, "none"),
+        *RankingOptions(*betas, samples, seed),
     )[:2]
 
 

@@ -8,6 +8,7 @@ import torch
 
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.preference import op as preference_op
+from pad_fast.preference.plackett_luce import RankingOptions
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,7 +42,8 @@ def listwise_inputs(kind, n, groups=64):
 
 def listwise(kind, method, student, teacher, live=None, impl="triton", seed=0):
     return preference_op.preference_loss(
-        student, teacher, live, kind, method, 10.0, 8.0, 256, seed, 0.0, "best_worst", False, impl
+        *(student, teacher, live, None, kind, method, False, impl, "none"),
+        *RankingOptions(10.0, 8.0, 256, seed),
     )[:2]
 
 

@@ -10,6 +10,7 @@ from pad_fast.kernels.preference import launch
 
 import pad_fast
 from pad_fast.preference import op as preference_op
+from pad_fast.preference.plackett_luce import RankingOptions
 from tests.kernels.preference.cases import DEVICE, KINDS, loss_of, near, rewards
 from tests.launches import counted
 
@@ -131,10 +132,10 @@ def test_a_response_without_tokens_is_masked(kind):
     student, teacher, mask, lengths = batch()
     student[0, 0] = torch.nan
     wanted = loss_of(kind, student, teacher, mask & (lengths > 0))
-    numbers = (kind, "exact", 10.0, 7.0, 16, 0, 0.0, "best_worst", False, "triton")
-    found = preference_op.preference_loss(student, teacher, mask, *numbers, lengths=lengths)
+    rest = (kind, "exact", False, "triton", "none", *RankingOptions(10.0, 7.0, 16))
+    found = preference_op.preference_loss(student, teacher, mask, lengths, *rest)
     near(found[:2], wanted, 0)
-    found = preference_op.preference_loss(student, teacher, None, *numbers, lengths=lengths.int())
+    found = preference_op.preference_loss(student, teacher, None, lengths.int(), *rest)
     near(found[:2], loss_of(kind, student, teacher, lengths > 0), 0)
 
 
@@ -178,7 +179,7 @@ def test_reduced_losses_and_gradients(kind, reduction, impl):
     losses, gradients = loss_of(kind, student, teacher, mask & (lengths > 0), impl="torch")
     share = 0.5 if reduction == "mean" else 1.0
     leaf = student.requires_grad_()
-    numbers = (kind, "exact", 10.0, 7.0, 16, 0, 0.0, "best_worst", False, impl)
-    loss, *_ = preference_op.preference_loss(leaf, teacher, mask, *numbers, lengths, reduction)
+    rest = (kind, "exact", False, impl, reduction, *RankingOptions(10.0, 7.0, 16))
+    loss, *_ = preference_op.preference_loss(leaf, teacher, mask, lengths, *rest)
     found = torch.autograd.grad(loss, leaf, torch.tensor(-1.5).double())
     near((loss, *found), (share * losses.sum(), -1.5 * share * gradients), 1e-11)

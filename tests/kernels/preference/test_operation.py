@@ -6,6 +6,7 @@ from pad_fast.kernels.preference import launch
 
 from pad_fast import losses
 from pad_fast.preference import op as preference_op
+from pad_fast.preference.plackett_luce import RankingOptions
 from tests.kernels.preference.cases import DEVICE, EVERY, KINDS, enumerated, loss_of, near, rewards
 
 
@@ -79,9 +80,8 @@ def test_the_backward_scales():
 def test_opcheck(kind, method):
     student, teacher = rewards(2, 3, dtype=torch.float32)
     live = torch.tensor([[True] * 3, [True, False, True]], device=DEVICE)
-    numbers = (10.0, 5.0, 8, 0, 0.0, "best_worst", True, "triton")
-    args = (student.requires_grad_(), teacher, live, kind, method, *numbers)
-    torch.library.opcheck(preference_op.preference_loss, args)
+    args = (student.requires_grad_(), teacher, live, None, kind, method, True, "triton", "none")
+    torch.library.opcheck(preference_op.preference_loss, (*args, *RankingOptions(10.0, 5.0, 8)))
 
 
 def test_compiles_whole():
