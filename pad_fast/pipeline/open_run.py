@@ -51,6 +51,7 @@ from pad_fast.pipeline.score.cache import check_writable
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.step_size import PRODUCT
+from pad_fast.pipeline.train.adapter import tell_of_rate
 from pad_fast.report.wording import GIVEN, RATER, SAMPLED
 
 logger = logging.getLogger("pad_fast")
@@ -98,6 +99,7 @@ def _check_or_prepare(run: RunContext, trains: bool) -> None:
         check_sources(run.config)
         _check_foreign_files(run)
         check_training(run)
+        tell_of_rate(run.settings)
         _prepare(run)
 
 

@@ -103,6 +103,15 @@ class RunContext:
         """The arguments of the training, with what the first one chose."""
         return self.settings.pad_config(self.folder.root, **self.chosen)
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rates of the run's own training and of each compared method, by name."""
+        methods = {
+            name: self.settings.method_config(name, self.folder.root).learning_rate
+            for name in self.config.methods
+        }
+        return {"the run": self.training.learning_rate, **methods}
+
     @cached_property
     def judge(self) -> Checkpoint | None:
         """What scores responses, the teacher or a reward model; None if all scores are given."""

@@ -15,6 +15,7 @@ from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.step_size import BATCH, divided, with_product
 from pad_fast.preference.loss_kinds import LOSSES
 from pad_fast.secret_values import without_secrets
+from pad_fast.training.adapter_rate import ADAPTER_RATE
 
 if TYPE_CHECKING:
     from pad_fast.training.config import PADConfig
@@ -35,6 +36,7 @@ FIXED = {
 }
 # Arguments of Trainer that are files or need libraries.
 LOADED = ("deepspeed", "fsdp", "fsdp_config", "accelerator_config", "parallelism_config")
+RATE = "learning_rate"
 NO_SETTINGS = MANAGED | {"local_rank"}
 
 
@@ -129,6 +131,8 @@ class Settings:
         if self.run.prompts_per_step is not None:
             usual: Any = PADConfig.__dataclass_fields__[BATCH].default
             values |= divided(self.run.prompts_per_step, training, usual)
+        if self.run.use_peft and values.get(RATE) is None:
+            values[RATE] = ADAPTER_RATE
         owned: dict[str, Any] = {"temperature": self.run.reward_temperature}
         owned |= {name: getattr(self.run, name) for name in ("disable_tqdm", "share_prefix")}
         args = PADConfig(

@@ -17,6 +17,7 @@ from pad_fast.conversation.long_prompts import LONG_PROMPTS
 from pad_fast.dispatch import check_impl
 from pad_fast.models.layout import check_share_prefix
 from pad_fast.secret_values import is_secret, without_secrets
+from pad_fast.training.adapter_rate import FULL_RATE
 from pad_fast.training.number_rules import RULES, problems
 from pad_fast.training.options.argument import argument
 from pad_fast.training.options.data import PARTS, DataArguments
@@ -93,7 +94,9 @@ class PADConfig(LossArguments, DataArguments, ModelArguments, MemoryArguments, T
     ]
 
     # Arguments of TrainingArguments with another default.
-    learning_rate: float = argument(8e-7, "Initial learning rate of AdamW.")
+    learning_rate: float = argument(  # a number once the arguments are made
+        None, "Initial learning rate of AdamW. Default: 8.0e-7; with use_peft 8.0e-6."
+    )
     lr_scheduler_type: str = argument("cosine", "Learning rate schedule.")
     warmup_steps: float = argument(
         0.1, "Steps of linear warm-up; a number below 1 is a share of all steps."
@@ -117,6 +120,8 @@ class PADConfig(LossArguments, DataArguments, ModelArguments, MemoryArguments, T
     )
 
     def __post_init__(self):
+        if self.learning_rate is None:
+            self.learning_rate = FULL_RATE
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         if self.gradient_checkpointing is None:

@@ -34,6 +34,7 @@ from pad_fast.models.own_tokenizer import check_tokenizer
 from pad_fast.models.rewards import attach_rewards_forward
 from pad_fast.preference.loss_kinds import SATURATION_SHARE
 from pad_fast.preference.reward_inputs import counted_prompts
+from pad_fast.training.adapter_rate import warn_of_small_rate
 from pad_fast.training.anchor import COLUMN as ANCHOR
 from pad_fast.training.anchor import check_anchor_rewards, with_anchor_rewards
 from pad_fast.training.batch_layout import head_budget, sliced_for
@@ -566,6 +567,7 @@ def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
                 'peft_config needs PEFT, which is not installed: pip install "pad-fast[peft]"'
             ) from error
         model = get_peft_model(model, peft_config)
+    warn_of_small_rate(model, args.learning_rate)
     if args.disable_dropout:
         disable_dropout(model)
     options: dict[str, Any] = {

@@ -48,8 +48,12 @@ def test_template_whose_end_of_turn_ends_nothing(world, tmp_path):
     tokenizer = worlds.character_tokenizer()
     tokenizer.eos_token = "<pad>"
     tokenizer.save_pretrained(student)
-    found = findings(doctor_config(world, tmp_path, student=str(student)))
+    config = doctor_config(
+        world, tmp_path, student=str(student), use_peft=True, learning_rate=8.0e-7
+    )
+    found = findings(config)
     check_verdict(found["end of response"], "problem", "add 1 to eos_token_id")
+    check_verdict(found["adapter"], "look", "8e-6")
 
 
 def test_constant_rewards(world, tmp_path):

@@ -49,7 +49,7 @@ def test_what_a_setting_says_of_itself(settings):
     assert settings["num_generations"].rule == "a whole number from 2 to 65,536"
     assert settings["load_best_round"].shown_default == "true"
     assert settings["benchmark_suffix"].shown_default == "''"
-    assert settings["learning_rate"].shown_default == "8.0e-07"  # 8e-07 is a text in YAML
+    assert settings["adam_epsilon"].shown_default == "1.0e-08"  # 1e-08 is a text in YAML
     assert settings["learning_rate"].rule == "a number from 0 to 1,000"
     assert settings["max_steps"].rule == "a whole number of at least 1, or -1"
     assert settings["heldout_size"].shown_default == ""

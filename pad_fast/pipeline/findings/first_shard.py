@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pad_fast.files.stored_rows import Row
-from pad_fast.pipeline.findings import responses, rewards, templates
+from pad_fast.pipeline.findings import adapter, responses, rewards, templates
 from pad_fast.pipeline.findings.finding import Finding
 from pad_fast.pipeline.findings.heldout import heldout
 from pad_fast.pipeline.run import RunContext
@@ -26,6 +26,7 @@ def of_samples(run: RunContext, rows: Sequence[Row], heldout_prompts: int) -> li
     """
     student, config = run.student(0), run.config
     return [
+        *([adapter.rate(run.learning_rates)] if config.use_peft else []),
         templates.template(student, rows),
         responses.ending(student, rows, config),
         responses.clipped(rows, config),

@@ -23,6 +23,9 @@ from pad_fast.models.output_head import read_head
 from pad_fast.models.whole import whole_models
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.config import RunConfig
+from pad_fast.pipeline.settings import RATE, Settings
+from pad_fast.terminal import say
+from pad_fast.training.adapter_rate import ADAPTER_RATE
 
 
 def check_adapter(config: RunConfig, student: Checkpoint) -> None:
@@ -43,6 +46,15 @@ def check_adapter(config: RunConfig, student: Checkpoint) -> None:
         read_head(with_adapter(model, config, low_cpu_mem_usage=True))
     except ValueError as error:
         raise ValueError(f"lora_target_modules: {error}") from None
+
+
+def tell_of_rate(settings: Settings) -> None:
+    """Say which learning rate an adapter gets that is given none."""
+    if settings.run.use_peft and settings.training.get(RATE) is None:
+        say(
+            f"{RATE}: {ADAPTER_RATE:g}, ten times that of full training, since an adapter is "
+            "trained and no rate is given"
+        )
 
 
 def with_adapter(model: Any, config: RunConfig, **options: Any) -> Any:
