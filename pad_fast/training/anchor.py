@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ def with_anchor_rewards(
 ) -> Dataset:
     """Prepared rows with the model's rewards of their responses, unless they have them already.
 
+    A row of which a response was cut is scored anew, since it came with the reward of the whole.
     Each rank scores its share of the rows, and all get all of them. A rank without the weights of
     rank 0, which FSDP may give it later, scores none.
 
@@ -42,27 +43,49 @@ def with_anchor_rewards(
     Raises:
         ValueError: only some of the rows have the column, or no rank holds the whole model.
     """
-    missing = [values is None for values in values_of(rows, COLUMN)]
-    if not any(missing):
+    places = _to_score(rows)
+    if not places:
         return rows
-    if not all(missing):
-        raise ValueError(
-            f"{COLUMN} must be in every row or in none, got {missing.count(True)} of "
-            f"{len(missing)} rows without it, the first of them row {missing.index(True)}"
-        )
     digests = gather_object([_digest(model)])
     if digests[0] is None:
         raise ValueError(
-            f"anchor=start needs the whole model on a rank to score {len(rows)} rows, and its "
+            f"anchor=start needs the whole model on a rank to score {len(places)} rows, and its "
             "weights are split already (DeepSpeed's stage 3 does so while it loads them); give "
-            f"{COLUMN} in each row, from score_responses"
+            f"{COLUMN} in each row, from score_responses, and cut no response (max_length and "
+            "max_completion_length)"
         )
-    share = _share(len(rows), accelerator.process_index, digests)
-    found = _scored(rows.select(share), model, args, accelerator) if len(share) else []
+    share = [places[k] for k in _share(len(places), accelerator.process_index, digests)]
+    found = _scored(rows.select(share), model, args, accelerator) if share else []
     by_place: dict[int, Any] = dict(gather_object(list(zip(share, found, strict=True))))
-    values = [by_place[i] for i in range(len(rows))]
+    values = [by_place.get(i, given) for i, given in enumerate(values_of(rows, COLUMN))]
     feature = [Value("float64")]
     return rows.remove_columns(COLUMN).add_column(COLUMN, values, feature=feature)
+
+
+def _to_score(rows: Dataset) -> list[int]:
+    """The places of the rows to score: all, or those of which a live response was cut."""
+    missing, cut = [], []
+    for place, (anchor, teacher) in enumerate(_anchor_and_teacher(rows)):
+        if anchor is None:
+            missing.append(place)
+        elif _lacks_one(anchor, teacher):
+            cut.append(place)
+    if missing and len(missing) < len(rows):
+        raise ValueError(
+            f"{COLUMN} must be in every row or in none, got {len(missing)} of {len(rows)} rows "
+            f"without it, the first of them row {missing[0]}"
+        )
+    return missing or cut
+
+
+def _anchor_and_teacher(rows: Dataset) -> Iterator[tuple[Any, Any]]:
+    return zip(values_of(rows, COLUMN), values_of(rows, "teacher_rewards"), strict=True)
+
+
+def _lacks_one(anchor: Sequence[float | None], teacher: Sequence[float | None]) -> bool:
+    """Whether a response that has the teacher's reward lacks the anchor's."""
+    pairs = zip(anchor, teacher, strict=True)
+    return any(own is None and reward is not None for own, reward in pairs)
 
 
 def _digest(model: nn.Module) -> str | None:
@@ -82,12 +105,15 @@ def _share(count: int, rank: int, digests: Sequence[str | None]) -> range:
 
 
 def check_anchor_rewards(rows: Dataset) -> None:
-    """Raise ValueError unless the first rows of a stream have the column."""
-    if any(values is None for values in values_of(rows, COLUMN)):
-        raise ValueError(
-            f"anchor=start needs {COLUMN} in each row of a stream, since the model changes before "
-            "the stream is read; got a row without; score the responses before, by score_responses"
-        )
+    """Raise ValueError unless the first rows of a stream have the column, and nothing is cut."""
+    for anchor, teacher in _anchor_and_teacher(rows):
+        if anchor is None or _lacks_one(anchor, teacher):
+            found = "without" if anchor is None else "of which a response is cut, or its prompt"
+            raise ValueError(
+                f"anchor=start needs {COLUMN} in each row of a stream, since the model changes "
+                f"before the stream is read; got a row {found}; score the responses as they are "
+                "trained before, by score_responses"
+            )
 
 
 def _scored(

@@ -132,7 +132,10 @@ def _anchors(rows: Sequence[Mapping[str, Any]], mask: np.ndarray) -> dict[str, t
         values = row["anchor_rewards"]
         for i in np.flatnonzero(mask[p]):
             if values[i] is None:
-                raise ValueError(f"anchor_rewards must hold the reward of live response {i}")
+                raise ValueError(
+                    f"anchor_rewards must hold the reward of live response {i} as it is read; one "
+                    "that is cut has none, unless PADTrainer computes it before a training"
+                )
             found[p, i] = values[i]
     return {"anchor_rewards": torch.from_numpy(found)}
 

@@ -17,6 +17,7 @@ from pad_fast.conversation.given import as_list, prompt_token_ids, response_toke
 from pad_fast.conversation.long_prompts import fitted_prompt
 from pad_fast.conversation.pairs import BY_RANK, holds_pair, pair_in
 from pad_fast.training.row_columns import (
+    anchor_as_read,
     check_reward,
     more_columns,
     part_of,
@@ -54,7 +55,8 @@ class RowReader:
     A row has ``prompt`` (text, or messages) or ``prompt_ids``; ``completions`` (texts, or lists of
     one message) or ``completion_ids``; ``teacher_rewards``, null for a response that is left out;
     and perhaps ``finish_reasons``, ``anchor_rewards`` (under the model that a training starts
-    from) and ``from_teacher`` (true for the teacher's own responses).
+    from) and ``from_teacher`` (true for the teacher's own responses). The anchor of what is cut
+    is None, since it was that of the whole.
 
     ``chosen`` and ``rejected`` are two completions, which may hold the prompt in front. Their
     rewards are ``teacher_rewards``, else ``score_chosen`` and ``score_rejected``, else 1 and 0.
@@ -143,7 +145,7 @@ class RowReader:
             "prompt_ids": prompt_ids,
             "completion_ids": completion_ids,
             "teacher_rewards": teacher,
-            "anchor_rewards": anchor,
+            "anchor_rewards": anchor_as_read(anchor, live, [is_cut or cut for cut in long]),
             "from_teacher": own,
             "clipped": clipped,
             "num_cut": sum(long),

@@ -165,7 +165,7 @@ def _tell(name: str, reader: RowReader, counts: dict[str, int], rows: int) -> No
     if counts["num_cut"]:
         logger.warning(
             "%s data: %d responses were cut to max_length or max_completion_length; "
-            "their ends are not trained",
+            "their ends are not trained, and their teacher_rewards stay those of the whole",
             name,
             counts["num_cut"],
         )

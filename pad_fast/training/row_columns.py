@@ -34,6 +34,26 @@ def more_columns(row: dict[str, Any], n: int) -> tuple[list[float | None] | None
     return anchor, [bool(value) for value in own]
 
 
+def anchor_as_read(
+    anchor: list[float | None] | None, live: list[bool], cut: list[bool]
+) -> list[float | None] | None:
+    """The anchor's rewards of responses as they are read: None for those that were cut.
+
+    Raises:
+        ValueError: a live response lacks its reward.
+    """
+    if anchor is None:
+        return None
+    for i, reward in enumerate(anchor):
+        if live[i] and reward is None:
+            raise ValueError(
+                "anchor_rewards must hold the reward of each response that has a reward in "
+                f"teacher_rewards, got null for response {i}; leave the column out to have "
+                "PADTrainer compute it"
+            )
+    return [None if cut[i] else reward for i, reward in enumerate(anchor)]
+
+
 def without_repeats(
     completion_ids: list[list[int]], teacher: list[float | None], own: list[bool]
 ) -> tuple[list[float | None], list[bool]]:

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from datasets import Dataset
 from students import RENAMED, assert_same, make_args, make_model, make_rows, parameters, trained
 
 from pad_fast.losses import preference_loss
@@ -27,13 +28,14 @@ def options_of(loss: str) -> dict:
     return {"loss": loss, **needs, **beta, **({"gamma": 0.3} if loss == "simpo" else {})}
 
 
-def rewards_of(model, row) -> torch.Tensor:
+def rewards_of(model, row, normalize: str = "mean", temperature: float = 1.0) -> torch.Tensor:
     """The model's rewards of a row's responses, one response at a time, with a gradient."""
     found = []
     for ids in row["completion_ids"]:
         inputs = torch.tensor([row["prompt_ids"] + ids])
-        logits = model(input_ids=inputs).logits[0, len(row["prompt_ids"]) - 1 : -1]
-        found.append(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).mean())
+        logits = model(input_ids=inputs).logits[0, len(row["prompt_ids"]) - 1 : -1] / temperature
+        logps = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])
+        found.append(logps.mean() if normalize == "mean" else logps.sum())
     return torch.stack(found)[None]
 
 
@@ -109,6 +111,49 @@ def test_the_anchor_is_the_model_at_the_start(tmp_path) -> None:
     args = make_args(tmp_path, loss="dpo", anchor="start")
     with pytest.raises(ValueError, match=r"must be in every row or in none, got 3 of 4"):
         PADTrainer(make_model(), args, some)
+
+
+DPO_BY_SUMS = {"loss": "dpo", "anchor": "start", "normalize": "sum", "temperature": 1.7}
+
+
+@pytest.mark.parametrize(
+    "cut", [{"max_completion_length": 7}, {"max_prompt_length": 3, "long_prompts": "cut"}], ids=str
+)
+def test_the_anchor_of_what_is_cut_is_computed_anew(cut: dict, tmp_path, caplog) -> None:
+    """A given reward is that of the whole, and stays where nothing of a row is cut."""
+    rows, model = make_rows(6, seed=2), make_model()
+    for row in rows:
+        row["anchor_rewards"] = [-50.0] * len(row["completion_ids"])
+    trainer = PADTrainer(model, make_args(tmp_path, **DPO_BY_SUMS, **cut), rows)
+    scored = 0
+    for given, row in zip(rows, trainer.train_dataset, strict=True):
+        live = [i for i, reward in enumerate(row["teacher_rewards"]) if reward is not None]
+        whole, read = (
+            [each["prompt_ids"], *(each["completion_ids"][i] for i in live)]
+            for each in (given, row)
+        )
+        if read == whole:
+            assert row["anchor_rewards"] == given["anchor_rewards"]
+            continue
+        scored += 1
+        by_hand = rewards_of(model, row, "sum", 1.7)[0].tolist()
+        assert row["anchor_rewards"] == pytest.approx(by_hand, abs=1e-4)
+    assert 0 < scored < len(rows)
+    if "max_completion_length" in cut:
+        assert "their teacher_rewards stay those of the whole" in caplog.text
+    late = PADTrainer(make_model(), make_args(tmp_path, **DPO_BY_SUMS, **cut), rows[:2], rows[:2])
+    with pytest.raises(ValueError, match="one that is cut has none"):
+        late.evaluate(rows)
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    with pytest.raises(ValueError, match="got a row of which a response is cut, or its prompt"):
+        PADTrainer(make_model(), make_args(tmp_path, max_steps=1, **DPO_BY_SUMS, **cut), stream)
+
+
+def test_a_live_response_needs_its_anchor(tmp_path) -> None:
+    some = {**REPEATED, "anchor_rewards": [-1.0, None, -1.0, None]}
+    args = make_args(tmp_path, loss="dpo", anchor="start")
+    with pytest.raises(ValueError, match="row 0: anchor_rewards must hold .* got null for resp"):
+        PADTrainer(make_model(), args, [some])
 
 
 def test_a_dataset_without_an_anchor_cannot_come_late(tmp_path) -> None:

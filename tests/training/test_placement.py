@@ -106,6 +106,6 @@ def test_only_ranks_that_have_the_weights_score():
 def test_split_weights_cannot_be_scored(tmp_path):
     model = make_model()
     next(model.parameters()).ds_id = 0
-    rows = Dataset.from_dict({"prompt_ids": [[1]], "anchor_rewards": [None]})
+    rows = Dataset.from_dict({"teacher_rewards": [[0.0]], "anchor_rewards": [None]})
     with pytest.raises(ValueError, match=r"anchor=start needs the whole model .* anchor_rewards"):
         anchor.with_anchor_rewards(rows, model, make_args(tmp_path), SimpleNamespace())

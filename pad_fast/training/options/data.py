@@ -35,7 +35,9 @@ class DataArguments:
         "where it keeps its BOS.",
     )
     max_completion_length: int | None = argument(
-        None, "Most tokens of a response; a longer one is cut."
+        None,
+        "Most tokens of a response; a longer one is cut, and keeps the teacher's reward of the "
+        "whole.",
     )
     mask_truncated_completions: bool = argument(
         False,
