@@ -42,13 +42,14 @@ def loss_settings(config: Row) -> LossSettings:
     beta, teacher_beta = config.get("beta", 10.0), config.get("teacher_beta")
     # The sum over the groups of a prompt has no bound of its own.
     bounded = None if config.get("group_reduction") == "sum" else kind
+    is_trained = config.get("preference_weight", 1.0) > 0
     return LossSettings(
         name=name,
         unit="nats" if config.get("normalize") == "sum" else "nats per token",
         beta=beta,
         teacher_beta=float(beta if teacher_beta is None else teacher_beta),
         bound=bounded.upper_bound if bounded else None,
-        saturation=bounded.saturation if bounded else None,
+        saturation=bounded.saturation if bounded and is_trained else None,
     )
 
 

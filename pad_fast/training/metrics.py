@@ -39,7 +39,7 @@ class LossFacts:
 
     Args:
         normalize: "mean" or "sum", as the student's rewards are made.
-        saturation: the loss above which a prompt is saturated; None if it cannot be.
+        saturation: the loss of rankings above which a prompt is saturated; None if it cannot be.
         least_live: the fewest live responses of a prompt that has a loss.
     """
 
@@ -50,6 +50,7 @@ class LossFacts:
 
 def prompt_metrics(
     loss: Tensor,  # (P,)
+    ranking: Tensor,  # (P,)
     student: Tensor,  # (P, N)
     teacher: Tensor,  # (P, N)
     mask: Tensor,  # (P, N) bool
@@ -61,6 +62,7 @@ def prompt_metrics(
 
     Args:
         loss: loss of each prompt.
+        ranking: its part that compares rankings, with the weight 1.
         student, teacher: rewards, without beta.
         mask: True for live responses.
         lengths: tokens of each response.
@@ -97,10 +99,15 @@ def prompt_metrics(
         lengths.masked_fill(~mask, torch.inf).amin(1),
         lengths.masked_fill(~mask, 0).amax(1),
         (clipped & mask).sum(1) / live,
-        nothing if facts.saturation is None else (loss > facts.saturation).float(),
+        nothing if facts.saturation is None else _share(ranking > facts.saturation, live),
         loss,
     )
     return torch.stack(columns, 1).masked_fill((live < facts.least_live)[:, None], torch.nan)
+
+
+def _share(saturated: Tensor, live: Tensor) -> Tensor:
+    """1 for saturated prompts and 0 for others; NaN for one response, which has no ranking."""
+    return saturated.to(live.dtype).where(live >= 2, torch.nan)
 
 
 # Each metric's value, after the number of prompts that it is taken over.

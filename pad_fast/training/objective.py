@@ -68,8 +68,11 @@ def loss_columns(args: PADConfig, batch: Mapping[str, Any]) -> dict[str, Tensor]
 def saturation(args: PADConfig) -> float | None:
     """The loss of a prompt above which its gradient is negligible; None if there is no such value.
 
-    A loss with an upper bound has one, unless a prompt's loss is the sum over several groups.
+    A loss of rankings with an upper bound has one, unless a prompt's loss is the sum over several
+    groups, or its weight is 0. It is that of the loss before weights and without a likelihood.
     """
+    if args.preference_weight == 0:
+        return None
     if args.group_size is not None and args.group_reduction == "sum":
         return None
     return LOSSES[args.loss].kind(args.divergence).saturation

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,6 +81,18 @@ SATURATION_HINT = (
     'teacher_beta, divergence="kl", or (if mcq_formula is paper) a larger '
     "floor helps."
 )
+
+
+class PromptLosses(NamedTuple):
+    """The losses (P,) of a batch, 0 for a prompt without a ranking.
+
+    Args:
+        total: what is trained.
+        ranking: the loss of rankings alone, with the weight 1; what is trained if nothing is added.
+    """
+
+    total: Tensor
+    ranking: Tensor
 
 
 class PADTrainer(ResumableLog):
@@ -172,6 +184,7 @@ class PADTrainer(ResumableLog):
         self._prepare_columns()
         self.model_accepts_loss_kwargs = True  # read by releases without loss_is_scaled_for_ga
         self._loss_of = configured_loss(self.args)
+        self._ranking_of = configured_loss(self.args, likelihood=False)
         self._facts = LossFacts(args.normalize, saturation(args), args.least_live)
         self._saturation_warned = False
         self._watch = LikelihoodWatch()
@@ -266,7 +279,7 @@ class PADTrainer(ResumableLog):
         def loss_of(read: Tensor) -> Tensor:
             rewards = _of_all_responses(read, inputs)
             kept.append(self._preference_losses(rewards, inputs, training=True))
-            return self._mean_loss(kept[0], inputs, num_items_in_batch)
+            return self._mean_loss(kept[0].total, inputs, num_items_in_batch)
 
         def context(k: int) -> AbstractContextManager:
             waits = k < count - 1 and isinstance(model, DistributedDataParallel)
@@ -330,7 +343,7 @@ class PADTrainer(ResumableLog):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         losses, rewards = self._losses(model, inputs)
-        loss = self._mean_loss(losses, inputs, num_items_in_batch)
+        loss = self._mean_loss(losses.total, inputs, num_items_in_batch)
         if model.training:
             self._record(losses, rewards, inputs)
         return (loss, rewards) if return_outputs else loss
@@ -343,8 +356,8 @@ class PADTrainer(ResumableLog):
         # DDP and FSDP take the mean over the ranks; the loss is a sum over them.
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
-    def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Losses (P,), 0 for a prompt without a ranking, and the student's rewards (P, N)."""
+    def _losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[PromptLosses, Tensor]:
+        """The losses, and the student's rewards (P, N)."""
         size, slices = inputs["teacher_rewards"].numel(), inputs["slices"]
         count = len(slices) if model.training else self._most_slices(len(slices))
         found = [
@@ -354,14 +367,21 @@ class PADTrainer(ResumableLog):
         rewards = _of_all_responses(read, inputs)
         return self._preference_losses(rewards, inputs, model.training), rewards
 
-    def _preference_losses(self, rewards: Tensor, inputs: dict[str, Any], training: bool) -> Tensor:
-        return self._loss_of(
-            rewards,
-            inputs["teacher_rewards"],
-            mask=inputs["mask"],
-            seed=self._sampling_seed(training),
+    def _preference_losses(
+        self, rewards: Tensor, inputs: dict[str, Any], training: bool
+    ) -> PromptLosses:
+        given: dict[str, Any] = {
+            "teacher": inputs["teacher_rewards"],
+            "mask": inputs["mask"],
+            "seed": self._sampling_seed(training),
             **loss_columns(self.args, inputs),
-        )
+        }
+        losses = self._loss_of(rewards, **given)
+        # Only its saturation is asked of the loss of rankings alone.
+        if self._facts.saturation is None or self.args.is_ranking_alone:
+            return PromptLosses(losses, losses)
+        with torch.no_grad():
+            return PromptLosses(losses, self._ranking_of(rewards.detach(), **given))
 
     def _sampling_seed(self, training: bool) -> int:
         """A seed of this micro-batch, so that a resumed run draws what it would have drawn."""
@@ -372,14 +392,14 @@ class PADTrainer(ResumableLog):
 
     # Metrics.
 
-    def _record(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> None:
+    def _record(self, losses: PromptLosses, rewards: Tensor, inputs: dict[str, Any]) -> None:
         self._tables.append(self._metrics_of(losses, rewards, inputs))
         self._num_tokens += inputs["num_tokens"]
 
-    def _metrics_of(self, losses: Tensor, rewards: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def _metrics_of(self, losses: PromptLosses, rewards: Tensor, inputs: dict[str, Any]) -> Tensor:
         names = ("teacher_rewards", "mask", "lengths", "clipped")
         teacher, mask, lengths, clipped = (inputs[name] for name in names)
-        return prompt_metrics(losses, rewards, teacher, mask, lengths, clipped, self._facts)
+        return prompt_metrics(*losses, rewards, teacher, mask, lengths, clipped, self._facts)
 
     def _start_window(self) -> None:
         self._tables: list[Tensor] = []
@@ -461,7 +481,7 @@ class PADTrainer(ResumableLog):
                 response_numbers(rewards, inputs), dim=1, pad_index=torch.nan
             )
             self._responses.append(self.accelerator.gather_for_metrics(numbers).cpu())
-        return losses.mean(), None, None
+        return losses.total.mean(), None, None
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
         started, self._batch_number = time.perf_counter(), 0

@@ -32,8 +32,9 @@ def test_saturated_loss(world, tmp_path, beta, verdict):
         verdict,
         *(() if verdict == "ok" else ("teacher_beta", "divergence: kl", "mcq_floor")),
     )
-    unending = dataclasses.replace(settings, training=settings.training | {"divergence": "kl"})
-    check_verdict(rewards.saturated(opposite, unending.pad_config(tmp_path / "x")), "ok")
+    for changes in ({"divergence": "kl"}, {"preference_weight": 0.0, "likelihood_weight": 1.0}):
+        unending = dataclasses.replace(settings, training=settings.training | changes)
+        check_verdict(rewards.saturated(opposite, unending.pad_config(tmp_path / "x")), "ok")
 
 
 def test_opposite_rankings_and_lone_responses(world, tmp_path):

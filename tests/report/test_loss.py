@@ -18,6 +18,7 @@ from pad_fast.report.run_records import read_run
         ({"divergence": "kl"}, False),
         ({"loss": "vpd"}, False),
         ({"group_reduction": "sum"}, False),
+        ({"preference_weight": 0.0}, False),
     ],
 )
 def test_a_saturated_divergence_is_pointed_out(

@@ -113,12 +113,41 @@ def test_datasets_that_are_given_later(tmp_path):
         PADTrainer(make_model(), make_args(tmp_path), splits)
 
 
-def test_a_saturated_loss_is_logged_once(tmp_path, caplog):
-    rows = make_rows(6)
+def far_apart(rows):
+    """The rows with rewards of a teacher that is certain of its ranking."""
     for row in rows:
         row["teacher_rewards"] = [
             None if reward is None else 10.0 * i for i, reward in enumerate(row["teacher_rewards"])
         ]
+    return rows
+
+
+@pytest.mark.parametrize("most", [None, 24], ids=["whole", "slices"])
+def test_the_saturated_share_is_that_of_the_loss_of_rankings(tmp_path, most, caplog):
+    """A likelihood adds nats to what is trained, a weight divides it, and neither saturates."""
+    shares = {"beta": 0.01, "teacher_beta": 0.01}, {"beta": 100.0}
+    added = {"likelihood_weight": 100.0, "preference_weight": 0.5}
+    options = {"learning_rate": 0.0, "logging_steps": 1, "max_tokens_per_step": most}
+    rows = far_apart(make_rows(6))
+    single = {**rows[0], "teacher_rewards": [1.0] + [None] * (len(rows[0]["completion_ids"]) - 1)}
+    found = []
+    for scale in shares:
+        log = [
+            trained(tmp_path, data, **scale, **more, **options).state.log_history[0]
+            for data, more in ((rows, {}), ([*rows, single], added))
+        ]
+        assert log[0]["loss/saturated"] == log[1]["loss/saturated"]
+        assert log[1]["loss"] > 10 * log[0]["loss"]
+        found.append(log[0]["loss/saturated"])
+        assert ("hardly overlap" in caplog.text) == (found[-1] > 0.5)
+    assert found[0] == 0.0
+    assert found[1] > 0.5
+    alone = {"preference_weight": 0.0, "likelihood_weight": 1.0, "beta": 100.0}
+    assert "loss/saturated" not in trained(tmp_path, rows, **alone, **options).state.log_history[0]
+
+
+def test_a_saturated_loss_is_logged_once(tmp_path, caplog):
+    rows = far_apart(make_rows(6))
     options = {
         "per_device_train_batch_size": 3,
         "logging_steps": 1,

@@ -167,6 +167,12 @@ class LossArguments:
         return LOSSES[self.loss].least_live(LossOptions(likelihood_weight=weight))
 
     @property
+    def is_ranking_alone(self) -> bool:
+        """Whether the loss is that of rankings, with the weight 1 and without a likelihood."""
+        adds = LOSSES[self.loss].adds_likelihood(self.likelihood_weight)
+        return self.preference_weight == 1 and not adds
+
+    @property
     def chooses_teacher_beta(self) -> bool:
         """Whether ``teacher_beta`` is to be chosen from the teacher's rewards."""
         return self.teacher_beta is None and "teacher_beta" in LOSSES[self.loss].own_options
