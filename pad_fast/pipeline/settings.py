@@ -159,6 +159,12 @@ class Settings:
         training = options_of(self.training, self.run.methods[name])
         return self.pad_config(output_dir, seed, training=training, **changes)
 
+    @property
+    def has_anchor(self) -> bool:
+        """Whether a training of the run compares its student with the one that it starts from."""
+        methods = (options_of(self.training, own) for own in self.run.methods.values())
+        return any(each.get("anchor") == "start" for each in (self.training, *methods))
+
     def flat(self) -> dict[str, Any]:
         """The settings that were given, and the run's own, as one mapping for JSON."""
         return _kept({**dataclasses.asdict(self.run), **self.training})

@@ -54,9 +54,8 @@ class RowReader:
 
     A row has ``prompt`` (text, or messages) or ``prompt_ids``; ``completions`` (texts, or lists of
     one message) or ``completion_ids``; ``teacher_rewards``, null for a response that is left out;
-    and perhaps ``finish_reasons``, ``anchor_rewards`` (under the model that a training starts
-    from) and ``from_teacher`` (true for the teacher's own responses). The anchor of what is cut
-    is None, since it was that of the whole.
+    and perhaps ``finish_reasons``, ``anchor_rewards`` (under the model before a training; None
+    once cut) and ``from_teacher`` (true for the teacher's own).
 
     ``chosen`` and ``rejected`` are two completions, which may hold the prompt in front. Their
     rewards are ``teacher_rewards``, else ``score_chosen`` and ``score_rejected``, else 1 and 0.

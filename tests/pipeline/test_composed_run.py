@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 from commands import failing
+from datasets import Dataset
 from worlds import changed_config
 
 from pad_fast import cli
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.sample.teacher_answers import sampled_alone
+from pad_fast.pipeline.train.scored_rows import with_anchor
 from pad_fast.preference.loss_kinds import LOSSES
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -78,10 +82,71 @@ def scored(world, tmp_path_factory):
         assert cli.main([phase, str(config)]) == 0
 
     def train(folder, **changes):
-        shutil.copytree(made / "run", folder / "run")
+        shutil.copytree(made / "run", folder / "run")  # makes the folder too
         return run(world, folder, "train", **changes)
 
     return train
+
+
+DPO = {"loss": "dpo", "anchor": "start"}
+
+
+def losses_of(student) -> list[float]:
+    """The losses that a training logged, by the folder of its student."""
+    log = json.loads((student / "trainer_state.json").read_text())["log_history"]
+    return [line["loss"] for line in log if "loss" in line]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"compare": {"mean": DPO, "sum": {**DPO, "normalize": "sum"}}}, {"max_completion_length": 3}],
+    ids=["own unit", "cut"],
+)
+def test_an_anchor_is_that_of_what_is_trained(changes, scored, tmp_path) -> None:
+    folder = scored(tmp_path, **DPO, **changes)
+    students = [path.parent for path in folder.rglob("trainer_state.json")]
+    first = [losses_of(student)[0] for student in students if student.name == "student"]
+    assert first == pytest.approx([math.log(2)] * (1 + len(changes.get("compare", ()))), abs=1e-4)
+
+
+@pytest.mark.parametrize("in_4bit", [False, True])
+def test_weights_in_4_bits_are_not_those_that_sampled(in_4bit) -> None:
+    known = SimpleNamespace(config=SimpleNamespace(load_in_4bit=in_4bit))
+    rows = Dataset.from_dict({"student_rewards": [[-1.0, -2.0]]})
+    found = with_anchor(known, rows, SimpleNamespace(anchor="start"))
+    assert found.column_names == ([] if in_4bit else ["anchor_rewards"])
+
+
+def test_a_compared_method_is_trained_as_a_run_of_its_own_would(scored, world, tmp_path) -> None:
+    """The prompts come in the same order, and the rewards of both models are in its own unit."""
+    both = scored(tmp_path / "both", compare={"same": {}, "sums": {"normalize": "sum"}})
+    alone = run(world, tmp_path / "alone", "sample", "score", "train", normalize="sum")
+    for method, own in (("same", both), ("sums", alone)):
+        found, wanted = (
+            folder / "student" / "model.safetensors"
+            for folder in (both / "compare" / method, own / "round-01")
+        )
+        assert found.read_bytes() == wanted.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "known"),
+    [(DPO, {}, 6), ({"compare": {"DPO": DPO}}, {}, 6), ({}, {"compare": {"DPO": DPO}}, 2)],
+    ids=["own", "compared", "compared later"],
+)
+def test_given_responses_have_an_anchor(world, tmp_path, before, after, known) -> None:
+    """The run computes them where it knows, and PADTrainer where an anchor is asked for later."""
+    rows = [{"prompt": f"{n}+1=?", "completions": ["1", "23"], "scores": [n, 9]} for n in range(6)]
+    (tmp_path / "given.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {"responses": str(tmp_path / "given.jsonl"), "num_generations": 2, "heldout_size": 0}
+    given |= dict.fromkeys(("prompts", "heldout", "teacher"))
+    run(world, tmp_path, "sample", "score", **given, **before)
+    changes = before | after
+    folder = run(world, tmp_path, "train", **given, **changes)
+    found = read_rows(folder / "round-01" / "scores")
+    assert sum(row["student_rewards"] is not None for row in found) == known
+    student = folder / ("compare/DPO" if "compare" in changes else "round-01") / "student"
+    assert losses_of(student)[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_teacher_beta_is_chosen_once(world, tmp_path) -> None:

@@ -115,14 +115,6 @@ def test_pairs_train_without_a_teacher(world, tmp_path):
     assert all(len(row["student_rewards"]) == 2 for row in groups)
 
 
-def test_a_loss_with_an_anchor_gets_the_base_students_rewards(world, tmp_path):
-    changes = {"heldout_size": 0, "teacher_beta": None, "loss": "dpo", "anchor": "start"}
-    config = given_config(world, tmp_path, pairs(6), **changes)
-    for command in ("sample", "score", "train"):
-        assert cli.main([command, str(config)]) == 0
-    assert all(row["student_rewards"] for row in found_rows(tmp_path / "run"))
-
-
 @pytest.mark.slow
 def test_a_teacher_scores_what_has_no_scores_and_later_rounds_sample(world, tmp_path):
     config = given_config(

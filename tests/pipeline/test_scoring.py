@@ -22,6 +22,7 @@ from pad_fast.pipeline.score import model_scores
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
+from pad_fast.pipeline.score.teacher_rewards import in_unit_of
 
 
 def sampled_row(student: Checkpoint, prompt: str, texts: list[str], reasons: list[str]) -> dict:
@@ -35,7 +36,12 @@ def sampled_row(student: Checkpoint, prompt: str, texts: list[str], reasons: lis
 
 
 def score(
-    world: Path, folder: Path, rows: list[dict], teacher: Path | None = None, **changes
+    world: Path,
+    folder: Path,
+    rows: list[dict],
+    teacher: Path | None = None,
+    normalize: str = "mean",
+    **changes,
 ) -> list[dict]:
     config = run_config(world, **changes)
     if not (folder / "samples").exists():
@@ -44,7 +50,7 @@ def score(
         Checkpoint("teacher", str(teacher or world / "teacher")),
         Checkpoint("student", str(world / "student")),
     )
-    engine = TransformersEngine(checkpoints[0], ModelScores(config, "mean"))
+    engine = TransformersEngine(checkpoints[0], ModelScores(config, normalize))
     scorer = Scorer(*checkpoints, config, engine, ScoreCache(folder / "cache"))
     scorer.score_shards(
         folder / "samples", folder / "scores", len(rows[0]["completions"]), title=""
@@ -88,6 +94,29 @@ def test_scores_are_the_teachers_own(world, tmp_path, three):
             0.75 * logp / len(ids) + 0.25 * math.log(max(chosen, 1e-3)), abs=1e-4
         )
     assert row["teacher_num_tokens"] == [2, 7, 2]
+
+
+@pytest.mark.parametrize("preset", ["debiased", "paper", "released"])
+def test_rewards_in_another_unit_are_those_of_a_run_with_it(world, tmp_path, three, preset):
+    student = Checkpoint("student", str(world / "student"))
+    long = sampled_row(student, "2+2=?", ["4", "5", "6" * 300], ["stop", "stop", "length"])
+    found = {
+        normalize: score(
+            world, tmp_path / normalize, [three, long], normalize=normalize, mcq_preset=preset
+        )
+        for normalize in ("mean", "sum")
+    }
+    config = run_config(world, mcq_preset=preset)
+    for one, other in (("mean", "sum"), ("sum", "mean")):
+        for row, wanted in zip(found[one], found[other], strict=True):
+            changed = in_unit_of({**row, "student_rewards": None}, config, other)
+            assert changed == {**wanted, "student_rewards": None}
+            lengths = [len(ids) for ids in row["completion_ids"]]
+            rewards = {"mean": [-0.5] * 3, "sum": [-0.5 * length for length in lengths]}
+            rated = {**row, "student_rewards": rewards[one], "teacher_logps": None}
+            changed = in_unit_of(rated, config, other)
+            assert changed["student_rewards"] == rewards[other]
+            assert changed["teacher_rewards"] == row["teacher_rewards"]  # a rating has no tokens
 
 
 def test_without_questions_the_reward_is_the_log_probability(world, tmp_path, three):

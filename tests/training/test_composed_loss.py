@@ -152,7 +152,7 @@ def test_the_anchor_of_what_is_cut_is_computed_anew(cut: dict, tmp_path, caplog)
 def test_a_live_response_needs_its_anchor(tmp_path) -> None:
     some = {**REPEATED, "anchor_rewards": [-1.0, None, -1.0, None]}
     args = make_args(tmp_path, loss="dpo", anchor="start")
-    with pytest.raises(ValueError, match="row 0: anchor_rewards must hold .* got null for resp"):
+    with pytest.raises(ValueError, match=r"row 0: anchor_rewards must hold .* got null for resp"):
         PADTrainer(make_model(), args, [some])
 
 

@@ -55,7 +55,7 @@ def write_samples(
             continue
         found = [_encoded(student, row, responses) for row in part]
         cut += sum(row.pop("cut") for row in found)
-        if rewards or index == 0 or run.training.anchor == "start":
+        if rewards or index == 0 or run.settings.has_anchor:
             with run.engine(student) as engine:
                 own = engine.rewards(
                     [row["prompt_ids"] for row in found], [row["completion_ids"] for row in found]

@@ -12,7 +12,7 @@ from pad_fast.evaluation.choice import ChoiceEffect, choice_effect
 from pad_fast.files.own_files import count_rows
 from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline import multiple_choice
-from pad_fast.pipeline.calibration import calibrated_rewards, log_choices
+from pad_fast.pipeline.calibration import log_choices
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.costs import measured
@@ -24,6 +24,7 @@ from pad_fast.pipeline.score.asked_questions import Quiz, configured_questions, 
 from pad_fast.pipeline.score.asked_teacher import AskedTeacher
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import choice_metrics, reward_metrics
+from pad_fast.pipeline.score.teacher_rewards import teacher_rewards, uncalibrated_rewards
 from pad_fast.pipeline.score.teacher_view import TeacherView, teacher_view
 from pad_fast.pipeline.shared_bar import SharedBar
 
@@ -201,19 +202,14 @@ class Scorer:
 
     def _scored(self, asked: Asked) -> Row:
         """The row with the teacher's columns; responses that it cannot read have None there."""
-        view, rewards = asked.view, self._uncalibrated(asked)
-        choices = None
+        view, choices = asked.view, None
         if asked.quiz.asked:
             renormalize = bool(self.config.mcq_renormalize)
             letters = [probs for probs, _ in self._letters(asked, renormalize)]
             choices = multiple_choice.choice_probs(len(view.readable), asked.quiz.asked, letters)
-            rewards = calibrated_rewards(
-                rewards,
-                choices,
-                self.config.mcq_floor or 0.0,
-                self.config.mcq_weight or 0.0,
-                str(self.config.mcq_formula),
-            )
+        rewards = teacher_rewards(
+            self.config, self.engine.normalize, asked.logps, view.lengths, choices
+        )
         return {
             **asked.row,
             "teacher_logps": view.for_all(asked.logps),
@@ -225,13 +221,7 @@ class Scorer:
 
     def _uncalibrated(self, asked: Asked) -> list[float]:
         """The rewards of the readable responses, without multiple choice."""
-        if self.engine.normalize != "mean":
-            return asked.logps
-        view = asked.view
-        return [
-            logp / len(view.responses[index])
-            for logp, index in zip(asked.logps, view.readable, strict=True)
-        ]
+        return uncalibrated_rewards(asked.logps, asked.view.lengths, self.engine.normalize)
 
     def _effect(self, rows: Sequence[Row], asked: Sequence[Asked]) -> ChoiceEffect | None:
         """What multiple choice did to the rewards of scored rows that it asked about."""

@@ -28,6 +28,11 @@ class TeacherView:
         """The indices of the responses that the teacher can read."""
         return [index for index, ids in enumerate(self.responses) if ids]
 
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of the readable responses."""
+        return [len(ids) for ids in self.responses if ids]
+
     def for_all(self, values: Sequence[float]) -> list[float | None]:
         """Values of the readable responses as values of all, with None for the others."""
         found: list[float | None] = [None] * len(self.responses)

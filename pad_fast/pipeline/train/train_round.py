@@ -15,7 +15,6 @@ from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.compared import folder_of, phase_of
 from pad_fast.pipeline.costs import measured
-from pad_fast.pipeline.parquet_rows import keep_shards
 from pad_fast.pipeline.phases import TRAIN
 from pad_fast.pipeline.publish.model_card import responses_in_words, with_metadata
 from pad_fast.pipeline.run import RunContext
@@ -23,6 +22,7 @@ from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
+from pad_fast.pipeline.train.scored_rows import keep_scored_rows, with_anchor
 from pad_fast.pipeline.train.training_rows import live_tokens, training_rows
 from pad_fast.progress.bar import Bar
 from pad_fast.training.config import PADConfig
@@ -172,12 +172,6 @@ class MetricsLines(TrainerCallback):
             self.run.metrics.add(self.round, state.global_step, self.phase, values)
 
 
-# The columns of scored shards that PADTrainer reads. The rewards under the student that sampled
-# are those at the start of the training.
-COLUMNS = ("prompt_ids", "completion_ids", "finish_reasons", "teacher_rewards", "from_teacher")
-AT_START = "student_rewards"
-
-
 def train_round(run: RunContext, round: int) -> None:
     """Train the student of ``round`` from that of the round before, on the scored responses."""
     folder, before = run.folder.round(round), run.student(round - 1)
@@ -206,12 +200,12 @@ def _train_on_scores(
 ) -> None:
     """Train the student of the round before on the scores of a round."""
     scores, before = run.folder.round(round) / "scores", run.student(round - 1)
-    keep = partial(keep_shards, path=scores, columns=[*COLUMNS, AT_START])
+    keep = partial(keep_scored_rows, run=run, scores=scores, args=args)
     with training_rows(run, keep) as rows:  # a damaged shard is found before weights are read
         trainer = PADTrainer(
             model=loaded(run, before, bar_title(run, round, phase), args.seed),
             args=args,
-            train_dataset=rows.rename_column(AT_START, "anchor_rewards"),
+            train_dataset=with_anchor(run, rows, args),
             processing_class=before.tokenizer,
         )
         if phase == TRAIN.name and args.chooses_teacher_beta and run.ranks.is_main:
