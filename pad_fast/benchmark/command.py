@@ -93,7 +93,7 @@ def _answer(name: str, words: list[str]) -> bool:
         asking,
         questions,
         str(options.name),
-        _checkpoint("model", str(options.model), options),
+        _checkpoint("model", str(options.model), options, served=bool(options.server)),
         partial(_engine, options, options.server, options.sample_batch_tokens),
         harness_for(options.benchmark_harness, options.server),
         options.form_name(benchmark),
@@ -160,7 +160,7 @@ def _open_judge(options: JudgeOptions) -> Iterator[Judge]:
         yield ModelJudge(engine)
 
 
-def _checkpoint(role: str, path: str, options: ModelOptions) -> Checkpoint:
+def _checkpoint(role: str, path: str, options: ModelOptions, *, served: bool = False) -> Checkpoint:
     return Checkpoint(
         role,
         path,
@@ -168,6 +168,7 @@ def _checkpoint(role: str, path: str, options: ModelOptions) -> Checkpoint:
         options.dtype,
         options.attn_implementation,
         _run_config(path, options, 1).chat_template_kwargs,  # type: ignore[arg-type]
+        served=served,
     )
 
 

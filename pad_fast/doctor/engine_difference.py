@@ -73,7 +73,7 @@ def _teacher(run: RunContext, rows: Sequence[Row]) -> Finding:
 
 def _too_large(teacher: Checkpoint) -> str:
     """Why this process cannot run the teacher; empty if it can."""
-    if not Path(teacher.path).is_dir():
+    if not Path(teacher.path).is_dir() or not teacher.has_weights():
         return "its weights are not in a folder of this machine"
     held = held_bytes(teacher, teacher.loaded_dtype)
     memory = all_memory(default_device())

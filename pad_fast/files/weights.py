@@ -58,6 +58,11 @@ def stored_as(folder: Path) -> str | None:
     return None
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights that a model is loaded from."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+
+
 def check_model_folder(folder: Path) -> None:
     """Raise ValueError if weights of a model are cut short, or if one of their parts is missing."""
     for index in sorted(folder.glob("*.index.json")):
@@ -68,7 +73,7 @@ def check_model_folder(folder: Path) -> None:
                 f"{folder} lacks {', '.join(lost[:3])}, which {index.name} names; copy or download "
                 "it again"
             )
-    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+    for path in weight_files(folder):
         fault = fault_of(path)
         if fault is not None:
             raise ValueError(f"{path} is damaged: {fault}; copy or download it again")

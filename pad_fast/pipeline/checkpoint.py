@@ -27,7 +27,7 @@ from pad_fast.device import default_device, release_unused_memory
 from pad_fast.files.checksums import ends_hash
 from pad_fast.files.stored_rows import Row
 from pad_fast.files.system_errors import first_line
-from pad_fast.files.weights import UNREAD, check_model_folder
+from pad_fast.files.weights import UNREAD, check_model_folder, weight_files
 from pad_fast.models.auto import model_class
 from pad_fast.models.whole import check_values, whole_models
 from pad_fast.pipeline import hub
@@ -60,6 +60,7 @@ class Checkpoint:
         system_prompt: instructions that precede every conversation of this model.
         check: compares the files with those that were saved. It is called with False before any is
             read, for all but the weights, and with True before these.
+        served: whether servers elsewhere run the model, whose weights need not be on this disk.
 
     Raises:
         ValueError: configuration, weights, tokenizer or chat template cannot be loaded.
@@ -75,6 +76,7 @@ class Checkpoint:
     most_tokens: int | None = None
     system_prompt: str | None = None
     check: Callable[[bool], None] | None = None
+    served: bool = False
 
     def compare(self, *, weights: bool) -> None:
         """Raise ValueError if weights, or all other files, differ from those that were saved."""
@@ -92,15 +94,8 @@ class Checkpoint:
                     f"{self.role}: the folder {folder} holds no config.json, so it is not a "
                     "transformers checkpoint"
                 )
-            if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
-                raise ValueError(
-                    f"{self.role}: the folder {folder} holds no weights, neither .safetensors "
-                    "nor .bin"
-                )
-            try:
-                check_model_folder(folder)
-            except ValueError as error:
-                raise ValueError(f"{self.role}: {error}") from None
+            if not self.served:
+                self.check_weights()
         try:
             found, _ = PreTrainedConfig.get_config_dict(self.path, revision=self.revision)
         except OSError as error:
@@ -120,6 +115,23 @@ class Checkpoint:
             raise ValueError(
                 f"{self.role}: the config.json of {self.path} cannot be read: {first_line(error)}"
             ) from None
+
+    def has_weights(self) -> bool:
+        """Whether a folder holds files of weights; those of a name are on the hub."""
+        folder = Path(self.path)
+        return not folder.is_dir() or bool(weight_files(folder))
+
+    def check_weights(self) -> None:
+        """Raise ValueError if a folder holds no weights, or some that are damaged."""
+        if not self.has_weights():
+            raise ValueError(
+                f"{self.role}: the folder {self.path} holds no weights, neither .safetensors nor "
+                ".bin"
+            )
+        try:
+            check_model_folder(Path(self.path))
+        except ValueError as error:
+            raise ValueError(f"{self.role}: {error}") from None
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -193,6 +205,8 @@ class Checkpoint:
     def load(self, device: Any) -> Any:
         """The model on a device, in evaluation mode, which is not kept."""
         _ = self.tokenizer  # a missing one has to fail before the weights are loaded
+        if self.served:
+            self.check_weights()
         try:
             loading = doing(f"loading the {self.role.replace('_', ' ')}")
             with whole_models(), loading, measured(f"load {self.role}", "model") as work:

@@ -124,7 +124,9 @@ class RunContext:
         """The teacher, of a run that has one."""
         path, revision = self.config.teacher, self.config.teacher_revision
         found = self._checkpoint(Checkpoint, "teacher", str(path), revision)
-        return dataclasses.replace(found, system_prompt=self.config.teacher_system_prompt)
+        elsewhere = bool(self.config.teacher_server)
+        prompt = self.config.teacher_system_prompt
+        return dataclasses.replace(found, system_prompt=prompt, served=elsewhere)
 
     @cached_property
     def reward_model(self) -> RewardModel:
@@ -264,7 +266,7 @@ class RunContext:
     @cached_property
     def _judge_weights(self) -> str:
         assert self.judge is not None
-        return weights_digest(self.judge.path, self.judge.config)
+        return weights_digest(self.judge.path, self.judge.config, served=self.judge.served)
 
     @cached_property
     def _prompt_rows(self) -> Rows:

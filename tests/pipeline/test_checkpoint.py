@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import weakref
 from collections.abc import Callable
@@ -13,9 +14,11 @@ import worlds
 from made_tokenizers import chat_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from pad_fast.doctor import engine_difference
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.costs import measured, recording
 from pad_fast.pipeline.ranks import ALONE
+from pad_fast.pipeline.weights import weights_digest
 from pad_fast.report.costs import read_costs
 
 WITH_BOS = "{{ bos_token }}" + worlds.TEMPLATE
@@ -137,3 +140,22 @@ def test_weights_that_end_early_are_named_by_an_error_without_a_text(tmp_path, m
     monkeypatch.setattr(model.model_class, "from_pretrained", ends)
     with pytest.raises(ValueError, match=r"the weights of .* are damaged \(EOFError\); copy"):
         _ = model.model
+
+
+def test_a_served_model_needs_its_weights_only_to_be_loaded_here(world, tmp_path):
+    no_weights = shutil.ignore_patterns("*.safetensors")
+    path = shutil.copytree(world / "teacher", tmp_path / "teacher", ignore=no_weights)
+    with pytest.raises(ValueError, match=r"teacher: the folder .* holds no weights"):
+        _ = Checkpoint("teacher", str(path)).config
+    served = Checkpoint("teacher", str(path), served=True)
+    assert served.prompt_ids([{"role": "user", "content": "2"}])
+    with pytest.raises(ValueError, match=r"teacher: the folder .* holds no weights"):
+        served.load("cpu")
+    with pytest.raises(ValueError, match=r"score_cache: .* holds no weights"):
+        weights_digest(str(path), served.config)
+    found = weights_digest(str(path), served.config, served=True)
+    moved = shutil.copytree(path, tmp_path / "other" / "teacher")
+    assert weights_digest(str(moved), served.config, served=True) != found
+    whole = str(world / "teacher")
+    assert weights_digest(whole, served.config, served=True) == weights_digest(whole, served.config)
+    assert "not in a folder" in engine_difference._too_large(served)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -35,15 +36,22 @@ FORWARDER = Path(__file__).parents[2] / "forwarder.py"
 
 @pytest.fixture(scope="module")
 def through_urls(world, tmp_path_factory) -> tuple[Path, str, list[Stub]]:
-    """A run of one round with two servers of the student and one of the teacher."""
+    """A run of one round with two servers of the student and one of the teacher.
+
+    The teacher's weights are its server's alone.
+    """
     folder = tmp_path_factory.mktemp("urls")
     students = [Stub(world / "student", served_as="student") for _ in range(2)]
-    teacher = Stub(world / "teacher")
+    no_weights = shutil.ignore_patterns("*.safetensors")
+    own = shutil.copytree(world / "teacher", folder / "teacher", ignore=no_weights)
+    teacher = Stub(world / "teacher", root=str(own))
     config = changed_config(
         world,
         folder,
         student_server=[stub.url + "/v1/" for stub in students],
+        teacher=str(own),
         teacher_server=[teacher.url],
+        score_cache=str(folder / "scores"),
     )
     trained, said = folder / "run" / "round-01" / "student", []
 
