@@ -265,7 +265,7 @@ METRICS: dict[str, Metric] = {
             picture="agreement",
         ),
         Metric(
-            "ppd_loss",
+            "ppd_loss",  # the configured loss, any of them: the files of runs have this key
             "Loss",
             heading="loss, fixed groups",
             narrow="loss\nfixed",

@@ -9,7 +9,7 @@ import torch
 from transformers import BatchEncoding
 
 from pad_fast.models.layout import IGNORE, PAD_ID
-from pad_fast.models.scored_groups import GroupReader
+from pad_fast.models.token_ids import TokenIdReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ def encode_responses(
         >>> batch["input_ids"].tolist(), batch["labels"].tolist()
         ([[1, 2, 4, 5], [3, 6, 0, 0]], [[-100, -100, 4, 5], [-100, 6, -100, -100]])
     """
-    reader = GroupReader(tokenizer, chat_template_kwargs)
+    reader = TokenIdReader(tokenizer, chat_template_kwargs)
     asked, groups = reader.read(prompts, responses, finish_reasons)
     counts = {len(group) for group in groups}
     if len(counts) > 1:

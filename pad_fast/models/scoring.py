@@ -25,7 +25,8 @@ from pad_fast.models.own_tokenizer import check_tokenizer
 from pad_fast.models.packing import PackedRows, pack_rows, split
 from pad_fast.models.prefix_attention import installed
 from pad_fast.models.rewards import RewardOptions, packed_logprobs, packed_rewards
-from pad_fast.models.scored_groups import GroupReader
+from pad_fast.models.similar_lengths import longest_first
+from pad_fast.models.token_ids import TokenIdReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,7 +85,7 @@ def score_responses(
         (True, 0.0)
     """
     lm = causal_lm(model)
-    reader = GroupReader(tokenizer, chat_template_kwargs)
+    reader = TokenIdReader(tokenizer, chat_template_kwargs)
     check_tokenizer(lm, tokenizer)
     prompts, responses = reader.read(prompts, responses, finish_reasons)
     options = RewardOptions(normalize, temperature, memory_budget, impl)
@@ -198,22 +199,9 @@ def _renumbered(batch: Sequence[PromptGroup]) -> list[PromptGroup]:
 
 
 def _batches(lengths: Sequence[int], max_tokens: int, sides: Sides) -> Iterator[list[int]]:
-    """Indices in batches of at most ``max_tokens`` tokens, padding included; longest first.
-
-    A batch holds sequences of one side.
-    """
+    """Indices in batches of at most ``max_tokens`` tokens, padding included."""
     _check_max_tokens(max_tokens)
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        longest = lengths[batch[0]] if batch else 0
-        if batch and (
-            len(batch) >= max_tokens // max(1, longest) or sides(longest) != sides(lengths[index])
-        ):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    return longest_first(lengths, lambda longest: max_tokens // max(1, longest), sides)
 
 
 def _check_max_tokens(max_tokens: int) -> None:

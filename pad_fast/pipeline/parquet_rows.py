@@ -41,7 +41,7 @@ COLUMNS = {
     "sampled_by": pa.string(),
     "scored_by": pa.string(),
     "greedy_text": pa.string(),
-    "ppd_loss": pa.float64(),
+    "ppd_loss": pa.float64(),  # the configured loss, any of them
 }
 
 

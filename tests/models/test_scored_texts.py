@@ -17,8 +17,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from pad_fast import PADTrainer
 from pad_fast.models.own_tokenizer import check_tokenizer
-from pad_fast.models.scored_groups import GroupReader
 from pad_fast.models.scoring import score_responses
+from pad_fast.models.token_ids import TokenIdReader
 from pad_fast.training.dataset_rows import RowReader
 
 CHAT = [{"role": "user", "content": "2 + 2 ="}]
@@ -32,11 +32,11 @@ def test_texts_become_the_ids_that_the_trainer_makes(kind, prompt):
     reasons = ["stop", "length", "length", "stop"]
     row = {"prompt": prompt, "completions": ANSWERS, "teacher_rewards": [0.0] * 4}
     wanted = RowReader(tokenizer, repeats="each")({**row, "finish_reasons": reasons}, 0)
-    prompts, groups = GroupReader(tokenizer).read([prompt], [ANSWERS], [reasons])
+    prompts, groups = TokenIdReader(tokenizer).read([prompt], [ANSWERS], [reasons])
     assert prompts == [wanted["prompt_ids"]]
     assert groups == [wanted["completion_ids"]]
     ids = row | {"prompt_ids": wanted["prompt_ids"]}  # a prompt as ids, and responses as texts
-    assert GroupReader(tokenizer).read([wanted["prompt_ids"]], [ANSWERS])[1] == [
+    assert TokenIdReader(tokenizer).read([wanted["prompt_ids"]], [ANSWERS])[1] == [
         RowReader(tokenizer, repeats="each")(ids, 0)["completion_ids"]
     ]
 
@@ -44,7 +44,7 @@ def test_texts_become_the_ids_that_the_trainer_makes(kind, prompt):
 def test_options_reach_the_template():
     tokenizer = chat_tokenizer("byte-level")
     tokenizer.chat_template += "{% if quiet %}Hush{% endif %}"
-    plain, quiet = (GroupReader(tokenizer, {"quiet": on}).read([CHAT], [[]])[0] for on in (0, 1))
+    plain, quiet = (TokenIdReader(tokenizer, {"quiet": on}).read([CHAT], [[]])[0] for on in (0, 1))
     assert len(quiet[0]) > len(plain[0])
 
 
@@ -71,7 +71,7 @@ def test_scores_of_texts_are_those_of_their_ids():
     ],
 )
 def test_ids_in_other_sequences(prompts, responses):
-    found = GroupReader(None).read(prompts, responses)
+    found = TokenIdReader(None).read(prompts, responses)
     assert [list(ids) for ids in found[0]] == [[1, 7], [3, 4]]
     assert [[list(ids) for ids in group] for group in found[1]] == [[[8, 2], [5]], [[6]]]
 

@@ -19,7 +19,6 @@ from transformers import (
 
 from pad_fast import cli
 from pad_fast.pipeline.parquet_rows import read_rows
-from pad_fast.pipeline.score import reward_model
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.reward_model import RewardModel, RewardScorer
 
@@ -183,12 +182,3 @@ def test_rewards_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="in float32 gives a reward that is not finite"):
         RewardScorer(model, ScoreCache(tmp_path / "cache"), 64, True).scored([row(["4", "5"])])
     assert not (tmp_path / "cache").exists()
-
-
-def test_batches_hold_every_row_once():
-    lengths = [5, 90, 3, 3, 17, 1]
-    found = list(reward_model._batches(lengths, 34))
-    assert sorted(index for batch in found for index in batch) == list(range(6))
-    assert all(
-        len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 34 for batch in found
-    )

@@ -22,6 +22,7 @@ from transformers import (
 
 from pad_fast.models.causal_lm import causal_lm
 from pad_fast.models.neighbour_effects import Sides, sides_of
+from pad_fast.models.similar_lengths import longest_first
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.data_types import dtype_name
 from pad_fast.pipeline.sample.engines import Engine, Ids, Progress, Sample, Sampling, unseen
@@ -154,17 +155,7 @@ def batches(
         stays = sides(length) == sides(length + longest)
         return sides(length) if stays else length
 
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batch:
-            tokens = (lengths[batch[0]] + longest) * n
-            full = len(batch) >= most // tokens
-            if full or side(lengths[batch[0]]) != side(lengths[index]):
-                yield batch
-                batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    return longest_first(lengths, lambda prompt: most // ((prompt + longest) * n), side)
 
 
 class _FiniteLogits(LogitsProcessor):

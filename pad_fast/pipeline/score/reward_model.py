@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from pad_fast.device import default_device
 from pad_fast.files.own_files import count_rows
 from pad_fast.files.stored_rows import Row
+from pad_fast.models.similar_lengths import longest_first
 from pad_fast.models.whole import check_values, whole_models
 from pad_fast.pipeline.checkpoint import NO_CODE, Checkpoint
 from pad_fast.pipeline.costs import measured
@@ -126,7 +127,8 @@ class RewardModel(Checkpoint):
             ValueError: a reward is not finite.
         """
         found = [0.0] * len(rows)
-        for batch in _batches([len(row) for row in rows], max_tokens):
+        lengths = [len(row) for row in rows]
+        for batch in longest_first(lengths, lambda longest: max_tokens // longest):
             logits = self._logits([rows[index] for index in batch])
             for index, logit in zip(batch, logits, strict=True):
                 if not math.isfinite(logit):
@@ -231,15 +233,3 @@ class RewardScorer:
             }
             for row, group in zip(rows, conversations, strict=True)
         ]
-
-
-def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of rows of similar length, the longest first, in batches."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

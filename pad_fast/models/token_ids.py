@@ -1,4 +1,4 @@
-"""What a caller gives to be scored, as token ids: texts, messages, or the ids themselves."""
+"""What a caller gives to be read, as token ids: texts, messages, or the ids themselves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROMPT = "a text, a list of messages, or a list of token ids"
 RESPONSE = "a text, a list of one assistant message, or a list of token ids"
 
 
-class GroupReader:
+class TokenIdReader:
     """Turns prompts and their responses into token ids, each from the form that it has.
 
     Args:
