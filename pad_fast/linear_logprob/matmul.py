@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pad_fast.device import multiplies_into_float32
+from pad_fast.logprob.softmax import accumulator
 
 # Entries of a product that a GPU's library adds up in one piece: 256 tiles of 128 x 128.
 ROUNDED_ONCE = 1 << 22
@@ -45,11 +46,13 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def rounds_once(target: Tensor, a: Tensor, b: Tensor) -> bool:
-    """Whether a @ b, written to a bfloat16 ``target``, is the float32 product rounded once.
+    """Whether a @ b, written to ``target``, is the product in float32 or wider, rounded once.
 
     A GPU's library multiplies bfloat16 into float32 and rounds what it writes. Only where the
     result is too small to keep the GPU busy may it add up parts that are rounded already.
     """
+    if a.dtype == b.dtype == target.dtype == accumulator(target.dtype):
+        return True
     large = target.numel() >= ROUNDED_ONCE
     return large and target.dtype == torch.bfloat16 and _widens(a, b, torch.float32)
 
