@@ -55,11 +55,8 @@ gpu:                              ## the table of single operations, 8 minutes
 gpu-steps:                        ## whole training steps, 8 minutes
 	$(PYTHON) -m benchmarks --suite gpu-steps
 
-gpu-checks:                       ## FlexAttention's backward against separate sequences, the longest response, peaks, the kernels' tests
-	$(PYTHON) -m pytest tests/models/test_flex_attention.py -m gpu -W default -p no:cacheprovider -x --tb=short
-	$(PYTHON) -m benchmarks --suite gpu-longest
-	$(PYTHON) -m pytest tests/footprint -m gpu -W default -p no:cacheprovider --tb=short
-	$(PYTHON) -m pytest tests/kernels -m gpu -W default -p no:cacheprovider
+gpu-checks:                       ## FlexAttention's backward against separate sequences, the longest response, peaks, the kernels' tests; all run, and the end says each result
+	sh tools/gpu_checks.sh $(PYTHON)
 
 gpu-rehearsal: $(VENV)/installed-test  ## all of that on a CPU, in small, with a made-up card: what would fail there
 	$(BIN)/python -m benchmarks.rehearsal

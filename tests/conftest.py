@@ -24,6 +24,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+from tests.card import card  # noqa: F401 (a fixture, which needs the settings above)
+
 # A shell that starts the tests in the background has Ctrl-C ignored, by them and by all they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

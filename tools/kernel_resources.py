@@ -1,12 +1,13 @@
 """Compile the kernels for GPUs that are not here, and report what each compiled kernel uses.
 
-    python tools/kernel_resources.py [--triton DIR] [--targets sm_90 ...] [--write]
+    python tools/kernel_resources.py [--triton DIR] [--targets sm_90 ...] [--cases TEXT] [--sizes]
+                                     [--write]
 
-``--triton DIR`` takes another version of Triton, installed there by ``pip install --no-deps
---target DIR triton==3.6.0``. ``--write`` records the version's table, with which the tests compare.
+``--triton DIR`` takes another Triton, installed there by ``pip install --no-deps
+--target DIR triton==3.6.0``. ``--write`` records the table with which the tests compare.
 
-The launchers run on CPU tensors, with a driver that names a target and never launches. So the same
-blocks and specializations are compiled as would be launched.
+The launchers run on CPU tensors, with a driver that names a target and never launches, so that the
+same blocks and specializations are compiled as would be launched.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "kernels" / "resources.json"
+OF_SIZES = TABLE.with_name("resources_of_sizes.json")
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
@@ -143,21 +146,39 @@ def response_cases() -> list[Case]:
     ]
 
 
+def _loss_case(kind: str, method: str, n: int, masked: bool = True) -> Callable[[str], None]:
+    """A listwise loss; ``masked`` exact ones have a mask and lengths, drawn ones lengths."""
+
+    def go(name: str) -> None:
+        from pad_fast.kernels.preference import launch
+
+        from pad_fast.preference.plackett_luce import RankingOptions
+
+        live = torch.ones(2, n, dtype=torch.bool) if masked and method == "exact" else None
+        rewards, lengths = torch.zeros(2, n), torch.ones(2, n, dtype=torch.int64)
+        options = RankingOptions(10.0, 10.0, num_samples=256, seed=0)
+        filled = lengths if masked else None
+        wide = name.startswith("gfx")
+        launch.forward(rewards, rewards, live, kind, method, options, wide, filled)
+
+    return go
+
+
+def size_cases() -> list[Case]:
+    """The exact divergences at every number of responses, with masks ("") and without any."""
+    from pad_fast.kernels.preference.limits import EXACT
+
+    return [
+        (f"{kind} exact {n}{form}", _loss_case(kind, "exact", n, masked=not form))
+        for kind, most in EXACT.items()
+        for n in range(2, 1 + (most or 0))
+        for form in ("", " alone")
+    ]
+
+
 def preference_cases() -> list[Case]:
     """The listwise kernels, in sizes whose forms and numbers of registers differ."""
     from pad_fast.kernels.preference import launch
-
-    from pad_fast.preference.plackett_luce import RankingOptions
-
-    def case(kind: str, method: str, n: int) -> Callable[[str], None]:
-        def go(name: str) -> None:
-            live = torch.ones(2, n, dtype=torch.bool) if method == "exact" else None
-            rewards, lengths = torch.zeros(2, n), torch.ones(2, n, dtype=torch.int64)
-            options = RankingOptions(10.0, 10.0, num_samples=256, seed=0)
-            wide = name.startswith("gfx")
-            launch.forward(rewards, rewards, live, kind, method, options, wide, lengths)
-
-        return go
 
     def mean(n: int) -> Callable[[str], None]:
         def go(name: str) -> None:
@@ -170,14 +191,14 @@ def preference_cases() -> list[Case]:
     sizes = {
         "exact": {
             "kl": (8, 10, 11, 12),
-            "reverse_kl": (8, 11, 12),
+            "reverse_kl": (8, 10, 11, 12),
             "jsd": (8, 10),
             "vpd": (8, 200),
         },
         "sampled": {"kl": (16,), "reverse_kl": (16,), "jsd": (16, 32)},
     }
     cases = [
-        (f"{kind} {method} {n}", case(kind, method, n))
+        (f"{kind} {method} {n}", _loss_case(kind, method, n))
         for method, kinds in sizes.items()
         for kind, numbers in kinds.items()
         for n in numbers
@@ -188,27 +209,29 @@ def preference_cases() -> list[Case]:
 def linear_cases() -> list[Case]:
     """The kernels of hidden states times the head, in every branch that a call can reach.
 
-    "kept" writes d log p / d logits in the named dtype, and "alone" does not. A name without them
-    is that of the product without logits. "odd" is a vocabulary of 50,257
-    columns in padded rows, or a width of the product whose rows do not start at multiples of 16
-    bytes.
+    "kept" writes d log p / d logits in the named dtype, "tile" those of logits computed again, and
+    "alone" does not. Other names are of the product without logits. "odd" is a vocabulary that 16
+    does not divide, in padded rows, or a width whose rows do not start at multiples of 16 bytes.
     """
     short = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     cases: list[Case] = []
     for cap, softcap in CAPS:
         for name, dtype in {**short, "fp64": torch.float64}.items():
             cases.append((f"kept {name}{cap}", _row_case(softcap, dtype)))
+            cases.append((f"tile {name}{cap}", _tile_case(softcap, dtype)))
         cases += [
             (f"alone{cap}", _row_case(softcap)),
             (f"alone bias{cap}", _row_case(softcap, bias=True)),
             (f"kept bf16 bias{cap}", _row_case(softcap, torch.bfloat16, bias=True)),
             (f"kept bf16 odd{cap}", _row_case(softcap, torch.bfloat16, columns=50257)),
+            (f"tile bf16 odd{cap}", _tile_case(softcap, torch.bfloat16, columns=1105)),
         ]
         for name, dtype in short.items():
             cases += [
                 (f"{name}{cap}", _fused_case(softcap, dtype)),
                 (f"{name} bias{cap}", _fused_case(softcap, dtype, bias=True)),
                 (f"{name} odd{cap}", _fused_case(softcap, dtype, width=123)),
+                (f"{name} odd bias{cap}", _fused_case(softcap, dtype, bias=True, width=123)),
             ]
     return cases
 
@@ -235,6 +258,28 @@ def _row_case(
             TokenOptions(softcap=softcap),
             tiling=nearest(tuning.ROWS, name).of(wide, softcap),
         )
+
+    return go
+
+
+def _tile_case(softcap: float, dtype: torch.dtype, columns: int = 8192) -> Callable[[str], None]:
+    def go(name: str) -> None:
+        from pad_fast.kernels.common.device import nearest
+        from pad_fast.kernels.linear_logprob import launch
+        from pad_fast.kernels.logprob import launch as logprob_launch
+        from pad_fast.kernels.logprob import tuning
+
+        from pad_fast.linear_logprob.head import empty_rows
+        from pad_fast.logprob.softmax import TokenOptions, accumulator
+
+        wide = accumulator(dtype)
+        logits, written = (
+            empty_rows(torch.empty(0), 2, columns, kind).zero_() for kind in (wide, dtype)
+        )
+        labels, rows = torch.zeros(2, dtype=torch.int64), torch.ones(3, 2, dtype=wide)
+        tilings = nearest(tuning.TILINGS, name)
+        with patch.object(logprob_launch, "tilings_of", lambda device: tilings):
+            launch.tile(logits, labels, *rows, 0, written, TokenOptions(softcap=softcap))
 
     return go
 
@@ -323,11 +368,13 @@ def _nvidia(kernel) -> dict[str, int]:
     return used
 
 
-def table(targets: list[str]) -> dict[str, dict[str, int]]:
+def table(targets: list[str], text: str = "", sizes: bool = False) -> dict[str, dict[str, int]]:
     """Resources by target, kernel and case: {"sm_90 logprob_fwd bf16": {...}}."""
     rows = {}
     for target in targets:
-        for name, go in cases_of(target):
+        for name, go in size_cases() if sizes else cases_of(target):
+            if text not in name:
+                continue
             with only_compile(target) as kernels:
                 go(target)
             rows |= {f"{target} {kernel.name} {name}": resources(kernel) for kernel in kernels}
@@ -340,12 +387,12 @@ def cases_of(target: str) -> list[Case]:
     return tiled if target in OTHERS else tiled + response_cases() + preference_cases()
 
 
-def read() -> dict[str, dict[str, dict[str, int]]]:
+def read(path: Path = TABLE) -> dict[str, dict[str, dict[str, int]]]:
     """The recorded tables by the minor version of Triton."""
-    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write(tables: dict[str, dict[str, dict[str, int]]]) -> None:
+def write(path: Path, tables: dict[str, dict[str, dict[str, int]]]) -> None:
     """Record tables, with a line for each kernel, so that a diff shows which kernel changed."""
     blocks = (
         f' "{version}": {{\n'
@@ -353,7 +400,7 @@ def write(tables: dict[str, dict[str, dict[str, int]]]) -> None:
         + "\n }"
         for version in sorted(tables)
     )
-    TABLE.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
 
 
 def main() -> None:
@@ -364,8 +411,14 @@ def main() -> None:
         "--triton", type=Path, metavar="DIR", help="folder of another version of triton"
     )
     parser.add_argument("--targets", nargs="+", choices=EVERY, default=list(TARGETS))
+    parser.add_argument("--cases", default="", metavar="TEXT", help="only those with this text")
     parser.add_argument(
-        "--write", action="store_true", help=f"record the table in {TABLE.relative_to(ROOT)}"
+        "--sizes", action="store_true", help="the exact losses at every number of responses, 20 min"
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"record it in {TABLE.relative_to(ROOT)}, or with --sizes in {OF_SIZES.name} there",
     )
     arguments = parser.parse_args()
     os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is decorated
@@ -373,10 +426,13 @@ def main() -> None:
     import triton
 
     minor = ".".join(triton.__version__.split(".")[:2])
-    answer = {minor: table(arguments.targets)}
-    print(json.dumps(answer, indent=1))
+    found = table(arguments.targets, arguments.cases, arguments.sizes)
+    print(json.dumps({minor: found}, indent=1))
     if arguments.write:
-        write({**read(), **answer})
+        path = OF_SIZES if arguments.sizes else TABLE
+        known = read(path)
+        whole = not arguments.cases and arguments.targets == list(TARGETS)
+        write(path, known | {minor: found if whole else known.get(minor, {}) | found})
 
 
 if __name__ == "__main__":

@@ -525,6 +525,28 @@ MUTANTS |= {
     )
 }
 
+# Launches on whatever device is current.
+HEAD_LAUNCH, LOGITS_LAUNCH, LOSS_LAUNCH = (
+    f"kernels/{name}/launch.py" for name in ("linear_logprob", "logprob", "preference")
+)
+MUTANTS |= {
+    f"launch: {name} on another device": Mutant(
+        file,
+        f"with on({device}):\n{first}",
+        f"if True:\n{first}",
+        (f"{TESTS}/test_current_device.py",),
+    )
+    for name, file, device, first in (
+        ("rows", HEAD_LAUNCH, "logits.device", "        linear_logprob_rows["),
+        ("score", HEAD_LAUNCH, "hidden.device", "        programs = "),
+        ("logits", LOGITS_LAUNCH, "logits.device", "        logprob_fwd["),
+        ("gradient of logits", LOGITS_LAUNCH, "logits.device", "        logprob_bwd["),
+        ("sums", LOGITS_LAUNCH, "logps.device", "        if response_ids is None"),
+        ("loss", LOSS_LAUNCH, "student.device", '        if kind == "vpd"'),
+        ("mean", LOSS_LAUNCH, "loss.device", "        preference_reduce["),
+    )
+}
+
 
 def copy_with(mutant: Mutant, folder: Path) -> None:
     """Copy the sources and tests into ``folder``, with the replacement made."""

@@ -154,11 +154,8 @@ def _tiling_for(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, tilings: ScoringTilings
 ) -> ScoringTiling:
     """The tiling for factors of this dtype and alignment."""
-    if hidden.dtype == torch.float32:
-        return tilings.float32
-    if not (_is_aligned(hidden) and _is_aligned(weight)):
-        return tilings.odd
-    return tilings.aligned if bias is None or tilings.biased is None else tilings.biased
+    aligned = _is_aligned(hidden) and _is_aligned(weight)
+    return tilings.of(hidden.dtype, aligned, bias is not None)
 
 
 def _is_aligned(factor: Tensor) -> bool:

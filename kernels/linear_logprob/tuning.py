@@ -97,12 +97,21 @@ class ScoringTilings:
     odd: ScoringTiling  # other 16-bit factors
     float32: ScoringTiling
     biased: ScoringTiling | None = None  # aligned factors with a bias; None: as without one
+    odd_biased: ScoringTiling | None = None  # odd factors with a bias; None: as without one
+
+    def of(self, dtype: torch.dtype, aligned: bool, bias: bool) -> ScoringTiling:
+        """The tiling for factors of ``dtype``, 16-bit ones aligned or not, and a bias."""
+        if dtype == torch.float32:
+            return self.float32
+        plain, biased = (self.aligned, self.biased) if aligned else (self.odd, self.odd_biased)
+        return plain if biased is None or not bias else biased
 
 
 # Tensor cores: 128 x 128 float32 numbers are 64 registers of each of 256 threads, and the softmax
 # needs as many again. Rows that do not start at multiples of 16 bytes are loaded by single numbers
 # through registers, so that half the depth is what fits.
 _ODD = ScoringTiling(128, 128, 32, 8, 3)
+_ODD_BIASED = ScoringTiling(128, 64, 32, 8, 3)
 # float32 is multiplied by ordinary instructions, as PyTorch does by default. 64 x 64 numbers are 16
 # registers of each of 256 threads, and their factors are unrolled over the depth. Without the limit
 # ptxas aims at two programs on a multiprocessor and puts numbers on a stack.
@@ -118,14 +127,16 @@ SCORING = {
         ScoringTiling(128, 128, 128, 8, 4, described=True),
         _ODD,
         _FLOAT32,
-        # Triton 3.9 puts 40 bytes of a biased tile of 128 columns on a stack.
+        # Triton 3.9 puts 40 bytes of a biased tile of 128 columns on a stack, and 48 of an odd one.
         biased=ScoringTiling(128, 64, 128, 8, 4, described=True),
+        odd_biased=_ODD_BIASED,
     ),
     "sm_120": ScoringTilings(
         ScoringTiling(128, 128, 64, 8, 3),
         _ODD,
         _FLOAT32,
         biased=ScoringTiling(128, 64, 64, 8, 3),  # 8 bytes of 128 columns would be on a stack
+        odd_biased=_ODD_BIASED,
     ),
     "gfx942": ScoringTilings(ScoringTiling(128, 128, 64, 8, 2), _ODD, _FLOAT32_AMD),
 }

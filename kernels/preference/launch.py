@@ -70,8 +70,9 @@ def forward(
             common |= exact_jsd_options(n, wide)
             preference_jsd[(groups,)](*tensors, *tables, *betas, **common)
         else:
-            common |= exact_kl_options(n, wide)
-            preference_kl[(groups,)](*tensors, *betas, REVERSE=kind == "reverse_kl", **common)
+            reverse = kind == "reverse_kl"
+            common |= exact_kl_options(n, wide, reverse)
+            preference_kl[(groups,)](*tensors, *betas, REVERSE=reverse, **common)
     return loss, grad
 
 

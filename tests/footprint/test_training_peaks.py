@@ -15,6 +15,7 @@ from pad_fast.footprint import fakes
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
 from pad_fast.training.batch_layout import tokens_that_fit
+from tests.card import REHEARSING, needs_a_card, sized
 
 
 @pytest.fixture(autouse=True)
@@ -139,37 +140,36 @@ def test_peak_of_the_trainer(name, checkpointing, micro, share, tmp_path):
     )
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_a_card
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_peak_on_a_gpu(name, checkpointing, share):
+def test_peak_on_a_gpu(name, checkpointing, share, card):
     """Against torch.cuda.max_memory_allocated, under bf16 autocast and with AdamW's moments."""
     larger = {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 6,
-        "head_dim": 256,
+        "hidden_size": sized(1024, 64),
+        "intermediate_size": sized(4096, 64),
+        "num_hidden_layers": sized(6, 1),
+        "head_dim": sized(256, 16),
+        **({"vocab_size": 256} if REHEARSING else {}),
     }
     config, prompt, response = setting(name, **larger)
-    shape, device = GroupShape(4 * prompt, 4 * response, N), torch.device("cuda")
+    lengths = (prompt, response) if REHEARSING else (4 * prompt, 4 * response)
+    shape = GroupShape(*lengths, N)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    model = real_model(config, checkpointing=checkpointing).to(device)
+    model = real_model(config, checkpointing=checkpointing).to(card)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     for _ in range(2):
-        step(model, shape, layout="shared" if share else "padded", bf16=True, device=device)
+        step(model, shape, layout="shared" if share else "padded", bf16=True, device=card)
         optimizer.step()
         optimizer.zero_grad()
     measured = torch.cuda.max_memory_allocated() - before
     how = TrainingOptions(checkpointing=checkpointing, bf16=True)
-    near(
-        footprint.training_step(config, 1, shape, how, Reading(shared=share, gpu=True)).peak,
-        measured,
-        0.2,
-    )
+    found = footprint.training_step(config, 1, shape, how, Reading(shared=share, gpu=True))
+    if not REHEARSING:  # whose measured memory is made up
+        near(found.peak, measured, 0.2)
 
 
 @pytest.mark.parametrize("name", ["llama-long", "gemma2-long"])

@@ -6,6 +6,7 @@ interpreter is off, so tools/kernel_resources.py runs in one.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,14 @@ def resources() -> dict[str, dict[str, int]]:
 def test_no_kernel_spills_or_outgrows_its_chip(resources):
     # For each target: two kernels for four dtypes and for rows off the grid of 16 bytes, with and
     # without a softcap, and for 32-bit labels; five for rewards; with and without a softcap, eight
-    # row kernels and two for each of nine products; 15 listwise losses and two means of them.
-    assert len(resources) == 4 * (2 * (5 * 2 + 1) + 5 + 2 * (8 + 2 * 9) + 17)
+    # row kernels, five tiles computed again, and two kernels for each of twelve products; 16
+    # listwise losses and two means of them.
+    assert len(resources) == 4 * (2 * (5 * 2 + 1) + 5 + 2 * (8 + 5 + 2 * 12) + 18)
+    check_limits(resources)
+
+
+def check_limits(resources):
+    """Nothing is on a stack, and threads, registers and shared memory fit on each chip."""
     for name, used in resources.items():
         target = name.split()[0]
         assert used["threads"] <= 1024, name
@@ -87,6 +94,16 @@ def test_no_kernel_spills_or_outgrows_its_chip(resources):
         alone = 255 if PRODUCT in name else 256 if "preference" in name else REGISTERS[target]
         assert used["registers"] <= most(name, "registers", alone), name
         assert used["registers"] * used["threads"] <= 65536 or target.startswith("gfx"), name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", RECORDED)
+def test_exact_losses_of_any_size_keep_to_registers(target):
+    """Each number of responses is a kernel of its own, with masks and without."""
+    command = ("tools/kernel_resources.py", "--sizes", "--targets", target)
+    found = json.loads(python(*command))[MINOR]
+    assert len(found) == 2 * (11 + 11 + 9)
+    check_limits(found)
 
 
 @pytest.mark.parametrize("target", ["sm_75", "sm_120", "gfx90a", "gfx950"])
@@ -127,7 +144,7 @@ def test_logits_move_in_16_bytes(resources):
     for name, used in aligned(resources).items():
         assert used["load"] == 16, name
         # For 16 bytes of float32 logits.
-        kept = 8 if "kept bf16" in name or "kept fp16" in name else 16
+        kept = 8 if re.search("(kept|tile) (bf16|fp16)", name) else 16
         numbers = 8 if "fp64" in name else 4  # a forward writes three numbers a row, one by one
         assert used["store"] == (kept if "bwd" in name or "kept" in name else numbers), name
 

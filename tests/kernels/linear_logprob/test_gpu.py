@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from pad_fast import functional, reference
+from tests.card import DEVICE, NEEDS_A_CARD, generator, needs, sized
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [*NEEDS_A_CARD, pytest.mark.usefixtures("card")]
 
 
 @pytest.fixture(autouse=True)
@@ -19,29 +17,25 @@ def poison():
     """Memory is not poisoned here: deterministic algorithms wait for the device and take memory."""
 
 
-def needs(gigabytes: float) -> None:
-    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] < gigabytes * 2**30:
-        pytest.skip(f"needs {gigabytes} GB of free device memory")
-
-
 def head_inputs(m, d, v, dtype=torch.bfloat16, seed=0):
-    g = torch.Generator("cuda").manual_seed(seed)
-    hidden = torch.randn(m, d, generator=g, device="cuda", dtype=dtype)
-    weight = torch.randn(v, d, generator=g, device="cuda", dtype=dtype).mul_(3 / d**0.5)
-    labels = torch.randint(v, (m,), generator=g, device="cuda")
+    g = generator(seed)
+    hidden = torch.randn(m, d, generator=g, device=DEVICE, dtype=dtype)
+    weight = torch.randn(v, d, generator=g, device=DEVICE, dtype=dtype).mul_(3 / d**0.5)
+    labels = torch.randint(v, (m,), generator=g, device=DEVICE)
     return (
         hidden.requires_grad_(),
         weight.requires_grad_(),
         labels,
-        torch.randn(m, generator=g, device="cuda"),
+        torch.randn(m, generator=g, device=DEVICE),
     )
 
 
 @pytest.mark.parametrize("budget", ["auto", 300 << 20, 0])
 def test_the_host_never_waits_for_a_head_whose_rows_it_knows(budget):
-    hidden, weight, labels, grad = head_inputs(512, 256, 32000)
+    count = sized(512, 32)
+    hidden, weight, labels, grad = head_inputs(count, sized(256, 16), sized(32000, 320))
     labels[::2] = -100
-    rows = torch.arange(1, 512, 2, device="cuda")
+    rows = torch.arange(1, count, 2, device=DEVICE)
 
     def step():
         logps = functional.linear_token_logprobs(
@@ -75,7 +69,9 @@ def test_the_host_never_waits_for_a_head_whose_rows_it_knows(budget):
 @pytest.mark.parametrize("budget", ["auto", 600 << 20, 0])
 def test_a_head_at_full_vocabulary(dtype, options, budget):
     needs(12)
-    hidden, weight, labels, grad = head_inputs(1500, 256, 50257, dtype)
+    hidden, weight, labels, grad = head_inputs(
+        sized(1500, 50), sized(256, 16), sized(50257, 257), dtype
+    )
     exact_leaves = [x.detach().double().requires_grad_() for x in (hidden, weight)]
     logps = functional.linear_token_logprobs(
         hidden, weight, labels, memory_budget=budget, **options
@@ -98,21 +94,22 @@ def test_a_head_at_full_vocabulary(dtype, options, budget):
 @pytest.mark.parametrize("budget", ["auto", 0])
 def test_a_head_repeats_its_bits(budget):
     """Gradients repeat from run to run, and log-probabilities do so in any batch."""
-    hidden, weight, labels, grad = head_inputs(2500, 512, 32000)
+    count, last = sized(2500, 150), sized(2200, 140)
+    hidden, weight, labels, grad = head_inputs(count, sized(512, 16), sized(32000, 320))
     first = None
-    for _ in range(20):
+    for _ in range(sized(20, 2)):
         logps = functional.linear_token_logprobs(hidden, weight, labels, memory_budget=budget)
         found = (logps.detach(), *torch.autograd.grad(logps, (hidden, weight), grad))
         first = first or found
         assert all(torch.equal(again, once) for again, once in zip(found, first, strict=True))
-    order = torch.randperm(2500, device="cuda")
+    order = torch.randperm(count, device=DEVICE)
     assert torch.equal(
         functional.linear_token_logprobs(
             hidden[order], weight, labels[order], memory_budget=budget
         ),
         first[0][order],
     )
-    some = slice(7, 2200)  # a chunk of 2,048 rows and more: smaller batches have bits of their own
+    some = slice(7, last)  # a chunk of 2,048 rows and more: smaller batches have bits of their own
     assert torch.equal(
         functional.linear_token_logprobs(hidden[some], weight, labels[some], memory_budget=budget),
         first[0][some],
@@ -133,12 +130,13 @@ def test_a_head_repeats_its_bits(budget):
 def test_memory_of_a_head(budget, frozen):
     """Beyond inputs and gradients it takes at most 1.1 times the budget, or 1 GiB for 0."""
     needs(14)
-    hidden, weight, labels, grad = head_inputs(16384, 4096, 128256)
+    count = sized(16384, 64)
+    hidden, weight, labels, grad = head_inputs(count, sized(4096, 16), sized(128256, 320))
     weight.requires_grad_(not frozen)
     leaves = (hidden,) if frozen else (hidden, weight)
     base = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    rows = torch.arange(16384, device="cuda")
+    rows = torch.arange(count, device=DEVICE)
     logps = functional.linear_token_logprobs(
         hidden, weight, labels, live_rows=rows, memory_budget=budget
     )

@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from pad_fast import functional, reference
+from tests.card import DEVICE, NEEDS_A_CARD, REHEARSING, generator, needs, sized
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [*NEEDS_A_CARD, pytest.mark.usefixtures("card")]
 
 
 @pytest.fixture(autouse=True)
@@ -22,25 +20,20 @@ def poison():
     """Memory is not poisoned here: deterministic algorithms wait for the device and take memory."""
 
 
-def needs(gigabytes: float) -> None:
-    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] < gigabytes * 2**30:
-        pytest.skip(f"needs {gigabytes} GB of free device memory")
-
-
 def inputs(r, t, v, dtype=torch.bfloat16, seed=0):
-    g = torch.Generator("cuda").manual_seed(seed)
-    logits = torch.randn(r, t, v, generator=g, device="cuda", dtype=torch.float32).mul_(4).to(dtype)
-    labels = torch.randint(v, (r, t), generator=g, device="cuda")
-    return logits, labels, torch.randn(r, t, generator=g, device="cuda")
+    g = generator(seed)
+    logits = torch.randn(r, t, v, generator=g, device=DEVICE, dtype=torch.float32).mul_(4).to(dtype)
+    labels = torch.randint(v, (r, t), generator=g, device=DEVICE)
+    return logits, labels, torch.randn(r, t, generator=g, device=DEVICE)
 
 
 # PyTorch warns once that this debug mode is a prototype.
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
 @pytest.mark.parametrize("inplace", [False, True])
 def test_the_host_never_waits(inplace):
-    logits, labels, grad = inputs(4, 8, 32001)
+    logits, labels, grad = inputs(4, 8, sized(32001, 321))
     labels[0] = -100
-    ids = torch.arange(4, device="cuda").repeat_interleave(8)
+    ids = torch.arange(4, device=DEVICE).repeat_interleave(8)
     weights = grad.sum(1)
 
     def step():
@@ -68,13 +61,13 @@ def test_rows_past_two_to_the_31():
     A 32-bit offset would be negative there.
     """
     needs(11)
-    rows, vocabulary = 16500, 131072
-    logits = torch.zeros(1, rows, vocabulary, dtype=torch.bfloat16, device="cuda")
+    rows, vocabulary = sized(16500, 24), sized(131072, 256)
+    logits = torch.zeros(1, rows, vocabulary, dtype=torch.bfloat16, device=DEVICE)
     few, labels, grad = inputs(1, 8, vocabulary)
     logits[:, -8:] = few
-    every = torch.full((1, rows), -100, device="cuda")
+    every = torch.full((1, rows), -100, device=DEVICE)
     every[:, -8:] = labels
-    upstream = torch.zeros(1, rows, device="cuda")
+    upstream = torch.zeros(1, rows, device=DEVICE)
     upstream[:, -8:] = grad
     logits.requires_grad_()
     logps = functional.token_logprobs(logits, every, inplace_backward=True)
@@ -87,7 +80,7 @@ def test_rows_past_two_to_the_31():
 
 
 def test_more_rows_than_a_grid_has_in_its_second_dimension():
-    logits, labels, grad = inputs(1, 65537, 64, torch.float32)
+    logits, labels, grad = inputs(1, sized(65537, 70), 64, torch.float32)
     logits.requires_grad_()
     exact = logits.detach().double().requires_grad_()
     functional.token_logprobs(logits, labels).backward(grad)
@@ -98,7 +91,7 @@ def test_more_rows_than_a_grid_has_in_its_second_dimension():
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
 def test_the_same_bits_in_20_runs_and_in_any_company(softcap):
-    logits, labels, grad = inputs(8, 16, 50257)
+    logits, labels, grad = inputs(8, sized(16, 3), sized(50257, 257))
 
     def results(r):
         leaf = logits[r].clone().requires_grad_()
@@ -107,7 +100,7 @@ def test_the_same_bits_in_20_runs_and_in_any_company(softcap):
         return rewards.detach(), leaf.grad
 
     rewards, gradients = results(slice(None))
-    for _ in range(20):
+    for _ in range(sized(20, 2)):
         again, dagain = results(slice(None))
         assert torch.equal(again, rewards)
         assert torch.equal(dagain, gradients)
@@ -120,7 +113,7 @@ def test_the_same_bits_in_20_runs_and_in_any_company(softcap):
 @pytest.mark.parametrize("inplace", [False, True])
 def test_memory(inplace):
     """The logits' gradient is all the memory, and in place there are only a few numbers a row."""
-    logits, labels, grad = inputs(4, 128, 128256)
+    logits, labels, grad = inputs(4, sized(128, 4), sized(128256, 320))
     logits.requires_grad_()
     base = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -137,7 +130,7 @@ def test_memory(inplace):
     ids=["plain", "capped"],
 )
 def test_values_at_full_size(dtype, options):
-    logits, labels, grad = inputs(2, 8, 256000, dtype)
+    logits, labels, grad = inputs(2, 8, sized(256000, 600), dtype)
     logits.requires_grad_()
     exact = logits.detach().double().requires_grad_()
     logps = functional.token_logprobs(logits, labels, **options)
@@ -154,9 +147,9 @@ def test_values_at_full_size(dtype, options):
 @pytest.mark.parametrize("level", [30.25, 500.0])
 def test_confident_label_at_a_temperature(dtype, label, level):
     """As p approaches 1, multiply-adds round the label's logit like its term in the sum."""
-    logits = torch.full((1, 8, 32800), level, device="cuda")
-    logits[0, :, label] += torch.arange(16, 24, device="cuda")
-    logits, labels = logits.to(dtype).requires_grad_(), torch.full((1, 8), label, device="cuda")
+    logits = torch.full((1, 8, 32800), level, device=DEVICE)
+    logits[0, :, label] += torch.arange(16, 24, device=DEVICE)
+    logits, labels = logits.to(dtype).requires_grad_(), torch.full((1, 8), label, device=DEVICE)
     exact = logits.detach().double().requires_grad_()
     logps, expected = (
         functional.token_logprobs(logits, labels, temperature=0.7),
@@ -173,15 +166,16 @@ def test_tanh_polynomial_on_the_device():
     """Logits on both sides of the cap and close to it, where a tile takes another branch."""
     x = (
         torch.cat([torch.linspace(-90, 90, 60000), torch.linspace(29.99, 30.01, 5536)])
-        .cuda()
+        .to(DEVICE)
         .view(1, 8, -1)
     )
-    labels = torch.arange(8, device="cuda").view(1, 8) * 900
+    labels = torch.arange(8, device=DEVICE).view(1, 8) * 900
     logps = functional.token_logprobs(x, labels, softcap=30.0)
     exact = reference.token_logprobs(x.double(), labels, softcap=30.0)
     torch.testing.assert_close(logps.double(), exact, rtol=3e-7, atol=6e-6)
 
 
+@pytest.mark.skipif(REHEARSING, reason="the assertion is the device's")
 def test_opt_in_label_check_fails_on_the_device():
     """It runs in its own process, since a failed assertion on the device ends the CUDA context."""
     code = (

@@ -9,11 +9,9 @@ import torch
 from pad_fast.losses import probabilistic_preference_loss, vanilla_preference_loss
 from pad_fast.preference import op as preference_op
 from pad_fast.preference.plackett_luce import RankingOptions
+from tests.card import DEVICE, NEEDS_A_CARD, generator, sized
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [*NEEDS_A_CARD, pytest.mark.usefixtures("card")]
 
 
 @pytest.fixture(autouse=True)
@@ -21,22 +19,23 @@ def poison():
     """Memory is not poisoned here: deterministic algorithms wait for the device and take memory."""
 
 
+GROUPS = sized(64, 8)
 LISTWISE = [
-    ("kl", "exact", 8),
-    ("kl", "exact", 12),
-    ("reverse_kl", "exact", 12),
-    ("jsd", "exact", 8),
-    ("jsd", "exact", 10),
-    ("vpd", "exact", 200),
-    *((kind, "sampled", 16) for kind in ("kl", "reverse_kl", "jsd")),
+    ("kl", "exact", sized(8, 4)),
+    ("kl", "exact", sized(12, 5)),
+    ("reverse_kl", "exact", sized(12, 5)),
+    ("jsd", "exact", sized(8, 4)),
+    ("jsd", "exact", sized(10, 5)),
+    ("vpd", "exact", sized(200, 20)),
+    *((kind, "sampled", sized(16, 4)) for kind in ("kl", "reverse_kl", "jsd")),
 ]
 
 
-def listwise_inputs(kind, n, groups=64):
-    g = torch.Generator("cuda").manual_seed(1)
-    student, teacher = 0.1 * torch.randn(2, groups, n, generator=g, device="cuda")
-    live = torch.rand(groups, n, generator=g, device="cuda") < 0.8
-    live[:2] = torch.arange(n, device="cuda") < torch.tensor([[n], [1]], device="cuda")
+def listwise_inputs(kind, n):
+    g = generator(1)
+    student, teacher = 0.1 * torch.randn(2, GROUPS, n, generator=g, device=DEVICE)
+    live = torch.rand(GROUPS, n, generator=g, device=DEVICE) < 0.8
+    live[:2] = torch.arange(n, device=DEVICE) < torch.tensor([[n], [1]], device=DEVICE)
     return student, teacher, live
 
 
@@ -62,7 +61,7 @@ def test_listwise_values_repeat_and_do_not_depend_on_company(kind, method, n, ma
         alone = listwise(kind, method, student[5:6], teacher[5:6], live[5:6] if masked else None)
         assert torch.equal(alone[0], loss[5:6])
         assert torch.equal(alone[1], grad[5:6])
-    for _ in range(20):
+    for _ in range(sized(20, 2)):
         again = listwise(kind, method, student, teacher, live)
         assert torch.equal(again[0], loss)
         assert torch.equal(again[1], grad)
@@ -70,10 +69,8 @@ def test_listwise_values_repeat_and_do_not_depend_on_company(kind, method, n, ma
 
 @pytest.mark.parametrize("kind", ["kl", "reverse_kl", "jsd"])
 def test_sampled_losses_are_unbiased_on_the_device(kind):
-    student, teacher = 0.1 * torch.randn(
-        2, 1, 6, generator=torch.Generator("cuda").manual_seed(2), device="cuda"
-    )
-    copies = 20_000
+    student, teacher = 0.1 * torch.randn(2, 1, 6, generator=generator(2), device=DEVICE)
+    copies = sized(20_000, 100)
     loss, grad = listwise(kind, "sampled", student.expand(copies, 6), teacher.expand(copies, 6))
     exact, dexact = listwise(kind, "exact", student.double(), teacher.double(), impl="torch")
     for draws, expected in ((loss[:, None].double(), exact), (grad.double(), dexact[0])):
