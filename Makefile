@@ -61,6 +61,7 @@ gpu-checks:                       ## FlexAttention's backward against separate s
 gpu-rehearsal: $(VENV)/installed-test  ## all of that on a CPU, in small, with a made-up card: what would fail there
 	$(BIN)/python -m benchmarks.rehearsal
 	$(BIN)/pytest tests/test_package.py tests/models/test_flex_attention.py -k "gpu or card"
+	PAD_FAST_REHEARSAL=1 $(BIN)/pytest -m gpu tests/kernels tests/footprint
 
 $(VENV)/installed: $(LAYOUT)
 	$(PYTHON) -c 'import re, sys; least = int(re.search(r"requires-python = .>=3.(\d+)", open("pyproject.toml").read())[1]); sys.exit(f"pad-fast needs Python 3.{least} or newer, not {sys.version.split()[0]}: make PYTHON=python3.{least} ..." if sys.version_info[:2] < (3, least) else None)'

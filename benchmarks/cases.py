@@ -18,6 +18,7 @@ from benchmarks import listwise
 LOGITS = "logits"
 LINEAR = "linear"  # from hidden states, a number for each token
 LINEAR_LOSS = "linear loss"  # from hidden states, the mean loss of prompts
+LOGITS_LOSS = "logits loss"  # a loss module on logits, by the host's clock with all launches
 LISTWISE = "listwise"
 
 # The family of a job, and its axes.
@@ -27,10 +28,11 @@ JOBS = {
     "linear_token_logprobs": (LINEAR, "MDV"),
     "linear_preference_loss": (LINEAR_LOSS, "PNTDV"),
     "linear_pair_loss": (LINEAR_LOSS, "PNTDV"),
+    "PADLoss": (LOGITS_LOSS, "PNTV"),
 }
-# The loss of the jobs that start from hidden states. For pairs it is SimPO's without a margin,
-# so that Liger's chunked loss can take part.
-LOSS_OF = {"linear_preference_loss": "kl", "linear_pair_loss": "vpd"}
+# The loss of the jobs that end in one. For pairs it is SimPO's without a margin, so that Liger's
+# chunked loss can take part.
+LOSS_OF = {"linear_preference_loss": "kl", "linear_pair_loss": "vpd", "PADLoss": "kl"}
 IGNORE_INDEX = -100
 SPAN = 128  # rows of a made-up sequence, whose first rows are ignored as a prompt's are
 
@@ -64,6 +66,11 @@ class Case:
     def uses_head(self) -> bool:
         """Whether the job starts from hidden states, and so multiplies by the output head."""
         return self.family in (LINEAR, LINEAR_LOSS)
+
+    @property
+    def is_mean_loss(self) -> bool:
+        """Whether the job gives the mean loss of prompts, of logits or of hidden states."""
+        return self.family in (LINEAR_LOSS, LOGITS_LOSS)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -146,7 +153,7 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
     others = {name: tensor for name, tensor in tensors.items() if not tensor.requires_grad}
     _ignore_some(case, labels)
     others = {"labels": labels, **others}
-    if case.family == LINEAR_LOSS:
+    if case.is_mean_loss:
         others["teacher"] = draws.normal(case["P"], case["N"]).float().mul_(0.1)
         return Inputs(leaves, others, torch.ones(1, device=device))
     if case.job == "response_rewards":

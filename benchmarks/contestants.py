@@ -24,6 +24,7 @@ from benchmarks.cases import (
     LINEAR_LOSS,
     LISTWISE,
     LOGITS,
+    LOGITS_LOSS,
     LOSS_OF,
     Case,
     Inputs,
@@ -106,6 +107,8 @@ def _library(case: Case, inputs: Inputs) -> Call:
         return partial(_linear, case, inputs, case.memory_budget)
     if case.family == LINEAR_LOSS:
         return partial(_linear_loss, case, inputs)
+    if case.family == LOGITS_LOSS:
+        return _module_loss(case, inputs)
     if case.job == "response_rewards":
         logits = inputs.logits.view(case["R"], case["T"], -1)
         labels = inputs.labels.view(case["R"], -1)
@@ -156,6 +159,15 @@ def _linear_loss(case: Case, inputs: Inputs) -> Tensor:
     return loss.view(1)
 
 
+def _module_loss(case: Case, inputs: Inputs) -> Call:
+    import pad_fast
+
+    job = listwise_jobs()[LOSS_OF[case.job]]
+    loss = pad_fast.PADLoss(job.loss.name, **job.options)
+    logits, labels = inputs.logits.view(case["R"], case["T"], -1), inputs.labels.view(case["R"], -1)
+    return lambda: loss(logits, labels, inputs.teacher).view(1)
+
+
 def _two_steps(case: Case, inputs: Inputs) -> Call:
     import pad_fast
     from pad_fast.losses import preference_loss
@@ -191,8 +203,8 @@ def naive_linear(hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float 
     return naive_logits(hidden @ weight.T, labels, softcap)
 
 
-def _naive_linear_loss(case: Case, inputs: Inputs) -> Tensor:
-    logps = naive_linear(inputs.hidden, inputs.weight, inputs.valid_labels, case.softcap)
+def _naive_mean_loss(case: Case, inputs: Inputs) -> Tensor:
+    logps = _naive_function(case)(*_naive_arguments(case, inputs))
     rewards = _mean_of_live(case, inputs, logps).view(case["P"], -1)
     return enumerate_rankings(LOSS_OF[case.job], rewards, inputs.teacher).mean().view(1)
 
@@ -200,8 +212,8 @@ def _naive_linear_loss(case: Case, inputs: Inputs) -> Tensor:
 def _naive(case: Case, inputs: Inputs) -> Call:
     if case.family == LISTWISE:
         return _naive_listwise(case, inputs)
-    if case.family == LINEAR_LOSS:
-        return partial(_naive_linear_loss, case, inputs)
+    if case.is_mean_loss:
+        return partial(_naive_mean_loss, case, inputs)
     return partial(_naive_function(case), *_naive_arguments(case, inputs))
 
 
@@ -294,8 +306,16 @@ PLAIN = (
         least_memory=_naive_memory,
     ),
     Contestant(
+        NAIVE,
+        (LOGITS_LOSS,),
+        _naive,
+        note="all rankings",
+        per_token=False,
+        least_memory=_naive_memory,
+    ),
+    Contestant(
         OURS,
-        ("response_rewards", LINEAR_LOSS, LISTWISE),
+        ("response_rewards", LINEAR_LOSS, LOGITS_LOSS, LISTWISE),
         _library,
         package="pad_fast",
         per_token=False,

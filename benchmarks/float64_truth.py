@@ -15,7 +15,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from benchmarks.cases import IGNORE_INDEX, LINEAR_LOSS, LISTWISE, LOSS_OF, Case, Inputs
+from benchmarks.cases import IGNORE_INDEX, LISTWISE, LOSS_OF, Case, Inputs
 from benchmarks.listwise import BETA, SAMPLED, jobs, library_loss
 from pad_fast import reference
 
@@ -74,7 +74,7 @@ def token_truth(case: Case, inputs: Inputs) -> Truth:
         lengths = live.view(case["R"], -1).sum(1)
         results, compared = logps.view(case["R"], -1).sum(1) / lengths.clamp(min=1), lengths > 0
         upstream = (upstream / lengths.clamp(min=1)).repeat_interleave(case["T"])
-    if case.family == LINEAR_LOSS:
+    if case.is_mean_loss:
         results, upstream = _mean_loss(case, inputs, logps, live)
         compared = torch.ones_like(results, dtype=torch.bool)
     if not case.backward:

@@ -110,8 +110,10 @@ def _cpu_cases() -> Iterator[Case]:
 def _gpu_cases() -> Iterator[Case]:
     """In the order of worth, since the last cases are dropped when the minutes are over.
 
-    Cases with a target come first, then losses, other rows of the tables, and points of curves.
-    Last are losses whose plain form goes from prompt to prompt, for seconds a step.
+    A call may be cut off, and a table is of one run: so the rows of which documents speak come
+    first, measured before or not: those with a target, small batches, an odd vocabulary, the host's
+    time. Then losses, other rows, and points of curves. Last are losses whose plain form goes from
+    prompt to prompt, for seconds a step.
     """
     targets = tuple(_gpu_targets())
     yield from targets
@@ -120,6 +122,9 @@ def _gpu_cases() -> Iterator[Case]:
     )
     yield replace(llama_head, shape=(300, 4096, 128256))
     yield replace(llama_head, shape=(300, 4096, 128256), backward=False)
+    # A vocabulary whose rows are padded, and a module with the time that the host takes.
+    yield replace(llama_head, shape=(16384, 2048, 50257))
+    yield Case("PADLoss", (4, 4, 64, 32000), dtype="bfloat16")
     llama_loss = Case("linear_preference_loss", (8, 4, 512, 4096, 128256), dtype="bfloat16")
     yield replace(llama_loss, memory_budget=2 << 30)
     yield Case("linear_pair_loss", (16, 2, 512, 4096, 128256), dtype="bfloat16")
@@ -167,6 +172,7 @@ def _smoke_cases() -> Iterator[Case]:
     loss = Case("linear_preference_loss", (3, 4, 6, 16, 200), live_share=0.5)
     yield replace(loss, memory_budget=1 << 19)
     yield Case("linear_pair_loss", (3, 2, 6, 16, 200), live_share=0.5)
+    yield Case("PADLoss", (3, 4, 6, 200), live_share=0.5)
     yield from _curves(Case("linear_token_logprobs", (600, 16, 200)), (0, 1), (48, 600))
     for job in listwise.jobs().values():
         if job.method == "exact":

@@ -84,11 +84,16 @@ def has_float64(device: torch.device) -> bool:
 
 
 def multiplies_into_float32(tensor: Tensor) -> bool:
-    """Whether the device keeps products of 16-bit matrices in float32 (``out_dtype``).
+    """Whether the tensor's device keeps products of 16-bit matrices in float32."""
+    return has_wide_products(tensor.device)
+
+
+def has_wide_products(device: torch.device) -> bool:
+    """Whether a device keeps products of 16-bit matrices in float32 (``out_dtype``).
 
     CPUs and GPUs before sm_80 refuse ``out_dtype``, and ROCm builds of PyTorch vary.
     """
-    return tensor.is_cuda and torch.version.hip is None and _capability(tensor.device) >= (8, 0)
+    return is_gpu(device) and torch.version.hip is None and _capability(device) >= (8, 0)
 
 
 @functools.cache

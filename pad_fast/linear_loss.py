@@ -123,11 +123,11 @@ def may_take_chunks(problem: Problem) -> bool:
     gradient of the head, 2 products do. In float16 the loss scale would come too late.
     """
     inputs, room = problem.inputs, problem.rows_at_a_time
-    vocabulary, device = len(inputs.head.weight), inputs.head.weight.device
+    _, vocabulary, dtype, device = inputs.sizes
     return (
         problem.preferences.settings.is_separable(problem.preferences.teacher.shape[1])
         and problem.preferences.given.read_as is None
-        and room >= budgets.chunk_rows(vocabulary, device)
+        and room >= budgets.chunk_rows(vocabulary, device, dtype)
         and not problem.keeps_all(len(inputs.labels))
         and can_read_values(inputs.labels)
         and inputs.head_needs_gradient

@@ -17,7 +17,7 @@ NEEDS_A_CARD = (
     pytest.mark.skipif(
         not REHEARSING and not torch.cuda.is_available(), reason="needs a CUDA device"
     ),
-    # Of NumPy, in the interpreter: tests/kernels/conftest.py says for what.
+    # NumPy warns in the interpreter of lanes that are computed and dropped.
     pytest.mark.filterwarnings(
         "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
     ),

@@ -58,10 +58,11 @@ sys.exit(pytest.main([*sys.argv[1:], "--collect-only", "-q"]))
 
 
 def test_make_gpu_checks_collects_where_only_torch_triton_and_pytest_are():
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
-    line = re.search(r"-m pytest (tests/kernels .*-m gpu .*)", makefile)[1].split()
+    script = (Path(__file__).parents[1] / "tools" / "gpu_checks.sh").read_text()
+    options = re.search(r"-m pytest (-m gpu .*) \"\$@\"", script)[1].split()
+    assert "tests/kernels" in script
     found = subprocess.run(
-        [sys.executable, "-c", BARE, *line],
+        [sys.executable, "-c", BARE, *options, "tests/kernels"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
@@ -69,3 +70,28 @@ def test_make_gpu_checks_collects_where_only_torch_triton_and_pytest_are():
     assert found.returncode == 0, found.stdout + found.stderr
     assert "test_the_host_never_waits" in found.stdout  # for a GPU alone
     assert "kernels/logprob/test_values.py" in found.stdout  # runs anywhere
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in *test_flex_attention*|*gpu-longest*) exit 3;; esac
+"""
+
+
+def test_a_gpu_check_that_fails_stops_no_other(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    command = ["sh", "tools/gpu_checks.sh", str(python)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 1
+    results = [re.sub(r" after \d+ s", "", line) for line in done.stdout.splitlines()[-4:]]
+    assert results == [
+        "FlexAttention's backward: FAILED (exit status 3)",
+        "the longest response: FAILED (exit status 3)",
+        "peaks of training: passed",
+        "kernels: passed",
+    ]
+    python.write_text("#!/bin/sh")
+    assert (
+        subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1]).returncode == 0
+    )

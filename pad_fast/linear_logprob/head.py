@@ -11,10 +11,10 @@ from torch import Tensor
 from pad_fast.device import is_gpu
 from pad_fast.linear_logprob.matmul import add_product_, factor_dtype, product, write_product
 from pad_fast.linear_logprob.memory_budget import (
-    GPU_TILE_COLUMNS,
     GPU_TILE_ROWS,
     chunk_rows,
     padded,
+    tile_columns,
 )
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import TokenOptions, accumulator
@@ -43,12 +43,16 @@ class Head:
     def tile_rows(self) -> int:
         """Rows of a backward's tile."""
         device = self.weight.device
-        return GPU_TILE_ROWS if is_gpu(device) else chunk_rows(len(self.weight), device)
+        if is_gpu(device):
+            return GPU_TILE_ROWS
+        return chunk_rows(len(self.weight), device, self.weight.dtype)
 
     @property
     def tile_columns(self) -> int:
         """Columns of a backward's tile."""
-        return GPU_TILE_COLUMNS if is_gpu(self.weight.device) else logits_torch.TILE_COLUMNS
+        if is_gpu(self.weight.device):
+            return tile_columns(self.weight.shape[1])
+        return logits_torch.TILE_COLUMNS
 
     def slices(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
         """The vocabulary and the weight, slice by slice, each widened where products need it."""

@@ -111,7 +111,8 @@ def row_split(inputs: LinearInputs, rows: int) -> RowSplit:
     if _needs_gradient(inputs.hidden):
         together = budgets.product_rows(budget, rows, None, *inputs.sizes)
         return RowSplit(0, True, False, together)
-    short = budget != "auto" and budget < budgets.chunk_bytes(len(weight), weight.device)
+    logits = budgets.chunk_bytes(len(weight), weight.device, weight.dtype)
+    short = budget != "auto" and budget < logits
     return RowSplit(0, False, short and weight.dtype != torch.float64, 1)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from pad_fast.device import is_gpu, total_memory
+from pad_fast.device import has_wide_products, is_gpu, total_memory
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import accumulator
 
@@ -20,7 +20,7 @@ MemoryBudget = int | Literal["auto"]
 # Rows of a product on a CPU. Fewer leave it short of work (128 took a fifth more time on an AVX2
 # CPU); with more, a small batch is mostly padding.
 CPU_ROWS = 256
-# Bytes of the float32 logits of a GPU's chunk: two such matrices and all smaller ones fit in 1 GiB.
+# Bytes of the logits of a GPU's chunk, in float32 or for float64 in that.
 CHUNK_BYTES = 512 << 20
 # The share of a GPU's memory that "auto" stands for: a sixteenth. That is 9.4 GB of an H200, in
 # which 16,384 rows of 256,000 columns keep their logp_grad in 16 bits.
@@ -43,23 +43,29 @@ ROW_BYTES = 80
 ALIGNMENT = 64
 
 
-def chunk_rows(vocabulary: int, device: torch.device) -> int:
+def chunk_rows(vocabulary: int, device: torch.device, dtype: torch.dtype) -> int:
     """Rows of a product with the output head on this device, in batches of so many or more.
 
     The number is fixed because a library's bits change with it.
     """
     if not is_gpu(device):
         return CPU_ROWS
-    return max(16, min(2048, 1 << (CHUNK_BYTES // (4 * vocabulary)).bit_length() - 1))
+    row = accumulator(dtype).itemsize * vocabulary
+    return max(16, min(2048, 1 << (CHUNK_BYTES // row).bit_length() - 1))
 
 
-def rows_of_chunk(rows: int, vocabulary: int, device: torch.device) -> int:
+def tile_columns(width: int) -> int:
+    """Columns of a tile of a GPU's backward, so that a slice of the weight is 256 MiB at most."""
+    return min(GPU_TILE_COLUMNS, 1 << (GPU_TILE_COLUMNS**2 // max(1, width)).bit_length() - 1)
+
+
+def rows_of_chunk(rows: int, vocabulary: int, device: torch.device, dtype: torch.dtype) -> int:
     """Rows of every product of a batch of ``rows``: fewer on a GPU if there are not that many.
 
     A row's bits are the same in all batches of at least :func:`chunk_rows` rows, and in those
     smaller ones that have the same number of tiles.
     """
-    most = chunk_rows(vocabulary, device)
+    most = chunk_rows(vocabulary, device, dtype)
     if not is_gpu(device):
         return most
     return min(most, max(1, -(-rows // GPU_ROWS)) * GPU_ROWS)
@@ -70,9 +76,14 @@ def padded(vocabulary: int) -> int:
     return (vocabulary + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def chunk_bytes(vocabulary: int, device: torch.device) -> int:
-    """Bytes of the float32 logits of a chunk."""
-    return 4 * chunk_rows(vocabulary, device) * padded(vocabulary)
+def chunk_bytes(vocabulary: int, device: torch.device, dtype: torch.dtype) -> int:
+    """Bytes of the logits of a chunk, which are those of the accumulator."""
+    return accumulator(dtype).itemsize * chunk_rows(vocabulary, device, dtype) * padded(vocabulary)
+
+
+def factor_bytes(dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of a number that a GPU's products read: more where 16-bit ones are widened before."""
+    return dtype.itemsize if has_wide_products(device) else accumulator(dtype).itemsize
 
 
 def auto_bytes(device: torch.device) -> int:
@@ -87,7 +98,8 @@ def auto_bytes(device: torch.device) -> int:
 
 # What torch.compiler.assume_constant_result sets. Calling that would load the compiler, and Triton
 # with it, when the package is imported.
-auto_bytes._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _function in (auto_bytes, factor_bytes):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def cpu_workspace(
@@ -154,36 +166,62 @@ def workspace(
     weight's gradient and the fewest rows that a product takes. That fits in ``WORKSPACE``.
     """
     if is_gpu(device):
-        chunk, wide = chunk_rows(vocabulary, device), accumulator(dtype).itemsize
-        forward = chunk_bytes(vocabulary, device) + chunk * width * dtype.itemsize
-        product = GPU_TILE_ROWS * _product_bytes(width, vocabulary, dtype, recomputed)
-        backward = product + _slice_bytes(width, vocabulary, dtype, recomputed)
-        gathered = GPU_TILE_ROWS * width * (dtype.itemsize + 2 * wide)
-        return rows * ROW_BYTES + max(forward, backward, gathered)
-    sizes = (rows, width, vocabulary, dtype)
+        sizes = (width, vocabulary, dtype, device)
+        backward = GPU_TILE_ROWS * _product_bytes(*sizes, recomputed)
+        backward += _slice_bytes(*sizes, recomputed)
+        return rows * ROW_BYTES + max(_forward_bytes(*sizes), backward, _gather_bytes(width, dtype))
+    own = (rows, width, vocabulary, dtype)
     return max(
-        cpu_workspace(*sizes, kept=True, softcap=True, backward=backward, recomputed=recomputed)
+        cpu_workspace(*own, kept=True, softcap=True, backward=backward, recomputed=recomputed)
         for backward in (False, True)
     )
 
 
-def _slice_bytes(width: int, vocabulary: int, dtype: torch.dtype, recomputed: bool) -> int:
-    """Bytes of a slice of the weight's gradient, and of the tile of logits of rows done again."""
-    wide, columns = accumulator(dtype).itemsize, min(GPU_TILE_COLUMNS, padded(vocabulary))
+def _forward_bytes(width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of a GPU's chunk in the forward: logits, hidden states, and what is widened."""
+    factor, rows = factor_bytes(dtype, device), chunk_rows(vocabulary, device, dtype)
+    widened = (rows + logits_torch.TILE_COLUMNS) * factor * (factor > dtype.itemsize)
+    return chunk_bytes(vocabulary, device, dtype) + width * (rows * dtype.itemsize + widened)
+
+
+def _slice_bytes(
+    width: int, vocabulary: int, dtype: torch.dtype, device: torch.device, recomputed: bool
+) -> int:
+    """Bytes of a slice of the weight's gradient, and of what rows that are done again hold with it.
+
+    That is a tile of logits and, where products are widened, the slice of the weight. Of rows that
+    kept their logp_grad, some are widened at a time.
+    """
+    wide, columns = accumulator(dtype).itemsize, min(tile_columns(width), padded(vocabulary))
+    widened = factor_bytes(dtype, device) * columns * (factor_bytes(dtype, device) > dtype.itemsize)
     own = wide * columns * width if dtype.itemsize < wide else 0
-    return own + recomputed * GPU_TILE_ROWS * columns * wide
+    if not recomputed:
+        return own + CPU_ROWS * widened
+    tile = GPU_TILE_ROWS * columns * wide + widened * width
+    # Before there is a tile, rows are gathered, in a pass that makes no gradient of theirs.
+    later = GPU_TILE_ROWS * (width * wide + columns * factor_bytes(dtype, device))
+    return own + max(tile, _gather_bytes(width, dtype) - later)
 
 
-def _product_bytes(width: int, vocabulary: int, dtype: torch.dtype, recomputed: bool) -> int:
+def _gather_bytes(width: int, dtype: torch.dtype) -> int:
+    """Bytes that a GPU holds while it gathers rows, the gathered ones apart."""
+    return GPU_TILE_ROWS * width * (dtype.itemsize + 2 * accumulator(dtype).itemsize)
+
+
+def _product_bytes(
+    width: int, vocabulary: int, dtype: torch.dtype, device: torch.device, recomputed: bool
+) -> int:
     """Bytes that a GPU's backward holds for each row of a product of gradients."""
-    columns = min(GPU_TILE_COLUMNS, padded(vocabulary))
-    states = width * (dtype.itemsize + accumulator(dtype).itemsize)
-    return states + recomputed * columns * dtype.itemsize
+    factor, columns = factor_bytes(dtype, device), min(tile_columns(width), padded(vocabulary))
+    if not recomputed:  # only what is widened, a slice of the vocabulary at a time
+        columns = logits_torch.TILE_COLUMNS * (factor > dtype.itemsize)
+    return width * (factor + accumulator(dtype).itemsize) + columns * factor
 
 
 def kept_bytes(width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
     """Bytes of a row that keeps its logp_grad; on a GPU also those of its g * H in the backward."""
-    return (padded(vocabulary) + width * is_gpu(device)) * dtype.itemsize
+    states = width * factor_bytes(dtype, device) if is_gpu(device) else 0
+    return padded(vocabulary) * dtype.itemsize + states
 
 
 def saved_rows(
@@ -202,7 +240,7 @@ def saved_rows(
     row = kept_bytes(width, vocabulary, dtype, device)
     if rows * row + workspace(rows, width, vocabulary, dtype, device, recomputed=False) <= size:
         return rows
-    chunk = chunk_rows(vocabulary, device)
+    chunk = chunk_rows(vocabulary, device, dtype)
     rest = size - workspace(rows, width, vocabulary, dtype, device, recomputed=True)
     return max(0, rest) // row // chunk * chunk
 
@@ -223,16 +261,19 @@ def product_rows(
     """
     if not is_gpu(device):
         return max(1, rows)
-    step, row = GPU_TILE_ROWS, _product_bytes(width, vocabulary, dtype, kept != rows)
+    sizes = (width, vocabulary, dtype, device)
+    rest = max(_bytes(budget, device), WORKSPACE) - rows * ROW_BYTES
     if kept is None:
-        step = chunk_rows(vocabulary, device)
-        row = padded(vocabulary) * dtype.itemsize + _product_bytes(width, vocabulary, dtype, False)
-        held = chunk_bytes(vocabulary, device) + step * width * dtype.itemsize
-    else:
-        held = kept * kept_bytes(width, vocabulary, dtype, device)
-        held += _slice_bytes(width, vocabulary, dtype, kept != rows)
-    rest = max(_bytes(budget, device), WORKSPACE) - held - rows * ROW_BYTES
-    return max(step, rest // row // step * step)
+        row = padded(vocabulary) * dtype.itemsize + _product_bytes(*sizes, False)
+        fitting = (rest - _forward_bytes(*sizes)) // row
+        # Whole chunks, or where not even one fits beside its logits, a part of it at a time.
+        step = chunk_rows(vocabulary, device, dtype)
+        step = step if fitting >= step else GPU_ROWS
+        return max(step, fitting // step * step)
+    again = kept != rows
+    rest -= kept * kept_bytes(*sizes) + _slice_bytes(*sizes, again)
+    fitting = rest // _product_bytes(*sizes, again)
+    return max(GPU_TILE_ROWS, fitting // GPU_TILE_ROWS * GPU_TILE_ROWS)
 
 
 def rows_at_a_time(
@@ -245,6 +286,9 @@ def rows_at_a_time(
     # A row has its logp_grad, its hidden state, that times g, and the gradient of it.
     states = width * (dtype.itemsize + 2 * accumulator(dtype).itemsize)
     row = padded(vocabulary) * dtype.itemsize + states
+    if is_gpu(device):  # and where products are widened, a slice of its logp_grad
+        widened = factor_bytes(dtype, device) > dtype.itemsize
+        row += widened * logits_torch.TILE_COLUMNS * factor_bytes(dtype, device)
     fixed = workspace(0, width, vocabulary, dtype, device, recomputed=False)
     return max(0, _bytes(budget, device) - fixed) // row
 

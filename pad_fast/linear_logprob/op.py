@@ -84,7 +84,7 @@ def linear_token_logprobs(
         hidden, weight, labels, rows, saved_rows, unscaled
     )
     head = Head(weight, bias, TokenOptions(temperature, softcap, logit_scale, ignore_index))
-    chunk = chunk_rows(len(weight), hidden.device)
+    chunk = chunk_rows(len(weight), hidden.device, weight.dtype)
     # A chunk keeps all of its rows or none.
     assert saved_rows % chunk == 0 or saved_rows >= len(index), (saved_rows, chunk)
     with no_autocast(hidden):

@@ -35,7 +35,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, peaks and totals of live rows, (L,) each."""
     softmax = OnlineSoftmax(labels, head.dtype)
-    chunk = rows_of_chunk(len(labels), len(head.weight), hidden.device)
+    chunk = rows_of_chunk(len(labels), len(head.weight), hidden.device, hidden.dtype)
     gathered = gather_chunks(hidden, places, chunk).to(head.factor_dtype)
     kept = len(labels) if unscaled is not None else min(len(logp_grad), len(labels))
     for rows in tiles(kept, chunk):

@@ -34,24 +34,29 @@ def forward(
 
     count, vocabulary = len(labels), len(head.weight)
     logp, peak, total = (hidden.new_empty(count, dtype=head.dtype) for _ in range(3))
-    labels, chunk = labels.contiguous(), rows_of_chunk(count, vocabulary, hidden.device)
+    labels = labels.contiguous()
+    chunk = rows_of_chunk(count, vocabulary, hidden.device, hidden.dtype)
     block, first = logp_grad, 0  # the rows of ``block`` begin with row ``first``
     if unscaled is not None:
         block = empty_rows(hidden, min(count, product_rows), vocabulary)
+    # A frozen head's block may be less than a chunk, of which it then takes one part after another.
+    step = chunk if unscaled is None else min(chunk, max(1, len(block)))
     for rows in tiles(count, chunk):
         logits = logits_of(gather_chunks(hidden, places[rows], chunk), head)
-        logits = logits[: rows.stop - rows.start]
-        kept = None
-        if rows.start - first < len(block):
-            kept = block[rows.start - first : rows.stop - first, :vocabulary]
-        found = (logp[rows], peak[rows], total[rows])
-        launch.rows(logits, head.bias, labels[rows], kept, found, head.options)
+        for part in tiles(rows.stop - rows.start, step):
+            own = slice(rows.start + part.start, rows.start + part.stop)
+            kept = None
+            if own.start - first < len(block):
+                kept = block[own.start - first : own.stop - first, :vocabulary]
+            found = (logp[own], peak[own], total[own])
+            launch.rows(logits[part], head.bias, labels[own], kept, found, head.options)
+            ends = own.stop == count or step < chunk or own.stop - first == len(block)
+            if unscaled is not None and ends:
+                found_rows = times_weight(block[: own.stop - first], head)
+                unscaled[first : own.stop] = found_rows.to(unscaled.dtype)
+                first = own.stop
+                del found_rows
         del logits  # before the next product
-        if unscaled is not None and rows.stop - first in (len(block), count - first):
-            found_rows = times_weight(block[: rows.stop - first], head)
-            unscaled[first : rows.stop] = found_rows.to(unscaled.dtype)
-            first = rows.stop
-            del found_rows
     return logp, peak, total
 
 
@@ -68,7 +73,8 @@ def fused_forward(
 
     logp, peak, total = (hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(3))
     # A quarter of the workspace holds the gathered rows.
-    step = max(GPU_TILE_ROWS, WORKSPACE // 4 // hidden[:1].nbytes // GPU_TILE_ROWS * GPU_TILE_ROWS)
+    row = max(1, hidden.shape[1] * hidden.element_size())
+    step = max(GPU_TILE_ROWS, WORKSPACE // 4 // row // GPU_TILE_ROWS * GPU_TILE_ROWS)
     for rows in tiles(len(labels), step):
         gathered = hidden.index_select(0, places[rows])
         found = launch.score(gathered, head.weight, head.bias, labels[rows], head.options)

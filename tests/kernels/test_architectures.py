@@ -36,7 +36,7 @@ def test_amd_has_no_limit_of_registers_and_programs_of_1024_threads_at_most():
 @pytest.mark.parametrize(("capability", "widens"), [((7, 5), False), ((8, 0), True)])
 def test_products_are_widened_by_hand_before_sm_80(monkeypatch, capability, widens):
     monkeypatch.setattr(device, "_capability", lambda _: capability)
-    assert device.multiplies_into_float32(SimpleNamespace(is_cuda=True, device=GPU)) is widens
+    assert device.multiplies_into_float32(SimpleNamespace(device=GPU)) is widens
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,7 @@ def test_products_are_widened_by_hand_before_sm_80(monkeypatch, capability, wide
 )
 def test_a_small_batch_multiplies_few_rows_on_a_gpu(rows, multiplied):
     """A chunk of a vocabulary of 128,256 has 1,024 rows."""
-    assert memory_budget.rows_of_chunk(rows, 128256, GPU) == multiplied
-    assert memory_budget.rows_of_chunk(rows, 128256, torch.device("cpu")) == 256
+    for dtype in (torch.bfloat16, torch.float32):
+        assert memory_budget.rows_of_chunk(rows, 128256, GPU, dtype) == multiplied
+    assert memory_budget.rows_of_chunk(rows, 128256, GPU, torch.float64) == min(multiplied, 512)
+    assert memory_budget.rows_of_chunk(rows, 128256, torch.device("cpu"), torch.float32) == 256

@@ -114,9 +114,11 @@ def test_a_budget_of_chunks_holds(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("device", [CPU, GPU], ids=str)
 @pytest.mark.parametrize(("vocabulary", "width"), [(128256, 4096), (256000, 2304), (512, 8)])
 def test_saved_rows_are_whole_chunks_within_the_budget(
-    device: torch.device, vocabulary: int, width: int
+    device: torch.device, vocabulary: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, dtype, chunk = 16384, torch.bfloat16, memory_budget.chunk_rows(vocabulary, device)
+    monkeypatch.setattr(memory_budget, "has_wide_products", lambda device: True)
+    rows, dtype = 16384, torch.bfloat16
+    chunk = memory_budget.chunk_rows(vocabulary, device, dtype)
     row = memory_budget.padded(vocabulary) * 2
     found = []
     for size in (0, 1 << 28, 1 << 30, 1 << 32, 1 << 34, 1 << 40):
@@ -137,13 +139,20 @@ def test_saved_rows_are_whole_chunks_within_the_budget(
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def wide_products() -> bool:
+    """Whether the GPU keeps products of 16-bit matrices in float32; AMD's and sm_75 do not."""
+    return True
+
+
+@pytest.fixture
+def as_on_a_gpu(wide_products: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake tensors pass for a GPU's. Kernels, which hold only their arguments, do nothing."""
     from pad_fast.kernels.linear_logprob import launch
 
     for module in (memory_budget, linear_backward, linear_head, upstream):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
-    monkeypatch.setattr(matmul, "multiplies_into_float32", lambda tensor: True)
+    monkeypatch.setattr(matmul, "multiplies_into_float32", lambda tensor: wide_products)
+    monkeypatch.setattr(memory_budget, "has_wide_products", lambda device: wide_products)
     for module, names in (
         (launch, ("rows", "tile")),
         (argument_checks, ("check_label_values", "check_live_values")),
@@ -172,7 +181,45 @@ def test_a_budget_holds_on_a_gpu(
     gibibytes: int, rows: int, width: int, vocabulary: int, frozen: bool, as_on_a_gpu: None
 ) -> None:
     """Counted on fake tensors; a budget of 0 takes up to 1 GiB, accumulators included."""
-    dtype, size = torch.bfloat16, gibibytes << 30
+    assert_that_a_budget_holds(gibibytes << 30, rows, width, vocabulary, torch.bfloat16, frozen)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("wide_products", "dtype"),
+    [
+        (True, torch.bfloat16),
+        (False, torch.bfloat16),
+        (False, torch.float16),
+        (True, torch.float32),
+        (True, torch.float64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("rows", "width", "vocabulary", "gibibytes"),
+    [
+        (16384, 4096, 128256, 0),
+        (65536, 8192, 128257, 9),
+        (16384, 16384, 128256, 0),
+        (16384, 2304, 256000, 3),
+    ],
+)
+def test_a_budget_holds_in_every_dtype_and_where_products_are_widened(
+    rows: int,
+    width: int,
+    vocabulary: int,
+    gibibytes: int,
+    dtype: torch.dtype,
+    frozen: bool,
+    as_on_a_gpu: None,
+) -> None:
+    assert_that_a_budget_holds(gibibytes << 30, rows, width, vocabulary, dtype, frozen)
+
+
+def assert_that_a_budget_holds(
+    size: int, rows: int, width: int, vocabulary: int, dtype: torch.dtype, frozen: bool
+) -> None:
     sizes = (width, vocabulary, dtype, GPU)
     kept = 0 if frozen else memory_budget.saved_rows(size, rows, *sizes)
     together = memory_budget.product_rows(size, rows, None if frozen else kept, *sizes)

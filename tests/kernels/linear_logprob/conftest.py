@@ -15,10 +15,10 @@ def small_tiles(monkeypatch):
     Chunks have 4 rows, tiles 64 columns of logits, and those of the product 16 x 32 x 16 entries.
     """
     for module in (memory_budget, op):
-        monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, device: 4)
+        monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, device, dtype: 4)
 
     def workspace(rows, width, vocabulary, dtype, device, *, recomputed):
-        return (1 + recomputed) * memory_budget.chunk_bytes(vocabulary, device)
+        return (1 + recomputed) * memory_budget.chunk_bytes(vocabulary, device, dtype)
 
     # A GPU's, also under the interpreter: a CPU's would leave no room for rows that keep logp_grad.
     monkeypatch.setattr(memory_budget, "workspace", workspace)
