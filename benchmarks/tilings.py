@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -149,6 +151,57 @@ def _scoring_tiles() -> list[Any]:
     return [scoring_of(torch.device(DEVICE)).aligned, *others]
 
 
+# Listwise losses, 512 groups. A tiling is what their options are changed to, as sorted pairs.
+
+
+def _listwise(kind: str, method: str, n: int) -> Callable[[int], Any]:
+    def make(rows: int) -> Callable[[Any], Call]:
+        from pad_fast.kernels.preference import launch
+
+        from pad_fast.preference.plackett_luce import RankingOptions
+
+        student, teacher = torch.randn(2, rows, n, device=DEVICE).mul_(0.1)
+        options, name = RankingOptions(10.0, 10.0), _options_name(kind, method)
+
+        def call(tiling: Any) -> Call:
+            def once() -> object:
+                with patch.object(launch, name, lambda *_: dict(tiling)):
+                    return launch.forward(student, teacher, None, kind, method, options)
+
+            return once
+
+        return call
+
+    return make
+
+
+def _listwise_tiles(kind: str, method: str, n: int, **others: tuple) -> Callable[[], list[Any]]:
+    """The present options, and all combinations of ``others`` in their place."""
+
+    def candidates() -> list[Any]:
+        from pad_fast.kernels.common.device import has_wide_warps
+        from pad_fast.kernels.preference import tuning
+
+        present = getattr(tuning, _options_name(kind, method))(n, has_wide_warps())
+        chosen = [
+            present | dict(zip(others, values, strict=True)) for values in product(*others.values())
+        ]
+        tiles = [tuple(sorted(options.items())) for options in (present, *chosen)]
+        return [*dict.fromkeys(tiles)]
+
+    return candidates
+
+
+def _options_name(kind: str, method: str) -> str:
+    if method == "sampled":
+        return "sampled_options"
+    return "exact_jsd_options" if kind == "jsd" else "exact_kl_options"
+
+
+def _listwise_job(kind: str, method: str, n: int, **others: tuple) -> Job:
+    return Job(512, _listwise(kind, method, n), _listwise_tiles(kind, method, n, **others))
+
+
 JOBS = {
     "logits": Job(16384, _given(LLAMA, 0.0, False), _given_tiles(0.0, False)),
     "logits, softcap": Job(16384, _given(GEMMA, CAP, False), _given_tiles(CAP, False)),
@@ -157,6 +210,15 @@ JOBS = {
     "rows": Job(1024, _rows(LLAMA, 0.0), _row_tiles(0.0)),
     "rows, few": Job(300, _rows(LLAMA, 0.0), _row_tiles(0.0)),
     "rows, softcap": Job(512, _rows(GEMMA, CAP), _row_tiles(CAP)),
+    # Fewer warps walk over the first half's orders fewer times; docs/design.md says what to expect.
+    "jsd of 10": _listwise_job(
+        "jsd", "exact", 10, num_warps=(1, 2, 4), BLOCK_F=(4, 8), maxnreg=(255,)
+    ),
+    "jsd of 8": _listwise_job("jsd", "exact", 8, BLOCK_S=(1, 2, 4), num_warps=(1, 2, 4)),
+    "kl of 12": _listwise_job("kl", "exact", 12, num_warps=(8, 16, 32)),
+    "sampled kl of 16": _listwise_job(
+        "kl", "sampled", 16, num_warps=(1, 2, 4), DRAWS=(1, 2, 4), maxnreg=(128, 255)
+    ),
     "scoring": Job(16384, _scoring(0.0), _scoring_tiles),
 }
 

@@ -98,8 +98,8 @@ def auto_bytes(device: torch.device) -> int:
 
 # What torch.compiler.assume_constant_result sets. Calling that would load the compiler, and Triton
 # with it, when the package is imported.
-for _function in (auto_bytes, factor_bytes):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+auto_bytes._dynamo_marked_constant = True  # type: ignore[attr-defined]
+factor_bytes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def cpu_workspace(

@@ -1,6 +1,7 @@
 """The command that times tiles on a card: every candidate runs, and the tables' own comes first."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ JOBS = {
     "logits": tilings.Job(3, tilings._given(300, 0.0, False), tilings._given_tiles(0.0, False)),
     "back": tilings.Job(3, tilings._given(300, 30.0, True), tilings._given_tiles(30.0, True)),
     "rows": tilings.Job(3, tilings._rows(300, 30.0), tilings._row_tiles(30.0)),
+    "jsd": replace(tilings._listwise_job("jsd", "exact", 3, num_warps=(2,)), rows=3),
+    "kl": replace(tilings._listwise_job("kl", "exact", 3, num_warps=(2,)), rows=3),
+    "sampled": replace(tilings._listwise_job("kl", "sampled", 3, DRAWS=(2,)), rows=3),
 }
 
 
