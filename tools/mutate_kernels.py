@@ -249,8 +249,8 @@ HEAD_MUTANTS = {
     ),
     "recomputed: kept rows in their place": Mutant(
         LINEAR,
-        "again = torch.arange(kept, len(packed.places), device=grad.device)",
-        "again = torch.arange(len(packed.places) - kept, device=grad.device)",
+        "again = torch.arange(kept, len(live.places), device=grad.device)",
+        "again = torch.arange(len(live.places) - kept, device=grad.device)",
     ),
 }
 ONLY = {SCORING: FUSED, ROWS: NOT_FUSED}
