@@ -39,6 +39,13 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TRITON_INTERPRET",
 )
+
+
+def install_extra(name: str) -> str:
+    """The command that installs what an optional part of the package needs."""
+    return f'in a clone of pad-fast, pip install ".[{name}]"'
+
+
 HARMLESS = (
     "ACCELERATE_CPU_AFFINITY",
     "ACCELERATE_DEBUG",

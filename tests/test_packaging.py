@@ -17,6 +17,8 @@ from layout_rules import parsed, python_files
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from pad_fast.environment import install_extra
+
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -113,6 +115,24 @@ def test_one_range_of_python_versions():
     }
     assert ranges == {(str(least), str(minors[-1]))}
     assert not re.search(r"3, 1\d|3\.1\d", (ROOT / "Makefile").read_text())  # reads pyproject.toml
+
+
+def test_what_is_told_to_be_installed_can_be():
+    """The package is not on PyPI: pip finds it in a clone alone, with the extras that there are."""
+    places = ("docs", "examples", "recipes", "pad_fast", "benchmarks", "tools")
+    kinds = ("*.md", "*.py", "*.ipynb", "*.yaml")
+    files = [path for place in places for kind in kinds for path in (ROOT / place).rglob(kind)]
+    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *files]]
+    told = [line for text in texts for line in re.findall(r"pip install [^`\n]*", text)]
+    assert len(told) > 10
+    assert [line for line in told if re.search(r"pad[-_]fast", line)] == []
+    extras = {name for line in told for name in re.findall(r"\.\[([\w,-]+)\]", line)}
+    extras |= {name for text in texts for name in re.findall(r'install_extra\("([^"]+)"\)', text)}
+    extras |= {name for text in texts for name in re.findall(r"install_extra\('([^']+)'\)", text)}
+    assert {"deepspeed", "eval", "math", "peft"} <= extras
+    known = {*PROJECT["optional-dependencies"], "llm_judge"}  # the last is a judge's own project's
+    assert {one for name in extras for one in name.split(",")} <= known
+    assert install_extra("peft") == 'in a clone of pad-fast, pip install ".[peft]"'
 
 
 # Run in a copy of the checkout: the sdist, and the wheel from the unpacked sdist.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib.util import find_spec
 
+from pad_fast.environment import install_extra
+
 MARK = "####"
 
 # lm-eval's own patterns, letter for letter: its two filters, and what its metric ignores in both
@@ -189,7 +191,7 @@ RULES = {
         "the same value in the package math-verify",
         math_verify,
         "math_verify",
-        'pip install "pad-fast[math]"',
+        install_extra("math"),
     ),
 }
 

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.training_args import OptimizerNames
 
 from pad_fast import device
+from pad_fast.environment import install_extra
 from pad_fast.models.auto import model_class
 from pad_fast.models.causal_lm import causal_lm, is_spread, model_window, vocabulary_size
 from pad_fast.models.own_tokenizer import check_tokenizer
@@ -584,7 +585,7 @@ def _student(model: Any, args: PADConfig, peft_config: Any) -> Any:
             from peft import get_peft_model
         except ImportError as error:
             raise ImportError(
-                'peft_config needs PEFT, which is not installed: pip install "pad-fast[peft]"'
+                f"peft_config needs PEFT, which is not installed: {install_extra('peft')}"
             ) from error
         model = get_peft_model(model, peft_config)
     warn_of_small_rate(model, args.learning_rate)

@@ -17,6 +17,7 @@ from students import make_model
 from transformers import AutoModelForCausalLM
 
 from pad_fast import cli
+from pad_fast.environment import install_extra
 from pad_fast.pipeline.train import adapter
 from pad_fast.pipeline.train.train_round import MetricsLines
 
@@ -138,4 +139,4 @@ def test_four_bits_need_an_adapter_and_bitsandbytes(world, tmp_path, capsys, mon
 def test_peft_that_is_not_installed(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(adapter, "find_spec", lambda name: None)
     error = refused(world, tmp_path, capsys, use_peft=True)
-    assert 'use_peft: needs PEFT, which is not installed: pip install "pad-fast[peft]"' in error
+    assert f"use_peft: needs PEFT, which is not installed: {install_extra('peft')}" in error

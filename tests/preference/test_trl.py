@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +17,7 @@ from worlds import character_tokenizer, save_model
 from pad_fast.losses import preference_loss
 from pad_fast.models.scoring import score_responses
 
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 pytest.importorskip("trl")
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -83,3 +88,46 @@ def test_simpo_equals_trl() -> None:
     theirs, _, _ = CPOTrainer.cpo_loss(settings, *student.gather(1, order).T)
     ours = preference_loss("simpo", student, teacher, beta=2.5, gamma=0.8, reduction="none")
     torch.testing.assert_close(ours, theirs)
+
+
+def simpo_rows() -> list[tuple[dict, dict]]:
+    """The arguments of CPOConfig and of PADConfig in each row of the table that names both."""
+    page = (Path(__file__).parents[2] / "docs" / "from-trl.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| `(CPOConfig\(.*?\))` \| `(PADConfig\(.*?\))` \|", page, re.M)
+    return [tuple(map(arguments, pair)) for pair in found]
+
+
+def arguments(call: str) -> dict:
+    words = ast.parse(call, mode="eval").body.keywords
+    return {word.arg: ast.literal_eval(word.value) for word in words}
+
+
+def test_the_rows_of_simpo_equal_trls_trainer(tmp_path) -> None:
+    """One of them is what TRL does by default, likelihood included."""
+    from transformers import AutoModelForCausalLM
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    rows = simpo_rows()
+    defaults = {name: getattr(CPOConfig, name) for name in ("beta", "simpo_gamma", "cpo_alpha")}
+    assert [theirs for theirs, _ in rows][1:] == [{"loss_type": "simpo", **defaults}]
+    student = AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "student", 0))
+    pair = {"prompt": "1+1=", "chosen": "2, I think", "rejected": "3"}
+    for theirs, ours in rows:
+        args = CPOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, **theirs)
+        args.report_to, args.gradient_checkpointing = [], False
+        trainer = CPOTrainer(
+            student,
+            args,
+            train_dataset=Dataset.from_list([pair]),
+            processing_class=(character_tokenizer()),
+        )
+        batch = next(iter(trainer.get_train_dataloader()))
+        wanted, _ = trainer.get_batch_loss_metrics(trainer.model, batch)
+        responses = [
+            batch[f"{name}_input_ids"][0][batch[f"{name}_labels"][0] != -100].tolist()
+            for name in ("chosen", "rejected")
+        ]
+        prompt = batch["chosen_input_ids"][0][batch["chosen_labels"][0] == -100].tolist()
+        rewards_of = torch.tensor(score_responses(student, [prompt], [responses]))
+        found = preference_loss(ours.pop("loss"), rewards_of, torch.tensor([[1.0, 0.0]]), **ours)
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from pad_fast.environment import install_extra
+
 HARNESSES = ("auto", "lm_eval", "own")
 
 
@@ -22,7 +24,7 @@ def harness_for(asked: str, servers: Sequence[str]) -> str:
         raise ValueError(f"benchmark_harness: must be one of {', '.join(HARNESSES)}, got {asked!r}")
     there = find_spec("lm_eval") is not None
     if asked == "lm_eval" and not there:
-        raise ValueError('benchmark_harness: lm_eval needs pip install "pad-fast[eval]"')
+        raise ValueError(f"benchmark_harness: lm_eval is not installed: {install_extra('eval')}")
     if asked == "lm_eval" and servers:
         raise ValueError(
             "benchmark_harness: lm_eval loads the model itself; leave out server, or take own"

@@ -1,4 +1,4 @@
-"""GSM8K by EleutherAI's lm-eval itself: the extra ``pad-fast[eval]``."""
+"""GSM8K by EleutherAI's lm-eval itself: the extra ``eval``."""
 
 from __future__ import annotations
 

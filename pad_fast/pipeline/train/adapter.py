@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, set_seed
 
+from pad_fast.environment import install_extra
 from pad_fast.models.auto import build_model
 from pad_fast.models.output_head import read_head
 from pad_fast.models.whole import whole_models
@@ -33,9 +34,7 @@ def check_adapter(config: RunConfig, student: Checkpoint) -> None:
     if not config.use_peft:
         return
     if find_spec("peft") is None:
-        raise ValueError(
-            'use_peft: needs PEFT, which is not installed: pip install "pad-fast[peft]"'
-        )
+        raise ValueError(f"use_peft: needs PEFT, which is not installed: {install_extra('peft')}")
     if config.load_in_4bit and find_spec("bitsandbytes") is None:
         raise ValueError(
             "load_in_4bit: needs bitsandbytes, which is not installed: pip install bitsandbytes"

@@ -31,7 +31,9 @@ def test_who_scores(monkeypatch):
         assert harness_for("auto", servers) == auto
         assert harness_for("own", servers) == "own"
         if not there:
-            with pytest.raises(ValueError, match=r'pip install "pad-fast\[eval\]"'):
+            with pytest.raises(
+                ValueError, match=r'in a clone of pad-fast, pip install "\.\[eval\]"'
+            ):
                 harness_for("lm_eval", servers)
         elif servers:
             with pytest.raises(ValueError, match="leave out server"):
