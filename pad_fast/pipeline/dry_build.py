@@ -43,7 +43,7 @@ def check_training(run: RunContext) -> None:
     """
     resolve_impl(run.training.impl, torch.empty(0, device=default_device()))
     check_adapter(run.config, run.student(0))
-    _check_hub(run.training, run.config.hub_dataset_id)
+    _check_hub(run.training, run.config.hub_dataset_id, run.config.hub_dtype)
     _check_trackers(run.training)
     _check_compilation(run.training)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,8 +69,12 @@ def _naming(setting: str, problem: str) -> Iterator[None]:
         raise ValueError(f"{setting}: {problem}: {first_line(error)}") from error
 
 
-def _check_hub(args: PADConfig, dataset: str | None) -> None:
+def _check_hub(args: PADConfig, dataset: str | None, dtype: str = "trained") -> None:
     if not args.push_to_hub:
+        if dtype != "trained":
+            raise ValueError(
+                f"hub_dtype: needs push_to_hub: true, got {dtype!r} and nothing is pushed"
+            )
         if dataset is not None:
             raise ValueError(
                 f"hub_dataset_id: needs push_to_hub: true, got {dataset!r} and nothing is pushed"

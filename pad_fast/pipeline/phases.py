@@ -162,6 +162,7 @@ FREE = OF_BENCHMARKS | frozenset(
     {
         "output_dir",
         "hub_dataset_id",
+        "hub_dtype",
         "accept_environment",
         "load_best_round",
         "student_server",

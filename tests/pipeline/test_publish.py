@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import torch
 from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard, RepoUrl
+from safetensors.torch import load_file
 
 from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.arguments import parse_settings
@@ -155,6 +157,26 @@ def test_a_student_and_its_responses_are_pushed(finished, api, tmp_path):
         assert b"hf_writer" not in path.read_bytes()
 
 
+@pytest.mark.parametrize(("wanted", "width"), [("bfloat16", 2), ("base", 4)])
+def test_the_pushed_weights_have_the_data_type_that_is_asked_for(finished, api, wanted, width):
+    """The run folder keeps what was trained, and all else is pushed as it is there."""
+    student = finished / "run" / "round-02" / "student"
+    before = {path.name: path.read_bytes() for path in student.iterdir()}
+    upload.push(context(finished, *PUSHED, "--hub_dtype", wanted), student)
+    folder = api.folders["me/small"]
+    weights, trained = (load_file(each / "model.safetensors") for each in (folder, student))
+    assert weights.keys() == trained.keys()
+    for name, weight in weights.items():
+        assert weight.element_size() == width
+        torch.testing.assert_close(weight, trained[name].to(weight.dtype), rtol=0, atol=0)
+    said = read_json(folder / "config.json")["dtype"]
+    assert said == {2: "bfloat16", 4: "float32"}[width]
+    for name in ("README.md", "tokenizer.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (student / name).read_bytes()
+    assert {path.name for path in folder.iterdir()} == before.keys() - set(upload.KEPT_HERE)
+    assert {path.name: path.read_bytes() for path in student.iterdir()} == before
+
+
 def test_the_dataset_card_is_what_the_dataset_holds(finished, api, tmp_path):
     upload.push(context(finished, *PUSHED, "--hub_dataset_id", "me/asked"), finished / "student")
     folder = api.folders["me/asked"]
@@ -208,9 +230,10 @@ def test_without_a_name_for_them_responses_stay_here(finished, api):
         (False, "me/asked", "hub_dataset_id: needs push_to_hub"),
         (True, "me/small", "hub_dataset_id: must differ from hub_model_id"),
         (True, "a b", "hub_dataset_id: must be a name such as"),
+        (False, None, "hub_dtype: needs push_to_hub: true, got 'base'"),
     ],
 )
 def test_wrong_names(pushes, dataset, message):
     args = SimpleNamespace(push_to_hub=pushes, hub_model_id="me/small", hub_token=None)
     with pytest.raises(ValueError, match=message):
-        _check_hub(args, dataset)
+        _check_hub(args, dataset, "base" if dataset is None else "trained")

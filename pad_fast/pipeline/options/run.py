@@ -48,6 +48,11 @@ class RunOptions:
         "With push_to_hub, the name on the Hub of a dataset with the scored responses, such as "
         "me/responses. Default: responses are not pushed.",
     )
+    hub_dtype: Literal["trained", "base", "float32", "bfloat16", "float16"] = option(
+        "trained",
+        "With push_to_hub, the data type of the weights that are pushed. trained: train_dtype, as "
+        "they are in the run folder; base: that in which the base student samples.",
+    )
     accept_environment: bool = option(
         False,
         "Go on with a run folder that was begun with other versions or variables of the "
