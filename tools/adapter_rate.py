@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils.logging import disable_progress_bar
 
 from pad_fast.models.scoring import score_responses
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.train.adapter import trainable
-from pad_fast.pipeline.train.train_round import AT_START, COLUMNS
+from pad_fast.pipeline.train.scored_rows import AT_START, COLUMNS
+from pad_fast.progress.bar import quiet_libraries
 from pad_fast.training.trainer import PADTrainer
 
 
@@ -33,7 +36,7 @@ def moved(
 ) -> float:
     """The mean absolute change of the rewards of all responses, in nats a token."""
     config = dataclasses.replace(run.config, use_peft=use_peft)
-    names = [name for name in (*COLUMNS, AT_START) if name in rows[0]]
+    names = [name for name in COLUMNS if name in rows[0]]
     data = Dataset.from_list([{name: row[name] for name in names} for row in rows])
     with tempfile.TemporaryDirectory() as folder:
         args = run.settings.pad_config(
@@ -47,9 +50,10 @@ def moved(
         trainer = PADTrainer(
             model=trainable(config, run.student(0), args.seed),
             args=args,
-            train_dataset=data.rename_column(AT_START, "anchor_rewards"),
+            train_dataset=data,
             processing_class=run.student(0).tokenizer,
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     prompts, responses = ([row[name] for row in rows] for name in COLUMNS[:2])
     own = {"normalize": args.normalize, "temperature": args.temperature}
@@ -67,10 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rates", type=float, nargs="+", default=[8e-7, 8e-6, 8e-5])
     given = parser.parse_args(arguments)
+    quiet_libraries()
+    disable_progress_bar()
     run = RunContext(parse_settings("run", [str(given.run), "--disable_tqdm", "true"]))
     rows = read_rows(run.folder.round(1) / "scores")
     print(f"nats a token after {given.steps} steps, on {len(rows)} prompts")
-    print("| learning rate | all weights | LoRA, rank {} |".format(run.config.lora_r))
+    print(f"| learning rate | all weights | LoRA, rank {run.config.lora_r} |")
     print("| ---: | ---: | ---: |")
     for rate in given.rates:
         found = [
