@@ -147,9 +147,12 @@ def run_config(world: Path, **changes: object) -> RunConfig:
     return RunConfig(**{**values, **changes})
 
 
-def response_logp(model: Any, prompt: list[int], response: list[int]) -> float:
+def response_logp(
+    model: Any, prompt: list[int], response: list[int], temperature: float = 1.0
+) -> float:
     """log pi(response | prompt) from complete logits in float64."""
-    logits = model(torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
+    logits = model(torch.tensor([prompt + response])).logits[0].double()
+    logits = (logits / temperature).log_softmax(-1)
     return sum(logits[len(prompt) + i - 1, token].item() for i, token in enumerate(response))
 
 

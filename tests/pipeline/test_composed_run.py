@@ -7,11 +7,12 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 from commands import failing
 from datasets import Dataset
-from worlds import changed_config
+from worlds import changed_config, response_logp
 
-from pad_fast import cli
+from pad_fast import cli, reference
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.sample.teacher_answers import sampled_alone
@@ -149,14 +150,48 @@ def test_given_responses_have_an_anchor(world, tmp_path, before, after, known) -
     assert losses_of(student)[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
+def test_rewards_are_made_at_their_own_temperature(world, tmp_path) -> None:
+    options = {"reward_temperature": 2.0, "mcq_style": "none", "heldout": None}
+    folder = run(world, tmp_path, "sample", "score", "train", **DPO, **options)
+    rows = read_rows(folder / "round-01" / "scores")[:2]
+    for role in ("student", "teacher"):
+        model = Checkpoint(role, str(world / role)).model
+        for row in rows:
+            ids = row["completion_ids"]
+            logps = [response_logp(model, row["prompt_ids"], each, 2.0) for each in ids]
+            rewards = [logp / len(each) for logp, each in zip(logps, ids, strict=True)]
+            assert row[f"{role}_rewards"] == pytest.approx(rewards, abs=1e-5)
+    student = folder / "round-01" / "student"
+    assert losses_of(student)[0] == pytest.approx(math.log(2), abs=1e-4)  # the training's too
+
+
 def test_teacher_beta_is_chosen_once(world, tmp_path) -> None:
-    folder = run(world, tmp_path, rounds=2, beta=50.0)
+    folder = run(world, tmp_path, rounds=2, beta=50.0, anchor="start")
     manifest = json.loads((folder / "run.json").read_text())
     chosen = manifest["chosen"]["teacher_beta"]
     assert 0 < chosen < 50.0
     for round in ("round-01", "round-02"):
         card = (folder / round / "student" / "README.md").read_text()
         assert f"| teacher_beta | {chosen} |" in card
+    _check_heldout_losses(folder, 50.0, chosen)
+
+
+def _check_heldout_losses(folder, beta: float, teacher_beta: float) -> None:
+    """The last student's are those of its rewards less the base student's, by enumeration."""
+    groups = read_rows(folder / "heldout" / "groups")
+    for group, row in zip(
+        groups, read_rows(folder / "evaluation" / "student-02.parquet"), strict=True
+    ):
+        student, start, teacher = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in (
+                row["student_rewards"],
+                group["student_rewards"],
+                group["teacher_rewards"],
+            )
+        )
+        by_hand = reference.jsd(beta * (student - start), teacher_beta * teacher)
+        assert row["ppd_loss"] == pytest.approx(by_hand.item(), rel=1e-4, abs=1e-6)
 
 
 def test_a_system_prompt_is_the_teachers_alone(world, tmp_path) -> None:

@@ -19,10 +19,12 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score import model_scores
+from pad_fast.pipeline.score.asked_questions import make_quiz
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.model_scores import ModelScores
 from pad_fast.pipeline.score.scorer import Scorer
 from pad_fast.pipeline.score.teacher_rewards import in_unit_of
+from pad_fast.pipeline.score.teacher_view import teacher_view
 
 
 def sampled_row(student: Checkpoint, prompt: str, texts: list[str], reasons: list[str]) -> dict:
@@ -202,6 +204,20 @@ def test_what_the_teacher_cannot_see_is_masked(world, tmp_path, foreign_teacher)
     (uncalibrated,) = score(world, tmp_path / "long", [long])
     assert uncalibrated["teacher_choice_probs"] is None
     assert uncalibrated["teacher_rewards"][1] == pytest.approx(uncalibrated["teacher_logps"][1] / 2)
+
+
+def test_what_just_fits_the_window_is_read(world, three, monkeypatch):
+    teacher, config = Checkpoint("teacher", str(world / "teacher")), run_config(world)
+    view = teacher_view(teacher, three, reuse_ids=True)
+    longest = len(view.prompt) + len(view.responses[1])
+    question = max(map(len, make_quiz(teacher, config, three, view).prompts))
+    for window, readable in ((longest, [0, 1, 2]), (longest - 1, [0, 2])):
+        monkeypatch.setattr(Checkpoint, "window", window)
+        assert teacher_view(teacher, three, reuse_ids=True).readable == readable
+    # The letter is one more token.
+    for window, asks in ((question + 1, True), (question, False)):
+        monkeypatch.setattr(Checkpoint, "window", window)
+        assert bool(make_quiz(teacher, config, three, view).prompts) == asks
 
 
 def test_questions_beyond_the_window_are_reported_once(world, tmp_path, three, monkeypatch, caplog):

@@ -11,6 +11,7 @@ from students import RENAMED, make_args, make_model, make_rows, trained
 from pad_fast.evaluation import ranking_agreement
 from pad_fast.losses import probabilistic_preference_loss
 from pad_fast.models.scoring import score_responses
+from pad_fast.training.config import PADConfig
 from pad_fast.training.metrics import NAMES
 from pad_fast.training.trainer import PADTrainer
 
@@ -78,6 +79,28 @@ def test_metrics(tmp_path):
             assert line[name] == pytest.approx(value, rel=1e-4), name
     assert line["perf/tokens_per_second"] > 0
     assert "perf/tokens_per_second" not in metrics
+
+
+def test_sampled_rankings_are_new_in_each_step_and_the_same_in_each_evaluation(
+    tmp_path, monkeypatch
+):
+    rows = make_rows(1, seed=3)
+    options = {"method": "sampled", "num_samples": 4, "learning_rate": 0.0, "logging_steps": 1}
+
+    def losses(seed):
+        args = make_args(tmp_path, num_train_epochs=3, seed=seed, **options)
+        trainer = PADTrainer(make_model(), args, rows, rows)
+        before = trainer.evaluate()["eval_loss"]
+        trainer.train()
+        log = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        assert trainer.evaluate()["eval_loss"] == before
+        with monkeypatch.context() as patch:
+            patch.setattr(PADConfig, "process_index", 1)
+            return [before, *log, trainer.evaluate()["eval_loss"]]  # the last on another rank
+
+    first = losses(0)
+    assert len({round(loss, 4) for loss in first}) == 5
+    assert not set(losses(1)) & set(first)
 
 
 def test_evaluation_during_training_and_several_sets(tmp_path):

@@ -75,6 +75,8 @@ def test_numbers_are_those_of_this_process(stub_of, engine_of, own, kind):
     [[greedy]] = engine.sample(PROMPTS[:1], 1, Sampling(5, temperature=0.0), 3)
     [[wanted]] = own["engine"].sample(PROMPTS[:1], 1, Sampling(5, temperature=0.0), 4)
     assert (greedy.ids, greedy.finish_reason) == (wanted.ids, wanted.finish_reason)
+    engine.normalize = "sum"
+    same(engine.rewards(PROMPTS, RESPONSES), own["logps"])
 
 
 def sometimes(answer):
