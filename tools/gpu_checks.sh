@@ -14,7 +14,9 @@ check() {
     "$@"
     code=$?
     if [ "$code" -eq 0 ]; then how=passed; else how="FAILED (exit status $code)"; status=1; fi
-    results="$results$name: $how after $(($(date +%s) - start)) s
+    how="$name: $how after $(($(date +%s) - start)) s"
+    echo "== $how"  # also here, in case the card goes before the end
+    results="$results$how
 "
 }
 
