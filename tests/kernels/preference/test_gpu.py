@@ -19,15 +19,15 @@ def poison():
     """Memory is not poisoned here: deterministic algorithms wait for the device and take memory."""
 
 
-GROUPS = sized(64, 8)
+GROUPS = sized(64, 6)
 LISTWISE = [
-    ("kl", "exact", sized(8, 4)),
-    ("kl", "exact", sized(12, 5)),
-    ("reverse_kl", "exact", sized(12, 5)),
-    ("jsd", "exact", sized(8, 4)),
-    ("jsd", "exact", sized(10, 5)),
-    ("vpd", "exact", sized(200, 20)),
-    *((kind, "sampled", sized(16, 4)) for kind in ("kl", "reverse_kl", "jsd")),
+    ("kl", "exact", sized(8, 3)),
+    ("kl", "exact", sized(12, 4)),
+    ("reverse_kl", "exact", sized(12, 4)),
+    ("jsd", "exact", sized(8, 3)),
+    ("jsd", "exact", sized(10, 4)),
+    ("vpd", "exact", sized(200, 5)),
+    *((kind, "sampled", sized(16, 3)) for kind in ("kl", "reverse_kl", "jsd")),
 ]
 
 
@@ -70,7 +70,7 @@ def test_listwise_values_repeat_and_do_not_depend_on_company(kind, method, n, ma
 @pytest.mark.parametrize("kind", ["kl", "reverse_kl", "jsd"])
 def test_sampled_losses_are_unbiased_on_the_device(kind):
     student, teacher = 0.1 * torch.randn(2, 1, 6, generator=generator(2), device=DEVICE)
-    copies = sized(20_000, 100)
+    copies = sized(20_000, 60)
     loss, grad = listwise(kind, "sampled", student.expand(copies, 6), teacher.expand(copies, 6))
     exact, dexact = listwise(kind, "exact", student.double(), teacher.double(), impl="torch")
     for draws, expected in ((loss[:, None].double(), exact), (grad.double(), dexact[0])):
