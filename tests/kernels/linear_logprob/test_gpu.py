@@ -94,7 +94,7 @@ def test_a_head_at_full_vocabulary(dtype, options, budget):
 @pytest.mark.parametrize("budget", ["auto", 0])
 def test_a_head_repeats_its_bits(budget):
     """Gradients repeat from run to run, and log-probabilities do so in any batch."""
-    count, last = sized(2500, 150), sized(2200, 140)
+    count, last = sized(2500, 40), sized(2200, 30)
     hidden, weight, labels, grad = head_inputs(count, sized(512, 16), sized(32000, 320))
     first = None
     for _ in range(sized(20, 2)):
