@@ -60,7 +60,7 @@ def push(run: RunContext, student: Path) -> list[str]:
 @contextlib.contextmanager
 def _to_push(run: RunContext, student: Path) -> Iterator[Path]:
     """The student's folder, or a copy for a while with weights in the data type ``hub_dtype``."""
-    wanted = run.config.hub_dtype
+    wanted: str = run.config.hub_dtype
     if wanted == "trained":
         yield student
         return
