@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from benchmarks.float64_truth import MOST_ENUMERATED, enumerate_rankings, is_def
 from benchmarks.listwise import jobs as listwise_jobs
 from benchmarks.listwise import library_loss
 from pad_fast import device as devices
+from pad_fast.logprob import compiled
 
 Call = Callable[[], Tensor]
 
@@ -68,6 +69,8 @@ class Contestant(Participant):
     per_token: bool = field(default=True, kw_only=True)  # False: a number a response or a prompt
     # The call destroys its inputs, which are restored before each repetition, outside of the time.
     overwrites_inputs: bool = field(default=False, kw_only=True)
+    # Variables that are set while its steps run, forward and backward.
+    environment: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     # Bytes that it needs at least, where that may be more than there is.
     least_memory: Callable[[Case], int] = field(default=no_bytes, kw_only=True)
 
@@ -131,6 +134,15 @@ def _linear(case: Case, inputs: Inputs, budget: int | None) -> Tensor:
         memory_budget=_budget(budget),
         live_rows=inputs.live_rows,  # which a collator knows
     )
+
+
+def _compiled_library(case: Case, inputs: Inputs) -> Call:
+    if devices.is_gpu(inputs.labels.device):
+        raise Unsupported(f"{compiled.ENVIRONMENT_VARIABLE}=1 is for a CPU")
+    if case.softcap:
+        raise Unsupported("logits with a softcap are not compiled")
+    _need_a_compiler()
+    return _library(case, inputs)
 
 
 def _no_budget(case: Case, inputs: Inputs) -> Call:
@@ -248,18 +260,23 @@ def _naive_memory(case: Case) -> int:
     return case.num_logits * (4 * (tables + bool(case.softcap)) + size * case.uses_head)
 
 
+def _need_a_compiler() -> None:
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise ImportError(
+            f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}"
+        )
+
+
 def _compiled(case: Case, inputs: Inputs) -> Call:
     on_gpu = devices.is_gpu(inputs.labels.device)
     if case.live_share < 1 and on_gpu:  # saves the minutes of a rented card a compilation
         raise Unsupported("the same work as with no row ignored")
-    compiler = os.environ.get("CXX", "g++")
-    if not on_gpu and not shutil.which(compiler):
-        raise ImportError(
-            f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}"
-        )
+    if not on_gpu:
+        _need_a_compiler()
     torch.compiler.reset()  # or the shapes of all cases add up to the limit of recompilations
-    compiled = torch.compile(_naive_function(case), fullgraph=True, dynamic=False)
-    return partial(compiled, *_naive_arguments(case, inputs))
+    function = torch.compile(_naive_function(case), fullgraph=True, dynamic=False)
+    return partial(function, *_naive_arguments(case, inputs))
 
 
 def _torch_linear(case: Case, inputs: Inputs) -> Call:
@@ -275,6 +292,7 @@ def _torch_linear(case: Case, inputs: Inputs) -> Call:
 OURS = "pad_fast"
 NAIVE = "naive PyTorch"
 OURS_BUDGET_0 = f"{OURS}, budget 0"
+OURS_COMPILED = f"{OURS}, {compiled.ENVIRONMENT_VARIABLE}=1"
 OURS_TWO_STEPS = f"{OURS}, two steps"
 ROUNDED = "logits rounded to the input's dtype"
 
@@ -329,6 +347,19 @@ PLAIN = (
         per_token=False,
     ),
     Contestant("torch.compile", (LOGITS,), _compiled),
+    # After torch.compile's, which empties the compiler's memory before each case.
+    *(
+        Contestant(
+            OURS_COMPILED,
+            (job,),
+            _compiled_library,
+            note="asked for: loops that torch.compile makes",
+            package="pad_fast",
+            per_token=job == "token_logprobs",
+            environment={compiled.ENVIRONMENT_VARIABLE: "1"},
+        )
+        for job in ("token_logprobs", "response_rewards")
+    ),
     Contestant("torch.compile", (LINEAR,), _compiled, note=ROUNDED),
     Contestant("F.linear_cross_entropy", (LINEAR,), _torch_linear, note=ROUNDED, sign=-1),
 )

@@ -5,6 +5,7 @@ Contestants are timed in turns: see :func:`time_in_turns`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Generic, TypeVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -168,7 +170,14 @@ def make_step(contestant: Contestant, case: Case, inputs: Inputs) -> Step:
         result = call()
         return result.detach(), *torch.autograd.grad(result, leaves, upstream.to(result.dtype))
 
-    return step
+    if not contestant.environment:
+        return step
+
+    def step_in_its_environment() -> tuple[Tensor, ...]:
+        with patch.dict(os.environ, contestant.environment):
+            return step()
+
+    return step_in_its_environment
 
 
 # Time.

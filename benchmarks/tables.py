@@ -2,10 +2,10 @@
 
 ``<!-- MARK -->`` and ``<!-- /MARK -->``, in README.md, benchmarks/README.md or docs/, enclose one:
 
-- ``table:NAME`` or ``summary:NAME``, the newest runs of a suite, in full or a row for each case;
+- ``table:NAME``, a suite's newest run on each device; ``summary:NAME``, rows of the last one;
 - ``tables``, all suites in full, each under its title;
 - ``suites``, their list;
-- ``table:demo`` and ``table:run-memory``, the studies of these names;
+- ``table:demo``, ``table:run-memory`` and ``table:host-time``, the studies of these names;
 - ``evidence:NAME``, of the study;
 - ``ratios``, of the main README.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import demo, run_memory
+from benchmarks import demo, host_time, run_memory
 from benchmarks.contestants import NAIVE, OURS
 from benchmarks.evidence.page import PARTS
 from benchmarks.in_words import markdown, mebibytes, number, percent, times, without_bars
@@ -198,11 +198,12 @@ def demo_table(records: list[Record]) -> str:
 # Documents.
 
 
-def _suite(suite: Suite, make: Callable[[Cases], str], results: Path) -> str:
-    """The newest run of each device, by one of the functions above."""
+def _suite(suite: Suite, make: Callable[[Cases], str], results: Path, *, last=False) -> str:
+    """The newest run of each device, or the last of all, by one of the functions above."""
+    records = (last_run if last else load)(results, suite.name)
     parts = [
         f"{source(next(iter(cases.values()))[0])}\n\n{make(cases)}"
-        for cases in newest(load(results, suite.name)).values()
+        for cases in newest(records).values()
     ]
     return "\n\n".join(parts) or f"*Not yet run on {'a GPU' if suite.on_gpu else 'a CPU'}.*"
 
@@ -217,6 +218,16 @@ def _run_memory(results: Path) -> str:
     note = f"Modules alone: {mebibytes(loaded)} MiB. {source}"
     picture = f"![Peak memory of each phase over the prompts](results/{run_memory.NAME}.png)"
     return f"{markdown(run_memory.table(records))}\n\n{note}\n\n{picture}"
+
+
+def _host_time(results: Path) -> str:
+    records = last_run(results, host_time.NAME)
+    if not records:
+        return "*Not yet run.*"
+    first = records[0]
+    versions = f"{first['device']}; torch {first['versions']['torch']}; commit {first['commit']}"
+    calls = f"{first['calls']} calls of each, in turns."
+    return f"{host_time.table(records)}\n\n{calls} {versions}; {first['run']}."
 
 
 def _demo(results: Path) -> str:
@@ -252,6 +263,7 @@ def marks() -> dict[str, Callable[[Path], str]]:
         "suites": _list_of_suites,
         "table:demo": _demo,
         "table:run-memory": _run_memory,
+        "table:host-time": _host_time,
         "ratios": ratios,
     }
     for name, make in PARTS.items():
@@ -259,7 +271,7 @@ def marks() -> dict[str, Callable[[Path], str]]:
     for suite in SUITES.values():
         found[f"table:{suite.name}"] = partial(_suite, suite, LAYOUTS[suite.table])
         short = LAYOUTS[suite.table] if suite.table == "trainers" else summary
-        found[f"summary:{suite.name}"] = partial(_suite, suite, short)
+        found[f"summary:{suite.name}"] = partial(_suite, suite, short, last=True)
     return found
 
 

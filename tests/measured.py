@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.contestants import Contestant
+from benchmarks.contestants import OURS_COMPILED, Contestant
 from benchmarks.suites import SUITES
 
 CPU = torch.device("cpu")
 ROOFS = {"copy": 1e10, "float32": 1e11}
 SMOKE = [replace(case, rounds=2) for case in SUITES["smoke"].cases]
-COMPILED = {"torch.compile", "Liger chunked SimPO"}  # contestants that compile for seconds a case
+# Contestants that compile for seconds a case.
+COMPILED = {"torch.compile", "Liger chunked SimPO", OURS_COMPILED}
 FIELDS = {
     *("job", "shape", "work", "dtype", "live", "softcap", "frozen", "curve", "budget", "case"),
     *("contestant", "contestant_version", "same_job", "note", "status", "reason", "clock"),

@@ -2,17 +2,19 @@
 
 import importlib.util
 import json
+import os
 from dataclasses import replace
 
 import pytest
 from measured import COMPILED, CPU, FIELDS, ROOFS, SMOKE, contestant, named
 
 from benchmarks import tables
-from benchmarks.cases import Case, Inputs
-from benchmarks.contestants import NAIVE, OURS, Unsupported
-from benchmarks.measure import run_case
+from benchmarks.cases import Case, Inputs, make_inputs
+from benchmarks.contestants import NAIVE, OURS, OURS_COMPILED, Unsupported
+from benchmarks.measure import make_step, run_case
 from benchmarks.peers import PEERS
 from benchmarks.suites import CONTESTANTS
+from pad_fast.logprob import compiled
 
 PEER_MODULES = {"trl", "liger_kernel", "cut_cross_entropy", "quack", "verl", "flash_attn"}
 
@@ -44,8 +46,28 @@ def test_everybody_is_right_or_says_why_not(case):
 @pytest.mark.parametrize("job", ["token_logprobs", "linear_pair_loss"])
 def test_compiled_contestants_run_or_say_why_not(job):
     case = next(case for case in SMOKE if case.job == job)
-    (record,) = run_case(case, named(CONTESTANTS, *COMPILED), CPU, ROOFS)
-    assert record["status"] == "absent" or max(record["error"].values()) < 1e-5, record["reason"]
+    for record in run_case(case, named(CONTESTANTS, *COMPILED), CPU, ROOFS):
+        right = record["status"] == "absent" or max(record["error"].values()) < 1e-5
+        assert right, record["reason"]
+
+
+def test_our_compiled_loops_are_asked_for_in_their_own_steps_alone(monkeypatch):
+    """Forward and backward see the variable; other contestants of the case do not."""
+    monkeypatch.delenv(compiled.ENVIRONMENT_VARIABLE, raising=False)
+    asked = []
+
+    def is_asked_for(*_):
+        asked.append(os.environ.get(compiled.ENVIRONMENT_VARIABLE))
+        return False
+
+    monkeypatch.setattr(compiled, "is_asked_for", is_asked_for)
+    for one in named(CONTESTANTS, OURS, OURS_COMPILED):
+        if one.takes_part(SMOKE[0]):
+            make_step(one, SMOKE[0], make_inputs(SMOKE[0], CPU))()
+    assert asked == [None, None, "1", "1"]
+    capped = next(case for case in SMOKE if case.softcap and case.job == "token_logprobs")
+    (record,) = run_case(capped, named(CONTESTANTS, OURS_COMPILED), CPU, ROOFS)
+    assert record["status"] == "unsupported"
 
 
 def test_a_contestant_that_fails_is_recorded_and_the_others_go_on():
