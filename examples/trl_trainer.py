@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pad_fast import LinearPADLoss, score_responses
+from pad_fast import LinearPADLoss, output_head, score_responses
 from pad_fast.evaluation import ranking_agreement
 
 V, N = 50, 4  # vocabulary, responses a prompt
@@ -72,11 +72,8 @@ class PADSFTTrainer(SFTTrainer):
         outputs = model(
             **inputs, use_cache=False, output_hidden_states=True, logits_to_keep=slice(0, 0)
         )
-        # Gemma-2's head has a softcap: there the loss needs softcap=30.0.
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        loss = self.pad_loss(
-            outputs.hidden_states[-1], head.weight, labels, teacher_rewards, bias=head.bias
-        )
+        head = output_head(model)  # with its bias, softcap and scale
+        loss = self.pad_loss(outputs.hidden_states[-1], head, labels, teacher_rewards)
         return (loss, outputs) if return_outputs else loss
 
 
