@@ -104,6 +104,7 @@ class Study:
         """
         found, commit = 0, describe(torch.device("cpu"))["commit"]
         every = records.load(self.results, "evidence")
+        known: dict[tuple, Reading] = {}  # the same at every point of the grid
         for record in every:
             cell = Cell(**record["cell"])
             if cell.size != self.size.name or cell.method == BASE:
@@ -111,9 +112,11 @@ class Study:
             pool = folder_of(self.folder, cell.size, cell.setting, cell.student, cell.seed) / "pool"
             if SETTINGS[cell.setting].rounds > 1 or not is_scored(pool):
                 continue
-            place = self._place(cell)
-            method = METHODS[cell.method]
-            read = reading(method, place.rows_of(method, place.pool))
+            key = (cell.setting, cell.student, cell.seed, cell.method)
+            if key not in known:
+                place, method = self._place(cell), METHODS[cell.method]
+                known[key] = reading(method, place.rows_of(method, place.pool))
+            read = known[key]
             tokens = round(record["steps"] * self.size.batch * read.tokens)
             if {**record, "tokens": tokens, **_read(read)} != record:
                 record |= {"tokens": tokens, **_read(read), "recounted": commit}
