@@ -1,15 +1,10 @@
-"""The rule of the prompted world is graded as it is written, and its recipe has the same rule."""
+"""The rule of the prompted world is graded as it is written."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import yaml
 
-from benchmarks.evidence.obedience import RULE, WORDS, obedience, parts
-
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.evidence.obedience import WORDS, obedience, parts
 
 
 @pytest.mark.parametrize(
@@ -37,9 +32,3 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_parts_of_obedience(text, expected) -> None:
     assert tuple(parts(text).values()) == expected
     assert obedience(text) == pytest.approx(sum(expected) / 4)
-
-
-def test_the_recipe_has_the_rule_that_is_graded() -> None:
-    recipe = yaml.safe_load((ROOT / "recipes" / "smollm2-prompted.yaml").read_text())
-    assert recipe["teacher_system_prompt"] == RULE
-    assert recipe["student"] == recipe["teacher"]
