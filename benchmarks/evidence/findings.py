@@ -80,15 +80,19 @@ def _verdict_on(measured: Sequence[Results]) -> str:
     rivals = "SeqKD and RFT" if answers else "RFT"
     where = "" if answers else ", where the teacher only scores,"
     wins = [text for results in measured for text in _wins(results)]
+    tried = sum(
+        len(_composed(comparable(results, TOKENS))) * len(scores_of(results.setting))
+        for results in measured
+    )
     if wins:
         said = (
             f"A composed method beats {rivals} at equal compute{where} with separate 95% "
-            f"intervals, here: {'; '.join(wins)}."
+            f"intervals in {len(wins)} of {tried} comparisons: {'; '.join(wins)}."
         )
     else:
         said = (
             f"No composed method beats {'both ' if answers else ''}{rivals} at equal "
-            f"compute{where} with separate 95% intervals in any setting that was measured."
+            f"compute{where} with separate 95% intervals in any of {tried} comparisons."
         )
     return f"**{said}** Measured: {'; '.join(map(_as_measured, measured))}."
 

@@ -57,6 +57,7 @@ def test_a_composed_method_wins_only_with_separate_intervals(right, wins) -> Non
     found = verdict([*IMITATION, record("weighted", right)])
     assert found.startswith("**A composed method beats" if wins else "**No composed method beats")
     assert ("right, greedy 90.0 [" in found) == wins
+    assert ("intervals in 2 of 2 comparisons: " if wins else "any of 2 comparisons.") in found
     assert "Measured: a: from the base student" in found
     assert f"of {len(cells(FULL))} cells of the embedded worlds" in found
 

@@ -23,6 +23,10 @@ MEASURED = {
         "prompted",
         {None: "seqkd", "PAD": "ppd_kl", "DPO": "dpo", "RFT": "rft", "composed": "weighted_kl"},
     ),
+    "smollm2-135m": (
+        "smollm2",
+        {None: "weighted_kl", "PAD": "ppd_kl", "DPO": "dpo", "RFT": "rft", "SeqKD": "seqkd"},
+    ),
 }
 PARTS = {"teacher": "teacher", "own": "own", "pair": "pair", "best": "best", "all": "mixed"}
 
