@@ -19,7 +19,7 @@ from benchmarks.evidence.results import (
 )
 from benchmarks.evidence.settings import FULL, SETTINGS, SIZES, Size
 from benchmarks.evidence.statistics import Estimate, Pair, interval
-from benchmarks.evidence.tables import ALL, PERCENT, Table, amount, heading, title
+from benchmarks.evidence.tables import PERCENT, Table, amount, heading, title
 from benchmarks.records import Record
 
 BUDGETS = (STEPS, TOKENS)
@@ -94,15 +94,15 @@ def _verdict_on(measured: Sequence[Results]) -> str:
             f"No composed method beats {'both ' if answers else ''}{rivals} at equal "
             f"compute{where} with separate 95% intervals in any of {tried} comparisons."
         )
-    return f"**{said}** Measured: {'; '.join(map(_as_measured, measured))}."
+    shares = "in brackets the least share of those tokens that a composed method reads"
+    return f"**{said}** Measured, {shares}: {'; '.join(map(_as_measured, measured))}."
 
 
 def _as_measured(results: Results) -> str:
-    """A setting's title, and how much less its composed methods read than their rivals."""
+    """A setting's title, and the least share of equal tokens that a composed method reads in it."""
     shares = [share_of_tokens(results, name) for name in _composed(comparable(results, TOKENS))]
     least = min((share for share in shares if share is not None), default=1.0)
-    text = results.setting.title
-    return text if least >= ALL else f"{text} (composed methods on {100 * least:.0f}% or more)"
+    return f"{results.setting.title} ({100 * min(1, least):.0f}%)"
 
 
 def _rivals(results: Results) -> list[str]:

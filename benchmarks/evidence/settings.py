@@ -70,9 +70,7 @@ _ALL = (
     Setting("a", "a: from the base student", "a", pairs=9),
     Setting("c", "c: the teacher only scores", "a", answers=False, shares="a", pairs=9),
     Setting("e", "e: open-ended, graded", "e", world=GRADED, methods=(*MAIN, "paper"), pairs=3),
-    Setting(
-        "b", "b: after SeqKD that no longer improves", "b", saturated=True, methods=MAIN, pairs=3
-    ),
+    Setting("b", "b: after 1,500 steps of SeqKD", "b", saturated=True, methods=MAIN, pairs=3),
     Setting("d", "d: a student of width 48", "d", width=48, methods=MAIN),
     Setting(
         "d-scratch",

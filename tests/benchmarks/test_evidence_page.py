@@ -58,7 +58,7 @@ def test_a_composed_method_wins_only_with_separate_intervals(right, wins) -> Non
     assert found.startswith("**A composed method beats" if wins else "**No composed method beats")
     assert ("right, greedy 90.0 [" in found) == wins
     assert ("intervals in 2 of 2 comparisons: " if wins else "any of 2 comparisons.") in found
-    assert "Measured: a: from the base student" in found
+    assert "a composed method reads: a: from the base student (100%)" in found
     assert f"of {len(cells(FULL))} cells of the embedded worlds" in found
 
 
@@ -74,7 +74,7 @@ def test_nothing_is_won_before_all_rivals_have_run() -> None:
     assert "SeqKD" not in found
     both = verdict([*IMITATION, record("weighted_own", 0.55)])
     assert "beats both SeqKD and RFT" in both
-    assert both.index("Measured: a: from") < both.index("**No composed method beats RFT at equal")
+    assert both.index("reads: a: from") < both.index("**No composed method beats RFT at equal")
 
 
 def test_a_mean_of_fewer_runs_is_not_compared() -> None:
@@ -183,7 +183,7 @@ def test_what_was_read_is_said_where_it_is_not_the_whole() -> None:
     assert f"At equal tokens, read of that number of tokens: {name} 94%." in said
     assert "the responses of the others being all equal: PPD-KL 87%." in said
     assert f"Mean weight of the teacher's answer: {name} 0.995." in said
-    assert "a: from the base student (composed methods on 94% or more)" in verdict(found)
+    assert "a: from the base student (94%)" in verdict(found)
     assert "weighted likelihood: 0.99 (a: from the base student)" in asides(found)
 
 
