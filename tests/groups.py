@@ -99,3 +99,15 @@ def assert_same(found, wanted, rtol=1e-4, atol=2e-6):
             atol=atol,
             msg=lambda text, name=name: f"{name}: {text}",
         )
+
+
+# A scored group of a run: three samples and the teacher's own answer, as token ids.
+SCORED_ROW = {
+    "prompt_id": 0,
+    "prompt_ids": [1, 2],
+    "completion_ids": [[3], [4, 5], [6], [7, 8, 9]],
+    "finish_reasons": ["stop"] * 4,
+    "teacher_rewards": [-2.0, -1.0, -3.0, -0.5],
+    "student_rewards": [-1.0, -1.5, -2.5, -4.0],
+    "from_teacher": [False, False, False, True],
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,10 @@ def contents(run: Path) -> dict[str, str]:
     return {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept
     }
+
+
+def in_bfloat16(student: Path, folder: Path) -> Path:
+    """A copy of a model's folder whose weights are stored in bfloat16."""
+    shutil.copytree(student, folder)
+    LlamaForCausalLM.from_pretrained(student, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder

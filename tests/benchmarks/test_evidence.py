@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from groups import SCORED_ROW
 from torch.nn.functional import kl_div
 
 from benchmarks import records
@@ -241,17 +242,9 @@ def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
 def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:
     place = object.__new__(runner.Place)
     place.size = dataclasses.replace(SMALLEST, steps=10)
-    row = {
-        "prompt_ids": [1, 2],
-        "completion_ids": [[3], [4, 5], [6], [7, 8, 9]],
-        "finish_reasons": ["stop"] * 4,
-        "teacher_rewards": [-2.0, -1.0, -3.0, -0.5],
-        "student_rewards": [-1.0, -1.5, -2.5, -4.0],
-        "from_teacher": [False, False, False, True],
-    }
-    place.pool = SimpleNamespace(rows=[row])
+    place.pool = SimpleNamespace(rows=[SCORED_ROW])
     cell = next(cell for cell in cells(SMALLEST) if cell.budget == TOKENS)
-    rows = training_rows(METHODS["seqkd"], [row])
+    rows = training_rows(METHODS["seqkd"], [SCORED_ROW])
     assert place._steps(cell, METHODS["seqkd"], rows) == 12  # 6 tokens of a group against 5
     assert place._steps(dataclasses.replace(cell, budget="steps"), METHODS["seqkd"], rows) == 10
     assert place._steps(dataclasses.replace(cell, purpose=TUNE), METHODS["seqkd"], rows) == 5

@@ -5,22 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from groups import SCORED_ROW as ROW
 from safetensors.torch import load_file
 
 from benchmarks.evidence.methods import METHODS, members, training_rows
 from benchmarks.evidence.settings import SIZES
 from benchmarks.evidence.training import Plan, reading, train
 from benchmarks.evidence.worlds import TINY
-
-ROW = {
-    "prompt_id": 0,
-    "prompt_ids": [1, 2],
-    "completion_ids": [[3], [4, 5], [6], [7, 8, 9]],
-    "finish_reasons": ["stop"] * 4,
-    "teacher_rewards": [-2.0, -1.0, -3.0, -0.5],
-    "student_rewards": [-1.0, -1.5, -2.5, -4.0],
-    "from_teacher": [False, False, False, True],
-}
 
 
 def test_a_method_reads_its_part_of_a_group() -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from worlds import changed_config
+from worlds import changed_config, in_bfloat16
 
 from pad_fast import cli
 from pad_fast.files.own_files import read_json
@@ -23,11 +23,7 @@ from pad_fast.pipeline.run import RunContext
 @pytest.fixture(scope="module")
 def narrow(world, tmp_path_factory) -> Path:
     """The world's student, stored in bfloat16."""
-    folder = tmp_path_factory.mktemp("narrow") / "student"
-    shutil.copytree(world / "student", folder)
-    model = AutoModelForCausalLM.from_pretrained(world / "student", dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    return folder
+    return in_bfloat16(world / "student", tmp_path_factory.mktemp("narrow") / "student")
 
 
 def test_auto_is_what_transformers_finds(world, narrow, tmp_path):

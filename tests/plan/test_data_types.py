@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from planned_runs import config_of, estimator
-from transformers import AutoModelForCausalLM
+from worlds import in_bfloat16
 
 from pad_fast.footprint.fakes import count_parameters, sharing_problem
 from pad_fast.plan.work import STUDENT, TEACHER
@@ -17,11 +16,7 @@ from pad_fast.plan.work import STUDENT, TEACHER
 @pytest.fixture(scope="module")
 def narrow(world, tmp_path_factory) -> Path:
     """The world's student, stored in bfloat16."""
-    folder = tmp_path_factory.mktemp("narrow") / "student"
-    shutil.copytree(world / "student", folder)
-    model = AutoModelForCausalLM.from_pretrained(world / "student", dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    return folder
+    return in_bfloat16(world / "student", tmp_path_factory.mktemp("narrow") / "student")
 
 
 def test_auto_is_planned_as_the_stored_data_type(world, narrow, tmp_path):
