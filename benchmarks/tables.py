@@ -208,10 +208,13 @@ def _suite(suite: Suite, make: Callable[[Cases], str], results: Path, *, last=Fa
     return "\n\n".join(parts) or f"*Not yet run on {'a GPU' if suite.on_gpu else 'a CPU'}.*"
 
 
-def _run_memory(results: Path) -> str:
-    records = last_run(results, run_memory.NAME)
-    if not records:
-        return "*Not yet run.*"
+def _of_last_run(name: str, make: Callable[[list[Record]], str], results: Path) -> str:
+    """The last run of a study that is no suite."""
+    records = last_run(results, name)
+    return make(records) if records else "*Not yet run.*"
+
+
+def _run_memory(records: list[Record]) -> str:
     first = records[0]
     source = f"{first['device']}; commit {first['commit']}; {first['run']}."
     loaded = max(record["loaded_bytes"] for record in records)
@@ -220,19 +223,11 @@ def _run_memory(results: Path) -> str:
     return f"{markdown(run_memory.table(records))}\n\n{note}\n\n{picture}"
 
 
-def _host_time(results: Path) -> str:
-    records = last_run(results, host_time.NAME)
-    if not records:
-        return "*Not yet run.*"
+def _host_time(records: list[Record]) -> str:
     first = records[0]
     versions = f"{first['device']}; torch {first['versions']['torch']}; commit {first['commit']}"
     calls = f"{first['calls']} calls of each, in turns."
     return f"{host_time.table(records)}\n\n{calls} {versions}; {first['run']}."
-
-
-def _demo(results: Path) -> str:
-    records = last_run(results, "demo")
-    return demo_table(records) if records else "*Not yet run.*"
 
 
 def _all_suites(results: Path) -> str:
@@ -261,9 +256,9 @@ def marks() -> dict[str, Callable[[Path], str]]:
     found: dict[str, Callable[[Path], str]] = {
         "tables": _all_suites,
         "suites": _list_of_suites,
-        "table:demo": _demo,
-        "table:run-memory": _run_memory,
-        "table:host-time": _host_time,
+        "table:demo": partial(_of_last_run, "demo", demo_table),
+        "table:run-memory": partial(_of_last_run, run_memory.NAME, _run_memory),
+        "table:host-time": partial(_of_last_run, host_time.NAME, _host_time),
         "ratios": ratios,
     }
     for name, make in PARTS.items():

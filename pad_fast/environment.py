@@ -39,13 +39,6 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TRITON_INTERPRET",
 )
-
-
-def install_extra(name: str) -> str:
-    """The command that installs what an optional part of the package needs."""
-    return f'in a clone of pad-fast, pip install ".[{name}]"'
-
-
 HARMLESS = (
     "ACCELERATE_CPU_AFFINITY",
     "ACCELERATE_DEBUG",
@@ -65,6 +58,11 @@ UNCHANGED = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
     "ACCELERATE_MIXED_PRECISION": "no",
 }
+
+
+def install_extra(name: str) -> str:
+    """The command that installs what an optional part of the package needs."""
+    return f'in a clone of pad-fast, pip install ".[{name}]"'
 
 
 def decisive(versions: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def preference_loss(
     )
     anchor = with_second_place(anchor_rewards)
     _check_finite({"anchor_rewards": anchor}, rewards, given.check_finite)
-    if given.preference_weight == 1 and not entry.adds_likelihood(given.likelihood_weight):
+    if entry.is_ranking_alone(given.preference_weight, given.likelihood_weight):
         return _ranking_loss(entry, rewards, anchor, given, impl)
     rewards = rewards.with_one_mask()
     return _with_likelihood(entry, rewards, anchor, with_second_place(from_teacher), given, impl)

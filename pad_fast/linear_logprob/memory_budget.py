@@ -86,6 +86,12 @@ def factor_bytes(dtype: torch.dtype, device: torch.device) -> int:
     return dtype.itemsize if has_wide_products(device) else accumulator(dtype).itemsize
 
 
+def widened_bytes(dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of the copy of a number that products read; 0 where they read the number itself."""
+    factor = factor_bytes(dtype, device)
+    return factor if factor > dtype.itemsize else 0
+
+
 def auto_bytes(device: torch.device) -> int:
     """The bytes that "auto" stands for.
 
@@ -179,8 +185,8 @@ def workspace(
 
 def _forward_bytes(width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
     """Bytes of a GPU's chunk in the forward: logits, hidden states, and what is widened."""
-    factor, rows = factor_bytes(dtype, device), chunk_rows(vocabulary, device, dtype)
-    widened = (rows + logits_torch.TILE_COLUMNS) * factor * (factor > dtype.itemsize)
+    rows = chunk_rows(vocabulary, device, dtype)
+    widened = (rows + logits_torch.TILE_COLUMNS) * widened_bytes(dtype, device)
     return chunk_bytes(vocabulary, device, dtype) + width * (rows * dtype.itemsize + widened)
 
 
@@ -193,7 +199,7 @@ def _slice_bytes(
     kept their logp_grad, some are widened at a time.
     """
     wide, columns = accumulator(dtype).itemsize, min(tile_columns(width), padded(vocabulary))
-    widened = factor_bytes(dtype, device) * columns * (factor_bytes(dtype, device) > dtype.itemsize)
+    widened = columns * widened_bytes(dtype, device)
     own = wide * columns * width if dtype.itemsize < wide else 0
     if not recomputed:
         return own + CPU_ROWS * widened
@@ -212,10 +218,11 @@ def _product_bytes(
     width: int, vocabulary: int, dtype: torch.dtype, device: torch.device, recomputed: bool
 ) -> int:
     """Bytes that a GPU's backward holds for each row of a product of gradients."""
-    factor, columns = factor_bytes(dtype, device), min(tile_columns(width), padded(vocabulary))
+    factor = factor_bytes(dtype, device)
+    scores = min(tile_columns(width), padded(vocabulary)) * factor
     if not recomputed:  # only what is widened, a slice of the vocabulary at a time
-        columns = logits_torch.TILE_COLUMNS * (factor > dtype.itemsize)
-    return width * (factor + accumulator(dtype).itemsize) + columns * factor
+        scores = logits_torch.TILE_COLUMNS * widened_bytes(dtype, device)
+    return width * (factor + accumulator(dtype).itemsize) + scores
 
 
 def kept_bytes(width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -287,8 +294,7 @@ def rows_at_a_time(
     states = width * (dtype.itemsize + 2 * accumulator(dtype).itemsize)
     row = padded(vocabulary) * dtype.itemsize + states
     if is_gpu(device):  # and where products are widened, a slice of its logp_grad
-        widened = factor_bytes(dtype, device) > dtype.itemsize
-        row += widened * logits_torch.TILE_COLUMNS * factor_bytes(dtype, device)
+        row += logits_torch.TILE_COLUMNS * widened_bytes(dtype, device)
     fixed = workspace(0, width, vocabulary, dtype, device, recomputed=False)
     return max(0, _bytes(budget, device) - fixed) // row
 

@@ -18,7 +18,7 @@ from weakref import ref
 
 LAYOUTS = ("shared", "packed", "padded")
 PAD_ID = 0  # any id will do, since no token of a sequence sees its padding
-IGNORE = -100  # the label of a token that is no part of a response
+IGNORE = -100  # the label of a token that no loss counts
 BLOCK = 128  # FlexAttention's block: a row's length on a GPU is a multiple of this
 
 TokenIds = Sequence[int]

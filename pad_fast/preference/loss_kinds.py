@@ -113,6 +113,10 @@ class Loss:
         """Whether the likelihood of responses is a part, at a ``likelihood_weight``."""
         return self.likelihood is not None if weight is None else weight > 0
 
+    def is_ranking_alone(self, preference_weight: float, likelihood_weight: float | None) -> bool:
+        """Whether nothing but the loss of rankings is computed, with the weight 1."""
+        return preference_weight == 1 and not self.adds_likelihood(likelihood_weight)
+
     def weight_of_likelihood(
         self, weight: float | None, live: Tensor, dtype: torch.dtype
     ) -> float | Tensor:

@@ -18,6 +18,7 @@ from benchmarks.evidence import runner
 from benchmarks.evidence.cells import TEST, TOKENS, TUNE, cells, tuning
 from benchmarks.evidence.measures import MEASURES, repetition
 from benchmarks.evidence.methods import METHODS, training_rows
+from benchmarks.evidence.places import Place
 from benchmarks.evidence.pools import Pool
 from benchmarks.evidence.settings import FULL, MAIN, QUICK, SETTINGS, SIZES, SMALLEST
 from benchmarks.evidence.statistics import Runs, interval, win_rate
@@ -240,7 +241,7 @@ def test_the_control_is_the_start_at_the_nearest_entropy() -> None:
 
 
 def test_equal_tokens_takes_more_steps_where_less_is_read() -> None:
-    place = object.__new__(runner.Place)
+    place = object.__new__(Place)
     place.size = dataclasses.replace(SMALLEST, steps=10)
     place.pool = SimpleNamespace(rows=[SCORED_ROW])
     cell = next(cell for cell in cells(SMALLEST) if cell.budget == TOKENS)

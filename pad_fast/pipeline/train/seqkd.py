@@ -16,6 +16,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from pad_fast.files.own_files import read_json
 from pad_fast.files.stored_rows import Row, Rows, changed, take
+from pad_fast.models.layout import IGNORE
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.parquet_rows import iter_rows, keep_rows
 from pad_fast.pipeline.run import RunContext
@@ -27,8 +28,6 @@ from pad_fast.pipeline.train.train_round import bar_title, fit, loaded, training
 from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog
-
-IGNORED = -100  # the label of a token that no loss counts
 
 
 def answer_rows(run: RunContext, last: int) -> Rows:
@@ -81,7 +80,7 @@ class _AnswersTrainer(ResumableLog):
         """The tokens of the global batch, without those that fill up its last part."""
         if batch_samples:
             labels = batch_samples[-1]["labels"]
-            labels[rows_of_its_own(self, len(labels)) :] = IGNORED
+            labels[rows_of_its_own(self, len(labels)) :] = IGNORE
         return super()._get_num_items_in_batch(batch_samples, device)
 
 
@@ -108,5 +107,5 @@ def example(student: Checkpoint, row: Row) -> Row:
     return {
         "input_ids": ids,
         "attention_mask": [1] * len(ids),
-        "labels": [IGNORED] * len(prompt) + answer,
+        "labels": [IGNORE] * len(prompt) + answer,
     }

@@ -169,8 +169,8 @@ class LossArguments:
     @property
     def is_ranking_alone(self) -> bool:
         """Whether the loss is that of rankings, with the weight 1 and without a likelihood."""
-        adds = LOSSES[self.loss].adds_likelihood(self.likelihood_weight)
-        return self.preference_weight == 1 and not adds
+        loss = LOSSES[self.loss]
+        return loss.is_ranking_alone(self.preference_weight, self.likelihood_weight)
 
     @property
     def chooses_teacher_beta(self) -> bool:
