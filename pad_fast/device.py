@@ -20,6 +20,9 @@ from pad_fast.allocator import give_memory_back
 
 # The numbers that a product may round float32 matrices to, and how coarse they are.
 _ROUNDING = {"tf32": 2.0**-10, "bf16": 2.0**-7}
+# The tags of an operation in which the host may wait for the device, or reads how much there is to
+# do. A graph of CUDA (torch.compile's mode "reduce-overhead") cannot record it, and ends before it.
+WAITS = (torch.Tag.cudagraph_unsafe,)
 _planned_memory: ContextVar[int | None] = ContextVar("planned_memory", default=None)
 
 

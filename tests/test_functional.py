@@ -6,6 +6,7 @@ They run in PyTorch and are compared with the float64 reference.
 import pytest
 import torch
 from logprobs import CAPPED, close, draw, gradients, linear, linear_reference
+from public_operations import operations
 
 from pad_fast import functional
 
@@ -134,3 +135,20 @@ def test_compiles_whole(small_tiles):
         results.append((value.detach(), *(leaf.grad for leaf in leaves)))
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager)
+
+
+def test_operations_that_wait_stay_out_of_cuda_graphs():
+    """Of all operations only the sums over responses wait for nothing, in any implementation."""
+    operations("torch")  # which registers them
+    names = {
+        name.removeprefix("pad_fast::").partition(".")[0]
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("pad_fast::")
+    }
+    graphed = {
+        name
+        for name in names
+        if torch.Tag.cudagraph_unsafe not in getattr(torch.ops.pad_fast, name).default.tags
+    }
+    assert len(names) >= 9
+    assert graphed == {"response_sums"}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
+from pad_fast.device import WAITS
 from pad_fast.dispatch import resolve_impl
 from pad_fast.kernels.preference.limits import most_responses
 from pad_fast.preference.loss_kinds import Kind, all_kinds
@@ -81,7 +82,7 @@ _SCHEMA = (
 )
 
 
-@torch.library.custom_op("pad_fast::preference_loss", mutates_args=(), schema=_SCHEMA)
+@torch.library.custom_op("pad_fast::preference_loss", mutates_args=(), schema=_SCHEMA, tags=WAITS)
 def preference_loss(
     student: Tensor,  # (G, n) float32 or float64
     teacher: Tensor,  # (G, n)
