@@ -1,15 +1,19 @@
 """Break the kernels on purpose, and record which test notices.
 
-    python tools/mutate_kernels.py [--only NAME ...] [--write]
+    python tools/mutate_kernels.py [--all | --only NAME ...] [--jobs 2]
 
-Each mutant is one replacement in a copy of the sources. The interpreter's tests run against it
-until one fails. ``--write`` records the answers in tests/kernels/mutants.json. A mutant that
-survives shows that a test is missing.
+Each mutant of tools/kernel_mutants.py is one replacement in a copy of the sources. The tests run
+against it until one fails, which tests/kernels/mutants.json records.
+
+By default those run whose answer is older than the code: the mutated file, the test that noticed,
+and what the tests of its folder share. ``--all`` takes 25 minutes of one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
 import json
 import os
 import re
@@ -17,535 +21,29 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from tools.kernel_mutants import MUTANTS, TESTS, Mutant  # noqa: E402
+
 RECORD = ROOT / "tests" / "kernels" / "mutants.json"
-TESTS = "tests/kernels"
-# Test modules in the order in which they run.
-SUITE = tuple(
-    f"{TESTS}/logprob/test_{name}.py"
-    for name in ("values", "strides", "labels", "operation", "inplace_backward")
-)
-RESPONSES_SUITE = (f"{TESTS}/logprob/test_responses.py",)
-LINEAR_SUITE = tuple(f"{TESTS}/linear_logprob/test_{name}.py" for name in ("rows", "fused"))
-LISTWISE = tuple(
-    f"{TESTS}/preference/test_{name}.py"
-    for name in ("values", "properties", "draws", "operation", "launches")
-)
+Record = dict[str, dict[str, str]]
 
 
-class Mutant(NamedTuple):
-    """The text ``old``, which occurs once in ``file``, becomes ``new``."""
-
-    file: str
-    old: str
-    new: str
-    suite: tuple[str, ...] = SUITE
-    # pytest's -k: the tests that are meant to notice, where the suite takes long.
-    only: str = ""
-
-
-FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
-SOFTMAX, NUMERICS = "kernels/logprob/softmax.py", "kernels/common/numerics.py"
-OPS, RESPONSES = "pad_fast/logprob/response_op.py", "kernels/logprob/responses.py"
-ROWS, SCORING = "kernels/linear_logprob/row_softmax.py", "kernels/linear_logprob/fused.py"
-LINEAR, UPSTREAM = (f"pad_fast/linear_logprob/{name}.py" for name in ("backward", "upstream"))
-MUTANTS = {
-    "forward: a dropped mask": Mutant(FORWARD, 'tl.where(there, z, float("-inf"))', "z"),
-    "forward: off by one tile": Mutant(
-        FORWARD, "range(0, whole, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"
-    ),
-    "forward: wrong scale": Mutant(SOFTMAX, "below * LN_2 if CAPPED else below", "below"),
-    "forward: an unread tail": Mutant(FORWARD, "if whole < vocabulary:", "if whole > vocabulary:"),
-    "forward: bfloat16 accumulation": Mutant(
-        SOFTMAX,
-        "return higher, total * power(peak - higher, CAPPED)",
-        "return higher, total.to(tl.bfloat16).to(tl.float32) * power(peak - higher, CAPPED)",
-    ),
-    "forward: no rescaling": Mutant(SOFTMAX, "total * power(peak - higher, CAPPED)", "total"),
-    "forward: ignored rows are read": Mutant(
-        FORWARD, "if label == ignore_index:", "if label == ignore_index - 1:"
-    ),
-    "forward: nothing written for ignored rows": Mutant(
-        FORWARD, "tl.store(logp_ptr + row, 0.0)", "tl.store(logp_ptr + row, 0.0, mask=row < 0)"
-    ),
-    "forward: 32-bit row": Mutant(
-        FORWARD,
-        "(row // tokens) * stride_r",
-        "((row // tokens).to(tl.int32) * stride_r.to(tl.int32)).to(tl.int64)",
-    ),
-    "forward: label not masked": Mutant(
-        FORWARD, "mask=is_column(place, vocabulary)", "mask=place >= -1"
-    ),
-    "forward: 32-bit tile": Mutant(FORWARD, "tl.full((), BLOCK_V, tl.int64)", "BLOCK_V"),
-    "forward: maximum starts too high": Mutant(
-        SOFTMAX, "tl.constexpr(-3.4028234663852886e38)", "tl.constexpr(-1.0e4)"
-    ),
-    "forward: total of no column": Mutant(
-        FORWARD, 'tl.where(is_column(label, vocabulary), sums, float("nan"))', "sums"
-    ),
-    "backward: a dropped mask": Mutant(
-        BACKWARD,
-        "d.to(dlogits_ptr.dtype.element_ty), mask=there)",
-        "d.to(dlogits_ptr.dtype.element_ty), mask=there | (offsets < 8))",
-    ),
-    "backward: off by one tile": Mutant(
-        BACKWARD, "x = tl.load(tile_ptr + steps)", "x = tl.load(tile_ptr + steps + stride_v)"
-    ),
-    "backward: wrong scale": Mutant(
-        SOFTMAX, "inner * (outer * LN_2) if CAPPED", "inner * outer if CAPPED"
-    ),
-    "backward: an unwritten tail": Mutant(
-        BACKWARD, "    if whole < last:\n        there", "    if whole > last:\n        there"
-    ),
-    "backward: bfloat16 accumulation": Mutant(
-        BACKWARD,
-        "share = scale / tl.load(total_ptr + row)",
-        "share = (scale / tl.load(total_ptr + row)).to(tl.bfloat16).to(ACC)",
-    ),
-    "backward: no slope of the softcap": Mutant(SOFTMAX, "d *= s * (2.0 - s)", "d *= 1.0"),
-    "backward: slope of a saturated score": Mutant(
-        SOFTMAX, "s = (outer - tl.abs(z)) * (1.0 / outer)", "s = 1.0 - tl.abs(z) * (1.0 / outer)"
-    ),
-    "backward: 32-bit tile": Mutant(BACKWARD, "tl.full((), BLOCK_V, tl.int64)", "BLOCK_V"),
-    "backward: 32-bit first": Mutant(BACKWARD, "first.to(tl.int64) * stride_v", "first * stride_v"),
-    "backward: 32-bit first, written": Mutant(
-        BACKWARD, "first.to(tl.int64) * dstride_v", "first * dstride_v"
-    ),
-    "backward: 16-bit first": Mutant(
-        BACKWARD, "first.to(tl.int64) * stride_v", "first.to(tl.int16) * stride_v"
-    ),
-    "backward: zero rows are not written": Mutant(
-        BACKWARD,
-        "tl.store(out_ptr + dsteps, zeros)",
-        "tl.store(out_ptr + dsteps, zeros, mask=offsets < 0)",
-    ),
-    "backward: zero rows lack their tail": Mutant(
-        BACKWARD,
-        "mask=whole + offsets < last)\n        return",
-        "mask=offsets < 0)\n        return",
-    ),
-    "backward: zero gradients are read": Mutant(
-        BACKWARD, "(label == ignore_index) | (grad == 0.0)", "label == ignore_index"
-    ),
-    "backward: no onehot": Mutant(SOFTMAX, "tl.where(offsets == place, scale + d, d)", "d"),
-    "tanh: polynomial beyond its range": Mutant(
-        NUMERICS, "t = tl.where(tl.abs(q) > 1.0,", "t = tl.where(tl.abs(q) > 1.2,"
-    ),
-    "tanh: tile takes the wrong branch": Mutant(NUMERICS, "if reach > 1.0:", "if reach > 4.0:"),
-    "tanh: a negative scale": Mutant(NUMERICS, "* tl.abs(inner)", "* inner"),
-    "tanh: a coefficient": Mutant(NUMERICS, "0.13325204075825553", "0.1332420407582555"),
-    "sums: in the order of the layout": Mutant(
-        NUMERICS,
-        "(x.shape[0], 2, x.shape[1] // 2)), axis=1",
-        "(x.shape[0], x.shape[1] // 2, 2)), axis=1",
-    ),
-    "responses: not on the grid": Mutant(
-        OPS, "(logps.double() / STEP).round_() * STEP", "logps.double()", RESPONSES_SUITE
-    ),
-    "responses: kernels not on the grid": Mutant(
-        RESPONSES, "((wide * (1.0 / STEP) + SHIFT) - SHIFT) * STEP", "wide", RESPONSES_SUITE
-    ),
-    "responses: a dropped mask": Mutant(
-        RESPONSES, "own = first + columns < rows", "own = first + columns <= rows", RESPONSES_SUITE
-    ),
-    "responses: off by one block": Mutant(
-        RESPONSES, "range(0, rows, BLOCK)", "range(BLOCK, rows, BLOCK)", RESPONSES_SUITE
-    ),
-    "responses: wrong scale": Mutant(
-        RESPONSES, "tl.maximum(count, 1)", "tl.maximum(count, 2)", RESPONSES_SUITE
-    ),
-    "responses: float32 accumulation": Mutant(
-        RESPONSES, "tl.sum(total, 0)", "tl.sum(total.to(tl.float32), 0)", RESPONSES_SUITE
-    ),
-    "responses: lengths not written": Mutant(
-        RESPONSES,
-        "tl.store(lengths_ptr + response, count)",
-        "tl.store(lengths_ptr + response, count, mask=response < 0)",
-        RESPONSES_SUITE,
-    ),
-    "responses: the first is left out": Mutant(
-        RESPONSES, "own = (ids >= 0)", "own = (ids > 0)", RESPONSES_SUITE
-    ),
-    "responses: ignored tokens are counted": Mutant(
-        RESPONSES, "mask=own & (labels != ignore_index)", "mask=own", RESPONSES_SUITE
-    ),
-    "responses: ids past the last are silent": Mutant(
-        RESPONSES, "mask=ids >= responses", "mask=ids < -1", RESPONSES_SUITE
-    ),
-}
-
-# One suite looks for all of these.
-FUSED, NOT_FUSED = "fused or no_column", "not fused"
-HEAD_MUTANTS = {
-    "rows: a dropped mask": Mutant(ROWS, 'tl.where(there, z, float("-inf"))', "z"),
-    "rows: off by one tile": Mutant(
-        ROWS, "range(0, whole, BLOCK_V):\n        x", "range(BLOCK_V, whole, BLOCK_V):\n        x"
-    ),
-    "rows: wrong scale": Mutant(
-        SOFTMAX, "inner * (outer * LN_2) if CAPPED", "inner * outer if CAPPED", only=NOT_FUSED
-    ),
-    "rows: an unread tail": Mutant(
-        ROWS,
-        "z, CAPPED)\n    if whole < vocabulary:",
-        "z, CAPPED)\n    if whole > vocabulary:",
-    ),
-    "rows: bfloat16 accumulation": Mutant(
-        ROWS, "share = scale / total", "share = (scale / total).to(tl.bfloat16).to(ACC)"
-    ),
-    "rows: logp_grad without its first tile": Mutant(
-        ROWS, "range(BLOCK_V, whole + BLOCK_V, BLOCK_V)", "range(BLOCK_V, whole, BLOCK_V)"
-    ),
-    "rows: no bias in the tail": Mutant(
-        ROWS, "x += tl.load(bias_ptr + offsets, mask=there, other=0.0).to(x.dtype)", "x += 0.0"
-    ),
-    "rows: broken rows keep their logp_grad": Mutant(ROWS, "if total != total:", "if total < 0.0:"),
-    "fused: a dropped mask": Mutant(
-        SCORING, 'tl.where((columns < vocabulary)[None, :], z, float("-inf"))', "z"
-    ),
-    "fused: off by one tile": Mutant(
-        SCORING, "range(0, width, BLOCK_K)", "range(BLOCK_K, width + BLOCK_K, BLOCK_K)"
-    ),
-    "fused: wrong scale": Mutant(SOFTMAX, "below * LN_2 if CAPPED else below", "below", only=FUSED),
-    "fused: an unread tail": Mutant(
-        SCORING,
-        "tl.minimum((split + 1) * part, vocabulary)",
-        "tl.minimum((split + 1) * part, vocabulary - 1)",
-    ),
-    "fused: float16 accumulation": Mutant(
-        SCORING,
-        "total = total * power(peak - higher, CAPPED)",
-        "total = total.to(tl.float16).to(ACC) * power(peak - higher, CAPPED)",
-    ),
-    "fused: a label beyond the vocabulary": Mutant(
-        SCORING, "tl.where(label < vocabulary, label, -1)", "label"
-    ),
-    "fused: depth not masked": Mutant(
-        SCORING, "& (columns < width)[None, :]", "& (columns < width + 1)[None, :]"
-    ),
-    "join: not rescaled": Mutant(SCORING, "other=0.0) * power(peak - top, CAPPED)", "other=0.0)"),
-    "join: a part left out": Mutant(
-        SCORING,
-        "for split in tl.static_range(SPLITS):",
-        "for split in tl.static_range(SPLITS - 1):",
-    ),
-    "join: the top of the first part": Mutant(
-        SCORING, "top = tl.maximum(top", "top = tl.minimum(top"
-    ),
-    "join: label of the last part": Mutant(
-        SCORING, "tl.where(found == found, found, own)", "found"
-    ),
-    "join: a row too far": Mutant(
-        SCORING,
-        "at = split * rows.to(tl.int64) + places",
-        "at = split * rows.to(tl.int64) + places + 1",
-    ),
-    "recomputed: rows with g = 0 are read": Mutant(
-        UPSTREAM,
-        "torch.where(factor == 0, 0, factor * rows if scaled else rows)",
-        "factor * rows if scaled else rows",
-    ),
-    "recomputed: kept rows in their place": Mutant(
-        LINEAR,
-        "again = torch.arange(kept, len(live.places), device=grad.device)",
-        "again = torch.arange(len(live.places) - kept, device=grad.device)",
-    ),
-}
-ONLY = {SCORING: FUSED, ROWS: NOT_FUSED}
-MUTANTS |= {
-    name: mutant._replace(suite=LINEAR_SUITE, only=mutant.only or ONLY.get(mutant.file, ""))
-    for name, mutant in HEAD_MUTANTS.items()
-}
-MUTANTS |= {
-    "fused: parts outside": Mutant(
-        SCORING,
-        "return item // SPLITS, item % SPLITS",
-        "return item % SPLITS, item // SPLITS",
-        (f"{TESTS}/test_l2_model.py",),
-    ),
-    "recomputed: above its peak": Mutant(
-        SOFTMAX,
-        "tl.minimum(z - peak, 0.0) if AGAIN else z - peak",
-        "z - peak",
-        LINEAR_SUITE,
-        "exceed",
-    ),
-    "tanh: float64 cancels": Mutant(
-        NUMERICS, "t = _float64_tanh(", "t = _far_tanh(", only="float64_softcap"
-    ),
-}
-
-EXACT_KL, EXACT_JSD = "kernels/preference/exact_kl.py", "kernels/preference/exact_jsd.py"
-LIST_MLE, SAMPLED = "kernels/preference/list_mle.py", "kernels/preference/sampled_rankings.py"
-PRIMITIVES = "kernels/preference/primitives.py"
-REDUCTION, LOSS = "kernels/preference/reduction.py", "pad_fast/preference/op.py"
-EMPTY, MEANS = "without_tokens_is_masked", "sums_and_means"
-VALUES, MASKS, DRAWS = "equals_enumeration", "mask_is_a_deletion", "same_rankings"
-MUTANTS |= {
-    name: Mutant(file, old, new, LISTWISE, only)
-    for name, file, old, new, only in (
-        (
-            "kl: a pass too few",
-            EXACT_KL,
-            "for _ in range(N - 2):  #",
-            "for _ in range(N - 3):  #",
-            VALUES,
-        ),
-        (
-            "kl: a pass too few to go",
-            EXACT_KL,
-            "for _ in range(N - 2):\n",
-            "for _ in range(N - 3):\n",
-            f"{VALUES} and reverse",
-        ),
-        (
-            "kl: along another bit",
-            EXACT_KL,
-            ">> (i + 1), 2, 1 << i)",
-            ">> (i + 1), 1 << i, 2)",
-            VALUES,
-        ),
-        (
-            "kl: sets without the response",
-            EXACT_KL,
-            "slope = tl.where((sets >> i) & 1 == 1, reached * slope, 0.0)",
-            "slope = reached * slope",
-            VALUES,
-        ),
-        ("kl: wrong scale", EXACT_KL, "beta * tl.sum(slope, 0)", "tl.sum(slope, 0)", VALUES),
-        (
-            "kl: bfloat16 accumulation",
-            EXACT_KL,
-            "reached += arriving",
-            "reached += arriving.to(tl.bfloat16).to(ACC)",
-            VALUES,
-        ),
-        (
-            "kl: the divergence ahead is forgotten",
-            EXACT_KL,
-            "FROM=0) - ahead",
-            "FROM=0)",
-            f"{VALUES} and reverse",
-        ),
-        (
-            "jsd: an order that is not there",
-            EXACT_JSD,
-            "(f < FIRST)[None, :]",
-            "(f >= 0)[None, :]",
-            "path_where and jsd",
-        ),
-        (
-            "jsd: those not live sit anywhere",
-            EXACT_JSD,
-            "| (seat == FIRST + k))",
-            "| (seat >= 0))",
-            f"{MASKS} and jsd",
-        ),
-        (
-            "jsd: sets too few",
-            EXACT_JSD,
-            "range(0, SETS, BLOCK_S)",
-            "range(0, SETS - BLOCK_S, BLOCK_S)",
-            f"{VALUES} and jsd",
-        ),
-        (
-            "jsd: no pull at the rest",
-            EXACT_JSD,
-            "pull += _pull(",
-            "pull += 0.0 * _pull(",
-            f"{VALUES} and jsd",
-        ),
-        ("jsd: wrong scale", EXACT_JSD, "] / 2 * slopes", "] * slopes", f"{VALUES} and jsd"),
-        (
-            "jsd: bfloat16 accumulation",
-            EXACT_JSD,
-            "weight += p_s * tl.sum(tl.trans(q_s)[:, :, None] * log_u, 0)",
-            "weight += p_s * tl.sum(tl.trans(q_s)[:, :, None] * log_u, 0).to(tl.bfloat16)",
-            f"{VALUES} and jsd",
-        ),
-        (
-            "vpd: ties the other way",
-            LIST_MLE,
-            "(other_place >= place)",
-            "(other_place <= place)",
-            "vanilla",
-        ),
-        (
-            "vpd: off by one tile",
-            LIST_MLE,
-            "in range(0, responses, STEP):",
-            "in range(0, responses - STEP, STEP):",
-            "vanilla",
-        ),
-        (
-            "vpd: keys in bfloat16",
-            LIST_MLE,
-            "keys.to(tl.float32)",
-            "keys.to(tl.bfloat16).to(tl.float32)",
-            "own_dtype",
-        ),
-        ("vpd: wrong scale", LIST_MLE, "beta * (grad - 1.0)", "grad - 1.0", f"{VALUES} and vpd"),
-        (
-            "vpd: the wrong program's loss",
-            LIST_MLE,
-            "if tl.program_id(1) == 0:",
-            "if tl.program_id(1) == 1:",
-            f"{VALUES} and vpd",
-        ),
-        (
-            "vpd: no rescaling",
-            LIST_MLE,
-            "total = total * exp(peak - higher)",
-            "total = total",
-            "vanilla_of_any",
-        ),
-        (
-            "sampled: draws beyond the last",
-            SAMPLED,
-            "here = (draw < samples)[:, None]",
-            "here = (draw >= 0)[:, None]",
-            f"{DRAWS} and kl",
-        ),
-        (
-            "sampled: one noise for all groups",
-            SAMPLED,
-            "shape * 0 + row.to(tl.int32)",
-            "shape * 0",
-            "draws_repeat",
-        ),
-        ("sampled: uniform noise", SAMPLED, "-tl.log(1.0 - v)).to(ACC)", "v).to(ACC)", "unbiased"),
-        (
-            "sampled: a pair in its own baseline",
-            SAMPLED,
-            "share = own / (pairs - 1.0)",
-            "share = own / pairs",
-            f"{DRAWS} and jsd",
-        ),
-        (
-            "sampled: a draw in its own baseline",
-            SAMPLED,
-            "* (samples / (samples - 1.0))",
-            "",
-            f"{DRAWS} and reverse",
-        ),
-        (
-            "sampled: no baseline",
-            SAMPLED,
-            "grad -= tl.sum(both, 0)",
-            "grad -= 0.0 * tl.sum(both, 0)",
-            f"{DRAWS} and jsd",
-        ),
-        (
-            "rewards: masked ones are read",
-            PRIMITIVES,
-            "there = there & tl.load",
-            "there = there | tl.load",
-            f"{MASKS} and vpd",
-        ),
-        (
-            "rewards: a bit too far",
-            PRIMITIVES,
-            "+ i).to(tl.int32) << i",
-            "+ i).to(tl.int32) << (i + 1)",
-            f"{MASKS} and exact",
-        ),
-        (
-            "lengths: those without tokens count",
-            PRIMITIVES,
-            "other=0) > 0)",
-            "other=0) >= 0)",
-            f"{EMPTY} and vpd",
-        ),
-        (
-            "lengths: a bit too far",
-            PRIMITIVES,
-            "> 0).to(tl.int32) << i",
-            "> 0).to(tl.int32) << (i + 1)",
-            f"{EMPTY} and kl",
-        ),
-        (
-            "lengths: in place of the mask",
-            PRIMITIVES,
-            "bits &= filled",
-            "bits = filled",
-            f"{EMPTY} and kl",
-        ),
-        ("mean: over groups of one", REDUCTION, "1) >= 2)", "1) >= 1)", MEANS),
-        (
-            "mean: of no group",
-            REDUCTION,
-            "tl.maximum(tl.sum(count, 0), 1)",
-            "tl.sum(count, 0)",
-            "mean_of_nothing",
-        ),
-        (
-            "mean: beyond the last response",
-            REDUCTION,
-            "& (place < responses)[None, :]",
-            "& (place >= 0)[None, :]",
-            MEANS,
-        ),
-        (
-            "mean: off by one tile",
-            REDUCTION,
-            "range(0, groups, BLOCK_G)",
-            "range(0, groups - BLOCK_G, BLOCK_G)",
-            MEANS,
-        ),
-        (
-            "mean: float32 accumulation",
-            REDUCTION,
-            "other=0.0).to(tl.float64)",
-            "other=0.0).to(tl.float32).to(tl.float64)",
-            MEANS,
-        ),
-        (
-            "loss: the upstream gradient is not divided",
-            LOSS,
-            "dloss = dloss / divisor",
-            "dloss = dloss * 1",
-            "reduced_losses",
-        ),
-        (
-            "loss: both kernels for groups that one takes",
-            LOSS,
-            'widest == "sampled" and groups.may_be_smaller',
-            "groups.may_be_smaller",
-            "one_launch",
-        ),
-        (
-            "loss: masks are merged before the launch",
-            LOSS,
-            'if check_finite or implementation == "torch" or some:',
-            "if True:",
-            "one_launch",
-        ),
-    )
-}
-
-# Launches on whatever device is current.
-HEAD_LAUNCH, LOGITS_LAUNCH, LOSS_LAUNCH = (
-    f"kernels/{name}/launch.py" for name in ("linear_logprob", "logprob", "preference")
-)
-MUTANTS |= {
-    f"launch: {name} on another device": Mutant(
-        file,
-        f"with on({device}):\n{first}",
-        f"if True:\n{first}",
-        (f"{TESTS}/test_current_device.py",),
-    )
-    for name, file, device, first in (
-        ("rows", HEAD_LAUNCH, "logits.device", "        linear_logprob_rows["),
-        ("score", HEAD_LAUNCH, "hidden.device", "        programs = "),
-        ("logits", LOGITS_LAUNCH, "logits.device", "        logprob_fwd["),
-        ("gradient of logits", LOGITS_LAUNCH, "logits.device", "        logprob_bwd["),
-        ("sums", LOGITS_LAUNCH, "logps.device", "        if response_ids is None"),
-        ("loss", LOSS_LAUNCH, "student.device", '        if kind == "vpd"'),
-        ("mean", LOSS_LAUNCH, "loss.device", "        preference_reduce["),
-    )
-}
+def mutated(mutant: Mutant, root: Path = ROOT) -> str:
+    """The text of the mutant's file with the replacement made."""
+    text = (root / mutant.file).read_text()
+    if (count := text.count(mutant.old)) != 1:
+        raise ValueError(
+            f"{mutant.old!r} must occur once in {mutant.file}, and occurs {count} times"
+        )
+    return text.replace(mutant.old, mutant.new)
 
 
 def copy_with(mutant: Mutant, folder: Path) -> None:
@@ -554,13 +52,7 @@ def copy_with(mutant: Mutant, folder: Path) -> None:
         ignored = shutil.ignore_patterns("tiny_world", "__pycache__")
         shutil.copytree(ROOT / part, folder / part, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    source = folder / mutant.file
-    text = source.read_text()
-    if (count := text.count(mutant.old)) != 1:
-        raise ValueError(
-            f"{mutant.old!r} must occur once in {mutant.file}, and occurs {count} times"
-        )
-    source.write_text(text.replace(mutant.old, mutant.new))
+    (folder / mutant.file).write_text(mutated(mutant))
 
 
 def run(name: str) -> str:
@@ -594,25 +86,93 @@ def run(name: str) -> str:
     return started[-1] + (f" (died of signal {-done.returncode})" if done.returncode < 0 else "")
 
 
+def code_of(text: str, noticed: str | None = None) -> Any:
+    """What a source says, without comments, docstrings and layout, in plain tuples.
+
+    Args:
+        text: of a Python file.
+        noticed: the one test of the file that counts; None for all of them.
+    """
+    return _plain(ast.parse(text), noticed)
+
+
+def _plain(node: Any, noticed: str | None) -> Any:
+    if isinstance(node, list):
+        return [_plain(each, noticed) for each in node if not _is_left_out(each, noticed)]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = ((name, _plain(value, noticed)) for name, value in ast.iter_fields(node))
+    # Later releases of Python have more fields, empty in what earlier ones can read.
+    return type(node).__name__, [field for field in fields if field[1] not in (None, [])]
+
+
+def _is_left_out(node: Any, noticed: str | None) -> bool:
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    return is_test and noticed not in (None, node.name)
+
+
+def digest(name: str, test: str, root: Path = ROOT) -> str:
+    """A hash of the code from which it follows that ``test`` notices the mutant ``name``."""
+    mutant, noticed = MUTANTS[name], re.split(r"\W", test)[0]
+    folders = {(root / path).parent for path in mutant.suite}
+    shared = [p for folder in sorted(folders) for p in sorted(folder.glob("*.py"))]
+    files = [p for p in shared if not p.name.startswith("test_")]
+    files += [root / path for path in mutant.suite]
+    code = [mutant.only, code_of(mutated(mutant, root))]
+    code += [code_of(path.read_text(), noticed) for path in files]
+    return hashlib.sha256(repr(code).encode()).hexdigest()[:16]
+
+
+def stale(record: Record, root: Path = ROOT) -> list[str]:
+    """The mutants that have no answer, or one that is older than the code."""
+    return [
+        name
+        for name in MUTANTS
+        if name not in record or record[name]["code"] != digest(name, record[name]["test"], root)
+    ]
+
+
+def read_record() -> Record:
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def write_answer(name: str, test: str) -> None:
+    """Record which test noticed; a mutant that survived has no entry."""
+    known = read_record()
+    known.pop(name, None)
+    if test:
+        known[name] = {"test": test, "code": digest(name, test)}
+    ordered = {each: known[each] for each in MUTANTS if each in known}
+    RECORD.write_text(json.dumps(ordered, indent=1) + "\n")
+
+
+def answers(names: list[str], jobs: int) -> Iterator[tuple[str, str]]:
+    """Run ``jobs`` mutants at a time, and yield each with the test that noticed, as they end."""
+    with ThreadPoolExecutor(jobs) as pool:
+        names_of = {pool.submit(run, name): name for name in names}
+        for done in as_completed(names_of):
+            yield names_of[done], done.result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=MUTANTS, default=list(MUTANTS), metavar="NAME")
-    parser.add_argument(
-        "--write", action="store_true", help=f"record the answers in {RECORD.relative_to(ROOT)}"
-    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", nargs="+", choices=MUTANTS, metavar="NAME", help="these alone")
+    which.add_argument("--all", action="store_true", help="also those with a current answer")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (%(default)s)")
     arguments = parser.parse_args()
-    answers = {}
-    for name in arguments.only:
-        answers[name] = run(name)
-        print(f"{name:44} {answers[name] or 'SURVIVED'}", flush=True)
-    if arguments.write:
-        known = json.loads(RECORD.read_text()) | answers if RECORD.exists() else answers
-        RECORD.write_text(
-            json.dumps({name: known[name] for name in MUTANTS if name in known}, indent=1) + "\n"
-        )
-    sys.exit("" in answers.values())
+    names = arguments.only or (list(MUTANTS) if arguments.all else stale(read_record()))
+    print(f"{len(names)} of {len(MUTANTS)} mutants to run", flush=True)
+    survived = 0
+    for name, test in answers(names, arguments.jobs):
+        print(f"{name:44} {test or 'SURVIVED'}", flush=True)
+        write_answer(name, test)
+        survived += not test
+    sys.exit(survived > 0)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,77 @@
 tools/mutate_kernels.py has run all mutants and recorded which test noticed. Two run again here.
 """
 
-import json
-from pathlib import Path
+import shutil
 
 import pytest
 
 from tools import mutate_kernels
+from tools.mutate_kernels import MUTANTS, ROOT, code_of
+
+KERNEL = """
+def kernel(x):
+    return 2 * x
+"""
+TESTS = """
+SIZE = 3
+
+def test_one():
+    assert kernel(SIZE) == 6
+
+def test_other():
+    assert kernel(0) == 0
+"""
 
 
-def test_every_mutant_was_caught():
-    record = json.loads(Path(mutate_kernels.RECORD).read_text())
-    assert record.keys() == mutate_kernels.MUTANTS.keys(), "run tools/mutate_kernels.py --write"
-    assert all(record.values())
+def test_every_mutant_was_caught_with_the_code_as_it_is():
+    old = mutate_kernels.stale(mutate_kernels.read_record())
+    assert not old, f"older than the code, run `python tools/mutate_kernels.py`: {old}"
+    assert mutate_kernels.read_record().keys() == MUTANTS.keys()
 
 
-@pytest.mark.parametrize("name", mutate_kernels.MUTANTS)
+@pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_still_apply(name):
-    mutant = mutate_kernels.MUTANTS[name]
-    assert (mutate_kernels.ROOT / mutant.file).read_text().count(mutant.old) == 1
+    mutant = MUTANTS[name]
+    assert mutant.new in mutate_kernels.mutated(mutant)
     assert mutant.old != mutant.new
+
+
+def test_words_and_other_tests_do_not_make_an_answer_old():
+    said = KERNEL.replace("return", '"""Twice."""  # of x\n\n    return')
+    assert code_of(said) == code_of(KERNEL)
+    other = TESTS.replace("(0) == 0", "(1) == 2")
+    assert code_of(other, "test_one") == code_of(TESTS, "test_one")
+    more = TESTS + "def test_third(): pass"
+    assert code_of(more, "test_one") == code_of(TESTS, "test_one")
+
+
+@pytest.mark.parametrize(("old", "new"), [("SIZE = 3", "SIZE = 0"), ("== 6", "!= 7"), ("one", "")])
+def test_what_the_test_that_noticed_says_makes_an_answer_old(old, new):
+    changed = TESTS.replace(old, new)
+    assert code_of(changed, "test_one") != code_of(TESTS, "test_one")
+
+
+@pytest.mark.parametrize(
+    ("file", "is_old"),
+    [
+        ("kernels/logprob/forward.py", True),
+        ("tests/kernels/logprob/test_values.py", True),
+        ("tests/kernels/logprob/cases.py", True),
+        ("kernels/logprob/backward.py", False),
+        ("tests/kernels/preference/cases.py", False),
+    ],
+)
+def test_a_change_of_one_file_makes_answers_old(file, is_old, tmp_path):
+    for folder in ("kernels", "tests/kernels", "pad_fast/linear_logprob"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for mutant in MUTANTS.values():
+        (tmp_path / mutant.file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / mutant.file, tmp_path / mutant.file)
+    name, test = "forward: an unread tail", "test_values_and_gradients[plain-torch.float32]"
+    before = mutate_kernels.digest(name, test, tmp_path)
+    changed = tmp_path / file
+    changed.write_text(changed.read_text() + "\nCHANGED = 1\n")
+    assert (mutate_kernels.digest(name, test, tmp_path) != before) == is_old
 
 
 @pytest.mark.parametrize("name", ["forward: an unread tail", "backward: wrong scale"])

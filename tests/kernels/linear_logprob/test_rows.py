@@ -5,8 +5,8 @@ import torch
 from pad_fast.kernels.linear_logprob import launch, tuning
 
 from pad_fast import reference
+from pad_fast.linear_logprob import memory_budget, torch_impl
 from pad_fast.linear_logprob import op as linear_op
-from pad_fast.linear_logprob import torch_impl
 from pad_fast.linear_logprob.head import Head
 from pad_fast.logprob.softmax import RowNumbers, TokenOptions
 from tests.kernels.linear_logprob.cases import (
@@ -32,6 +32,15 @@ pytestmark = pytest.mark.usefixtures("small_tiles")
 @OPTIONS
 def test_values_and_gradients(dtype, budget, options):
     check(*draw(dtype=dtype), memory_budget=budget, **options)
+
+
+@DTYPES
+def test_some_rows_keep_their_logp_grad_and_others_do_not(dtype):
+    """The tests with a budget of ``SOME`` are about both in one backward."""
+    hidden, weight, _, labels, _ = draw(dtype=dtype)
+    live = int((labels != -100).sum())
+    kept = memory_budget.saved_rows(SOME, live, *weight.T.shape, dtype, hidden.device)
+    assert kept == (4 if dtype == torch.float32 else 8) < live == 9
 
 
 @pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 128, 129])
