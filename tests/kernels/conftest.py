@@ -26,7 +26,7 @@ EXPECTED_WARNINGS = (
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that run kernels: with a GPU they belong to ``make gpu``."""
+    """Mark the tests that run kernels: with a GPU they belong to ``make gpu-checks``."""
     folders = [Path(__file__).parent / name for name in RUN_KERNELS]
     for item in items:
         if item.path.parent in folders and item.path.name != "test_gpu.py":

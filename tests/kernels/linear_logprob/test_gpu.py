@@ -1,6 +1,6 @@
 """Log-probabilities of hidden states times the head on a GPU: waiting, memory, repeated bits.
 
-The interpreter cannot show these. ``make gpu`` runs the tests.
+The interpreter cannot show these. ``make gpu-checks`` runs the tests.
 """
 
 import pytest

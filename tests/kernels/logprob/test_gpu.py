@@ -1,6 +1,6 @@
 """Log-probabilities on a GPU: offsets past 2^31, huge grids, memory, waiting, repeated bits.
 
-The interpreter cannot show these. ``make gpu`` runs the tests.
+The interpreter cannot show these. ``make gpu-checks`` runs the tests.
 """
 
 import subprocess

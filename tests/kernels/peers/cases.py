@@ -24,9 +24,12 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 HALF_STEP = {F64: 0.0, F32: 6e-8, BF16: 4e-3, F16: 5e-4}
-# Logits up to which Triton's interpreter, PyTorch on a CPU, and PyTorch in `make test-long` go.
-INTERPRETED, QUICK, LONG = 15_000, 600_000, 10_000_000
-MOST_INTERPRETED = 3  # cases of a table, since the interpreter takes seconds for each
+# Logits up to which a CPU goes in the tests, and in `make test-long`.
+QUICK, LONG = 600_000, 10_000_000
+# What Triton's interpreter takes for values and gradients: seconds a row, and a number of it.
+SECONDS_OF_ROW, SECONDS_OF_NUMBER = 0.017, 2.7e-6
+# Seconds of it for a table in one dtype, and in `make test-long` for a case.
+QUICK_SECONDS, LONG_SECONDS = 4.5, 30
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class Case:
     def logits(self) -> int:
         """What the case costs, in logits of a head of width 64."""
         return self.rows * self.vocabulary * max(1, self.width // 64)
+
+    @property
+    def interpreted_seconds(self) -> float:
+        """What Triton's interpreter takes about, on one core."""
+        live = self.rows * (1 - self.ignored)
+        return live * (SECONDS_OF_ROW + self.vocabulary * SECONDS_OF_NUMBER)
 
     def inputs(self) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
         """Leaves (logits; or hidden states, weight and perhaps bias), labels, upstream gradient."""
@@ -121,24 +130,48 @@ def check_all(cases: list[Case], impl: str) -> None:
 
 
 def tests_of(tables: dict[str, list[Case]]) -> Any:
-    """Parameters ``cases`` and ``impl``: each table's cases, by what can run them.
+    """Parameters ``cases`` and ``impl``: each table's cases by dtype, by what can run them.
 
-    Small ones run in both implementations, larger ones in PyTorch's (the largest of these in ``make
-    test-long``), and all in both where there is a GPU.
+    Without a GPU the larger ones of both implementations run in ``make test-long``, and the largest
+    not at all. Where there is one, all do.
     """
     found = []
-    for name, cases in tables.items():
-        small = [case for case in cases if case.rows * case.vocabulary <= INTERPRETED]
-        interpreted = small[:: -(-len(small) // MOST_INTERPRETED) or 1]
-        by_size: dict[tuple[str, str], list[Case]] = {}
-        for case in cases:
-            size = "quick" if case.logits <= QUICK else "long" if case.logits <= LONG else "gpu"
-            by_size.setdefault(("torch", "quick" if GPU else size), []).append(case)
-            if case.dtype != F64:
-                size = "quick" if GPU or case in interpreted else "gpu"
-                by_size.setdefault(("triton", size), []).append(case)
-        for (impl, size), some in by_size.items():
+    for name, table in tables.items():
+        by_size: dict[tuple[torch.dtype, str, str], list[Case]] = {}
+        for dtype in dict.fromkeys(case.dtype for case in table):
+            cases = [case for case in table if case.dtype == dtype]
+            quick = quickly_interpreted(cases)
+            for case in cases:
+                for impl, size in (("torch", size_of(case)), ("triton", interpreted(case, quick))):
+                    by_size.setdefault((dtype, impl, "quick" if GPU else size), []).append(case)
+        for (dtype, impl, size), some in by_size.items():
             marks = [pytest.mark.long] if size == "long" else []
-            marks += [pytest.mark.skipif(not GPU, reason="needs a CUDA device")] * (size == "gpu")
-            found.append(pytest.param(some, impl, id=f"{name}, {impl}, {size}", marks=marks))
+            marks += [pytest.mark.skipif(size == "gpu", reason="needs a CUDA device")]
+            found.append(
+                pytest.param(some, impl, id=f"{name}, {dtype}, {impl}, {size}", marks=marks)
+            )
     return pytest.mark.parametrize(("cases", "impl"), found)
+
+
+def quickly_interpreted(cases: list[Case]) -> list[Case]:
+    """The cheapest cases, as many as ``QUICK_SECONDS`` are enough for, and at least one.
+
+    Of those that cost the same the later ones come first: tables go from the plain to the full.
+    """
+    found, seconds, from_the_full = [], 0.0, cases[::-1]
+    for case in sorted(from_the_full, key=lambda case: case.interpreted_seconds):
+        seconds += case.interpreted_seconds
+        if found and (seconds > QUICK_SECONDS or case.logits > QUICK):
+            break
+        found.append(case)
+    return found
+
+
+def size_of(case: Case) -> str:
+    return "quick" if case.logits <= QUICK else "long" if case.logits <= LONG else "gpu"
+
+
+def interpreted(case: Case, quick: list[Case]) -> str:
+    if case in quick:
+        return "quick"
+    return "gpu" if case.logits > LONG or case.interpreted_seconds > LONG_SECONDS else "long"

@@ -1,6 +1,6 @@
 """Listwise losses on a GPU: repeated bits, unbiased draws, waiting, CUDA graphs.
 
-The interpreter cannot show these. ``make gpu`` runs the tests.
+The interpreter cannot show these. ``make gpu-checks`` runs the tests.
 """
 
 import pytest
