@@ -157,6 +157,15 @@ def response_logp(
     return sum(logits[len(prompt) + i - 1, token].item() for i, token in enumerate(response))
 
 
+def greedy_ids(model: Any, prompt: list[int], most: int = 6, end: int = 1) -> list[int]:
+    """The likeliest token each time, up to and including ``end``, in a loop."""
+    found: list[int] = []
+    while len(found) < most and end not in found:
+        logits = model(torch.tensor([prompt + found])).logits[0, -1]
+        found.append(int(logits.argmax()))
+    return found
+
+
 def contents(run: Path) -> dict[str, str]:
     """A hash of every result. The report and the manifest are left out: they hold the time."""
     files = [

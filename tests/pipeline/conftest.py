@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 import worlds
+from transformers import AutoModelForCausalLM
 
 from pad_fast import cli
 
@@ -30,6 +32,22 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     torch.set_num_threads(1)
     assert cli.main(["run", str(worlds.write_config(folder, rounds=2, baseline="seqkd"))]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def foreign_teacher(world, tmp_path_factory) -> Path:
+    """The same teacher with other token ids, from a tokenizer with the characters reordered."""
+    folder = tmp_path_factory.mktemp("foreign")
+    order = random.Random(1).sample(range(len(worlds.CHARACTERS)), len(worlds.CHARACTERS))
+    tokenizer = worlds.character_tokenizer([worlds.CHARACTERS[i] for i in order])
+    model = AutoModelForCausalLM.from_pretrained(world / "teacher")
+    rows = torch.tensor([*range(6), *(6 + i for i in order)])
+    with torch.no_grad():
+        for weight in {model.model.embed_tokens.weight, model.lm_head.weight}:
+            weight.copy_(weight[rows])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 
+import numpy as np
 import pytest
+import worlds
+from scipy.stats import kendalltau
+from transformers import AutoModelForCausalLM
 from worlds import response_logp
 
 from pad_fast.evaluation.evaluated_model import RewardPair
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.evaluate import heldout
 from pad_fast.pipeline.evaluate.losses import prompt_losses
-from pad_fast.pipeline.parquet_rows import read_rows
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
+from pad_fast.pipeline.run import RunContext
 
 
 def test_evaluations_against_the_rows(finished):
@@ -48,6 +55,74 @@ def test_evaluations_against_the_rows(finished):
     assert reward == pytest.approx(
         response_logp(last.model, groups[3]["prompt_ids"], ids) / len(ids), abs=1e-4
     )
+
+
+def test_every_number_is_read_of_the_responses_it_names(finished):
+    """Greedy and sampled, fixed and fresh: each number of student-02 anew from the shards."""
+    run = finished / "run"
+    found = json.loads((run / "evaluation" / "student-02.json").read_text())
+    parts = ("greedy", "scored", "fixed")
+    greedy, own, fixed = (
+        read_rows(run / "evaluation" / "samples" / "student-02" / part) for part in parts
+    )
+    groups = read_rows(run / "heldout" / "groups")
+    model = AutoModelForCausalLM.from_pretrained(run / "round-02" / "student")
+    for row in greedy:
+        assert row["completion_ids"] == [worlds.greedy_ids(model, row["prompt_ids"])]
+    rows = read_rows(run / "evaluation" / "student-02.parquet")
+    assert [row["greedy_text"] for row in rows] == [row["completions"][0] for row in greedy]
+    rewards = [reward for row in own for reward in row["teacher_rewards"]]
+    lengths = [len(row["completion_ids"][0]) for row in greedy]
+    ended = [reason for row in own for reason in row["finish_reasons"]]
+    sampled = [tuple(ids) for row in own for ids in row["completion_ids"]]
+    of_fixed = _agreement(fixed, groups)
+    of_fresh = _agreement(own, own)
+    assert of_fixed != of_fresh
+    assert len(ended) == 4 * 3
+    repeated = [len(set(map(tuple, row["completion_ids"]))) for row in own]
+    wanted = {
+        "teacher_reward": statistics.fmean(rewards),
+        "kendall_tau": of_fixed[0],
+        "top1": of_fixed[1],
+        "fresh_kendall_tau": of_fresh[0],
+        "fresh_top1": of_fresh[1],
+        "mean_length": statistics.fmean(lengths),
+        "clipped_ratio": ended.count("length") / len(ended),
+        "duplicate_ratio": 1 - sum(repeated) / len(sampled),
+    }
+    assert {key: found[key] for key in wanted} == pytest.approx(wanted)
+
+
+def _agreement(students: list[dict], teachers: list[dict]) -> tuple[float, float]:
+    """Kendall's tau-b and top-1, the means over prompts, of rewards without ties."""
+    pairs = [
+        (one["student_rewards"], other["teacher_rewards"])
+        for one, other in zip(students, teachers, strict=True)
+    ]
+    taus = [kendalltau(*pair).statistic for pair in pairs]
+    best = [np.argmax(student) == np.argmax(teacher) for student, teacher in pairs]
+    return float(np.mean(taus)), float(np.mean(best))
+
+
+def test_answers_are_right_by_the_rule_of_the_run(finished, tmp_path):
+    """Texts that flexible-extract calls right, and exact wrong."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    words = [str(tmp_path / "config.yaml"), "--answer_rule", "flexible-extract"]
+    run = RunContext(parse_settings("run", words))
+    subject = heldout.Subject("student-02", 2, run.student(2))
+    samples = tmp_path / "run" / "evaluation" / "samples" / "student-02"
+    for part, right in (("greedy", 1), ("scored", 2)):
+        for shard in sorted((samples / part).glob("part-*.parquet")):
+            rows = read_rows(shard)
+            for row in rows:
+                texts = [f"{row['answer']} apples"] * right + ["none"] * 3
+                row["completions"] = texts[: len(row["completions"])]
+            write_rows(shard, rows)
+    (tmp_path / "run" / "evaluation" / "student-02.json").unlink()
+    heldout.evaluate(run, [subject])
+    found = json.loads((tmp_path / "run" / "evaluation" / "student-02.json").read_text())
+    assert found["greedy_accuracy"] == 1.0
+    assert found["sampled_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_masked_prompts_have_no_loss(finished):

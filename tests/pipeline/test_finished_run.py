@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 import worlds
 from transformers import AutoModelForCausalLM
 from worlds import response_logp
@@ -55,14 +54,21 @@ def test_run_folder_holds_what_it_promises(finished):
 
 
 def test_student_rewards_are_those_at_sampling_time(finished):
-    base = Checkpoint("student", str(finished / "student"))
-    row = read_rows(finished / "run" / "round-01" / "scores")[0]
-    for ids, reward in zip(row["completion_ids"], row["student_rewards"], strict=True):
-        assert reward == pytest.approx(
-            response_logp(base.model, row["prompt_ids"], ids) / len(ids), abs=1e-4
-        )
-    student = AutoModelForCausalLM.from_pretrained(finished / "run" / "round-01" / "student")
-    assert not torch.equal(base.model.lm_head.weight, student.lm_head.weight)
+    """Each round samples from the student of the round before it."""
+    run = finished / "run"
+    base, first = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        for folder in (finished / "student", run / "round-01" / "student")
+    )
+    for student, other, round in ((base, first, 1), (first, base, 2)):
+        row = read_rows(run / f"round-{round:02d}" / "scores")[0]
+        for ids, reward in zip(row["completion_ids"], row["student_rewards"], strict=True):
+            found, wrong = (
+                response_logp(model, row["prompt_ids"], ids) / len(ids)
+                for model in (student, other)
+            )
+            assert reward == pytest.approx(found, abs=1e-4)
+            assert abs(found - wrong) > 1e-3
 
 
 def test_seqkd_learns_the_teachers_answer_alone(finished):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 
+import pytest
 import torch
 import worlds
 from students import long_rope
@@ -124,6 +125,24 @@ def test_sampled_distribution_is_the_models(world, tmp_path):
     measured = drawn.bincount(minlength=len(expected)) / len(drawn)
     assert (measured - expected).abs().sum() < 0.15
     assert (expected > 0.01).sum() > 5
+
+
+@pytest.mark.parametrize("limit", [{"top_k": 2}, {"top_p": 0.5}])
+def test_top_k_and_top_p_keep_the_likeliest(world, tmp_path, limit):
+    student = Checkpoint("student", str(world / "student"))
+    config = run_config(world, max_new_tokens=1, temperature=1.3, **limit)
+    ids = student.prompt_ids([{"role": "user", "content": "1+1=?"}])
+    engine = TransformersEngine(student, ModelScores(config, "mean"))
+    rows = [{"prompt_id": "p", "prompt_ids": ids}]
+    sample_shards(engine, rows, tmp_path, Sampler(config, 500), seed=3, title="")
+    drawn = {response[0] for response in read_rows(tmp_path)[0]["completion_ids"]}
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(world / "student")
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    probs, order = (logits / 1.3).softmax(-1).sort(descending=True)
+    nucleus = int((probs.cumsum(0) < 0.5).sum()) + 1  # the fewest tokens with half of the mass
+    assert 2 < nucleus < 12
+    assert drawn == set(order[: limit.get("top_k", nucleus)].tolist())
 
 
 def test_shards_do_not_depend_on_which_were_there(finished, tmp_path):

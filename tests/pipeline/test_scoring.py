@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 import shutil
 import statistics
 from pathlib import Path
 
 import pytest
 import torch
-import worlds
-from transformers import AutoModelForCausalLM
 from worlds import response_logp, run_config
 
 from pad_fast.pipeline import multiple_choice
@@ -158,22 +155,6 @@ def test_nothing_is_computed_twice(world, tmp_path, three, monkeypatch):
     assert asked == {"responses": 4, "questions": 7}
     probs = first[1]["teacher_choice_probs"]
     assert probs[0] == pytest.approx(probs[1])
-
-
-@pytest.fixture(scope="module")
-def foreign_teacher(world, tmp_path_factory) -> Path:
-    """The same teacher with other token ids, from a tokenizer with the characters reordered."""
-    folder = tmp_path_factory.mktemp("foreign")
-    order = random.Random(1).sample(range(len(worlds.CHARACTERS)), len(worlds.CHARACTERS))
-    tokenizer = worlds.character_tokenizer([worlds.CHARACTERS[i] for i in order])
-    model = AutoModelForCausalLM.from_pretrained(world / "teacher")
-    rows = torch.tensor([*range(6), *(6 + i for i in order)])
-    with torch.no_grad():
-        for weight in {model.model.embed_tokens.weight, model.lm_head.weight}:
-            weight.copy_(weight[rows])
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_text_is_the_interface_between_tokenizers(world, tmp_path, three, foreign_teacher):

@@ -10,7 +10,12 @@ from worlds import changed_config
 
 from pad_fast import cli
 from pad_fast.pipeline.arguments import parse_settings
-from pad_fast.pipeline.evaluate.validation import best_round, stopped_round
+from pad_fast.pipeline.evaluate.validation import (
+    best_round,
+    stopped_round,
+    validate,
+    values_of_rounds,
+)
 from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.phases import changed_settings
 from pad_fast.pipeline.run import RunContext
@@ -97,6 +102,20 @@ def test_without_answers_the_teachers_reward_is_the_measure(world, tmp_path) -> 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     validated = [line for line in lines if '"phase": "validate"' in line]
     assert sum('"teacher_reward"' in line for line in validated) == 3
+
+
+def test_answers_are_right_by_the_rule_of_the_run(world, tmp_path) -> None:
+    words = {"validation_size": 2, "answer_rule": "flexible-extract"}
+    run = RunContext(parse_settings("run", [str(changed_config(world, tmp_path, **words))]))
+    rows = [{"prompt_id": str(n), "answer": str(n), "skill": None} for n in range(10, 16)]
+    write_rows(run.folder.root / "prompts.parquet", rows)
+    for name, said in (("student-00", ""), ("student-01", " apples")):
+        answered = [{**row, "completions": [row["answer"] + said]} for row in run.validation_rows]
+        answered[0]["completions"] = ["none"]
+        path = run.folder.root / "validation" / "samples" / name / "greedy" / "part-00000.parquet"
+        write_rows(path, answered)
+    validate(run, 1)
+    assert values_of_rounds(run) == [0.5, 0.5]  # by the rule "exact" 0.5 and 0
 
 
 @pytest.mark.parametrize(

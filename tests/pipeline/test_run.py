@@ -1,0 +1,58 @@
+"""What a run hands on of its settings to its models."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+from worlds import TEMPLATE, changed_config, character_tokenizer, save_model
+
+from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.run import RunContext
+
+MODELS = {
+    "student": ("v1", lambda run: run.student(0)),
+    "trained": (None, lambda run: run.trained(Path(run.student(0).path))),
+    "teacher": ("v2", lambda run: run.teacher),
+    "reward_model": ("v3", lambda run: run.reward_model),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_the_settings_of_the_run(world, tmp_path, name):
+    revision, model_of = MODELS[name]
+    judge = {"reward_model": str(world / "teacher"), "reward_model_revision": "v3", "teacher": None}
+    config = changed_config(
+        world,
+        tmp_path,
+        student_revision="v1",
+        chat_template_kwargs={"style": "brief"},
+        attn_implementation="eager",
+        dtype="bfloat16",
+        **(judge if name == "reward_model" else {"teacher_revision": "v2"}),
+    )
+    run = RunContext(parse_settings("run", [str(config)]))
+    found: Checkpoint = model_of(run)
+    assert found.revision == revision
+    assert found.template_kwargs == {"style": "brief"}
+    assert found.attn_implementation == "eager"
+    assert found.dtype == "bfloat16"
+    assert found.now == run.started
+
+
+def test_the_arguments_of_the_template_reach_the_prompts(world, tmp_path):
+    """And the time of the run's start, which a template may write."""
+    template = "{{ style }}, {{ strftime_now('%H%M') }}: " + TEMPLATE
+    student = save_model(tmp_path / "own", 0, tokenizer=character_tokenizer(template=template))
+    config = changed_config(
+        world, tmp_path, student=str(student), chat_template_kwargs=json.dumps({"style": "brief"})
+    )
+    run = RunContext(parse_settings("run", [str(config)]))
+    run.started = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
+    read = run.student(0)
+    prompt = read.tokenizer.decode(read.prompt_ids([{"role": "user", "content": "hi"}]))
+    assert prompt.startswith("brief")
+    assert "0304" in prompt
