@@ -83,7 +83,7 @@ class Launches(TorchDispatchMode):
         self.from_host: list[str] = []
         self.operations = 0  # PyTorch's, also views and allocations
         self.is_interpreting = False
-        self.bodies = {op._opoverload: op._init_fn for op in OPERATIONS}
+        self.bodies = {op.library._opoverload: op.body for op in OPERATIONS}
 
     @property
     def total(self) -> int:

@@ -34,7 +34,7 @@ LAYERS = (
     ("linear_logprob", "evaluation"),
     ("logprob", "preference"),
     ("reference", "environment"),
-    ("dispatch",),
+    ("dispatch", "custom_operation"),
     ("kernels",),
     ("argument_checks", "conversation"),
     ("launch",),

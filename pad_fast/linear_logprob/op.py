@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from pad_fast import argument_checks
+from pad_fast.custom_operation import custom_operation
 from pad_fast.device import WAITS, no_autocast
 from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import torch_impl, triton_impl
@@ -26,7 +26,7 @@ from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import TokenOptions, accumulator
 
 
-@custom_op("pad_fast::live_rows", mutates_args=(), tags=WAITS)
+@custom_operation("pad_fast::live_rows", tags=WAITS)
 def live_rows(labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """The places (M,) of the rows whose label (M,) is not ignored, then -1, and their number.
 
@@ -48,7 +48,7 @@ def _counted(rows: Tensor, count: Tensor | None) -> Tensor:
     return rows if count is None else rows[: int(count)]
 
 
-@custom_op("pad_fast::linear_token_logprobs", mutates_args=(), tags=WAITS)
+@custom_operation("pad_fast::linear_token_logprobs", tags=WAITS)
 def linear_token_logprobs(
     hidden: Tensor,  # (M, D)
     weight: Tensor,  # (V, D)
@@ -120,7 +120,7 @@ def _(hidden, weight, bias, labels, rows, count, saved_rows, unscaled, *_):
     return _outputs(hidden, weight, labels, rows, saved_rows, unscaled)
 
 
-@custom_op("pad_fast::linear_token_logprobs_backward", mutates_args=(), tags=WAITS)
+@custom_operation("pad_fast::linear_token_logprobs_backward", tags=WAITS)
 def linear_token_logprobs_backward(
     grad: Tensor,  # (M,)
     hidden: Tensor,
@@ -191,7 +191,7 @@ def _(
     return _gradients(hidden, weight, need_hidden, need_weight, need_bias)
 
 
-@custom_op("pad_fast::scale_live_rows", mutates_args=(), tags=WAITS)
+@custom_operation("pad_fast::scale_live_rows", tags=WAITS)
 def scale_live_rows(
     grad: Tensor,  # (M,)
     rows: Tensor,  # (K,)

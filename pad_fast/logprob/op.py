@@ -11,15 +11,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from pad_fast.argument_checks import check_label_values, check_no_overlap
+from pad_fast.custom_operation import custom_operation
 from pad_fast.device import WAITS, no_autocast
 from pad_fast.logprob import torch_impl
 from pad_fast.logprob.softmax import TokenOptions, accumulator
 
 
-@custom_op("pad_fast::token_logprobs", mutates_args=(), tags=WAITS)
+@custom_operation("pad_fast::token_logprobs", tags=WAITS)
 def token_logprobs(
     logits: Tensor,  # (R, T, V)
     labels: Tensor,  # (R, T)
@@ -52,7 +52,7 @@ def _(logits, labels, temperature, softcap, logit_scale, ignore_index, impl, inp
     return row, torch.empty_like(row), torch.empty_like(row)
 
 
-@custom_op("pad_fast::token_logprobs_backward", mutates_args=(), tags=WAITS)
+@custom_operation("pad_fast::token_logprobs_backward", tags=WAITS)
 def token_logprobs_backward(
     grad: Tensor,  # (R, T), as the four rows below
     logits: Tensor,  # (R, T, V)
@@ -77,7 +77,7 @@ def _(grad, logits, *_):
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-@custom_op("pad_fast::token_logprobs_backward_", mutates_args=("logits",), tags=WAITS)
+@custom_operation("pad_fast::token_logprobs_backward_", mutates_args=("logits",), tags=WAITS)
 def token_logprobs_backward_(
     grad: Tensor,
     logits: Tensor,

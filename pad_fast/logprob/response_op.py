@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from pad_fast.argument_checks import check_response_values
+from pad_fast.custom_operation import custom_operation
 from pad_fast.device import has_float64
 
 # Log-probabilities are rounded to multiples of this step before they are added in float64. Every
@@ -17,7 +17,7 @@ from pad_fast.device import has_float64
 STEP = 2.0**-30
 
 
-@custom_op("pad_fast::response_sums", mutates_args=())
+@custom_operation("pad_fast::response_sums")
 def response_sums(
     logps: Tensor,  # (R, T) or (M,)
     labels: Tensor,  # as logps

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
+from pad_fast.custom_operation import custom_operation
 from pad_fast.device import WAITS
 from pad_fast.dispatch import resolve_impl
 from pad_fast.kernels.preference.limits import most_responses
@@ -82,7 +83,7 @@ _SCHEMA = (
 )
 
 
-@torch.library.custom_op("pad_fast::preference_loss", mutates_args=(), schema=_SCHEMA, tags=WAITS)
+@custom_operation("pad_fast::preference_loss", schema=_SCHEMA, tags=WAITS)
 def preference_loss(
     student: Tensor,  # (G, n) float32 or float64
     teacher: Tensor,  # (G, n)

@@ -219,7 +219,7 @@ def assert_that_a_budget_holds(
         labels, places = torch.empty(2, rows, dtype=torch.int64)
         counted.restart()
         head = (hidden, weight, None, labels, places, None)
-        _, peak, total, logp_grad, unscaled = linear_op.linear_token_logprobs._init_fn(
+        _, peak, total, logp_grad, unscaled = linear_op.linear_token_logprobs.body(
             *head, kept, frozen, False, *options
         )
         # What a frozen head keeps for the backward is the gradient of hidden states, unscaled.
@@ -227,10 +227,10 @@ def assert_that_a_budget_holds(
         counted.peak = counted.held
         grad = torch.empty(rows)
         if frozen:
-            gradients = (linear_op.scale_live_rows._init_fn(grad, places, None, total, unscaled),)
+            gradients = (linear_op.scale_live_rows.body(grad, places, None, total, unscaled),)
         else:
             needed = (True, True, False)
-            gradients = linear_op.linear_token_logprobs_backward._init_fn(
+            gradients = linear_op.linear_token_logprobs_backward.body(
                 grad, *head, peak, total, logp_grad, *needed, *options
             )
         results = (*gradients, unscaled)

@@ -91,10 +91,10 @@ def test_opcheck(mean):
     labels = draw(rows=(6,), vocabulary=20)[3]
     ids = torch.tensor([0, 2, -1, 2, 0, 1])
     torch.library.opcheck(
-        response_op.response_sums,
+        response_op.response_sums.library,
         (torch.randn(6, requires_grad=True), labels, ids, 4, -100, mean, "torch"),
     )
     torch.library.opcheck(
-        response_op.response_sums,
+        response_op.response_sums.library,
         (torch.randn(2, 3, requires_grad=True), labels.view(2, 3), None, 2, -100, mean, "torch"),
     )

@@ -148,4 +148,4 @@ def test_opcheck(small_tiles):
     options = (0.7, 30.0, 1.3, -100, "torch")
     labels = draw(rows=(1, 6), vocabulary=20)[3]
     logits = torch.randn(1, 6, 20, requires_grad=True)
-    torch.library.opcheck(logprob_op.token_logprobs, (logits, labels, *options, False))
+    torch.library.opcheck(logprob_op.token_logprobs.library, (logits, labels, *options, False))

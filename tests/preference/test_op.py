@@ -177,7 +177,9 @@ def test_opcheck(kind: str, method: str, masked: bool) -> None:
     lengths = torch.tensor([[1, 2, 3, 4], [5, 0, 7, 8], [1, 1, 1, 1]])
     for given, reduction in ((None, "none"), (lengths, "mean"), (None, "sum")):
         args = (student, teacher, live, given, kind, method, True, "auto", reduction)
-        torch.library.opcheck(preference_op.preference_loss, (*args, *RankingOptions(10.0, 5.0, 8)))
+        torch.library.opcheck(
+            preference_op.preference_loss.library, (*args, *RankingOptions(10.0, 5.0, 8))
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

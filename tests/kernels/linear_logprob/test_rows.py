@@ -188,19 +188,19 @@ def test_opcheck():
     rows, count = linear_op.live_rows(labels, -100)
     leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
     torch.library.opcheck(
-        linear_op.linear_token_logprobs,
+        linear_op.linear_token_logprobs.library,
         (*leaves, labels, rows, count, 4, False, False, 4, *options),
     )
     detached = [x.detach() for x in leaves]
     torch.library.opcheck(
-        linear_op.linear_token_logprobs,
+        linear_op.linear_token_logprobs.library,
         (*detached, labels, rows, count, 0, False, True, 4, *options),
     )
     _, *kept, _ = linear_op.linear_token_logprobs(
         *detached, labels, rows, count, 4, False, False, 4, *options
     )
     arguments = (grad, *detached, labels, rows, count, *kept, True, True, True, 4, *options)
-    torch.library.opcheck(linear_op.linear_token_logprobs_backward, arguments)
+    torch.library.opcheck(linear_op.linear_token_logprobs_backward.library, arguments)
 
 
 def test_compiles_whole():

@@ -54,13 +54,14 @@ def test_opcheck(small_tiles, inplace):
     logits, labels, grad = draw(1, 3, 100)
     options = (0.7, 30.0, 1.0, -100, "triton")
     torch.library.opcheck(
-        logprob_op.token_logprobs, (logits.clone().requires_grad_(), labels, *options, False)
+        logprob_op.token_logprobs.library,
+        (logits.clone().requires_grad_(), labels, *options, False),
     )
     _, peak, total = logprob_op.token_logprobs(logits, labels, *options, inplace)
     backward = (
         logprob_op.token_logprobs_backward_ if inplace else logprob_op.token_logprobs_backward
     )
-    torch.library.opcheck(backward, (grad, logits, labels, peak, total, *options))
+    torch.library.opcheck(backward.library, (grad, logits, labels, peak, total, *options))
 
 
 @pytest.mark.parametrize("inplace", [False, True])

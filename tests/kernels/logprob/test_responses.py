@@ -155,7 +155,7 @@ def test_opcheck_of_sums():
     logps, labels = tokens(2, 3)
     ids = torch.tensor([0, 2, -1, 2, 0, 1], device=DEVICE)
     torch.library.opcheck(
-        response_op.response_sums,
+        response_op.response_sums.library,
         (logps.clone().requires_grad_(), labels, None, 2, -100, True, "triton"),
     )
     packed = (
@@ -167,4 +167,4 @@ def test_opcheck_of_sums():
         True,
         "triton",
     )
-    torch.library.opcheck(response_op.response_sums, packed)
+    torch.library.opcheck(response_op.response_sums.library, packed)

@@ -81,7 +81,9 @@ def test_opcheck(kind, method):
     student, teacher = rewards(2, 3, dtype=torch.float32)
     live = torch.tensor([[True] * 3, [True, False, True]], device=DEVICE)
     args = (student.requires_grad_(), teacher, live, None, kind, method, True, "triton", "none")
-    torch.library.opcheck(preference_op.preference_loss, (*args, *RankingOptions(10.0, 5.0, 8)))
+    torch.library.opcheck(
+        preference_op.preference_loss.library, (*args, *RankingOptions(10.0, 5.0, 8))
+    )
 
 
 def test_compiles_whole():
