@@ -189,10 +189,10 @@ def _forward_arguments(model: PreTrainedModel, packed: PackedRows) -> dict[str, 
     arguments: dict[str, Any] = {"position_ids": packed.position_ids}
     if layout is not None and layout.shares:
         prefix_attention.install(model)
-        # Our attention reads the layout alone. Given this mask, which takes no memory, the model
-        # does not make one of T * T.
-        mask = torch.ones((), dtype=torch.bool, device=device)
-        mask = mask.expand(1, 1, layout.length, layout.length)
+        # Our attention reads the layout alone. Given a mask of four dimensions, the model does not
+        # make one of T * T. This has one entry, for all pairs: a view of T * T would become a whole
+        # tensor where accelerate's hooks copy a layer's arguments to the layer's own device.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
         return {**arguments, "attention_mask": mask, "prefix_layout": layout}
     if layout is not None and prefix_attention.takes_sequence_ends(model):
         segments = list(layout.segments_and_padding())

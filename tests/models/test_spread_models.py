@@ -54,3 +54,17 @@ def test_the_head_is_tried_where_it_is():
     with FakeTensorMode(shape_env=ShapeEnv()):
         own, ours = output_head._both_logits(spread_model("gemma2"))
     assert own.device == ours.device == torch.device(ELSEWHERE)
+
+
+def test_layers_elsewhere_get_no_mask_of_the_square_of_the_row():
+    """Hooks copy a layer's arguments to its device, where a view becomes all that it shows."""
+    groups, seen = make_groups(*RAGGED), []
+    with fake(), torch.no_grad():
+        model = fake_model(copy.deepcopy(CONFIGS["llama"]), torch.float32).eval()
+        model.model.layers[0].register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+        packed = pack(groups, "shared")
+        packed_rewards(model, packed, sum(len(group.numbers) for group in groups))
+    assert len(seen) == 1
+    assert seen[0].nbytes == 1
