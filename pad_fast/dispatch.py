@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib.util
 import os
 
+import torch
 from torch import Tensor
 
 from pad_fast.argument_checks import check_choice
 from pad_fast.device import runs_kernels
+from pad_fast.device_errors import INSTALL_COMPILER, lacks_compiler
+from pad_fast.files.system_errors import first_line
 
 IMPLS = ("auto", "torch", "triton")
 ENVIRONMENT_VARIABLE = "PAD_FAST_IMPL"
@@ -57,6 +60,29 @@ def resolve_impl(
     if asked == "triton":
         _require_triton(tensor, has_kernel, why_not)
     return asked
+
+
+def check_launches(impl: str, device: torch.device) -> None:
+    """Launch the smallest kernel where operations take Triton.
+
+    Triton needs a C compiler of the machine, and asks for it no sooner than at a first launch.
+
+    Raises:
+        ValueError: nothing can be launched; the message says what to install. Also as
+            :func:`resolve_impl`.
+    """
+    if resolve_impl(impl, torch.empty(0, device=device)) != "triton":
+        return
+    from pad_fast.kernels.common import trial
+
+    try:
+        trial.launch(device)
+    except Exception as error:  # by Triton, a compiler, the linker or the driver
+        advice = f"{INSTALL_COMPILER}; or" if lacks_compiler(error) else "without Triton,"
+        raise ValueError(
+            f"impl: Triton cannot launch kernels on {device}: {first_line(error)}. {advice} "
+            f"set impl to torch (or {ENVIRONMENT_VARIABLE}=torch), which is slower"
+        ) from error
 
 
 def _require_triton(tensor: Tensor, has_kernel: bool, why_not: str) -> None:

@@ -36,7 +36,7 @@ LAYERS = (
     ("reference", "environment"),
     ("dispatch", "custom_operation"),
     ("kernels",),
-    ("argument_checks", "conversation"),
+    ("argument_checks", "conversation", "device_errors"),
     ("launch",),
     ("files", "progress"),
     ("terminal", "interrupts", "device"),

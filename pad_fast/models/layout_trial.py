@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,20 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from pad_fast.device import autocast_dtype, compiles_attention, product_rounding
+from pad_fast.device import (
+    autocast_dtype,
+    compiles_attention,
+    product_rounding,
+    release_unused_memory,
+)
+from pad_fast.device_errors import (
+    INSTALL_COMPILER,
+    is_of_the_device,
+    is_out_of_memory,
+    lacks_compiler,
+    lacks_shared_memory,
+)
+from pad_fast.files.system_errors import first_line
 from pad_fast.models import prefix_attention
 from pad_fast.models.causal_lm import causal_lm, evaluating, input_embedding, vocabulary_size
 from pad_fast.models.layout import PAD_ID, PromptGroup, check_share_prefix
@@ -56,7 +69,9 @@ STATEFUL = {
 }
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")
 # Two groups are tried, each cut to this size, so that the trial fits in memory if a step does.
-TRIED_RESPONSES, TRIED_PROMPT, TRIED_RESPONSE = 3, 256, 64  # number, tokens, tokens
+# Where memory runs out all the same, shorter ones are.
+TRIED_RESPONSES = 3
+TRIED_TOKENS = ((256, 64), (64, 16), (16, 4))  # in a prompt, in a response
 
 _problems: WeakKeyDictionary[nn.Module, dict[tuple, str | None]] = WeakKeyDictionary()
 _warned: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
@@ -91,7 +106,9 @@ def choose_layout(
         A name from :data:`pad_fast.models.layout.LAYOUTS`.
 
     Raises:
-        ValueError: ``share_prefix`` is True and the model cannot share prompts.
+        ValueError: ``share_prefix`` is True and the model cannot share prompts, or there is no
+            memory to try a layout.
+        RuntimeError: the GPU failed in the trial.
     """
     lm, share_prefix = causal_lm(model), check_share_prefix(share_prefix)
     tried = _shortened(groups)
@@ -208,19 +225,59 @@ def _shortened(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
     found: list[PromptGroup] = []
     for prompt, responses, _ in islice((group for group in groups if len(group.responses) > 1), 2):
         start = sum(len(group.numbers) for group in found)
-        some = [list(response[:TRIED_RESPONSE]) for response in responses[:TRIED_RESPONSES]]
+        some = responses[:TRIED_RESPONSES]
         numbers = list(range(start, start + len(some)))
-        found.append(PromptGroup(list(prompt[-TRIED_PROMPT:]), some, numbers))
+        found.append(_cut(PromptGroup(prompt, some, numbers), *TRIED_TOKENS[0]))
     return found
 
 
+def _cut(group: PromptGroup, prompt: int, response: int) -> PromptGroup:
+    """The group with at most so many tokens of its prompt's end and its responses' beginnings."""
+    responses = [list(tokens[:response]) for tokens in group.responses]
+    return group._replace(prompt=list(group.prompt[-prompt:]), responses=responses)
+
+
 def _tried_problem(trial: _Trial, layout: str) -> str | None:
-    lm = trial.lm
-    try:
-        with evaluating(lm), trial.precision():
-            return _difference(trial, layout)
-    except Exception as error:  # a model may fail in any way on rows that it was not written for
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+    """What keeps the model from a layout.
+
+    Raises:
+        ValueError: memory runs out on the shortest rows too, which is no property of the model.
+        RuntimeError: the GPU failed, which is none either.
+    """
+    for tokens in TRIED_TOKENS:
+        shorter = replace(trial, groups=[_cut(group, *tokens) for group in trial.groups])
+        try:
+            with evaluating(trial.lm), trial.precision():
+                return _difference(shorter, layout)
+        except Exception as error:  # models fail in any way on rows they were not written for
+            if not is_out_of_memory(error):
+                return _described(error, trial.device)
+            said = first_line(error)
+        release_unused_memory()
+    raise ValueError(
+        f"there is no memory on {trial.device} to try the layout {layout!r} with "
+        f"{type(trial.lm).__name__}, even with {tokens[0]} tokens of a prompt ({said}); end other "
+        "programs there or take a smaller model or data type"
+    )
+
+
+def _described(error: Exception, device: torch.device) -> str:
+    """An error as the model's problem.
+
+    Raises:
+        RuntimeError: it is the GPU's.
+    """
+    if is_of_the_device(error):
+        raise RuntimeError(
+            f"{device} failed while a layout was tried, which says nothing of the model: "
+            f"{first_line(error)}; start again, and see `dmesg` if it fails again"
+        ) from error
+    said = f"{type(error).__name__}: {first_line(error)}"
+    if lacks_compiler(error):
+        return f"FlexAttention cannot be compiled ({said}); {INSTALL_COMPILER}"
+    if lacks_shared_memory(error):
+        return f"FlexAttention needs more shared memory than {device} has ({said})"
+    return said
 
 
 def _difference(trial: _Trial, layout: str) -> str | None:

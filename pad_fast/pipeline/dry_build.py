@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from pad_fast.device import default_device
-from pad_fast.dispatch import resolve_impl
+from pad_fast.dispatch import check_launches
 from pad_fast.environment import shown, variables
 from pad_fast.files.system_errors import first_line
 from pad_fast.models.auto import build_model
@@ -41,7 +41,7 @@ def check_training(run: RunContext) -> None:
         ValueError: one of them cannot be built, the implementation cannot run here, or nothing can
             be pushed to the hub although that is wanted. The message names the setting.
     """
-    resolve_impl(run.training.impl, torch.empty(0, device=default_device()))
+    check_launches(run.training.impl, default_device())
     check_adapter(run.config, run.student(0))
     _check_hub(run.training, run.config.hub_dataset_id, run.config.hub_dtype)
     _check_trackers(run.training)

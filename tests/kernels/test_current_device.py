@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from pad_fast.kernels.common import trial
 from pad_fast.kernels.linear_logprob import launch as linear
 from pad_fast.kernels.logprob import launch as logprob
 from pad_fast.kernels.preference import launch as preference
@@ -80,6 +81,7 @@ LAUNCHERS = {
     "jsd": (lambda: loss("jsd", "exact"), 1),
     "kl": (lambda: loss("kl", "exact"), 1),
     "mean": (lambda: preference.reduce(torch.zeros(2), None, None, 3, mean=True), 1),
+    "the smallest": (lambda: trial.launch(CPU), 1),
 }
 
 
@@ -94,7 +96,7 @@ def test_a_launcher_makes_the_device_of_its_tensors_current(name, monkeypatch):
         yield
         current.pop()
 
-    for module, kernels in KERNELS:
+    for module, kernels in (*KERNELS, (trial, ("write_one",))):
         monkeypatch.setattr(module, "on", on)
         for kernel in kernels:
             monkeypatch.setattr(module, kernel, Launcher(current, noted))

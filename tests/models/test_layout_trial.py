@@ -9,7 +9,7 @@ import transformers
 from groups import RAGGED, SMALL, VOCABULARY, make_groups, make_model
 from torch import nn
 
-from pad_fast.models import prefix_attention
+from pad_fast.models import layout_trial, prefix_attention
 from pad_fast.models.layout import RowLayout, Segment
 from pad_fast.models.layout_trial import choose_layout
 
@@ -147,3 +147,61 @@ def test_a_window_that_does_not_reach_the_attention_is_seen():
         ValueError, match="sliding window of 512 tokens does not reach its attention"
     ):
         choose_layout(model, groups, True)
+
+
+# What the device or the machine lacks is no property of the model.
+
+
+def failing(error, times):
+    """Attention that fails at its first calls, and the lengths of the rows that it was given."""
+    lengths = []
+
+    def attention(inputs, own=prefix_attention.prefix_attention):
+        lengths.append(inputs.layout.length)
+        if len(lengths) <= times:
+            raise error
+        return own(inputs)
+
+    return attention, lengths
+
+
+def test_memory_that_runs_out_is_tried_again_with_shorter_rows(monkeypatch):
+    attention, lengths = failing(torch.OutOfMemoryError("CUDA out of memory."), times=1)
+    monkeypatch.setattr(prefix_attention, "prefix_attention", attention)
+    monkeypatch.setattr(layout_trial, "TRIED_TOKENS", ((256, 64), (2, 2), (1, 1)))
+    model = make_model(dtype=torch.float32)
+    assert choose_layout(model, make_groups(*RAGGED), True) == "shared"
+    assert max(lengths[1:]) < lengths[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (MemoryError(), ValueError, "no memory on cpu to try the layout 'shared' .* smaller model"),
+        (torch.AcceleratorError("CUDA error: lost"), RuntimeError, "cpu failed .* error: lost"),
+    ],
+)
+def test_a_failure_of_the_device_is_not_remembered(error, raised, message, monkeypatch):
+    model, groups = make_model(dtype=torch.float32), make_groups(*RAGGED)
+    with monkeypatch.context() as patched:
+        patched.setattr(prefix_attention, "prefix_attention", failing(error, times=100)[0])
+        with pytest.raises(raised, match=message):
+            choose_layout(model, groups)
+    assert choose_layout(model, groups) == "shared"
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (RuntimeError("Failed to find C compiler. Please specify via CC"), "gcc or clang, and py"),
+        (
+            RuntimeError("out of resource: shared memory, Required: 2, Hardware limit: 1"),
+            "than cpu",
+        ),
+    ],
+)
+def test_what_flex_attention_lacks_is_named(error, advice, monkeypatch, caplog):
+    monkeypatch.setattr(prefix_attention, "prefix_attention", failing(error, times=100)[0])
+    with caplog.at_level(logging.WARNING, "pad_fast"):
+        assert choose_layout(make_model(dtype=torch.float32), make_groups(*RAGGED)) == "packed"
+    assert advice in caplog.text

@@ -13,10 +13,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from commands import failing
 from huggingface_hub import constants
+from pad_fast.kernels.common import trial
 from transformers import AutoModelForCausalLM
 from worlds import changed_config
 
-from pad_fast import cli
+from pad_fast import cli, dispatch
 from pad_fast.pipeline import dry_build, hub
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.run import RunContext
@@ -67,6 +68,18 @@ def test_what_the_training_cannot_be_built_of(world, tmp_path, capsys, flags, me
 def test_doctor_builds_it_too(world, tmp_path, capsys):
     config = changed_config(world, tmp_path)
     assert "report_to: " in failing(capsys, "doctor", config, "--report_to", "wandb")
+
+
+def test_a_machine_without_a_compiler(world, tmp_path, capsys, monkeypatch):
+    def launch(device):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    monkeypatch.setattr(trial, "launch", launch)
+    monkeypatch.setattr(dispatch, "runs_kernels", lambda tensor: True)
+    config = changed_config(world, tmp_path)
+    for command in ("run", "doctor"):
+        assert "install gcc or clang, and python3-dev" in failing(capsys, command, config)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 @pytest.fixture
