@@ -181,7 +181,7 @@ def _columns(loss: PADLoss, sizes: LossSizes, device: torch.device) -> dict[str,
     """What a call of the module takes of the responses beside their tokens."""
     shape = (1, sizes.responses)
     mask = torch.ones(shape, dtype=torch.bool, device=device)
-    teacher = torch.zeros(shape, device=device)
+    teacher = torch.zeros(shape, dtype=torch.float32, device=device)
     columns: dict[str, Tensor | None] = {"teacher_rewards": teacher}
     columns["mask"] = mask if sizes.masked else None
     if LOSSES[loss.options["loss"]].needs_anchor:

@@ -43,11 +43,16 @@ def of(*calls: Callable[[], object]) -> list[str]:
 
 
 def later(loss, n: int, vocabulary: int, dtype, *, masked=False, frozen=False, tokens: Iterable):
-    """Calls as a user makes them, of 2 prompts of random values."""
+    """Calls as a user makes them, of 2 prompts of random values.
+
+    Teachers' rewards are float64, as NumPy has them. ListMLE compares them, and so has a form of
+    its own for them, which is not compiled in advance.
+    """
+    exact = torch.float32 if loss.options["loss"] == "vpd" else torch.float64
 
     def call(count: int):
         labels = torch.randint(vocabulary, (2 * n, count))
-        teacher = torch.randn(2, n)
+        teacher = torch.randn(2, n, dtype=exact)
         mask = torch.ones(2, n, dtype=torch.bool) if masked else None
         if isinstance(loss, pad_fast.LinearPADLoss):
             hidden = torch.randn(2 * n, count, 96).to(dtype).requires_grad_()

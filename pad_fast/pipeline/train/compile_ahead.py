@@ -70,7 +70,7 @@ def training_calls(
 
     def loss() -> None:
         shape = (1, responses)
-        student, teacher = torch.zeros(2, *shape, device=device)
+        student, teacher = torch.zeros(2, *shape, dtype=torch.float32, device=device)
         mask = torch.ones(shape, dtype=torch.bool, device=device)
         every = {"anchor_rewards": teacher, "from_teacher": mask}
         columns = loss_columns(args, every)
