@@ -108,7 +108,8 @@ class Problem:
     @property
     def rows_at_a_time(self) -> int:
         """How many rows a chunk of prompts may have."""
-        return budgets.rows_at_a_time(self.inputs.memory_budget, *self.inputs.sizes)
+        rows = len(self.inputs.labels)
+        return budgets.rows_at_a_time(self.inputs.memory_budget, rows, *self.inputs.sizes)
 
     def keeps_all(self, rows: int) -> bool:
         """Whether the budget has room for the logp_grad of so many rows."""
@@ -191,13 +192,18 @@ class _ByChunks(torch.autograd.Function):
         if grad is None:
             return (None,) * 5
         gradients = iter(ctx.saved_tensors)
-        dtype = ctx.saved_tensors[0].dtype
-        # Not in place: a second backward through retained tensors multiplies the same gradients.
+        # A second backward through a graph that is kept multiplies the same gradients.
+        times = Tensor.mul if _keeps_graph() else Tensor.mul_
         scaled = (
-            (next(gradients) * grad).to(dtype) if need else None
-            for need in ctx.needs_input_grad[:3]
+            times(next(gradients), grad) if need else None for need in ctx.needs_input_grad[:3]
         )
         return *scaled, None, None
+
+
+def _keeps_graph() -> bool:
+    """Whether the backward that is running keeps its graph for another one (``retain_graph``)."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or asked()
 
 
 def _solve_chunk(problem: Problem, chunk: Chunk, head: ChunkedHead) -> tuple[Tensor, Tensor]:

@@ -73,11 +73,8 @@ def backward(
     kept = min(len(logp_grad), len(live.places))
     logp_grad = logp_grad[:kept, : len(head.weight)]
     if into.hidden is not None:
-        for part in tiles(kept, _rows_at_a_time(logp_grad, head, how)):
-            unscaled = times_weight(logp_grad[part], head)
-            dhidden = scale_rows_(unscaled, live.upstream.grad[part])
-            into.hidden.index_copy_(0, live.places[part], dhidden.to(into.hidden.dtype))
-            del unscaled, dhidden  # before the next product
+        own = (live.upstream.grad[:kept], live.places[:kept])
+        write_hidden_gradient(logp_grad, head, *own, into.hidden, how.product_rows)
     grad = live.upstream.grad[kept:]
     again = torch.arange(kept, len(live.places), device=grad.device)
     rows = again if how.read_all else again[grad != 0]
@@ -99,15 +96,24 @@ def backward(
         _add_by_slices(live, head, logp_grad, into, blocks, recomputed)
 
 
-def _rows_at_a_time(logp_grad: Tensor, head: Head, how: HowToBackward) -> int:
-    """Rows of a product of ``logp_grad`` and the weight.
+def write_hidden_gradient(
+    logp_grad: Tensor,  # (L, V)
+    head: Head,
+    grad: Tensor,  # (L,), g
+    places: Tensor,  # (L,)
+    into: Tensor,  # (M, D)
+    product_rows: int,
+) -> None:
+    """dH = g * (S @ W) with S the ``logp_grad``, written to ``places``.
 
-    They are few where a CPU has to widen both. Where it has not, more rows take less time, and no
-    more memory than g * H, which comes later.
+    A product takes ``product_rows`` rows, but few where a CPU has to widen both. Where it has not,
+    more rows take less time, and no more memory than g * H, which comes later.
     """
-    if is_gpu(logp_grad.device) or logp_grad.dtype == head.dtype:
-        return how.product_rows
-    return head.tile_rows
+    widened = not is_gpu(logp_grad.device) and logp_grad.dtype != head.dtype
+    for part in tiles(len(logp_grad), head.tile_rows if widened else max(1, product_rows)):
+        dhidden = scale_rows_(times_weight(logp_grad[part], head), grad[part])
+        into.index_copy_(0, places[part], dhidden.to(into.dtype))
+        del dhidden  # before the next product
 
 
 def _add_by_slices(

@@ -284,18 +284,27 @@ def product_rows(
 
 
 def rows_at_a_time(
-    budget: MemoryBudget, width: int, vocabulary: int, dtype: torch.dtype, device: torch.device
+    budget: MemoryBudget,
+    rows: int,
+    width: int,
+    vocabulary: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> int:
-    """How many rows may have logp_grad at a time where none is kept for later.
+    """How many of ``rows`` may have logp_grad at a time where none is kept for later.
 
-    This is for whole prompts at a time, see :mod:`pad_fast.linear_logprob.prompt_chunks`.
+    This is for whole prompts at a time, see :mod:`pad_fast.linear_logprob.prompt_chunks`. The
+    gradient of a 16-bit head is then a sum in float32, beside which the rows have to fit.
     """
+    wide = accumulator(dtype).itemsize
     # A row has its logp_grad, its hidden state, that times g, and the gradient of it.
-    states = width * (dtype.itemsize + 2 * accumulator(dtype).itemsize)
-    row = padded(vocabulary) * dtype.itemsize + states
+    row = padded(vocabulary) * dtype.itemsize + width * (dtype.itemsize + 2 * wide)
     if is_gpu(device):  # and where products are widened, a slice of its logp_grad
         row += logits_torch.TILE_COLUMNS * widened_bytes(dtype, device)
-    fixed = workspace(0, width, vocabulary, dtype, device, recomputed=False)
+    fixed = rows * ROW_BYTES
+    fixed += workspace(CPU_ROWS, width, vocabulary, dtype, device, recomputed=False)
+    if dtype.itemsize < wide:
+        fixed += wide * vocabulary * (width + 1)  # with that of the bias
     return max(0, _bytes(budget, device) - fixed) // row
 
 

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from pad_fast.linear_logprob import torch_impl, triton_impl
-from pad_fast.linear_logprob.backward import add_weight_gradient
-from pad_fast.linear_logprob.head import times_weight
+from pad_fast.linear_logprob.backward import add_weight_gradient, write_hidden_gradient
 from pad_fast.linear_logprob.inputs import LinearInputs
 from pad_fast.linear_logprob.matmul import SliceSum
-from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, padded
-from pad_fast.linear_logprob.upstream import Upstream, scale_rows
+from pad_fast.linear_logprob.memory_budget import padded
+from pad_fast.linear_logprob.upstream import Upstream
 from pad_fast.logprob.responses import Responses
 from pad_fast.logprob.torch_impl import tiles
 
@@ -94,8 +93,9 @@ class ChunkRows(NamedTuple):
 class ChunkedHead:
     """Forward and backward of one chunk after another; the gradients add up.
 
-    Those of weight and bias are kept in the accumulator's dtype, which is no copy if it is theirs.
-    Not for float16, where each chunk would have an :class:`Upstream` unit of its own.
+    The first chunk writes those of weight and bias and the others add to them, in the accumulator's
+    dtype. That is a matrix more for a 16-bit weight, which :func:`.memory_budget.rows_at_a_time`
+    counts. Not for float16, where each chunk would have an :class:`Upstream` unit of its own.
     """
 
     def __init__(self, inputs: LinearInputs, needed: tuple[bool, bool, bool]):
@@ -107,8 +107,9 @@ class ChunkedHead:
             if need_hidden
             else None
         )
-        self.dweight = weight.new_zeros(weight.shape, dtype=dtype) if need_weight else None
-        self.dbias = weight.new_zeros(len(weight), dtype=dtype) if need_bias else None
+        self.dweight = weight.new_empty(weight.shape, dtype=dtype) if need_weight else None
+        self.dbias = weight.new_empty(len(weight), dtype=dtype) if need_bias else None
+        self.has_sums = False  # whether a chunk has written the two above
 
     def forward(self, rows: Tensor) -> ChunkRows:
         """The log-probabilities of the rows at these places."""
@@ -126,20 +127,27 @@ class ChunkedHead:
         upstream = Upstream.of(grad, chunk.total, head.weight.dtype)
         logp_grad = chunk.logp_grad[:, : len(head.weight)]
         if self.dhidden is not None:
-            for part in tiles(len(rows), GPU_TILE_ROWS):
-                dhidden = scale_rows(upstream.grad[part], times_weight(logp_grad[part], head))
-                self.dhidden.index_copy_(0, rows[part], dhidden.to(self.dhidden.dtype))
+            write_hidden_gradient(logp_grad, head, upstream.grad, rows, self.dhidden, len(rows))
         factors = None
         if self.dweight is not None:
             factors = upstream.times(self.inputs.hidden, rows, head.factor_dtype)
         for part in tiles(len(head.weight), head.tile_columns):
-            sums = (
-                None if whole is None else SliceSum(whole[part], head.dtype, whole[part])
-                for whole in (self.dweight, self.dbias)
-            )
+            sums = [self._sum(whole, part) for whole in (self.dweight, self.dbias)]
             add_weight_gradient(logp_grad[:, part], factors, upstream.grad, *sums)
+            for total in sums:
+                if total is not None:
+                    total.finish(None)
+        self.has_sums = True
+
+    def _sum(self, whole: Tensor | None, part: slice) -> SliceSum | None:
+        """A slice of a gradient, to go on from if there has been a chunk."""
+        if whole is None:
+            return None
+        target = whole[part]
+        return SliceSum(target, self.head.dtype, target if self.has_sums else None)
 
     def gradients(self) -> list[Tensor]:
         """The needed gradients of hidden states, weight and bias, in the dtype of the arguments."""
+        assert self.has_sums
         found = (self.dhidden, self.dweight, self.dbias)
         return [gradient.to(self.inputs.hidden.dtype) for gradient in found if gradient is not None]
