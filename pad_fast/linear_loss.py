@@ -71,9 +71,10 @@ def linear_preference_loss(
 
     Notes:
         If the budget has no room for all logits, whole prompts are done one chunk after another,
-        gradients included: 3 matrix products, where the two lines take 4. That takes room for the
-        largest prompt and, not counted, the weight's gradient in float32. It waits for a device
-        twice. See :func:`may_take_chunks`.
+        gradients included: 3 matrix products, where the two lines take 4. That is done if the
+        budget has room for the largest prompt and, beside it, for the gradient of a 16-bit weight
+        in float32. It waits for a device twice. A backward with ``retain_graph=True`` copies the
+        gradients, which no budget counts. See :func:`may_take_chunks`.
     """
     argument_checks.check_tensor("hidden", hidden)
     weight, bias, options = weight_and_options(weight, bias, options)
