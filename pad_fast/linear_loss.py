@@ -70,11 +70,9 @@ def linear_preference_loss(
         (tensor(0.6931), tensor([[-2.0794, -2.0794]]))
 
     Notes:
-        If the budget has no room for all logits, whole prompts are done one chunk after another,
-        gradients included: 3 matrix products, where the two lines take 4. That is done if the
-        budget has room for the largest prompt and, beside it, for the gradient of a 16-bit weight
-        in float32. It waits for a device twice. A backward with ``retain_graph=True`` copies the
-        gradients, which no budget counts. See :func:`may_take_chunks`.
+        A budget without room for all logits takes whole prompts in chunks, gradients included, in 3
+        matrix products, if it holds the largest prompt beside a 16-bit weight's gradient in
+        float32. ``retain_graph=True`` copies the gradients beyond it.
     """
     argument_checks.check_tensor("hidden", hidden)
     weight, bias, options = weight_and_options(weight, bias, options)
@@ -122,7 +120,8 @@ def may_take_chunks(problem: Problem) -> bool:
 
     It makes gradients in the forward, for one outer gradient: no reduction="none", no sampled
     rankings, no torch.compile. Responses that are read once for equal ones take steps. Without a
-    gradient of the head, 2 products do. In float16 the loss scale would come too late.
+    gradient of the head, 2 products do. In float16 the loss scale would come too late. The
+    sizes of prompts are one more wait for the device.
     """
     inputs, room = problem.inputs, problem.rows_at_a_time
     _, vocabulary, dtype, device = inputs.sizes
