@@ -202,7 +202,9 @@ def run_phase(settings: Settings, phase: str) -> None:
             more = "rounds" if last == run.config.rounds else "patience"
             print(f"{phase}: all {last} rounds are finished; raise {more} to go on")
             return
-        if phase != TRAIN.name:
+        if phase == TRAIN.name:
+            compile_ahead(run)  # while the student is loaded
+        else:
             run.try_servers()
         _do(run, phase, round)
         if phase == PHASES[-1].name and run.ranks.is_main:

@@ -10,13 +10,22 @@ from commands import failing
 from worlds import changed_config, contents
 
 from pad_fast import cli
+from pad_fast.pipeline import rounds
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.teacher_answers import unanswered
 from pad_fast.pipeline.seeds import derive_seed
 
 
-def test_phases_in_a_row_equal_run(world, tmp_path, capsys):
+def test_phases_in_a_row_equal_run(world, tmp_path, capsys, monkeypatch):
+    begun = []  # the runs that compile their kernels ahead, and whether they have scored by then
+    monkeypatch.setattr(
+        rounds,
+        "compile_ahead",
+        lambda run: begun.append(
+            (run.folder.root.name, any(run.folder.root.glob("round-01/scores*")))
+        ),
+    )
     config = changed_config(world, tmp_path, output_dir="./phases", baseline="seqkd")
     assert "not sampled yet" in failing(capsys, "score", config)
     for phase in ("sample", "score", "train", "evaluate", "report"):
@@ -26,6 +35,7 @@ def test_phases_in_a_row_equal_run(world, tmp_path, capsys):
     assert "all 1 rounds are finished" in capsys.readouterr().out
     assert cli.main(["run", str(config), "--output_dir", str(tmp_path / "run")]) == 0
     assert contents(tmp_path / "phases") == contents(tmp_path / "run")
+    assert begun == [("phases", True), ("run", False)]
     assert (tmp_path / "phases" / "report" / "index.html").exists()
     # The folder of a run can take the place of its config.
     assert cli.main(["report", str(tmp_path / "run")]) == 0
