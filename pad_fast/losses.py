@@ -316,9 +316,9 @@ def _without_offset(teacher: Tensor, live: Tensor | None) -> Tensor:
 
     The student's float32 would spend its digits on what all rewards of a prompt have in common.
     """
-    known = teacher if live is None else teacher.where(live, -torch.inf)
+    known = teacher if live is None else teacher.masked_fill(~live, -torch.inf)
     best = known.amax(1, keepdim=True)
-    return teacher - best.where(best.isfinite(), 0)
+    return teacher - best.nan_to_num(0, 0, 0)  # one launch, where the rewards are not finite too
 
 
 def _of_groups(

@@ -69,5 +69,7 @@ def negative_likelihood(
     _, weights_of = LIKELIHOODS[on]
     # In the wider dtype, in which the best response is the one that losses of rankings take.
     wide = torch.promote_types(student.dtype, teacher.dtype)
-    weights = weights_of(teacher.to(wide).where(live, 0), live, own, beta).to(student.dtype)
-    return -(weights * student.where(live, 0)).sum(1)
+    dead = ~live
+    known = teacher.to(wide).masked_fill(dead, 0)
+    weights = weights_of(known, live, own, beta).to(student.dtype)
+    return -(weights * student.masked_fill(dead, 0)).sum(1)
