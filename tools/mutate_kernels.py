@@ -117,11 +117,12 @@ def digest(name: str, test: str, root: Path = ROOT) -> str:
     """A hash of the code from which it follows that ``test`` notices the mutant ``name``."""
     mutant, noticed = MUTANTS[name], re.split(r"\W", test)[0]
     folders = {(root / path).parent for path in mutant.suite}
-    shared = [p for folder in sorted(folders) for p in sorted(folder.glob("*.py"))]
-    files = [p for p in shared if not p.name.startswith("test_")]
-    files += [root / path for path in mutant.suite]
+    files = [p for folder in sorted(folders) for p in sorted(folder.glob("*.py"))]
+    texts = [p.read_text() for p in files if not p.name.startswith("test_")]
+    suite = [(root / path).read_text() for path in mutant.suite]
+    texts += [text for text in suite if f"def {noticed}(" in text]
     code = [mutant.only, code_of(mutated(mutant, root))]
-    code += [code_of(path.read_text(), noticed) for path in files]
+    code += [code_of(text, noticed) for text in texts]
     return hashlib.sha256(repr(code).encode()).hexdigest()[:16]
 
 
