@@ -45,6 +45,18 @@ def adapted(world, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+def test_the_adapter_is_as_the_settings_say(world):
+    changes = {**LORA, "lora_target_modules": ["q_proj"]}
+    names = ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+    config = worlds.run_config(world, **{name: changes[name] for name in names})
+    model = adapter.with_adapter(make_model(), config)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.lora_dropout["default"].p == 0.2
+    assert layer.lora_A["default"].weight.shape[0] == 2
+    assert layer.scaling["default"] == 8 / 2
+    assert set(model.peft_config["default"].target_modules) == {"q_proj"}
+
+
 @pytest.mark.parametrize("round", [1, 2])
 def test_the_merged_student_says_what_the_base_with_the_adapter_says(world, adapted, round):
     before = world / "student" if round == 1 else adapted / "round-01" / "student"

@@ -95,6 +95,26 @@ def test_scores_are_the_teachers_own(world, tmp_path, three):
     assert row["teacher_num_tokens"] == [2, 7, 2]
 
 
+def test_the_released_preset_by_hand(world, tmp_path, three):
+    """Each pair once, the lower index as A, letters as likely as they are, no log-probability."""
+    teacher = Checkpoint("teacher", str(world / "teacher"))
+    floor = 0.002
+    (row,) = score(world, tmp_path, [three], mcq_preset="released", mcq_floor=floor)
+    letters, shares = torch.tensor(teacher.tokenizer.encode("AB")), [[], [], []]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        pair = [three["completions"][i], three["completions"][j]]
+        text = multiple_choice.choice_question("2+2=?", pair)
+        question = teacher.prompt_ids([{"role": "user", "content": text}])
+        probs = teacher.model(torch.tensor([question])).logits[0, -1].softmax(-1)[letters]
+        for place, share in zip((i, j), probs.tolist(), strict=True):
+            shares[place].append(share)
+    chosen = [statistics.fmean(found) for found in shares]
+    assert row["teacher_choice_probs"] == pytest.approx(chosen, abs=1e-6)
+    assert min(chosen) < floor < max(chosen)  # one is raised to it, one is not
+    wanted = [math.log(max(share, floor)) for share in chosen]
+    assert row["teacher_rewards"] == pytest.approx(wanted, abs=1e-5)
+
+
 @pytest.mark.parametrize("preset", ["debiased", "paper", "released"])
 def test_rewards_in_another_unit_are_those_of_a_run_with_it(world, tmp_path, three, preset):
     student = Checkpoint("student", str(world / "student"))

@@ -9,11 +9,14 @@ import pytest
 from worlds import changed_config
 
 from pad_fast import cli
+from pad_fast.files.own_files import write_json
 from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.evaluate.best_round import chosen_student
 from pad_fast.pipeline.evaluate.validation import (
     best_round,
     stopped_round,
     validate,
+    validation_file,
     values_of_rounds,
 )
 from pad_fast.pipeline.parquet_rows import read_rows, write_rows
@@ -116,6 +119,35 @@ def test_answers_are_right_by_the_rule_of_the_run(world, tmp_path) -> None:
         write_rows(path, answered)
     validate(run, 1)
     assert values_of_rounds(run) == [0.5, 0.5]  # by the rule "exact" 0.5 and 0
+
+
+@pytest.mark.parametrize(
+    ("values", "load", "chosen", "best", "said"),
+    [
+        ([0.5, 0.7, 0.6], True, 1, 1, "round 1 of 2 is the best"),
+        ([0.5, 0.7, 0.6], False, 2, 1, "round 1 of 2 is the best"),
+        ([0.5, 0.6, 0.7], True, 2, 2, ""),
+        ([0.7, 0.5, 0.6], True, 2, 2, "no round is better than the base student"),
+    ],
+)
+def test_the_student_of_the_best_round_is_chosen(
+    values, load, chosen, best, said, world, tmp_path, capsys, caplog
+) -> None:
+    words = {"rounds": 2, "validation_size": 3, "load_best_round": load, "patience": 0}
+    run = RunContext(parse_settings("run", [str(changed_config(world, tmp_path, **words))]))
+    rows = [{"prompt": "x", "answer": "1", "skill": None, "n": n} for n in range(8)]
+    write_rows(run.folder.root / "prompts.parquet", rows)
+    for round, value in enumerate(values):
+        write_json(validation_file(run, round), {"round": round, "value": value})
+    assert chosen_student(run) == run.folder.student(chosen)
+    found = json.loads((run.folder.root / "best.json").read_text())
+    assert (found["round"], found["values"], found["num_prompts"]) == (best, values, 3)
+    assert found["student"] == f"round-{best:02d}/student"
+    told = capsys.readouterr().out + caplog.text
+    assert said in told
+    assert bool(said) == bool(told)
+    if best != 2:
+        assert f"validation prompts; round {chosen} is taken" in told
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,44 @@ def test_bfloat16_autocast_keeps_float32_parameters_and_gradients(tmp_path):
     assert losses[0] != losses[1]
 
 
+def test_a_model_given_by_its_name_is_trained_in_float32(tmp_path, tokenizer):
+    """Whatever its files hold, unless model_init_kwargs name another data type."""
+    make_model().to(torch.bfloat16).save_pretrained(tmp_path / "saved")
+    for kwargs, dtype in ((None, torch.float32), ({"dtype": "bfloat16"}, torch.bfloat16)):
+        args = make_args(tmp_path, model_init_kwargs=kwargs)
+        saved, rows = str(tmp_path / "saved"), make_rows(2)
+        model = PADTrainer(saved, args, rows, processing_class=tokenizer).model
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+def test_slices_are_trained_as_whole_batches_are(tmp_path):
+    """In the mode of training, also after an evaluation, and under autocast, recomputed."""
+    rows, seen = make_rows(6), []
+    args = make_args(
+        tmp_path,
+        per_device_train_batch_size=3,
+        max_tokens_per_step=40,
+        eval_strategy="steps",
+        eval_steps=1,
+        activation_checkpointing=True,
+        bf16=True,
+    )
+    trainer = PADTrainer(make_model().eval(), args, rows, eval_dataset=rows[:2])
+    slices = [len(batch["slices"]) for batch in trainer.get_train_dataloader()]
+    assert slices == [2, 2]
+
+    def look(module, inputs, output):
+        seen.append((torch.is_grad_enabled(), module.training))
+        assert output.dtype == torch.bfloat16
+
+    trainer.model.model.layers[0].mlp.gate_proj.register_forward_hook(look)
+    trainer.train()
+    # Both slices are read for the loss's weights, then read and recomputed for the gradient.
+    step = [(False, True)] * 2 + [(True, True)] * 4
+    evaluated = [(False, False)] * 2
+    assert seen == 2 * (step + evaluated)
+
+
 def test_checkpointed_activations_change_nothing(tmp_path):
     rows, called, found = make_rows(6), [], {}
     for on in (True, False):
