@@ -110,9 +110,9 @@ class Problem:
         rows = len(self.inputs.labels)
         return budgets.rows_at_a_time(self.inputs.memory_budget, rows, *self.inputs.sizes)
 
-    def keeps_all(self, rows: int) -> bool:
-        """Whether the budget has room for the logp_grad of so many rows."""
-        return budgets.saved_rows(self.inputs.memory_budget, rows, *self.inputs.sizes) == rows
+    def done_again(self, rows: int) -> int:
+        """Of so many rows, those for whose logp_grad the budget has no room, if steps are taken."""
+        return rows - budgets.saved_rows(self.inputs.memory_budget, rows, *self.inputs.sizes)
 
 
 def may_take_chunks(problem: Problem) -> bool:
@@ -129,7 +129,7 @@ def may_take_chunks(problem: Problem) -> bool:
         problem.preferences.settings.is_separable(problem.preferences.teacher.shape[1])
         and problem.preferences.given.read_as is None
         and room >= budgets.chunk_rows(vocabulary, device, dtype)
-        and not problem.keeps_all(len(inputs.labels))
+        and problem.done_again(len(inputs.labels)) > 0
         and can_read_values(inputs.labels)
         and inputs.head_needs_gradient
         and inputs.head.weight.dtype != torch.float16
@@ -137,8 +137,16 @@ def may_take_chunks(problem: Problem) -> bool:
 
 
 def fits_in_chunks(problem: Problem, rows: PromptRows) -> bool:
-    """Whether there is room for the largest prompt, and not for all rows at once."""
-    return rows.largest <= problem.rows_at_a_time and not problem.keeps_all(len(rows.rows))
+    """Whether there is room for the largest prompt, and steps would take more time.
+
+    They do some rows again. Each chunk reads and writes the whole gradient of the weight.
+    """
+    room = problem.rows_at_a_time
+    if rows.largest > room:
+        return False
+    _, _, dtype, device = problem.inputs.sizes
+    passes = rows.count_chunks(room) * budgets.pass_rows(dtype, device)
+    return problem.done_again(len(rows.rows)) > passes
 
 
 def by_steps(problem: Problem) -> tuple[Tensor, Tensor]:

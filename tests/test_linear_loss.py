@@ -24,6 +24,7 @@ def leaves_of(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def room_for_two(monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes with room for the larger prompt and not for both, in products of 2 rows."""
     monkeypatch.setattr(memory_budget, "CPU_ROWS", 2)
+    monkeypatch.setattr(memory_budget, "PASS_ROWS", 0)  # so few rows are quickly done again
     monkeypatch.setattr(logits_torch, "TILE_COLUMNS", 5)
     return room_for(int(LENGTHS[:N].sum()), torch.float64)
 

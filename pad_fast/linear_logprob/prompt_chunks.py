@@ -67,18 +67,24 @@ class PromptRows(NamedTuple):
 
     def chunks(self, most: int) -> Iterator[Chunk]:
         """As many prompts at a time as have ``most`` rows together, and at least one."""
+        for prompts, rows in self._parts(most):
+            own = self.responses[rows] - prompts.start * self.per_prompt
+            yield Chunk(prompts, self.rows[rows], own)
+
+    def count_chunks(self, most: int) -> int:
+        """How many :meth:`chunks` there are."""
+        return sum(1 for _ in self._parts(most))
+
+    def _parts(self, most: int) -> Iterator[tuple[slice, slice]]:
+        """The prompts of each chunk and their rows among the sorted ones."""
         first = start = stop = 0
         for prompt, size in enumerate(self.sizes):
             if stop > start and stop + size - start > most:
-                yield self._chunk(slice(first, prompt), slice(start, stop))
+                yield slice(first, prompt), slice(start, stop)
                 first, start = prompt, stop
             stop += size
         if first < len(self.sizes):
-            yield self._chunk(slice(first, len(self.sizes)), slice(start, stop))
-
-    def _chunk(self, prompts: slice, rows: slice) -> Chunk:
-        own = self.responses[rows] - prompts.start * self.per_prompt
-        return Chunk(prompts, self.rows[rows], own)
+            yield slice(first, len(self.sizes)), slice(start, stop)
 
 
 class ChunkRows(NamedTuple):

@@ -120,14 +120,14 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def fake_problem(
-    sizes: tuple[int, int], dtype: torch.dtype, tokens: int, budget: int
+    sizes: tuple[int, int], dtype: torch.dtype, tokens: int, budget: int, prompts: int = 0
 ) -> tuple[linear_loss.Problem, PromptRows]:
-    """A loss of fake tensors, all rows live, 4 responses to each of the fewest prompts for chunks.
+    """A loss of fake tensors, all rows live, 4 responses to each of some prompts.
 
-    With fewer all rows would keep their logp_grad.
+    They are at least so many that not all rows can keep their logp_grad.
     """
     width, vocabulary = sizes
-    prompts, shape = 0, (width, vocabulary, dtype, CPU)
+    shape = (width, vocabulary, dtype, CPU)
     while memory_budget.saved_rows(budget, prompts * 4 * tokens, *shape) == prompts * 4 * tokens:
         prompts += 1
     count = prompts * 4 * tokens
@@ -177,6 +177,7 @@ def test_the_budget_of_chunks_holds_on_a_gpu(
 ) -> None:
     """Counted on fake tensors; where it could not hold, the two steps are taken."""
     monkeypatch.setattr(linear_loss, "can_read_values", lambda tensor: True)
+    monkeypatch.setattr(memory_budget, "pass_rows", lambda *_: 0)
     before_casts, cast = [], ChunkedHead.gradients
 
     def watched(self: ChunkedHead) -> list[torch.Tensor]:
@@ -201,6 +202,34 @@ def test_the_budget_of_chunks_holds_on_a_gpu(
     sums = 0 if dtype == accumulator(dtype) else leaves[1].nbytes
     chunks = before_casts[0] - counted.start - gradients + sums
     assert 0.6 * budget <= chunks <= budget  # as many prompts as there is room for
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "prompts", "gibibytes", "taken"),
+    [
+        (GEMMA, BF16, 8, 4.94, True),  # 7,680 rows done again, or 4 passes
+        (GEMMA, BF16, 5, 4.94, False),  # 1,536 rows, or 3 passes: 2,022 rows' time
+        (WIDE, BF16, 11, 6, False),  # 2,048 rows, or 6 passes
+        (WIDE, BF16, 40, 6, True),  # 61,440 rows, or 20 passes
+        (LLAMA, FP32, 8, 2, True),  # a pass takes as long as 64 rows
+    ],
+    ids=str,
+)
+def test_chunks_are_taken_where_they_take_less_time(
+    sizes: tuple[int, int],
+    dtype: torch.dtype,
+    prompts: int,
+    gibibytes: float,
+    taken: bool,
+    as_on_a_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each chunk adds to the whole gradient of the weight; steps do some rows again."""
+    monkeypatch.setattr(linear_loss, "can_read_values", lambda tensor: True)
+    with FakeTensorMode():
+        problem, rows = fake_problem(sizes, dtype, 512, int(gibibytes * GIB), prompts)
+        assert linear_loss.may_take_chunks(problem)
+        assert linear_loss.fits_in_chunks(problem, rows) == taken
 
 
 class Operations(TorchDispatchMode):
