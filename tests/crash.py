@@ -7,6 +7,8 @@ Places:
         one whose name contains TEXT
     to:TEXT  when a file whose name contains TEXT is opened for writing
 
+Each training that takes a step prints "training FOLDER begins after step N".
+
 After the last place the command runs to its end. The exit code is 0 if the process was killed at
 every place and the last command succeeded. All commands run in forks of one process, so that
 everything is imported once.
@@ -18,6 +20,7 @@ import os
 import signal
 import sys
 
+import first_steps
 import torch
 
 from pad_fast import cli
@@ -25,6 +28,7 @@ from pad_fast.pipeline import rounds  # noqa: F401  imported before the forks
 
 torch.set_num_threads(1)
 cli.leave_imports_to_themselves()
+first_steps.told(lambda name, step: print(f"training {name} begins after step {step}", flush=True))
 
 
 def die() -> None:

@@ -22,12 +22,15 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import first_steps
+
 from pad_fast import cli, report
 
 FOLDERS = {"sample": "samples", "score": "scores", "evaluate": "evaluation"}
 
 
 def main(configs: list[str]) -> int:
+    first_steps.told(lambda name, step: print(f"training {name} begins after step {step}"))
     report.write_report = lambda root: Path(root) / "report" / "index.html"
     if os.environ.get("RANK", "0") == os.environ.get("KILLED_RANK", "0"):
         _kill_on_the_way()

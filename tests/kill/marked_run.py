@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import first_steps
 from tqdm import tqdm
 
 from pad_fast import cli
@@ -111,6 +112,7 @@ def _child(pipe: int, config: Path, log: Path) -> int:
 
     for name, own in rounds.PHASE_FUNCTIONS.items():
         rounds.PHASE_FUNCTIONS[name] = marked(name, own)
+    first_steps.told(lambda name, step: None)  # but for one that starts over, which ends here
     hooks = [(rounds, "_report", "report"), (Scorer, "_scored_shard", "calibrate")]
     hooks += [(ResumableLog, "_save_checkpoint", "checkpoint")]
     for owner, name, place in hooks:

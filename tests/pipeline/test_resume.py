@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,15 +69,21 @@ def uninterrupted(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_killed_everywhere_the_result_is_the_same(uninterrupted, tmp_path):
     config = worlds.write_config(tmp_path, rounds=2, baseline="seqkd")
-    finish(start(CRASH, config, *PLACES))
+    begun = re.findall(
+        "training (.*) begins after step (.*)", finish(start(CRASH, config, *PLACES))
+    )
+    # It was killed while the first checkpoint was written, then the second, which was not whole.
+    first = [("round-01", "0"), ("round-01", "0"), ("round-01", "1")]
+    assert begun == [*first, ("round-02", "0"), ("seqkd", "0")]
     expected, found = contents(uninterrupted / "run"), contents(tmp_path / "run")
     assert len(expected) > 40
     assert found == expected
     assert not list((tmp_path / "run").rglob(".*.tmp"))
-    assert _trained(tmp_path) == _trained(uninterrupted)
+    assert _logged(tmp_path) == _logged(uninterrupted)
 
 
-def _trained(folder: Path) -> list[tuple]:
+def _logged(folder: Path) -> list[tuple]:
+    """The lines of the metrics, each of which a resumed run has once."""
     lines = [
         json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()
     ]

@@ -103,7 +103,8 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     done = launched.script(2, runs_in_turn.__file__, ends["fixed"], ends=1)
     assert "prompts_per_step: " in done.stderr
     assert "has begun to train with 4, got 8; set prompts_per_step to 4, which any" in done.stderr
-    launched.script(2, runs_in_turn.__file__, ends["moved"])
+    done = launched.script(2, runs_in_turn.__file__, ends["moved"])
+    assert "training round-01 begins after step 2\n" in done.stdout  # it did not start over
     runs = [ends[name].parent / "run" for name in ("whole", "moved")]
     lines = (runs[1] / "metrics.jsonl").read_text().splitlines()
     steps = [
@@ -111,7 +112,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
         for line in map(json.loads, lines)
         if (line["phase"], line["round"]) == ("train", 1) and "loss" in line
     ]
-    assert steps == [1, 2, 3]  # it went on, and did not start over
+    assert steps == [1, 2, 3]  # each is logged once
     assert "changes" not in read_json(runs[1] / "run.json")
     one, two = (load_file(run / "round-01/student/model.safetensors") for run in runs)
     for key, wanted in one.items():
