@@ -117,6 +117,15 @@ def compiles_attention(device: torch.device) -> bool:
     return is_gpu(device)
 
 
+@functools.cache
+def shared_memory(device: torch.device) -> int | None:
+    """Bytes of a multiprocessor's own memory that one program may take; None but on NVIDIA's."""
+    if not is_gpu(device):
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", None)
+
+
 def total_memory(device: torch.device) -> int | None:
     """Bytes of a GPU's memory; None for a CPU. :func:`planning_for` replaces the answer."""
     planned = _planned_memory.get()

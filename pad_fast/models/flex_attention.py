@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pad_fast.device import compiles_attention
+from pad_fast.device import compiles_attention, shared_memory
 from pad_fast.models.attention_inputs import AttentionInputs
+from pad_fast.models.flex_tiles import Options, tile_options
 from pad_fast.models.layout import BLOCK, RowLayout
 
 # All models of a process share one function's compilations. By default the compiler makes 8 and
@@ -40,8 +41,9 @@ def flex_attention(inputs: AttentionInputs) -> Tensor:
     # Grouped key heads need a number of query heads that is a power of 2, as in transformers.
     if inputs.group_size > 1 and heads & (heads - 1):
         key, value = (x.repeat_interleave(inputs.group_size, 1) for x in (key, value))
+    tiles = tile_options(max(query.shape[-1], value.shape[-1]), value.dtype, shared_memory(device))
     with torch._dynamo.config.patch(COMPILER_OPTIONS):
-        out = _implementation(compiles_attention(device))(
+        out = _implementation(compiles_attention(device), tiles)(
             query,
             key,
             value,
@@ -54,15 +56,25 @@ def flex_attention(inputs: AttentionInputs) -> Tensor:
 
 
 @cache
-def _implementation(compiled: bool) -> Callable:
+def _implementation(compiled: bool, tiles: Options = ()) -> Callable:
     """PyTorch's FlexAttention, compiled once for all lengths and windows.
 
     Another number of heads, dtype or softcap is one more compilation, and so is a gradient or a
     window where there was none.
-    """
-    from torch.nn.attention.flex_attention import flex_attention
 
-    function: Callable = flex_attention
+    Args:
+        compiled: whether it is compiled.
+        tiles: options of its kernels, as text, since numbers would become variables of the graph.
+    """
+    from torch.nn.attention import flex_attention as of_torch
+
+    attend: Callable = of_torch.flex_attention
+
+    def with_tiles(*inputs: Tensor, **options: Any) -> Any:
+        numbers = {name: int(number) for name, number in tiles}
+        return attend(*inputs, **options, kernel_options=numbers)
+
+    function = with_tiles if tiles else attend
     return torch.compile(function, dynamic=True) if compiled else function
 
 

@@ -94,7 +94,7 @@ def test_queries_and_keys_take_the_type_of_the_values(monkeypatch):
         seen.extend((query, key, value))
         return value
 
-    monkeypatch.setattr(flex_attention_module, "_implementation", lambda compiled: uncompiled)
+    monkeypatch.setattr(flex_attention_module, "_implementation", lambda *_: uncompiled)
     query, key, value = torch.randn(3, 1, 2, 256, 16)
     flex_attention(AttentionInputs(query, key, value.bfloat16(), layout, 0.3))
     assert [each.dtype for each in seen] == [torch.bfloat16] * 3
@@ -112,7 +112,7 @@ def test_flex_attention_is_compiled_once(monkeypatch):
 
     counter = CompileCounterWithBackend("aot_eager")
     function = torch.compile(torch_attention.flex_attention, dynamic=True, backend=counter)
-    monkeypatch.setattr(flex_attention_module, "_implementation", lambda compiled: function)
+    monkeypatch.setattr(flex_attention_module, "_implementation", lambda *_: function)
     attend = torch.no_grad()(torch.compiler.disable(flex_attention))
     for softcap, graphs in ((None, 2), (2.0, 4), (3.0, 6)):  # without a window, and with one
         for prompt, responses in (
@@ -136,7 +136,7 @@ def test_flex_attention_never_holds_all_scores_for_want_of_compilations(monkeypa
     from torch.nn.attention import flex_attention as torch_attention
 
     function = torch.compile(torch_attention.flex_attention, dynamic=True, backend="eager")
-    monkeypatch.setattr(flex_attention_module, "_implementation", lambda compiled: function)
+    monkeypatch.setattr(flex_attention_module, "_implementation", lambda *_: function)
     layout = RowLayout([Segment(0, 200, (20, 36))], 256)
     for heads in range(1, 11):  # more than the compiler's usual 8
         flex_attention(AttentionInputs(*torch.randn(3, 1, heads, 256, 16), layout, 0.3))
@@ -180,9 +180,9 @@ def test_a_compiled_model_shares_prompts():
     assert graphs[1:] == [graphs[1]] * 5
 
 
-def assert_that_sharing_changes_nothing(name, device, *, autocast=False):
+def assert_that_sharing_changes_nothing(name, device, *, autocast=False, head=16, heads=4):
     """Rewards and gradients of a tiny model with shared prompts, and with a row per response."""
-    model = make_model(name, torch.float32, head_dim=16)  # the least that FlexAttention takes
+    model = make_model(name, torch.float32, head_dim=head, num_attention_heads=heads)
     model.to(device)
     groups = make_groups(*RAGGED, (300, (200, 170)))
     count = sum(len(group.numbers) for group in groups)
@@ -211,24 +211,36 @@ def assert_that_sharing_changes_nothing(name, device, *, autocast=False):
         assert (own[parameter] - value).norm() <= 0.1 * value.norm(), parameter
 
 
-CASES = pytest.mark.parametrize(
-    ("name", "autocast"),
-    [("llama", False), ("gemma2", False), ("gemma3", False), ("llama", True), ("gemma3", True)],
-)
+# FlexAttention takes heads of 16 and more; all of these have two key heads.
+CASES = [
+    ("llama", {}),
+    ("gemma2", {}),
+    ("gemma3", {}),
+    ("llama", {"autocast": True}),
+    ("gemma3", {"autocast": True}),
+    ("llama", {"autocast": True, "head": 80, "heads": 6}),
+]
+LARGE_HEADS = [
+    ("qwen3", {"autocast": True, "head": 64}),
+    ("mistral", {"autocast": True, "head": 128, "heads": 8}),
+    ("gemma2", {"autocast": True, "head": 256}),
+    ("gemma2", {"head": 256}),
+    ("gemma3", {"autocast": True, "head": 512}),
+]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@CASES
-def test_flex_attention_on_a_gpu(name, autocast):
+@pytest.mark.parametrize(("name", "options"), CASES + LARGE_HEADS, ids=str)
+def test_flex_attention_on_a_gpu(name, options):
     """Also of float32 weights under bfloat16 autocast, whose queries stay float32."""
-    assert_that_sharing_changes_nothing(name, torch.device("cuda"), autocast=autocast)
+    assert_that_sharing_changes_nothing(name, torch.device("cuda"), **options)
 
 
-@CASES
-def test_what_a_gpu_is_asked_holds_on_a_cpu(name, autocast):
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_what_a_gpu_is_asked_holds_on_a_cpu(name, options):
     """The same comparison with the attention of tiles."""
-    assert_that_sharing_changes_nothing(name, torch.device("cpu"), autocast=autocast)
+    assert_that_sharing_changes_nothing(name, torch.device("cpu"), **options)
 
 
 def test_the_loss_of_the_comparison_stays_on_its_device():
