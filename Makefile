@@ -71,7 +71,7 @@ $(VENV)/installed: $(LAYOUT)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed-test
