@@ -87,7 +87,7 @@ def run(name: str) -> str:
 
 
 def code_of(text: str, noticed: str | None = None) -> Any:
-    """What a source says, without comments, docstrings and layout, in plain tuples.
+    """What a source says, without comments, docstrings and imports, in plain tuples.
 
     Args:
         text: of a Python file.
@@ -109,6 +109,8 @@ def _plain(node: Any, noticed: str | None) -> Any:
 def _is_left_out(node: Any, noticed: str | None) -> bool:
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return True
     is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     return is_test and noticed not in (None, node.name)
 

@@ -38,12 +38,12 @@ def test_mutants_still_apply(name):
     assert mutant.old != mutant.new
 
 
-def test_words_and_other_tests_do_not_make_an_answer_old():
+def test_words_imports_and_other_tests_do_not_make_an_answer_old():
     said = KERNEL.replace("return", '"""Twice."""  # of x\n\n    return')
     assert code_of(said) == code_of(KERNEL)
     other = TESTS.replace("(0) == 0", "(1) == 2")
     assert code_of(other, "test_one") == code_of(TESTS, "test_one")
-    more = TESTS + "def test_third(): pass"
+    more = "import math\n" + TESTS + "def test_third(): pass"
     assert code_of(more, "test_one") == code_of(TESTS, "test_one")
 
 
