@@ -104,23 +104,25 @@ def _agreement(students: list[dict], teachers: list[dict]) -> tuple[float, float
     return float(np.mean(taus)), float(np.mean(best))
 
 
-def test_answers_are_right_by_the_rule_of_the_run(finished, tmp_path):
+@pytest.mark.parametrize(("name", "own"), [("student-02", "scored"), ("teacher", "fresh")])
+def test_answers_are_right_by_the_rule_of_the_run(finished, tmp_path, name, own):
     """Texts that flexible-extract calls right, and exact wrong."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     words = [str(tmp_path / "config.yaml"), "--answer_rule", "flexible-extract"]
     run = RunContext(parse_settings("run", words))
-    subject = heldout.Subject("student-02", 2, run.student(2))
-    samples = tmp_path / "run" / "evaluation" / "samples" / "student-02"
-    for part, right in (("greedy", 1), ("scored", 2)):
+    subject = heldout.Subject(name, 2, run.teacher if name == "teacher" else run.student(2))
+    summary = run.folder.evaluation(name)
+    samples = summary.parent / "samples" / name
+    for part, right in (("greedy", 1), (own, 2)):
         for shard in sorted((samples / part).glob("part-*.parquet")):
             rows = read_rows(shard)
             for row in rows:
                 texts = [f"{row['answer']} apples"] * right + ["none"] * 3
                 row["completions"] = texts[: len(row["completions"])]
             write_rows(shard, rows)
-    (tmp_path / "run" / "evaluation" / "student-02.json").unlink()
+    summary.unlink()
     heldout.evaluate(run, [subject])
-    found = json.loads((tmp_path / "run" / "evaluation" / "student-02.json").read_text())
+    found = json.loads(summary.read_text())
     assert found["greedy_accuracy"] == 1.0
     assert found["sampled_accuracy"] == pytest.approx(2 / 3)
 

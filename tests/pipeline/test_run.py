@@ -43,6 +43,16 @@ def test_every_model_has_the_settings_of_the_run(world, tmp_path, name):
     assert found.now == run.started
 
 
+def test_what_the_teacher_is_besides(world, tmp_path):
+    for changes, system, served in (
+        ({}, None, False),
+        ({"teacher_system_prompt": "Be strict."}, "Be strict.", False),
+        ({"teacher_server": ["http://127.0.0.1:9"]}, None, True),
+    ):
+        run = RunContext(parse_settings("run", [str(changed_config(world, tmp_path, **changes))]))
+        assert (run.teacher.system_prompt, run.teacher.served) == (system, served)
+
+
 def test_the_arguments_of_the_template_reach_the_prompts(world, tmp_path):
     """And the time of the run's start, which a template may write."""
     template = "{{ style }}, {{ strftime_now('%H%M') }}: " + TEMPLATE
