@@ -46,20 +46,20 @@ def mutated(mutant: Mutant, root: Path = ROOT) -> str:
     return text.replace(mutant.old, mutant.new)
 
 
-def copy_with(mutant: Mutant, folder: Path) -> None:
-    """Copy the sources and tests into ``folder``, with the replacement made."""
+def copy_sources(root: Path, folder: Path) -> None:
+    """Copy the sources and tests of ``root`` into ``folder``."""
     for part in ("kernels", "pad_fast", "tests", "tools"):
         ignored = shutil.ignore_patterns("tiny_world", "__pycache__")
-        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    (folder / mutant.file).write_text(mutated(mutant))
+        shutil.copytree(root / part, folder / part, ignore=ignored)
+    shutil.copy(root / "pyproject.toml", folder)
 
 
-def run(name: str) -> str:
+def run(name: str, root: Path = ROOT) -> str:
     """The test that fails on the mutant, "" if none does."""
     mutant = MUTANTS[name]
     with tempfile.TemporaryDirectory() as folder:
-        copy_with(mutant, Path(folder))
+        copy_sources(root, Path(folder))
+        (Path(folder) / mutant.file).write_text(mutated(mutant, root))
         options = ["-k", mutant.only, "-v", "-x", "--no-header", "-p", "no:cacheprovider"]
         environment = {
             **os.environ,
@@ -141,20 +141,20 @@ def read_record() -> Record:
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
-def write_answer(name: str, test: str) -> None:
-    """Record which test noticed; a mutant that survived has no entry."""
+def write_answer(name: str, test: str, root: Path) -> None:
+    """Record which test of ``root`` noticed; a mutant that survived has no entry."""
     known = read_record()
     known.pop(name, None)
     if test:
-        known[name] = {"test": test, "code": digest(name, test)}
+        known[name] = {"test": test, "code": digest(name, test, root)}
     ordered = {each: known[each] for each in MUTANTS if each in known}
     RECORD.write_text(json.dumps(ordered, indent=1) + "\n")
 
 
-def answers(names: list[str], jobs: int) -> Iterator[tuple[str, str]]:
+def answers(names: list[str], jobs: int, root: Path) -> Iterator[tuple[str, str]]:
     """Run ``jobs`` mutants at a time, and yield each with the test that noticed, as they end."""
     with ThreadPoolExecutor(jobs) as pool:
-        names_of = {pool.submit(run, name): name for name in names}
+        names_of = {pool.submit(run, name, root): name for name in names}
         for done in as_completed(names_of):
             yield names_of[done], done.result()
 
@@ -171,10 +171,13 @@ def main() -> None:
     names = arguments.only or (list(MUTANTS) if arguments.all else stale(read_record()))
     print(f"{len(names)} of {len(MUTANTS)} mutants to run", flush=True)
     survived = 0
-    for name, test in answers(names, arguments.jobs):
-        print(f"{name:44} {test or 'SURVIVED'}", flush=True)
-        write_answer(name, test)
-        survived += not test
+    with tempfile.TemporaryDirectory() as folder:
+        still = Path(folder)  # what is edited meanwhile is in no answer
+        copy_sources(ROOT, still)
+        for name, test in answers(names, arguments.jobs, still):
+            print(f"{name:44} {test or 'SURVIVED'}", flush=True)
+            write_answer(name, test, still)
+            survived += not test
     sys.exit(survived > 0)
 
 

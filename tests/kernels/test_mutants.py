@@ -64,16 +64,27 @@ def test_what_the_test_that_noticed_says_makes_an_answer_old(old, new):
     ],
 )
 def test_a_change_of_one_file_makes_answers_old(file, is_old, tmp_path):
-    for folder in ("kernels", "tests/kernels", "pad_fast/linear_logprob"):
+    for folder in ("kernels", "tests/kernels"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    for mutant in MUTANTS.values():
-        (tmp_path / mutant.file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / mutant.file, tmp_path / mutant.file)
     name, test = "forward: an unread tail", "test_values_and_gradients[plain-torch.float32]"
     before = mutate_kernels.digest(name, test, tmp_path)
     changed = tmp_path / file
     changed.write_text(changed.read_text() + "\nCHANGED = 1\n")
     assert (mutate_kernels.digest(name, test, tmp_path) != before) == is_old
+
+
+def test_a_survivor_has_no_answer(tmp_path, monkeypatch):
+    record = tmp_path / "mutants.json"
+    monkeypatch.setattr(mutate_kernels, "RECORD", record)
+    one, other = list(MUTANTS)[:2]
+    for name in (other, one):
+        mutate_kernels.write_answer(name, "test_values_and_gradients[plain]", ROOT)
+    answers = mutate_kernels.read_record()
+    assert list(answers) == [one, other]
+    assert mutate_kernels.stale(answers) == list(MUTANTS)[2:]
+    mutate_kernels.write_answer(one, "", ROOT)
+    assert list(mutate_kernels.read_record()) == [other]
+    assert one in mutate_kernels.stale(mutate_kernels.read_record())
 
 
 @pytest.mark.parametrize("name", ["forward: an unread tail", "backward: wrong scale"])
