@@ -91,4 +91,14 @@ def _is_watched(args: Sequence[Any]) -> bool:
         return True
     if torch._C._are_functorch_transforms_active():
         return True
-    return any(isinstance(arg, Tensor) and (type(arg) not in _PLAIN or arg.is_meta) for arg in args)
+    return any(isinstance(arg, Tensor) and _needs_library(arg) for arg in args)
+
+
+def _needs_library(tensor: Tensor) -> bool:
+    """Whether no body can read the tensor: one without values, or a whole batch of them."""
+    return type(tensor) not in _PLAIN or tensor.is_meta or is_batched(tensor)
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether it stands for many, as gradients of ``autograd.grad(is_grads_batched=True)``."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor)

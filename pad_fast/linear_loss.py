@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pad_fast import argument_checks
+from pad_fast.custom_operation import is_batched
 from pad_fast.device import can_read_values, no_autocast
 from pad_fast.linear_logprob import inputs as linear_inputs
 from pad_fast.linear_logprob import memory_budget as budgets
@@ -200,8 +201,8 @@ class _ByChunks(torch.autograd.Function):
         if grad is None:
             return (None,) * 5
         gradients = iter(ctx.saved_tensors)
-        # A second backward through a graph that is kept multiplies the same gradients.
-        times = Tensor.mul if _keeps_graph() else Tensor.mul_
+        # A second backward of a kept graph multiplies the same gradients, as does each of a batch.
+        times = Tensor.mul if _keeps_graph() or is_batched(grad) else Tensor.mul_
         scaled = (
             times(next(gradients), grad) if need else None for need in ctx.needs_input_grad[:3]
         )

@@ -1,5 +1,7 @@
 """Operations in eager mode: plain functions, with the numbers and errors of torch.library."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -103,6 +105,16 @@ def test_second_derivatives_are_an_error(name):
     (gradient,) = torch.autograd.grad(value.sum(), leaves[:1], create_graph=True)
     with pytest.raises(RuntimeError):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["logits", "rewards", "hidden states", "frozen", "ppd", "vpd"])
+def test_a_batch_of_gradients_is_that_of_each(name):
+    value, leaves = CALLS[name]()
+    batch = torch.randn(3, *value.shape)
+    go = partial(torch.autograd.grad, value, leaves[0], retain_graph=True)
+    (found,) = go(batch, is_grads_batched=True)
+    for one, gradient in zip(found, batch, strict=True):
+        torch.testing.assert_close(one, go(gradient)[0])
 
 
 def test_what_is_written_in_place_counts_as_changed():

@@ -105,6 +105,21 @@ def test_a_backward_that_keeps_its_graph_can_run_again(chunks: list) -> None:
         assert torch.equal(got, want)
 
 
+def test_a_batch_of_outer_gradients_is_that_of_each(chunks: list) -> None:
+    hidden = torch.randn(8, 64, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    weight = torch.randn(4096, 16, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    labels, teacher = torch.ones(8, 64, dtype=torch.int64), torch.arange(8.0).view(4, 2)
+
+    def gradients(scale: torch.Tensor, **batched: bool) -> tuple[torch.Tensor, ...]:
+        loss, _ = linear_preference_loss(hidden, weight, labels, teacher, memory_budget=10 * MIB)
+        return torch.autograd.grad(loss, (hidden, weight), scale, **batched)
+
+    found = gradients(torch.tensor([1.0, 3.0]), is_grads_batched=True)
+    assert len(chunks) > 1
+    for got, want in zip(found, gradients(torch.tensor(3.0)), strict=True):
+        assert torch.equal(got[1], want)
+
+
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of each chunk that was solved."""
