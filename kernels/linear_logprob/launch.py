@@ -153,9 +153,10 @@ def score(
 def _tiling_for(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, tilings: ScoringTilings
 ) -> ScoringTiling:
-    """The tiling for factors of this dtype and alignment."""
+    """The tiling for factors of this dtype, width and alignment."""
     aligned = _is_aligned(hidden) and _is_aligned(weight)
-    return tilings.of(hidden.dtype, aligned, bias is not None)
+    even = hidden.shape[1] % 16 == 0
+    return tilings.of(hidden.dtype, aligned, bias is not None, even)
 
 
 def _is_aligned(factor: Tensor) -> bool:

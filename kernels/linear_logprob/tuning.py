@@ -35,13 +35,16 @@ class RowTilings:
 
     plain: RowTiling
     capped: RowTiling  # with a softcap
+    # A thread's of float64 logits with a softcap; None leaves it to the compiler.
+    float64_registers: int | None = None
 
     def of(self, dtype: torch.dtype, softcap: float) -> RowTiling:
         """The tiling for logits of ``dtype``: a float64 takes two registers, and its tanh more."""
         tiling = self.capped if softcap else self.plain
         if dtype.itemsize <= 4:
             return tiling
-        return RowTiling(tiling.columns // 4, tiling.num_warps // 2)
+        most = self.float64_registers if softcap else None
+        return RowTiling(tiling.columns // 4, tiling.num_warps // 2, most)
 
 
 # A row's gradient needs its logits twice. The fewer rows are in flight, the more of them the second
@@ -57,7 +60,8 @@ class RowTilings:
 _CAPPED = RowTiling(2048, 8, most_registers=64)
 ROWS = {
     "sm_80": RowTilings(RowTiling(4096, 16), _CAPPED),
-    "sm_90": RowTilings(RowTiling(4096, 16), _CAPPED),
+    # Left alone, Triton 3.9 puts 8 bytes of float64 on a stack where no gradient is kept.
+    "sm_90": RowTilings(RowTiling(4096, 16), _CAPPED, float64_registers=128),
     "sm_100": RowTilings(RowTiling(8192, 32, most_registers=64), _CAPPED),
     # Warps of 64 threads, and 1,024 threads at most.
     "gfx942": RowTilings(RowTiling(4096, 16), RowTiling(2048, 8)),
@@ -98,11 +102,17 @@ class ScoringTilings:
     float32: ScoringTiling
     biased: ScoringTiling | None = None  # aligned factors with a bias; None: as without one
     odd_biased: ScoringTiling | None = None  # odd factors with a bias; None: as without one
+    uneven: ScoringTiling | None = None  # aligned ones if 16 does not divide D; None: as if it did
 
-    def of(self, dtype: torch.dtype, aligned: bool, bias: bool) -> ScoringTiling:
-        """The tiling for factors of ``dtype``, 16-bit ones aligned or not, and a bias."""
+    def of(self, dtype: torch.dtype, aligned: bool, bias: bool, even: bool = True) -> ScoringTiling:
+        """The tiling for factors of ``dtype``, 16-bit ones aligned or not, and a bias.
+
+        ``even`` says whether 16 divides D.
+        """
         if dtype == torch.float32:
             return self.float32
+        if aligned and not bias and not even and self.uneven is not None:
+            return self.uneven
         plain, biased = (self.aligned, self.biased) if aligned else (self.odd, self.odd_biased)
         return plain if biased is None or not bias else biased
 
@@ -137,6 +147,7 @@ SCORING = {
         _FLOAT32,
         biased=ScoringTiling(128, 64, 64, 8, 3),  # 8 bytes of 128 columns would be on a stack
         odd_biased=_ODD_BIASED,
+        uneven=ScoringTiling(128, 64, 64, 8, 3),  # again 8 bytes
     ),
     "gfx942": ScoringTilings(ScoringTiling(128, 128, 64, 8, 2), _ODD, _FLOAT32_AMD),
 }

@@ -48,9 +48,9 @@ def constants(options: TokenOptions) -> tuple[float, float]:
 
 
 def _specialization(
-    logits: Tensor, options: TokenOptions, acc: torch.dtype, tiling: Tiling
+    logits: Tensor, options: TokenOptions, acc: torch.dtype, tiling: Tiling, tight: bool
 ) -> dict[str, Any]:
-    """The arguments that a kernel is compiled for."""
+    """The arguments that a kernel is compiled for; ``tight`` if registers may be short."""
     return {
         "CAPPED": bool(options.softcap),
         "ACC": ACCUMULATORS[acc],
@@ -63,6 +63,7 @@ def _specialization(
         # its term in the sum. That is an error of the peak's rounding, 3e-6 at 30 and 6e-5 at 500,
         # and gives log-probabilities above 0. Softcapped logits may be fused.
         "enable_fp_fusion": bool(options.softcap),
+        **tiling.limits(tight),
     }
 
 
@@ -84,6 +85,7 @@ def forward(
     if labels.numel() == 0:
         return logp, peak, total
     tiling = tiling or tilings_of(logits.device).of(options.softcap)
+    tight = bool(options.softcap) and acc == torch.float64
     with on(logits.device):
         logprob_fwd[(labels.numel(),)](
             logits,
@@ -96,7 +98,7 @@ def forward(
             *logits.stride(),
             options.ignore_index,
             *constants(options),
-            **_specialization(logits, options, acc, tiling),
+            **_specialization(logits, options, acc, tiling, tight),
         )
     return logp, peak, total
 
@@ -121,6 +123,7 @@ def backward(
     tiling = tiling or tilings_of(logits.device).of(options.softcap)
     peak, total = softmax
     chunk = tiling.chunk * tiling.block(logits.element_size())
+    tight = not options.softcap and dlogits.stride(2) == 1 != logits.stride(2)
     with on(logits.device):
         logprob_bwd[(labels.numel(), triton.cdiv(logits.shape[2], chunk))](
             dlogits,
@@ -137,7 +140,7 @@ def backward(
             *constants(options),
             CHUNK=chunk,
             AGAIN=again,
-            **_specialization(logits, options, peak.dtype, tiling),
+            **_specialization(logits, options, peak.dtype, tiling, tight),
         )
 
 

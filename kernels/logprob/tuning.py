@@ -8,7 +8,7 @@ follow from the reasons below and were not timed.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,10 +22,16 @@ class Tiling:
     tile_bytes: int  # bytes of logits in a tile, a power of two
     num_warps: int
     chunk: int  # tiles of a row that one program of the backward takes
+    # A thread's where the compiler would else use a stack; None leaves it to the compiler.
+    most_registers: int | None = None
 
     def block(self, itemsize: int) -> int:
         """Columns of a tile."""
         return self.tile_bytes // itemsize
+
+    def limits(self, tight: bool) -> dict[str, int]:
+        """The limit of registers, for the ``tight`` branches and NVIDIA's compiler alone."""
+        return {"maxnreg": self.most_registers} if tight and self.most_registers else {}
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,18 @@ class Tilings:
 # With a softcap the threads of a program look for the largest logit of each tile, and wait for one
 # another. A program of one warp has nobody to wait for: on an H200 that took 11% off the forward
 # and 12% off the backward at 256,000 columns.
+#
+# Left alone, Triton 3.9 puts 8 bytes on a stack on sm_100 in two rare branches, where it gives a
+# thread 80 registers: the gradient of 16-bit logits whose columns are not neighbours, and float64
+# logits with a softcap in rows off the grid of 16 bytes.
 _FOUR_WARPS = Tiling(tile_bytes=4096, num_warps=4, chunk=16)
+_BLACKWELL = replace(_FOUR_WARPS, most_registers=255)
 _ONE_WARP = Tiling(tile_bytes=1024, num_warps=1, chunk=64)
 _AMD = Tiling(tile_bytes=8192, num_warps=4, chunk=8)  # warps of 64 threads
 TILINGS = {
     "sm_80": Tilings(_FOUR_WARPS, _FOUR_WARPS),
     "sm_90": Tilings(_FOUR_WARPS, _ONE_WARP),
-    "sm_100": Tilings(_FOUR_WARPS, _FOUR_WARPS),
+    "sm_100": Tilings(_BLACKWELL, _BLACKWELL),
     "gfx942": Tilings(_AMD, _AMD),
 }
 

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..common.device import ACCUMULATORS, has_wide_warps, on
+from ..common.device import ACCUMULATORS, architecture, has_wide_warps, on
 from .exact_jsd import preference_jsd
 from .exact_kl import preference_kl
 from .jsd_tables import sets_and_orders
@@ -35,7 +35,7 @@ def forward(
     kind: str,
     method: str,
     options: Any,  # with beta, teacher_beta, num_samples and seed
-    wide: bool | None = None,  # warps of 64 threads; None: as the device has them
+    name: str | None = None,  # the architecture's; None: that of the device
     lengths: Tensor | None = None,  # (G, N) integers; None: all have tokens
 ) -> tuple[Tensor, Tensor]:  # (G,), (G, N)
     """The losses of groups and their gradient in the student's rewards.
@@ -57,7 +57,8 @@ def forward(
     betas = (options.beta, options.teacher_beta)
     # Versions of Triton have different defaults of enable_fp_fusion.
     common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}
-    wide = has_wide_warps() if wide is None else wide
+    wide = has_wide_warps() if name is None else name.startswith("gfx")
+    name = architecture(student.device) if name is None else name
     with on(student.device):
         if kind == "vpd":
             common |= list_mle_options(n, wide)
@@ -73,7 +74,7 @@ def forward(
             preference_jsd[(groups,)](*tensors, *tables, *betas, **common)
         else:
             reverse = kind == "reverse_kl"
-            common |= exact_kl_options(n, wide, reverse)
+            common |= exact_kl_options(n, wide, reverse, name)
             preference_kl[(groups,)](*tensors, *betas, REVERSE=reverse, **common)
     return loss, grad
 

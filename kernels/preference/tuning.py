@@ -30,13 +30,18 @@ def _threads(threads: int, wide: bool, registers: int | None = None) -> dict[str
     return {"num_warps": max(1, threads // 32), "maxnreg": registers}
 
 
-def exact_kl_options(n: int, wide: bool, reverse: bool = False) -> dict[str, int]:
-    """Options of preference_kl for ``n`` responses: a thread takes 4 or 8 of the 2^n sets."""
+def exact_kl_options(n: int, wide: bool, reverse: bool = False, name: str = "") -> dict[str, int]:
+    """Options of preference_kl for ``n`` responses: a thread takes 4 or 8 of the 2^n sets.
+
+    ``name`` is the architecture's, such as "sm_120".
+    """
     # With 12 responses a program has 512 threads, which have no more than 128 registers anyway. The
     # reverse KL of 10 would put 16 bytes of 128 registers on a stack on sm_100.
     registers = {11: MOST_REGISTERS, 12: None}.get(n, REGISTERS)
     registers = MOST_REGISTERS if reverse and n == 10 else registers
-    return {"N": n} | _threads((1 << n) // (4 if n < 11 else 8), wide, registers)
+    # The reverse KL of 12 would put 48 bytes of 128 registers on a stack on sm_120.
+    few = n < 11 or (reverse and n == 12 and name.startswith("sm_12"))
+    return {"N": n} | _threads((1 << n) // (4 if few else 8), wide, registers)
 
 
 def exact_jsd_options(n: int, wide: bool) -> dict[str, int]:
