@@ -127,13 +127,12 @@ def preference_cases() -> list[Case]:
     """
     usual = {"exact": " both", "sampled": " lengths"}
     cases = []
-    for job, n in _jobs(OFTEN):
-        for form in FORMS:
-            name = f"{job} {n}{'' if form == usual[job.split()[1]] else form}"
-            # The JSD of 8 or 10 takes 10 s or more to compile.
-            if name.count(" ") == 2 or not job.startswith("jsd exact"):
-                go = _loss_case(*job.split(), n, FORMS[form])
-                cases.append(Case(name, go, often=name.count(" ") == 2))
+    for (job, n), form in product(_jobs(OFTEN), FORMS):
+        plain = form == usual[job.split()[1]]
+        # The JSD of 8 or 10 takes 10 s or more to compile.
+        if plain or not job.startswith("jsd exact"):
+            go = _loss_case(*job.split(), n, FORMS[form])
+            cases.append(Case(f"{job} {n}{'' if plain else form}", go, often=plain))
     for job, n in _jobs(RARE):
         go = _loss_case(*job.split(), n, FORMS[usual[job.split()[1]]])
         cases.append(Case(f"{job} {n}", go, often=False))
