@@ -121,8 +121,9 @@ def test_every_branch_keeps_to_registers(target):
     found = compiled("--targets", target)
     for name, used in found.items():
         check_chip(name, used)
-    if target in RECORDED and MINOR in TABLES:
-        assert found == of_target(TABLES[MINOR], target)
+    recorded = of_target(TABLES.get(MINOR, {}), target)
+    assert {name: found.get(name) for name in recorded} == recorded
+    assert target in OTHERS or MINOR != NEWEST or recorded.keys() == found.keys()
 
 
 def of_target(table: dict[str, dict], target: str) -> dict[str, dict]:
