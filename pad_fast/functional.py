@@ -100,7 +100,7 @@ def linear_token_logprobs(
         live_rows: (L,) places of the labels that are not ignored, among labels flattened;
             finding them waits for the device.
         memory_budget: bytes for forward and backward, without arguments and gradients; "auto": a
-            16th of a GPU's memory, or 256 MiB on a CPU.
+            16th of a GPU's memory, or 512 MiB on a CPU.
 
     Returns:
         (...), 0 where ignored; float32, or float64 for float64 inputs.

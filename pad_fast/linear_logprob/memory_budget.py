@@ -25,9 +25,10 @@ CHUNK_BYTES = 512 << 20
 # The share of a GPU's memory that "auto" stands for: a sixteenth. That is 9.4 GB of an H200, in
 # which 16,384 rows of 256,000 columns keep their logp_grad in 16 bits.
 SHARE = 16
-# The bytes that "auto" stands for on a CPU: a quarter of what plain PyTorch takes for M = 2048,
-# D = 768, V = 50257. Eight responses of 128 tokens keep all of their rows up to V = 64,000.
-CPU_AUTO = 256 << 20
+# The bytes that "auto" stands for on a CPU: half of what plain PyTorch takes for M = 2048, D = 768,
+# V = 50257, in which all of these rows keep theirs. Eight responses of 128 tokens do so up to
+# V = 128,000.
+CPU_AUTO = 512 << 20
 # What a GPU may take whatever the budget: the least in which all sizes can be done.
 WORKSPACE = 1 << 30
 # The tiles of a GPU's backward. 16,384 rows by 8,192 columns are 256 MiB of logp_grad in 16 bits,

@@ -26,6 +26,6 @@ class MemoryArguments:
     memory_budget: str = argument(
         "auto",
         "Bytes in which the output head may keep logits for the backward, which saves one of its "
-        "four matrix products: a number, or auto (a 16th of a GPU's memory, 256 MiB on a CPU). 0 "
+        "four matrix products: a number, or auto (a 16th of a GPU's memory, 512 MiB on a CPU). 0 "
         "takes the least memory.",
     )
