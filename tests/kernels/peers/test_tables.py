@@ -3,14 +3,15 @@
 import pytest
 
 from tests.kernels.peers import test_hidden, test_logits
-from tests.kernels.peers.cases import LONG_SECONDS, tests_of
+from tests.kernels.peers.cases import LONG_SECONDS
+from tests.kernels.peers.cases import tests_of as of_all
 
 
 @pytest.mark.parametrize(
     "tables", [test_hidden.TABLES, test_logits.TABLES], ids=["hidden", "logits"]
 )
 def test_every_table_and_dtype_is_interpreted_by_the_test_command(tables):
-    _, parameters = tests_of(tables).args
+    _, parameters = of_all(tables).args
     quick, every = set(), 0
     for parameter in parameters:
         cases, impl = parameter.values
