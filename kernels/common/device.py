@@ -36,7 +36,8 @@ def nearest(table: Mapping[str, Entry], architecture: str) -> Entry:
     """The entry of a tuning table for an architecture, or of the one that is most like it.
 
     That is one of the same generation on NVIDIA's GPUs, else sm_80, which asks for the least shared
-    memory. AMD's are treated as gfx942: they have no register limits, and warps of 64 threads.
+    memory. AMD's are treated as gfx942, without limits of registers. Where a warp has 32 threads,
+    as on RDNA, a thread then does twice as much.
     """
     if architecture.startswith("gfx"):
         return table.get(architecture, table["gfx942"])
@@ -45,8 +46,15 @@ def nearest(table: Mapping[str, Entry], architecture: str) -> Entry:
 
 
 def has_wide_warps() -> bool:
-    """Whether a warp has 64 threads, as on AMD's GPUs, and not 32."""
-    return torch.version.hip is not None
+    """Whether a warp of the current GPU has 64 threads, as AMD's CDNA, and not 32, as RDNA."""
+    if torch.version.hip is None:
+        return False
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).warp_size == 64
+
+
+def limits_registers() -> bool:
+    """Whether a launch may say how many registers a thread has. AMD's compiler takes no limit."""
+    return torch.version.hip is None
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Blocks, warps and registers of the listwise kernels: fixed, so that results keep their bits.
 
 The numbers follow from the reasons below; other ones were not timed. A thread holds 4 or 8 entries
-of a tile, and 32 of JSD with 8 responses. A warp of AMD's has 64 threads (``wide``), so half as
-many warps are as many threads.
+of a tile, and 32 of JSD with 8 responses. A warp of AMD's CDNA has 64 threads (``wide``), so half
+as many warps are as many threads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 
 import triton
+
+from ..common.device import limits_registers
 
 PAIRS = 1024  # entries of a tile (draws, responses, responses)
 MOST_DRAWS = 64  # rankings that a tile holds at most
@@ -24,10 +26,11 @@ REGISTERS, MOST_REGISTERS = 128, 255
 
 
 def _threads(threads: int, wide: bool, registers: int | None = None) -> dict[str, int]:
-    """``threads`` as a number of warps. AMD's compiler takes no limit of registers."""
-    if wide or registers is None:
-        return {"num_warps": max(1, threads // (64 if wide else 32))}
-    return {"num_warps": max(1, threads // 32), "maxnreg": registers}
+    """``threads`` as a number of warps, and the most registers of each where that can be said."""
+    options = {"num_warps": max(1, threads // (64 if wide else 32))}
+    if registers is None or wide or not limits_registers():  # wide ones are AMD's
+        return options
+    return options | {"maxnreg": registers}
 
 
 def exact_kl_options(n: int, wide: bool, reverse: bool = False, name: str = "") -> dict[str, int]:
