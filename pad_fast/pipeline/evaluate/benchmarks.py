@@ -137,11 +137,13 @@ class RunBenchmarks:
         config = self.run.config
         if config.benchmark_judge == TEACHER_JUDGES:
             return self.run.teacher, f"{config.teacher} (the teacher)"
+        assert not isinstance(config.chat_template_kwargs, str)
         judge = Checkpoint(
             "benchmark_judge",
             config.benchmark_judge,
             dtype=config.dtype,
             attn_implementation=config.attn_implementation,
+            template_kwargs=config.chat_template_kwargs,
             now=self.run.started,
         )
         return judge, config.benchmark_judge

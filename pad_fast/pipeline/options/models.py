@@ -35,7 +35,8 @@ class ModelOptions:
     chat_template_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": 'JSON object passed to both chat templates, such as {"enable_thinking": false}.'
+            "help": "JSON object passed to the chat templates of student, teacher and "
+            'benchmark_judge, such as {"enable_thinking": false}.'
         },
     )
     teacher_system_prompt: str | None = option(

@@ -27,10 +27,16 @@ def test_letters_are_read_alone_and_behind_a_space():
     assert verdict.first == pytest.approx(0.75)
     assert verdict.mass == pytest.approx(0.8)
     (body,) = bodies
-    assert body["path"] == "/v1/chat/completions"
-    assert body["auth"] == "Bearer secret"
-    assert body["messages"] == [{"role": "user", "content": "A or B?"}]
-    assert (body["model"], body["logprobs"], body["max_tokens"]) == ("big-judge", True, 1)
+    assert body == {
+        "path": "/v1/chat/completions",
+        "auth": "Bearer secret",
+        "model": "big-judge",
+        "messages": [{"role": "user", "content": "A or B?"}],
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "logprobs": True,
+        "top_logprobs": 20,
+    }
 
 
 def test_answers_keep_the_order_of_the_questions():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import benchmark_files
@@ -12,8 +13,12 @@ from commands import failing
 
 from pad_fast import cli
 from pad_fast.evaluation.benchmarks.run_table import read_run_table
+from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.benchmark import run_benchmark
 from pad_fast.pipeline.benchmark.judge import ModelJudge
+from pad_fast.pipeline.evaluate import heldout
+from pad_fast.pipeline.evaluate.benchmarks import RunBenchmarks
+from pad_fast.pipeline.run import RunContext
 
 NAMES = ("gsm8k", "mt_bench")
 MODELS = ("teacher", "student-00", "student-01")
@@ -102,6 +107,28 @@ def test_a_lost_result_is_made_again(run):
     assert cli.main(["evaluate", str(run)]) == 0
     after = json.loads(path.read_text())
     assert after["comparisons"] == before["comparisons"]
+
+
+def test_a_judge_by_its_name_is_loaded_as_the_run_loads_models(run, tmp_path, monkeypatch):
+    shutil.copytree(run.parent, tmp_path, dirs_exist_ok=True)
+    words = ["--benchmark_judge", "./teacher", "--dtype", "bfloat16", "--benchmark_limit", "2"]
+    words += ["--attn_implementation", "eager", "--chat_template_kwargs", '{"style": "brief"}']
+    context = RunContext(parse_settings("run", [str(tmp_path / "config.yaml"), *words]))
+    benchmarks = RunBenchmarks(context)
+    assert {name: len(asked) for name, (_, asked) in benchmarks.asked.items()} == {
+        "gsm8k": 2,
+        "mt_bench": 2,
+    }
+    opened = []
+    monkeypatch.setattr(context, "engine", lambda judge: opened.append(judge) or 1 / 0)
+    (context.folder.root / "benchmarks/student-01/mt_bench/judged/result.json").unlink()
+    with pytest.raises(ZeroDivisionError):
+        benchmarks.do([heldout.Subject("student-01", 1, context.student(1))])
+    [judge] = opened
+    assert (judge.role, Path(judge.path).name) == ("benchmark_judge", "teacher")
+    assert (judge.dtype, judge.attn_implementation) == ("bfloat16", "eager")
+    assert judge.template_kwargs == {"style": "brief"}
+    assert judge.now == context.started
 
 
 @pytest.mark.usefixtures("no_report")
