@@ -32,6 +32,7 @@ from pad_fast.models.flex_tiles import (  # noqa: E402
     BACKWARD,
     FORWARD,
     SM_80,
+    SM_86,
     SM_90,
     padded_head,
     tile_options,
@@ -43,7 +44,14 @@ FILES = {
     "backward": ("flex_backwards.py.jinja", "utilities.py.jinja"),
 }
 # Architectures, and the shared memory that one program may take there.
-TARGETS = {"sm_80": SM_80, "sm_86": 101_376, "sm_89": 101_376, "sm_90": SM_90, "sm_120": 101_376}
+TARGETS = {
+    "sm_75": 65_536,
+    "sm_80": SM_80,
+    "sm_86": SM_86,
+    "sm_89": SM_86,
+    "sm_90": SM_90,
+    "sm_120": SM_86,
+}
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 HEADS, KEY_HEADS, SOFTCAP, BLOCK = 16, 8, 50.0, 128
 LENGTH, BLOCKS = "length", "blocks"  # the sizes that vary

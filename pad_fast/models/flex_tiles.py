@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-# Bytes of shared memory that one program may take.
-SM_80, SM_90 = 166_912, 232_448  # A100; H100, H200 and B200
+# Bytes of shared memory that one program may take: RTX 3090 to 5090, A10, L4 and L40S; A100; H100,
+# H200 and B200.
+SM_86, SM_80, SM_90 = 101_376, 166_912, 232_448
 # What a tile may take more in another release of Triton: from 3.6 to 3.9 it was 1,536 bytes.
 MARGIN = 2048
 # The names of FlexAttention's options, in the order of a tile's numbers.
@@ -68,7 +69,8 @@ def tile_options(head: int, dtype: torch.dtype, shared_memory: int | None) -> Op
 
     Returns:
         Names of FlexAttention's ``kernel_options`` with their numbers as text; empty where
-        PyTorch's own tiles fit. Where none fits, those that take the least.
+        PyTorch's own tiles fit, and on older GPUs, which hold other things in it. Where none fits,
+        those that take the least.
 
     Example:
         >>> import torch
@@ -77,7 +79,7 @@ def tile_options(head: int, dtype: torch.dtype, shared_memory: int | None) -> Op
         >>> tile_options(256, torch.bfloat16, 101_376)[:2]
         (('fwd_BLOCK_M', '32'), ('fwd_BLOCK_N', '64'))
     """
-    if shared_memory is None:
+    if shared_memory is None or shared_memory < SM_86:
         return ()
     found: Options = ()
     for names, choices in ((FORWARD, FORWARDS), (BACKWARD, BACKWARDS)):

@@ -17,6 +17,7 @@ from pad_fast.models.flex_tiles import (
     FORWARD,
     FORWARDS,
     SM_80,
+    SM_86,
     SM_90,
     tile_options,
 )
@@ -24,7 +25,7 @@ from pad_fast.models.layout import BLOCK, RowLayout, Segment
 from pad_fast.models.tiled_attention import tiled_attention
 
 ROOT = Path(__file__).resolve().parents[2]
-SM_89 = 101_376  # and sm_86 and sm_120
+SM_75 = 65_536
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
@@ -37,16 +38,17 @@ def test_large_gpus_keep_the_tiles_of_pytorch(head, memory):
 @pytest.mark.parametrize(
     ("head", "dtype", "memory", "options"),
     [
-        (64, BF16, SM_89, {}),
-        (64, FP32, SM_89, {}),
+        (64, BF16, SM_86, {}),
+        (64, FP32, SM_86, {}),
         (128, FP32, SM_90, {}),
-        (96, BF16, SM_89, {"fwd_BLOCK_M": "128", "fwd_num_stages": "2"}),
-        (256, torch.float16, SM_89, {"fwd_num_stages": "2", "bwd_BLOCK_N1": "32"}),
-        (512, BF16, SM_89, {"fwd_BLOCK_N": "16"}),
+        (96, BF16, SM_86, {"fwd_BLOCK_M": "128", "fwd_num_stages": "2"}),
+        (256, torch.float16, SM_86, {"fwd_num_stages": "2", "bwd_BLOCK_N1": "32"}),
+        (512, BF16, SM_86, {"fwd_BLOCK_N": "16"}),
         (512, BF16, SM_80, {"fwd_BLOCK_N": "32"}),
         (512, BF16, SM_90, {"fwd_BLOCK_N": "32"}),
         (256, FP32, SM_80, {"fwd_BLOCK_M": "64"}),
-        (256, BF16, 1, {"fwd_num_stages": "2", "bwd_BLOCK_N1": "32"}),  # the least there is
+        (512, FP32, SM_86, {"fwd_BLOCK_M": "16"}),  # the least there is
+        (128, torch.float16, SM_75, {}),  # whose own tile takes all of it, and ours would more
     ],
 )
 def test_other_gpus_take_what_fits(head, dtype, memory, options):
@@ -93,7 +95,7 @@ def test_the_options_reach_the_kernels_as_numbers(monkeypatch):
         seen.extend(dict(options) for options in arguments if "BACKEND" in options)
         return graph
 
-    monkeypatch.setattr(module, "shared_memory", lambda device: SM_89)
+    monkeypatch.setattr(module, "shared_memory", lambda device: SM_86)
     monkeypatch.setattr(module, "compiles_attention", lambda device: True)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     module._implementation.cache_clear()
