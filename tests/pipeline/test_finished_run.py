@@ -7,12 +7,18 @@ import json
 import pytest
 import worlds
 from transformers import AutoModelForCausalLM
-from worlds import response_logp
+from worlds import response_logp, run_config
 
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.run_folder import Metrics
+from pad_fast.pipeline.sample.engines import Sampling
+from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
+from pad_fast.pipeline.score.model_scores import ModelScores
+from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.train.seqkd import example
+
+OWN = "evaluation/samples/student-02"  # the student's own samples of the held-out prompts
 
 
 def test_run_folder_holds_what_it_promises(finished):
@@ -69,6 +75,32 @@ def test_student_rewards_are_those_at_sampling_time(finished):
             )
             assert reward == pytest.approx(found, abs=1e-4)
             assert abs(found - wrong) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sampled", "student", "parts"),
+    [
+        ("heldout/groups", "student", (0, "sample")),
+        ("round-01/scores", "student", (1, "sample")),
+        ("round-02/scores", "run/round-01/student", (2, "sample")),
+        (
+            "evaluation/samples/student-02/scored",
+            "run/round-02/student",
+            (2, "evaluate student-02"),
+        ),
+    ],
+)
+def test_each_shard_is_sampled_with_a_seed_of_its_own(finished, sampled, student, parts):
+    """By the run's seed, 7, the round, the phase and the shard: so that a resume draws the same."""
+    scores = ModelScores(run_config(finished), "mean")
+    engine = TransformersEngine(Checkpoint("student", str(finished / student)), scores)
+    shards = sorted((finished / "run" / sampled).glob("part-*"))
+    assert len(shards) in (2, 4)
+    for index, shard in enumerate(shards):
+        rows = read_rows(shard)
+        seed = derive_seed(derive_seed(7, *parts), index)
+        groups = engine.sample([row["prompt_ids"] for row in rows], 3, Sampling(6), seed)
+        assert [row["completion_ids"] for row in rows] == [[s.ids for s in g] for g in groups]
 
 
 def test_seqkd_learns_the_teachers_answer_alone(finished):

@@ -15,24 +15,26 @@ from worlds import greedy_ids
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.train import seqkd, train_round
+from pad_fast.training.config import PADConfig
 
 
 @pytest.fixture
 def begun(finished, tmp_path, monkeypatch):
     """Begins a training of a copy of the finished run, of which nothing is trained.
 
-    It returns the weights, the steps and the rows that the trainer is given.
+    It returns the weights, the arguments and the rows that the trainer is given.
     """
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     run = RunContext(parse_settings("run", [str(tmp_path / "config.yaml")]))
 
-    def begin(module: Any, train: Callable, round: int) -> tuple[dict, int, list[dict]]:
+    def begin(module: Any, train: Callable, round: int) -> tuple[dict, PADConfig, list[dict]]:
         found = []
 
         def fit(trainer, *rest):
             weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-            found.append((weights, trainer.args.max_steps, [*trainer.train_dataset]))
+            found.append((weights, trainer.args, [*trainer.train_dataset]))
 
         monkeypatch.setattr(module, "fit", fit)
         train(run, round)
@@ -56,7 +58,8 @@ def assert_weights(found: dict[str, torch.Tensor], wanted: Path, others: list[Pa
 def test_a_round_starts_from_the_student_before_it(begun, finished, round):
     run = finished / "run"
     students = [finished / "student", *sorted(run.glob("round-*/student"))]
-    weights, _, rows = begun(train_round, train_round.train_round, round)
+    weights, args, rows = begun(train_round, train_round.train_round, round)
+    assert args.seed == derive_seed(7, round, "train")
     before = students.pop(round - 1)
     assert_weights(weights, before, students)
     scored = read_rows(run / f"round-{round:02d}" / "scores")
@@ -69,9 +72,10 @@ def test_a_round_starts_from_the_student_before_it(begun, finished, round):
 def test_the_baseline_starts_from_the_base_student(begun, finished):
     """With as many steps as all rounds, on each prompt once."""
     run = finished / "run"
-    weights, steps, rows = begun(seqkd, seqkd.train_seqkd, 2)
+    weights, args, rows = begun(seqkd, seqkd.train_seqkd, 2)
     assert_weights(weights, finished / "student", sorted(run.glob("round-*/student")))
-    assert steps == 4  # two rounds of eight prompts in batches of four
+    assert args.seed == derive_seed(7, 0, "train")
+    assert args.max_steps == 4  # two rounds of eight prompts in batches of four
     answers = read_rows(run / "seqkd" / "answers")
     wanted = [[*row["prompt_ids"], *row["completion_ids"][0]] for row in answers]
     assert [row["input_ids"] for row in rows] == wanted
