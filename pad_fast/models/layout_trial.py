@@ -274,9 +274,9 @@ def _described(error: Exception, device: torch.device) -> str:
         ) from error
     said = f"{type(error).__name__}: {first_line(error)}"
     if lacks_compiler(error):
-        return f"FlexAttention cannot be compiled ({said}); {INSTALL_COMPILER}"
+        return f"a kernel cannot be compiled ({said}); {INSTALL_COMPILER}"
     if lacks_shared_memory(error):
-        return f"FlexAttention needs more shared memory than {device} has ({said})"
+        return f"a kernel needs more shared memory than {device} has ({said})"
     return said
 
 

@@ -200,7 +200,7 @@ def test_a_failure_of_the_device_is_not_remembered(error, raised, message, monke
         ),
     ],
 )
-def test_what_flex_attention_lacks_is_named(error, advice, monkeypatch, caplog):
+def test_what_a_kernel_lacks_is_named(error, advice, monkeypatch, caplog):
     monkeypatch.setattr(prefix_attention, "prefix_attention", failing(error, times=100)[0])
     with caplog.at_level(logging.WARNING, "pad_fast"):
         assert choose_layout(make_model(dtype=torch.float32), make_groups(*RAGGED)) == "packed"
