@@ -106,12 +106,13 @@ def _tile_case(softcap: float, dtype: torch.dtype, columns: int) -> Callable[[st
 
 def _fused_cases() -> list[Case]:
     widths = {"": 256, " odd": 123, " D=264": 264}
+    often = {"bf16 D=264", "bf16 D=264 bias"}
     cases = []
     for (cap, softcap), (short, dtype) in product(CAPS.items(), SHORT.items()):
         for (layout, width), bias in product(widths.items(), (False, True)):
             name = f"{short}{layout}{' bias' if bias else ''}{cap}"
             go = _fused_case(softcap, dtype, bias, width)
-            cases.append(Case(name, go, often=width != 264 or name == "bf16 D=264"))
+            cases.append(Case(name, go, often=width != 264 or name in often))
     return cases
 
 

@@ -35,12 +35,14 @@ def architecture(device: torch.device) -> str:
 def nearest(table: Mapping[str, Entry], architecture: str) -> Entry:
     """The entry of a tuning table for an architecture, or of the one that is most like it.
 
-    That is one of the same generation on NVIDIA's GPUs, else sm_80, which asks for the least shared
-    memory. AMD's are treated as gfx942, without limits of registers. Where a warp has 32 threads,
-    as on RDNA, a thread then does twice as much.
+    On NVIDIA's GPUs that is its own, one of the same generation, or sm_80, which asks for the least
+    shared memory. AMD's are treated as gfx942, without limits of registers. Where a warp has 32
+    threads, as on RDNA, a thread then does twice as much.
     """
     if architecture.startswith("gfx"):
         return table.get(architecture, table["gfx942"])
+    if architecture in table:
+        return table[architecture]
     generation = architecture[:-1] or "sm_8"
     return next((entry for key, entry in table.items() if key[:-1] == generation), table["sm_80"])
 

@@ -103,6 +103,7 @@ class ScoringTilings:
     biased: ScoringTiling | None = None  # aligned factors with a bias; None: as without one
     odd_biased: ScoringTiling | None = None  # odd factors with a bias; None: as without one
     uneven: ScoringTiling | None = None  # aligned ones if 16 does not divide D; None: as if it did
+    uneven_biased: ScoringTiling | None = None  # the same with a bias
 
     def of(self, dtype: torch.dtype, aligned: bool, bias: bool, even: bool = True) -> ScoringTiling:
         """The tiling for factors of ``dtype``, 16-bit ones aligned or not, and a bias.
@@ -111,8 +112,9 @@ class ScoringTilings:
         """
         if dtype == torch.float32:
             return self.float32
-        if aligned and not bias and not even and self.uneven is not None:
-            return self.uneven
+        uneven = self.uneven_biased if bias else self.uneven
+        if aligned and not even and uneven is not None:
+            return uneven
         plain, biased = (self.aligned, self.biased) if aligned else (self.odd, self.odd_biased)
         return plain if biased is None or not bias else biased
 
@@ -129,9 +131,18 @@ _FLOAT32 = ScoringTiling(64, 64, 64, 8, 3, most_registers=255)
 _FLOAT32_AMD = ScoringTiling(64, 64, 64, 8, 2)
 # For GPUs before sm_80, Triton has no tensor cores any more.
 _ORDINARY = ScoringTiling(64, 64, 32, 8, 2, most_registers=255)
+# As on sm_80, but 40 bytes of an uneven biased tile of 128 columns would be on a stack.
+_SM_86 = ScoringTilings(
+    ScoringTiling(128, 128, 64, 8, 3),
+    _ODD,
+    _FLOAT32,
+    uneven_biased=ScoringTiling(128, 64, 64, 8, 3),
+)
 SCORING = {
     "sm_75": ScoringTilings(_ORDINARY, _ORDINARY, _FLOAT32),
     "sm_80": ScoringTilings(ScoringTiling(128, 128, 64, 8, 3), _ODD, _FLOAT32),
+    "sm_86": _SM_86,
+    "sm_89": _SM_86,
     "sm_90": ScoringTilings(ScoringTiling(128, 128, 128, 8, 4, described=True), _ODD, _FLOAT32),
     "sm_100": ScoringTilings(
         ScoringTiling(128, 128, 128, 8, 4, described=True),

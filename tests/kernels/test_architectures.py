@@ -17,8 +17,8 @@ GPU = torch.device("cuda")
 @pytest.mark.parametrize(
     ("architecture", "entry"),
     [
-        *((name, name) for name in ("sm_75", "sm_80", "sm_90", "sm_100", "gfx942")),
-        *(("sm_70", "sm_75"), ("sm_89", "sm_80"), ("sm_103", "sm_100")),
+        *((name, name) for name in ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100", "gfx942")),
+        *(("sm_70", "sm_75"), ("sm_86", "sm_89"), ("sm_87", "sm_80"), ("sm_103", "sm_100")),
         *(("sm_121", "sm_120"), ("sm_110", "sm_80"), ("", "sm_80")),
         *(("gfx90a", "gfx942"), ("gfx950", "gfx942"), ("gfx1100", "gfx942")),
     ],

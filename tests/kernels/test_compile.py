@@ -59,9 +59,9 @@ def test_no_kernel_spills_or_outgrows_its_chip(resources):
     # For each target: two kernels for four dtypes and for rows off the grid of 16 bytes, with and
     # without a softcap, for columns apart and written in place, for float64 off the grid, and for
     # 32-bit labels; five for rewards; with and without a softcap, nine row kernels, five tiles
-    # computed again, and two kernels for each of twelve products, and for a width of 264; 16
-    # listwise losses and two means of them.
-    assert len(resources) == 4 * (2 * (5 * 2 + 4) + 5 + 2 * (9 + 5 + 2 * 12) + 2 + 18)
+    # computed again, and two kernels for each of twelve products, and for a width of 264
+    # with a bias and without; 16 listwise losses and two means of them.
+    assert len(resources) == 4 * (2 * (5 * 2 + 4) + 5 + 2 * (9 + 5 + 2 * 12) + 4 + 18)
     check_limits(resources)
 
 
