@@ -2,11 +2,12 @@
 
 The numbers follow from the reasons below; other ones were not timed. A thread holds 4 or 8 entries
 of a tile, and 32 of JSD with 8 responses. A warp of AMD's CDNA has 64 threads (``wide``), so half
-as many warps are as many threads.
+as many warps are as many threads. Options are worked out once: callers leave them as they are.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import triton
@@ -33,6 +34,7 @@ def _threads(threads: int, wide: bool, registers: int | None = None) -> dict[str
     return options | {"maxnreg": registers}
 
 
+@functools.cache
 def exact_kl_options(n: int, wide: bool, reverse: bool = False, name: str = "") -> dict[str, int]:
     """Options of preference_kl for ``n`` responses: a thread takes 4 or 8 of the 2^n sets.
 
@@ -47,6 +49,7 @@ def exact_kl_options(n: int, wide: bool, reverse: bool = False, name: str = "") 
     return {"N": n} | _threads((1 << n) // (4 if few else 8), wide, registers)
 
 
+@functools.cache
 def exact_jsd_options(n: int, wide: bool) -> dict[str, int]:
     """Options of preference_jsd for ``n`` responses."""
     first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
@@ -66,6 +69,7 @@ def exact_jsd_options(n: int, wide: bool) -> dict[str, int]:
     return tile | _threads(threads, wide, MOST_REGISTERS if n > 8 else None)
 
 
+@functools.cache
 def list_mle_options(n: int, wide: bool) -> dict[str, int]:
     """Options of preference_vpd for ``n`` responses."""
     block = min(128, triton.next_power_of_2(n))
@@ -74,6 +78,7 @@ def list_mle_options(n: int, wide: bool) -> dict[str, int]:
     return {"BLOCK": block, "STEP": step} | _threads(threads, wide, MOST_REGISTERS)
 
 
+@functools.cache
 def sampled_options(n: int, wide: bool) -> dict[str, int]:
     """Options of preference_sampled for ``n`` responses."""
     block = triton.next_power_of_2(n)
@@ -84,6 +89,7 @@ def sampled_options(n: int, wide: bool) -> dict[str, int]:
     )
 
 
+@functools.cache
 def reduction_options(n: int, wide: bool) -> dict[str, int]:
     """Options of preference_reduce for ``n`` responses: 8 entries a thread, 256 threads."""
     block = triton.next_power_of_2(n)
