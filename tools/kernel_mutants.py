@@ -10,6 +10,7 @@ SUITE = tuple(
     f"{TESTS}/logprob/test_{name}.py"
     for name in ("values", "strides", "labels", "operation", "inplace_backward")
 )
+NARROW = (f"{TESTS}/logprob/test_softcap.py",)
 RESPONSES_SUITE = (f"{TESTS}/logprob/test_responses.py",)
 LINEAR_SUITE = tuple(f"{TESTS}/linear_logprob/test_{name}.py" for name in ("rows", "fused"))
 LISTWISE = tuple(
@@ -29,6 +30,7 @@ class Mutant(NamedTuple):
     only: str = ""
 
 
+LAUNCH = "kernels/logprob/launch.py"
 FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
 SOFTMAX, NUMERICS = "kernels/logprob/softmax.py", "kernels/common/numerics.py"
 OPS, RESPONSES = "pad_fast/logprob/response_op.py", "kernels/logprob/responses.py"
@@ -43,8 +45,8 @@ MUTANTS = {
     "forward: an unread tail": Mutant(FORWARD, "if whole < vocabulary:", "if whole > vocabulary:"),
     "forward: bfloat16 accumulation": Mutant(
         SOFTMAX,
-        "return higher, total * power(peak - higher, CAPPED)",
-        "return higher, total.to(tl.bfloat16).to(tl.float32) * power(peak - higher, CAPPED)",
+        "total * power(peak - higher, CAPPED) +",
+        "total.to(tl.bfloat16).to(tl.float32) * power(peak - higher, CAPPED) +",
     ),
     "forward: no rescaling": Mutant(SOFTMAX, "total * power(peak - higher, CAPPED)", "total"),
     "forward: ignored rows are read": Mutant(
@@ -84,8 +86,8 @@ MUTANTS = {
     ),
     "backward: bfloat16 accumulation": Mutant(
         BACKWARD,
-        "share = scale / tl.load(total_ptr + row)",
-        "share = (scale / tl.load(total_ptr + row)).to(tl.bfloat16).to(ACC)",
+        "share = scale / total",
+        "share = (scale / total).to(tl.bfloat16).to(ACC)",
     ),
     "backward: no slope of the softcap": Mutant(SOFTMAX, "d *= s * (2.0 - s)", "d *= 1.0"),
     "backward: slope of a saturated score": Mutant(
@@ -114,10 +116,27 @@ MUTANTS = {
     ),
     "backward: no onehot": Mutant(SOFTMAX, "tl.where(offsets == place, scale + d, d)", "d"),
     "tanh: polynomial beyond its range": Mutant(
-        NUMERICS, "t = tl.where(tl.abs(q) > 1.0,", "t = tl.where(tl.abs(q) > 1.2,"
+        NUMERICS, "t = tl.where(tl.abs(u) > bound,", "t = tl.where(tl.abs(u) > 1.2 * bound,"
     ),
-    "tanh: tile takes the wrong branch": Mutant(NUMERICS, "if reach > 1.0:", "if reach > 4.0:"),
-    "tanh: a negative scale": Mutant(NUMERICS, "* tl.abs(inner)", "* inner"),
+    "tanh: tile takes the wrong branch": Mutant(
+        NUMERICS, "if reach > bound:", "if reach > 4.0 * bound:"
+    ),
+    "tanh: a negative scale": Mutant(NUMERICS, "* tl.abs(factor)", "* factor"),
+    "tanh: a negative bound": Mutant(NUMERICS, "1.0 / tl.abs(inner)", "1.0 / inner", NARROW),
+    "tanh: the largest without its sign": Mutant(NUMERICS, "tl.max(tl.abs(x), 1)", "tl.max(x, 1)"),
+    "tanh: another power in the coefficients": Mutant(LAUNCH, "(2 * k + 1)", "(2 * k)"),
+    "softcap: powers beyond the range": Mutant(LAUNCH, "outer <= 100.0", "outer <= 1000.0"),
+    "narrow: bfloat16 accumulation": Mutant(
+        SOFTMAX, "tree_sum(tl.exp2(z))", "tree_sum(tl.exp2(z).to(tl.bfloat16).to(tl.float32))"
+    ),
+    "narrow: a difference of logarithms": Mutant(
+        SOFTMAX, "total < own * 2.0**60", "total < own", NARROW
+    ),
+    "narrow: the quotient leaves the range": Mutant(
+        SOFTMAX, "total < own * 2.0**60", "total == total", NARROW
+    ),
+    "narrow: no onehot": Mutant(SOFTMAX, "tl.where(offsets == place, d - total, d)", "d"),
+    "narrow: half of the slope": Mutant(SOFTMAX, "* (outer + tl.abs(z))", "* (outer + z)"),
     "tanh: a coefficient": Mutant(NUMERICS, "0.13325204075825553", "0.1332420407582555"),
     "sums: in the order of the layout": Mutant(
         NUMERICS,
@@ -253,6 +272,20 @@ MUTANTS |= {
         "z - peak",
         LINEAR_SUITE,
         "exceed",
+    ),
+    "narrow: above its peak": Mutant(
+        SOFTMAX,
+        "tl.minimum(tl.exp2(z), total) if AGAIN else tl.exp2(z)",
+        "tl.exp2(z)",
+        LINEAR_SUITE,
+        "exceed",
+    ),
+    "fused: narrow in float16": Mutant(
+        SCORING,
+        "total += tl.sum(tl.exp2(z), 1)",
+        "total += tl.sum(tl.exp2(z), 1).to(tl.float16)",
+        LINEAR_SUITE,
+        FUSED,
     ),
     "tanh: float64 cancels": Mutant(
         NUMERICS, "t = _float64_tanh(", "t = _far_tanh(", only="float64_softcap"

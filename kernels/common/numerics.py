@@ -4,15 +4,17 @@ import triton
 import triton.language as tl
 
 # tanh(q) / q as a polynomial of q^2 on |q| <= 1, with the least maximum of the relative error
-# (Remez): 5.0e-8 in exact arithmetic. In float32, q * polynomial is within 1.7e-7 of tanh, where a
-# correctly rounded tanh is within 0.6e-7.
-TANH_0 = tl.constexpr(0.9999999502407366)
-TANH_1 = tl.constexpr(-0.33332839153070787)
-TANH_2 = tl.constexpr(0.13325204075825553)
-TANH_3 = tl.constexpr(-0.05345702956824571)
-TANH_4 = tl.constexpr(0.020289980423137597)
-TANH_5 = tl.constexpr(-0.006203379104791954)
-TANH_6 = tl.constexpr(0.0010410226337449705)
+# (Remez): 5.0e-8 in exact arithmetic, and 1.7e-7 of tanh where float32 evaluates it. A correctly
+# rounded tanh is within 0.6e-7. Launchers multiply the coefficients by the softcap.
+TANH = (
+    0.9999999502407366,
+    -0.33332839153070787,
+    0.13325204075825553,
+    -0.05345702956824571,
+    0.020289980423137597,
+    -0.006203379104791954,
+    0.0010410226337449705,
+)
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -32,14 +34,15 @@ def _far_tanh(q, scale):
 
 
 @triton.jit
-def _near_tanh(q, scale):
-    y = q * q
-    p = y * (scale * TANH_6) + scale * TANH_5
-    p = y * p + scale * TANH_4
-    p = y * p + scale * TANH_3
-    p = y * p + scale * TANH_2
-    p = y * p + scale * TANH_1
-    return q * (y * p + scale * TANH_0)
+def _near_tanh(u, tanh):
+    """A softcap's tanh where it is a polynomial, u times one of u^2 with the coefficients tanh."""
+    y = u * u
+    p = y * tanh[6] + tanh[5]
+    p = y * p + tanh[4]
+    p = y * p + tanh[3]
+    p = y * p + tanh[2]
+    p = y * p + tanh[1]
+    return u * (y * p + tanh[0])
 
 
 @triton.jit
@@ -58,35 +61,50 @@ def _float64_tanh(q, scale):
 
 
 @triton.jit
-def scaled_tanh(x, inner, scale, ACC: tl.constexpr):
-    """scale * tanh(inner * x) of a tile (A, B), in float32 or float64."""
+def _largest(x):
+    """max |x| of a float32 tile (A, B)."""
+    # Floats that are not negative are ordered as their bits are, and a warp finds the largest of 32
+    # integers in one instruction. For floats it takes ten before sm_100.
+    rows = tl.max(tl.abs(x), 1)
+    return tl.max(rows.to(tl.int32, bitcast=True), 0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def scaled_tanh(x, inner, scale, tanh, FOLDED: tl.constexpr, ACC: tl.constexpr):
+    """scale * tanh(inner * x) of a tile (A, B), in float32 or float64.
+
+    FOLDED says whether the coefficients tanh are of a polynomial of x, and not of inner * x.
+    """
     # The special-function units give 16 results per clock and multiprocessor, the others 128, and
     # the softmax's exponential needs them too. A tanh made of an exponential and a reciprocal
     # would take longer than reading 16-bit logits does. So a tile with |inner * x| <= 1 everywhere
     # (logits within their softcap) takes the polynomial, and a tile with any larger entry takes the
     # exponential for those entries. Both branches start from x as it was read, so that no other
-    # copy of it occupies registers.
+    # copy of it occupies registers, and give an entry the same bits.
     if ACC == tl.float64:  # noqa: SIM300
         t = _float64_tanh(inner * x.to(ACC), scale)
     else:
-        reach = tl.max(tl.max(tl.abs(x.to(ACC)), 1), 0) * tl.abs(inner)
-        if reach > 1.0:
-            q = inner * x.to(ACC)
-            t = tl.where(tl.abs(q) > 1.0, _far_tanh(q, scale), _near_tanh(q, scale))
+        factor = 1.0 if FOLDED else inner
+        bound = 1.0 / tl.abs(inner) if FOLDED else 1.0
+        reach = _largest(x.to(ACC)) * tl.abs(factor)
+        if reach > bound:
+            u = factor * x.to(ACC)
+            far = _far_tanh(inner * x.to(ACC), scale)
+            t = tl.where(tl.abs(u) > bound, far, _near_tanh(u, tanh))
         else:
-            t = _near_tanh(inner * x.to(ACC), scale)
+            t = _near_tanh(factor * x.to(ACC), tanh)
     return t
 
 
 @triton.jit
-def even_tanh(x, inner, scale):
+def even_tanh(x, inner, scale, tanh):
     """scale * tanh(inner * x) in float32, entry by entry: for the result of a matrix product.
 
     It has no maximum over the tile: before Triton 3.9 the layout of a product on sm_100 has no room
     for one. Its exponentials are few compared with the product's multiplications.
     """
     q = inner * x
-    return tl.where(tl.abs(q) > 1.0, _far_tanh(q, scale), _near_tanh(q, scale))
+    return tl.where(tl.abs(q) > 1.0, _far_tanh(q, scale), _near_tanh(q, tanh))
 
 
 @triton.jit

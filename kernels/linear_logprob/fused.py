@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..common.numerics import even_tanh
-from ..logprob.softmax import LOWEST, label_logp, power
+from ..logprob.softmax import NARROW, label_logp, no_columns, power
 
 
 @triton.jit
@@ -55,7 +55,7 @@ def linear_logprob_fwd(
     bias_ptr,  # (V,)
     labels_ptr,  # (M,)
     label_ptr,  # (SPLITS, M), the label's z, NaN in the parts that do not hold it
-    peak_ptr,  # (SPLITS, M), max z, in z's unit
+    peak_ptr,  # (SPLITS, M), max z, in z's unit; 0 if NARROW
     total_ptr,  # (SPLITS, M), sum of power(z - peak)
     rows,
     vocabulary,
@@ -64,6 +64,7 @@ def linear_logprob_fwd(
     stride_weight: tl.int64,
     inner: tl.float64,
     outer: tl.float64,
+    tanh,  # the polynomial of inner * x for a softcap, () without one
     SPLITS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     CAPPED: tl.constexpr,
@@ -84,8 +85,7 @@ def linear_logprob_fwd(
         places = first + tl.arange(0, BLOCK_M)
         label = tl.load(labels_ptr + places, mask=places < rows, other=-1).to(tl.int64)
         label = tl.where(label < vocabulary, label, -1)  # the last tile has columns beyond
-        peak = tl.full((BLOCK_M,), LOWEST, ACC)
-        total = tl.zeros((BLOCK_M,), ACC)
+        peak, total = no_columns(BLOCK_M, CAPPED, ACC)
         own = tl.full((BLOCK_M,), float("nan"), ACC)
         for column in range(split * part, tl.minimum((split + 1) * part, vocabulary), BLOCK_N):
             x = tl.zeros((BLOCK_M, BLOCK_N), ACC)
@@ -101,14 +101,17 @@ def linear_logprob_fwd(
             if HAS_BIAS:
                 bias = tl.load(bias_ptr + columns, mask=columns < vocabulary, other=0.0)
                 x += bias.to(ACC)[None, :]
-            z = even_tanh(x, inner, outer) if CAPPED else inner * x
+            z = even_tanh(x, inner, outer, tanh) if CAPPED else inner * x
             hit = columns[None, :] == label[:, None]
             own = tl.where(tl.max(hit.to(tl.int32), 1) > 0, tl.sum(tl.where(hit, z, 0.0), 1), own)
             z = tl.where((columns < vocabulary)[None, :], z, float("-inf"))
-            higher = tl.maximum(peak, tl.max(z, 1))
-            total = total * power(peak - higher, CAPPED)
-            total += tl.sum(power(z - higher[:, None], CAPPED), 1)
-            peak = higher
+            if CAPPED == NARROW:
+                total += tl.sum(tl.exp2(z), 1)
+            else:
+                higher = tl.maximum(peak, tl.max(z, 1))
+                total = total * power(peak - higher, CAPPED)
+                total += tl.sum(power(z - higher[:, None], CAPPED), 1)
+                peak = higher
         out = tl.full((), split, tl.int64) * rows + places
         tl.store(label_ptr + out, own, mask=places < rows)
         tl.store(peak_ptr + out, peak, mask=places < rows)

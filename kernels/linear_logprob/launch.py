@@ -42,6 +42,7 @@ def rows(
         return
     tiling = tiling or rows_of(logits.device).of(logits.dtype, options.softcap)
     bias = bias.contiguous() if bias is not None else None
+    capped, tanh = logprob.softcap_of(options)
     with on(logits.device):
         linear_logprob_rows[(labels.numel(),)](
             logits,
@@ -53,9 +54,10 @@ def rows(
             logits.stride(0),
             logits.stride(0) if logp_grad is None else logp_grad.stride(0),
             *logprob.constants(options),
+            tanh,
             HAS_BIAS=bias is not None,
             KEEP=logp_grad is not None,
-            CAPPED=bool(options.softcap),
+            CAPPED=capped,
             ACC=ACCUMULATORS[logits.dtype],
             BLOCK_V=tiling.columns,
             VEC=VEC,
@@ -114,15 +116,10 @@ def score(
     )
     tiling = _tiling_for(hidden, weight, bias, tilings or scoring_of(hidden.device))
     depth, described = tiling.depth // hidden.element_size(), tiling.described
-    factors: tuple[Tensor | TensorDescriptor, ...] = (hidden, weight)
-    if described:
-        sizes = (tiling.rows, tiling.columns)
-        factors = tuple(
-            TensorDescriptor.from_tensor(factor, [size, depth])
-            for factor, size in zip((hidden, weight), sizes, strict=True)
-        )
+    factors = _described(hidden, weight, tiling, depth) if described else (hidden, weight)
+    capped, tanh = logprob.softcap_of(options, even=True)
     items = triton.cdiv(count, tiling.rows) * SPLITS
-    shared = {"SPLITS": SPLITS, "CAPPED": bool(options.softcap), "enable_fp_fusion": True}
+    shared = {"SPLITS": SPLITS, "CAPPED": capped, "enable_fp_fusion": True}
     with on(hidden.device):
         programs = min(items, multiprocessors(hidden.device)) if described else items
         linear_logprob_fwd[(programs,)](
@@ -135,6 +132,7 @@ def score(
             hidden.stride(0),
             weight.stride(0),
             *logprob.constants(options),
+            tanh,
             HAS_BIAS=bias is not None,
             DESCRIBED=described,
             BLOCK_M=tiling.rows,
@@ -148,6 +146,17 @@ def score(
         grid = (triton.cdiv(count, JOINED),)
         linear_logprob_join[grid](*parts, *found, count, BLOCK_M=JOINED, **shared)
     return found
+
+
+def _described(
+    hidden: Tensor, weight: Tensor, tiling: ScoringTiling, depth: int
+) -> tuple[TensorDescriptor, ...]:
+    """Descriptors of both factors' tiles."""
+    sizes = (tiling.rows, tiling.columns)
+    return tuple(
+        TensorDescriptor.from_tensor(factor, [size, depth])
+        for factor, size in zip((hidden, weight), sizes, strict=True)
+    )
 
 
 def _tiling_for(

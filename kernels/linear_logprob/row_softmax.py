@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 
 from ..logprob.softmax import (
-    LOWEST,
     add_tile,
     is_column,
     join_lanes,
     label_logp,
     logp_grad,
+    no_columns,
     steepest_slope,
     transform,
 )
@@ -41,6 +41,7 @@ def _sum_row(
     vocabulary,
     inner,
     outer,
+    tanh,
     HAS_BIAS: tl.constexpr,
     CAPPED: tl.constexpr,
     ACC: tl.constexpr,
@@ -49,15 +50,14 @@ def _sum_row(
     """The maximum and the sum of exponentials of a row: whole tiles, then the tail."""
     whole = vocabulary // BLOCK_V * BLOCK_V
     there = whole + offsets < vocabulary
-    peak = tl.full((offsets.shape[0],), LOWEST, ACC)
-    total = tl.zeros((offsets.shape[0],), ACC)
+    peak, total = no_columns(offsets.shape[0], CAPPED, ACC)
     for start in range(0, whole, BLOCK_V):
         x = _load_tile(row_ptr + start, bias_ptr + start, offsets, there, HAS_BIAS, False)
-        z = transform(x, inner, outer, CAPPED, ACC)
+        z = transform(x, inner, outer, tanh, CAPPED, ACC)
         peak, total = add_tile(peak, total, z, CAPPED)
     if whole < vocabulary:
         x = _load_tile(row_ptr + whole, bias_ptr + whole, offsets, there, HAS_BIAS, True)
-        z = transform(x, inner, outer, CAPPED, ACC)
+        z = transform(x, inner, outer, tanh, CAPPED, ACC)
         peak, total = add_tile(peak, total, tl.where(there, z, float("-inf")), CAPPED)
     return join_lanes(peak, total, CAPPED)
 
@@ -70,6 +70,7 @@ def _label_logits(
     vocabulary,
     inner,
     outer,
+    tanh,
     HAS_BIAS: tl.constexpr,
     CAPPED: tl.constexpr,
     ACC: tl.constexpr,
@@ -80,7 +81,7 @@ def _label_logits(
     x = tl.load(row_ptr + place, mask=inside, other=float("nan"))
     if HAS_BIAS:
         x += tl.load(bias_ptr + place, mask=inside, other=0.0).to(x.dtype)
-    return tl.sum(tl.sum(transform(x, inner, outer, CAPPED, ACC), 1), 0)
+    return tl.sum(tl.sum(transform(x, inner, outer, tanh, CAPPED, ACC), 1), 0)
 
 
 @triton.jit
@@ -105,6 +106,7 @@ def _write_grad(
     total,
     inner,
     outer,
+    tanh,
     HAS_BIAS: tl.constexpr,
     CAPPED: tl.constexpr,
     ACC: tl.constexpr,
@@ -122,12 +124,18 @@ def _write_grad(
     place = label.to(tl.int32)  # 64-bit comparisons would double the registers
     if whole < vocabulary:
         x = _load_tile(row_ptr + whole, bias_ptr + whole, offsets, there, HAS_BIAS, True)
-        d = logp_grad(x, offsets, place - whole, scale, share, peak, inner, outer, CAPPED, ACC)
+        own_place = place - whole
+        d = logp_grad(
+            x, offsets, own_place, scale, share, peak, total, inner, outer, tanh, CAPPED, ACC
+        )
         tl.store(out_ptr + whole + offsets, d.to(dtype), mask=there)
     for back in range(BLOCK_V, whole + BLOCK_V, BLOCK_V):
         start = whole - back
         x = _load_tile(row_ptr + start, bias_ptr + start, offsets, there, HAS_BIAS, False)
-        d = logp_grad(x, offsets, place - start, scale, share, peak, inner, outer, CAPPED, ACC)
+        own_place = place - start
+        d = logp_grad(
+            x, offsets, own_place, scale, share, peak, total, inner, outer, tanh, CAPPED, ACC
+        )
         tl.store(out_ptr + start + offsets, d.to(dtype))
 
 
@@ -137,7 +145,7 @@ def linear_logprob_rows(
     bias_ptr,  # (V,)
     labels_ptr,  # (C,)
     logp_ptr,  # (C,), log p of the label
-    peak_ptr,  # (C,), max z, in z's unit
+    peak_ptr,  # (C,), max z, in z's unit; 0 if NARROW
     total_ptr,  # (C,), sum of power(z - peak)
     logp_grad_ptr,  # (C, V), d log p / d logits, in the dtype of products
     vocabulary,
@@ -145,6 +153,7 @@ def linear_logprob_rows(
     stride_logp_grad: tl.int64,
     inner: tl.float64,
     outer: tl.float64,
+    tanh,  # the softcap's polynomial, () without one
     HAS_BIAS: tl.constexpr,
     KEEP: tl.constexpr,  # whether logp_grad_ptr is written
     CAPPED: tl.constexpr,
@@ -160,9 +169,11 @@ def linear_logprob_rows(
     row_ptr = logits_ptr + row * stride_logits
     offsets = tl.arange(0, BLOCK_V // VEC)[:, None] * VEC + tl.arange(0, VEC)[None, :]
     peak, total = _sum_row(
-        row_ptr, bias_ptr, offsets, vocabulary, inner, outer, HAS_BIAS, CAPPED, ACC, BLOCK_V
+        row_ptr, bias_ptr, offsets, vocabulary, inner, outer, tanh, HAS_BIAS, CAPPED, ACC, BLOCK_V
     )
-    z = _label_logits(row_ptr, bias_ptr, label, vocabulary, inner, outer, HAS_BIAS, CAPPED, ACC)
+    z = _label_logits(
+        row_ptr, bias_ptr, label, vocabulary, inner, outer, tanh, HAS_BIAS, CAPPED, ACC
+    )
     tl.store(logp_ptr + row, label_logp(z, peak, total, CAPPED))
     tl.store(peak_ptr + row, peak)
     # A label that is no column makes the gradient NaN too.
@@ -186,6 +197,7 @@ def linear_logprob_rows(
             total,
             inner,
             outer,
+            tanh,
             HAS_BIAS,
             CAPPED,
             ACC,

@@ -25,6 +25,7 @@ def logprob_bwd(
     ignore_index,
     inner: tl.float64,
     outer: tl.float64,
+    tanh,  # the softcap's polynomial, () without one
     CAPPED: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -54,17 +55,18 @@ def logprob_bwd(
             tl.store(out_ptr + dsteps, zeros, mask=whole + offsets < last)
         return
 
-    inner = tl.full((), inner, ACC)
-    outer = tl.full((), outer, ACC)
+    inner, outer = tl.full((), inner, ACC), tl.full((), outer, ACC)
     scale = grad * steepest_slope(inner, outer, CAPPED)
-    share = scale / tl.load(total_ptr + row)  # NaN for a label that is no column
+    total = tl.load(total_ptr + row)
+    share = scale / total  # NaN for a label that is no column
     peak = tl.load(peak_ptr + row)
     label = label.to(tl.int32)  # 64-bit comparisons would double the registers
     tile_ptr = logits_ptr + row_r * stride_r + row_t * stride_t + first.to(tl.int64) * stride_v
     for start in range(first, whole, BLOCK_V):
         x = tl.load(tile_ptr + steps)
+        place = label - start
         d = logp_grad(
-            x, offsets, label - start, scale, share, peak, inner, outer, CAPPED, ACC, AGAIN
+            x, offsets, place, scale, share, peak, total, inner, outer, tanh, CAPPED, ACC, AGAIN
         )
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty))
         tile_ptr += block * stride_v
@@ -72,7 +74,8 @@ def logprob_bwd(
     if whole < last:
         there = whole + offsets < last
         x = tl.load(tile_ptr + steps, mask=there, other=0.0)
+        place = label - whole
         d = logp_grad(
-            x, offsets, label - whole, scale, share, peak, inner, outer, CAPPED, ACC, AGAIN
+            x, offsets, place, scale, share, peak, total, inner, outer, tanh, CAPPED, ACC, AGAIN
         )
         tl.store(out_ptr + dsteps, d.to(dlogits_ptr.dtype.element_ty), mask=there)

@@ -7,7 +7,7 @@ Other rows are slower, see the comment below: pad V to a multiple of 16 bytes.
 import triton
 import triton.language as tl
 
-from .softmax import LOWEST, add_tile, is_column, join_lanes, label_logp, transform
+from .softmax import add_tile, is_column, join_lanes, label_logp, no_columns, transform
 
 # Where V or a stride forbids 16-byte reads (50,257 columns of 16-bit logits, a view that starts at
 # an odd address), the compiler spreads a lane over neighbouring threads. Each reads one entry at a
@@ -22,7 +22,7 @@ def logprob_fwd(
     logits_ptr,  # (R, T, V)
     labels_ptr,  # (M,), M = R * T
     logp_ptr,  # (M,), log p of the label
-    peak_ptr,  # (M,), max z, in z's unit
+    peak_ptr,  # (M,), max z, in z's unit; 0 if NARROW
     total_ptr,  # (M,), sum of power(z - peak)
     tokens,
     vocabulary,
@@ -32,6 +32,7 @@ def logprob_fwd(
     ignore_index,
     inner: tl.float64,
     outer: tl.float64,
+    tanh,  # the softcap's polynomial, () without one
     CAPPED: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -53,25 +54,24 @@ def logprob_fwd(
     steps = offsets.to(tl.int64) * stride_v
     block = tl.full((), BLOCK_V, tl.int64)  # times a stride it passes 2^31
     tile_ptr = row_ptr  # a scalar that moves on: a tile of pointers would live in registers
-    peak = tl.full((LANES,), LOWEST, ACC)
-    total = tl.zeros((LANES,), ACC)
+    peak, total = no_columns(LANES, CAPPED, ACC)
 
     whole = vocabulary // BLOCK_V * BLOCK_V
     for _ in range(0, whole, BLOCK_V):
-        z = transform(tl.load(tile_ptr + steps), inner, outer, CAPPED, ACC)
+        z = transform(tl.load(tile_ptr + steps), inner, outer, tanh, CAPPED, ACC)
         peak, total = add_tile(peak, total, z, CAPPED)
         tile_ptr += block * stride_v
     if whole < vocabulary:
         there = whole + offsets < vocabulary
         x = tl.load(tile_ptr + steps, mask=there, other=0.0)
-        z = transform(x, inner, outer, CAPPED, ACC)
+        z = transform(x, inner, outer, tanh, CAPPED, ACC)
         peak, total = add_tile(peak, total, tl.where(there, z, float("-inf")), CAPPED)
 
     top, sums = join_lanes(peak, total, CAPPED)
     place = tl.zeros((1, 1), tl.int64) + label
     # A label that is no column is not read. Its log p is NaN, and through the total its gradient.
     x = tl.load(row_ptr + place * stride_v, mask=is_column(place, vocabulary), other=float("nan"))
-    z = tl.sum(tl.sum(transform(x, inner, outer, CAPPED, ACC), 1), 0)
+    z = tl.sum(tl.sum(transform(x, inner, outer, tanh, CAPPED, ACC), 1), 0)
     tl.store(logp_ptr + row, label_logp(z, top, sums, CAPPED))
     tl.store(peak_ptr + row, top)
     tl.store(total_ptr + row, tl.where(is_column(label, vocabulary), sums, float("nan")))

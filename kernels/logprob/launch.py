@@ -5,6 +5,7 @@ The backward starts one per chunk of a row.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar, Protocol
 
@@ -13,9 +14,11 @@ import triton
 from torch import Tensor
 
 from ..common.device import ACCUMULATORS, on
+from ..common.numerics import TANH
 from .backward import logprob_bwd
 from .forward import logprob_fwd
 from .responses import response_finish, response_scatter, response_sums
+from .softmax import NARROW, WIDE
 from .tuning import Tiling, tilings_of
 
 ROWS = 1024  # log-probabilities that a program takes at once
@@ -47,12 +50,40 @@ def constants(options: TokenOptions) -> tuple[float, float]:
     return options.logit_scale / options.temperature, 1.0
 
 
+@functools.lru_cache(maxsize=16)
+def _softcap(inner: float, outer: float) -> tuple[int, tuple[float, ...]]:
+    """:func:`softcap_of` from :func:`constants`."""
+    if 1e-3 <= outer <= 100.0 and abs(inner) <= 1e3:
+        folded = tuple(outer * inner ** (2 * k + 1) * factor for k, factor in enumerate(TANH))
+        if all(1e-37 < abs(coefficient) < 1e37 for coefficient in folded):  # normal in float32
+            return NARROW.value, folded
+    return WIDE.value, _of_products(outer)
+
+
+@functools.lru_cache(maxsize=16)
+def _of_products(outer: float) -> tuple[float, ...]:
+    """The coefficients of a polynomial of inner * x."""
+    return tuple(outer * factor for factor in TANH)
+
+
+def softcap_of(options: TokenOptions, even: bool = False) -> tuple[int, tuple[float, ...]]:
+    """The softcap that a kernel is compiled for, CAPPED, and the coefficients of its tanh.
+
+    They are a polynomial's of x where it is NARROW and not for ``even_tanh``, else of inner * x.
+    """
+    if not options.softcap:
+        return 0, ()
+    inner, outer = constants(options)
+    kind, coefficients = _softcap(inner, outer)
+    return kind, _of_products(outer) if even else coefficients
+
+
 def _specialization(
     logits: Tensor, options: TokenOptions, acc: torch.dtype, tiling: Tiling, tight: bool
 ) -> dict[str, Any]:
     """The arguments that a kernel is compiled for; ``tight`` if registers may be short."""
     return {
-        "CAPPED": bool(options.softcap),
+        "CAPPED": softcap_of(options)[0],
         "ACC": ACCUMULATORS[acc],
         "BLOCK_V": tiling.block(logits.element_size()),
         "VEC": 16 // logits.element_size(),
@@ -98,6 +129,7 @@ def forward(
             *logits.stride(),
             options.ignore_index,
             *constants(options),
+            softcap_of(options)[1],
             **_specialization(logits, options, acc, tiling, tight),
         )
     return logp, peak, total
@@ -138,6 +170,7 @@ def backward(
             *logits.stride(),
             options.ignore_index,
             *constants(options),
+            softcap_of(options)[1],
             CHUNK=chunk,
             AGAIN=again,
             **_specialization(logits, options, peak.dtype, tiling, tight),

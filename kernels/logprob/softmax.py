@@ -11,12 +11,19 @@ import triton.language as tl
 from ..common.numerics import LN_2, exp, rounded, scaled_tanh, tree_sum
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite, so that -inf minus a peak is never NaN
+# What CAPPED is with a softcap; 0 is without. NARROW, |z| is at most 100 bits, and a row sums 2^z
+# as it is, without a maximum: its peak is 0.
+NARROW, WIDE = tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
-def transform(x, inner, outer, CAPPED: tl.constexpr, ACC: tl.constexpr):
+def transform(x, inner, outer, tanh, CAPPED: tl.constexpr, ACC: tl.constexpr):
     """The logits z of a tile x of logits as the model gives them."""
-    return scaled_tanh(x, inner, outer, ACC) if CAPPED else inner * x.to(ACC)
+    if CAPPED:
+        z = scaled_tanh(x, inner, outer, tanh, CAPPED == NARROW, ACC)
+    else:
+        z = inner * x.to(ACC)
+    return z
 
 
 @triton.jit
@@ -32,6 +39,13 @@ def is_column(label, vocabulary):
 
 
 @triton.jit
+def no_columns(LANES: tl.constexpr, CAPPED: tl.constexpr, ACC: tl.constexpr):
+    """The peak and the total of each lane before its first column."""
+    START: tl.constexpr = 0.0 if CAPPED == NARROW else LOWEST
+    return tl.full((LANES,), START, ACC), tl.zeros((LANES,), ACC)
+
+
+@triton.jit
 def add_tile(
     peak,  # (LANES,)
     total,  # (LANES,)
@@ -42,10 +56,13 @@ def add_tile(
 
     A lane has its own maximum, so no word passes between threads: VEC + 1 exponentials a lane.
     """
-    higher = tl.maximum(peak, tl.max(z, 1))
-    return higher, total * power(peak - higher, CAPPED) + tree_sum(
-        power(z - higher[:, None], CAPPED)
-    )
+    if CAPPED == NARROW:
+        total += tree_sum(tl.exp2(z))
+    else:
+        higher = tl.maximum(peak, tl.max(z, 1))
+        total = total * power(peak - higher, CAPPED) + tree_sum(power(z - higher[:, None], CAPPED))
+        peak = higher
+    return peak, total
 
 
 @triton.jit
@@ -62,9 +79,22 @@ def join_lanes(
 
 @triton.jit
 def label_logp(z, peak, total, CAPPED: tl.constexpr):
-    """log p of labels in nats, from their z, the maximum of the row and its sum of exponentials."""
-    below = z - peak
-    return (below * LN_2 if CAPPED else below) - tl.log(total)
+    """log p of labels in nats, from their z, the row's peak and its sum of exponentials.
+
+    It is never above 0. total - own is not negative, since own has the same bits as the term in the
+    sum, and is exact where p is near 1.
+    """
+    if CAPPED == NARROW:
+        own = tl.exp2(z)
+        logp = tl.where(
+            total < own * 2.0**60,  # beyond, the quotient might leave float32's range
+            0.0 - tl.log(1.0 + (total - own) / own),
+            (z - tl.log2(total)) * LN_2,
+        )
+    else:
+        below = z - peak
+        logp = (below * LN_2 if CAPPED else below) - tl.log(total)
+    return logp
 
 
 @triton.jit
@@ -81,8 +111,10 @@ def logp_grad(
     scale,  # steepest_slope * upstream gradient
     share,  # scale / total
     peak,
+    total,
     inner,
     outer,
+    tanh,
     CAPPED: tl.constexpr,
     ACC: tl.constexpr,
     AGAIN: tl.constexpr = False,  # x was computed again, and may exceed its peak by a rounding
@@ -91,15 +123,22 @@ def logp_grad(
 
     It is (scale * onehot - share * power(z - peak)) * (1 - tanh^2). With s = 1 - |tanh|,
     1 - tanh^2 = s * (2 - s), and outer - |z| is exact: a saturated logit has a slope of exactly
-    0, and no slope has the wrong sign.
+    0, and no slope has the wrong sign. A NARROW label has share * (total - 2^z), exact near p = 1.
     """
-    z = transform(x, inner, outer, CAPPED, ACC)
-    below = tl.minimum(z - peak, 0.0) if AGAIN else z - peak
-    d = -share * power(below, CAPPED)
+    z = transform(x, inner, outer, tanh, CAPPED, ACC)
     # In tiles without the label the comparison would only cost registers.
-    if is_column(place, offsets.shape[0] * offsets.shape[1]):
-        d = tl.where(offsets == place, scale + d, d)
-    if CAPPED:
-        s = (outer - tl.abs(z)) * (1.0 / outer)
-        d *= s * (2.0 - s)
+    hit = is_column(place, offsets.shape[0] * offsets.shape[1])
+    if CAPPED == NARROW:
+        d = tl.minimum(tl.exp2(z), total) if AGAIN else tl.exp2(z)
+        if hit:
+            d = tl.where(offsets == place, d - total, d)
+        d = d * (-share / (outer * outer)) * (outer - tl.abs(z)) * (outer + tl.abs(z))
+    else:
+        below = tl.minimum(z - peak, 0.0) if AGAIN else z - peak
+        d = -share * power(below, CAPPED)
+        if hit:
+            d = tl.where(offsets == place, scale + d, d)
+        if CAPPED:
+            s = (outer - tl.abs(z)) * (1.0 / outer)
+            d *= s * (2.0 - s)
     return d

@@ -57,13 +57,15 @@ def go(kernels, shapes, *every, dtype=torch.bfloat16, labels=torch.int64):
     print(len(kernels) - before)
 
 plain, scaled = TokenOptions(), TokenOptions(0.7, 0.0, 2.0, 0)
-capped = (TokenOptions(1.0, 30.0, 1.0, -100), TokenOptions(0.5, 50.0, 0.1, -1))
+capped = (TokenOptions(1.0, 30.0, 1.0, -100), TokenOptions(0.8, 50.0, 0.5, -1))
+wide = (TokenOptions(0.2, 30.0, 1.0, -100), TokenOptions(0.1, 50.0, 0.1, -1))
 rows = ((1, 1), (1, 7), (2, 3), (16, 1), (5, 64))
 odd = ((3, 5), (2, 7), (16, 1))
 with only_compile("sm_90") as kernels:
     go(kernels, [(r, t, v) for r, t in rows for v in (32000, 128256)],
        plain, scaled, TokenOptions(1.5, 0.0, -1.0, 1))
     go(kernels, [(1, 5, 32000)], *capped)
+    go(kernels, [(1, 5, 32000)], *wide)
     go(kernels, [(r, t, v) for r, t in odd for v in (50257, 32001, 151929)], plain)
     go(kernels, [(2, 16, 50257), (1, 32, 127)], plain)
     go(kernels, [(2, 5, 32000)], plain, labels=torch.int32)
@@ -80,11 +82,12 @@ with only_compile("sm_90") as kernels:
 def test_few_compilations():
     """Numbers of rows and columns, temperatures, scales and indices compile nothing again.
 
-    Two kernels are compiled for each thing that changes the machine code: a softcap, rows that are
-    not aligned to 16 bytes (in one dimension or in both), and 32-bit labels. Rewards take three:
-    one for padded ones, and two for packed ones.
+    Two kernels are compiled for each thing that changes the machine code: a softcap, one whose
+    powers of two are beyond float32's range, rows that are not aligned to 16 bytes (in one
+    dimension or in both), and 32-bit labels. Rewards take three: one for padded ones, and two for
+    packed ones.
     """
-    assert [int(line) for line in python("-c", COUNT).split()] == [2, 2, 2, 2, 2, 3]
+    assert [int(line) for line in python("-c", COUNT).split()] == [2, 2, 2, 2, 2, 2, 3]
 
 
 COUNT_PREFERENCE = """

@@ -12,6 +12,7 @@ from pad_fast import functional, reference
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN: dict = {}
 CAPPED = {"temperature": 0.7, "softcap": 30.0, "logit_scale": 1.3}
+WIDE = {**CAPPED, "temperature": 0.2}  # 2^z is beyond float32's range
 OPTIONS = pytest.mark.parametrize("options", [PLAIN, CAPPED], ids=["plain", "capped"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 # Tolerances of gradients, which are rounded twice: the logits' gradient, and its product.

@@ -8,7 +8,7 @@ from pad_fast.kernels.linear_logprob import launch, tuning
 
 from pad_fast import reference
 from pad_fast.logprob.softmax import TokenOptions
-from tests.kernels.linear_logprob.cases import DTYPES, OPTIONS, draw, ours
+from tests.kernels.linear_logprob.cases import DTYPES, OPTIONS, WIDE, draw, ours
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 
@@ -24,7 +24,11 @@ def test_fused_scores(monkeypatch, dtype, options, vocabulary, width, described)
     plain = replace(tiling, described=False)
     tilings = tuning.ScoringTilings(aligned=tiling, odd=plain, float32=plain)
     monkeypatch.setattr(launch, "scoring_of", lambda device: tilings)
-    hidden, weight, bias, labels, _ = draw(rows=18, width=width, vocabulary=vocabulary, dtype=dtype)
+    check_scores(options, rows=18, width=width, vocabulary=vocabulary, dtype=dtype)
+
+
+def check_scores(options, **sizes):
+    hidden, weight, bias, labels, _ = draw(**sizes)
     with torch.no_grad():
         logps = ours(hidden, weight, labels, bias=bias, memory_budget=0, **options)
         eager, exact = (
@@ -35,6 +39,10 @@ def test_fused_scores(monkeypatch, dtype, options, vocabulary, width, described)
         )
     slack = 3e-6 * exact.abs().clamp(min=1)
     assert ((logps - exact).abs() <= 2 * (eager - exact).abs().amax() + slack).all()
+
+
+def test_fused_scores_of_a_softcap_whose_rows_need_their_maximum():
+    check_scores(WIDE, rows=18)
 
 
 @pytest.mark.parametrize("level", [-500.0, 500.0])

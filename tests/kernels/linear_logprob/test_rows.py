@@ -17,6 +17,7 @@ from tests.kernels.linear_logprob.cases import (
     OPTIONS,
     ROUNDING,
     SOME,
+    WIDE,
     check,
     close,
     draw,
@@ -41,6 +42,11 @@ def test_some_rows_keep_their_logp_grad_and_others_do_not(dtype):
     live = int((labels != -100).sum())
     kept = memory_budget.saved_rows(SOME, live, *weight.T.shape, dtype, hidden.device)
     assert kept == (4 if dtype == torch.float32 else 8) < live == 9
+
+
+@BUDGETS
+def test_a_softcap_whose_rows_need_their_maximum(budget):
+    check(*draw(), memory_budget=budget, **WIDE)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 128, 129])
@@ -140,6 +146,10 @@ def test_logits_that_are_computed_again_may_exceed_their_peak():
     labels, one = torch.zeros(1, dtype=torch.int64, device=DEVICE), torch.ones(1, device=DEVICE)
     found = torch.empty_like(logits)
     launch.tile(logits, labels, 3.0 * one, one, one, 0, found, TokenOptions())
+    assert found[0, 0] == 0
+    capped, sums = TokenOptions(softcap=30.0), [torch.empty(1, device=DEVICE) for _ in range(3)]
+    launch.rows(logits - 1e-5, None, labels, None, tuple(sums), capped)
+    launch.tile(logits, labels, *sums[1:], one, 0, found, capped)
     assert found[0, 0] == 0
     numbers = RowNumbers(labels, 3.0 * one, one, one)
     head = Head(logits.T, None, TokenOptions())
