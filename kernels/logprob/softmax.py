@@ -81,14 +81,14 @@ def join_lanes(
 def label_logp(z, peak, total, CAPPED: tl.constexpr):
     """log p of labels in nats, from their z, the row's peak and its sum of exponentials.
 
-    It is never above 0. total - own is not negative, since own has the same bits as the term in the
-    sum, and is exact where p is near 1.
+    It is never above 0. total - own is not negative where own has the same bits as the term in the
+    sum, and is exact where p is near 1. A compiler that fuses one of them otherwise changes that.
     """
     if CAPPED == NARROW:
         own = tl.exp2(z)
         logp = tl.where(
             total < own * 2.0**60,  # beyond, the quotient might leave float32's range
-            0.0 - tl.log(1.0 + (total - own) / own),
+            0.0 - tl.log(1.0 + tl.maximum(total - own, 0.0, tl.PropagateNan.ALL) / own),
             (z - tl.log2(total)) * LN_2,
         )
     else:
