@@ -16,7 +16,8 @@ from torch import Tensor
 SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DTYPES = SHORT | {"fp64": torch.float64}
 WIDE = {"fp32": torch.float32, "fp64": torch.float64}
-RARE = " wide softcap"  # of more than 100 bits, which keeps the running maximum
+# A softcap of more than 100 bits, with which kernels keep the running maximum.
+RARE = " wide softcap"
 CAPS = {"": 0.0, " softcap": 30.0, RARE: 3e4}
 # Whether responses have a mask, and whether they have lengths.
 FORMS = {" both": (True, True), " mask": (True, False), " lengths": (False, True)}
