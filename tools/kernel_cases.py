@@ -17,8 +17,8 @@ SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DTYPES = SHORT | {"fp64": torch.float64}
 WIDE = {"fp32": torch.float32, "fp64": torch.float64}
 # A softcap of more than 100 bits, with which kernels keep the running maximum.
-RARE = " wide softcap"
-CAPS = {"": 0.0, " softcap": 30.0, RARE: 3e4}
+WIDE_CAP = " wide softcap"
+CAPS = {"": 0.0, " softcap": 30.0, WIDE_CAP: 3e4}
 # Whether responses have a mask, and whether they have lengths.
 FORMS = {" both": (True, True), " mask": (True, False), " lengths": (False, True)}
 FORMS |= {" alone": (False, False)}
@@ -53,7 +53,7 @@ def logits_cases() -> list[Case]:
     for (short, dtype), layout, (cap, softcap) in product(DTYPES.items(), layouts, CAPS.items()):
         name = f"{short}{layout}{cap}"
         go = _logits_case(dtype, softcap, layout)
-        cases.append(Case(name, go, often=cap != RARE and (not layout or name in often)))
+        cases.append(Case(name, go, often=cap != WIDE_CAP and (not layout or name in often)))
     labels = _logits_case(torch.bfloat16, 0.0, "", labels_dtype=torch.int32)
     return [*cases, Case("bf16 int32", labels)]
 

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 
-from tools.kernel_cases import CAPS, DTYPES, RARE, SHORT, WIDE, Case
+from tools.kernel_cases import CAPS, DTYPES, SHORT, WIDE, WIDE_CAP, Case
 
 
 def linear_cases() -> list[Case]:
@@ -29,7 +29,7 @@ def _row_cases() -> list[Case]:
 
     def add(name: str, cap: str, go: Callable[[str], None]) -> None:
         short = name in often or (len(name.split()) == 2 and not name.startswith("alone"))
-        cases.append(Case(name + cap, go, often=short and cap != RARE))
+        cases.append(Case(name + cap, go, often=short and cap != WIDE_CAP))
 
     for (cap, softcap), (short, dtype) in product(CAPS.items(), DTYPES.items()):
         for (odd, columns), bias in product((("", 32768), (" odd", 50257)), ("", " bias")):
@@ -112,7 +112,7 @@ def _fused_cases() -> list[Case]:
         for (layout, width), bias in product(widths.items(), (False, True)):
             name = f"{short}{layout}{' bias' if bias else ''}{cap}"
             go = _fused_case(softcap, dtype, bias, width)
-            short_too = cap != RARE and (width != 264 or name in often)
+            short_too = cap != WIDE_CAP and (width != 264 or name in often)
             cases.append(Case(name, go, often=short_too))
     return cases
 

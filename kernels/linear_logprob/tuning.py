@@ -59,8 +59,9 @@ class RowTilings:
 # flight. They read their rows again from memory, which is less than the waiting.
 _CAPPED = RowTiling(2048, 8, most_registers=64)
 ROWS = {
-    "sm_80": RowTilings(RowTiling(4096, 16), _CAPPED),
-    # Left alone, Triton 3.9 puts 8 bytes of float64 on a stack where no gradient is kept.
+    # Left alone, Triton 3.9 puts 8 bytes of float64 on a stack: on sm_80 with a bias, on sm_90
+    # where no gradient is kept.
+    "sm_80": RowTilings(RowTiling(4096, 16), _CAPPED, float64_registers=128),
     "sm_90": RowTilings(RowTiling(4096, 16), _CAPPED, float64_registers=128),
     "sm_100": RowTilings(RowTiling(8192, 32, most_registers=64), _CAPPED),
     # Warps of 64 threads, and 1,024 threads at most.
