@@ -88,6 +88,7 @@ def logits_of(gathered: Tensor, head: Head) -> Tensor:
     gathered = gathered.to(head.factor_dtype)
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
         write_product(logits[:, columns], gathered, part.T)
+        del part  # before the next one is widened
     return logits
 
 
@@ -98,4 +99,5 @@ def times_weight(logp_grad: Tensor, head: Head) -> Tensor:
     total = logp_grad.new_zeros(len(logp_grad), head.weight.shape[1], dtype=head.dtype)
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
         add_product_(total, logp_grad[:, columns].to(part.dtype), part)
+        del part  # before the next one is widened
     return total
