@@ -179,10 +179,11 @@ def _listwise_tiles(kind: str, method: str, n: int, **others: tuple) -> Callable
     """The present options, and all combinations of ``others`` in their place."""
 
     def candidates() -> list[Any]:
-        from pad_fast.kernels.common.device import has_wide_warps
+        from pad_fast.kernels.common.device import architecture
         from pad_fast.kernels.preference import tuning
 
-        present = getattr(tuning, _options_name(kind, method))(n, has_wide_warps())
+        name = architecture(torch.device(DEVICE))
+        present = getattr(tuning, _options_name(kind, method))(n, name)
         chosen = [
             present | dict(zip(others, values, strict=True)) for values in product(*others.values())
         ]

@@ -175,7 +175,7 @@ def _reduction_cases() -> list[Case]:
 
             lengths = torch.ones(2, n, dtype=torch.int64)
             live, filled = (lengths > 0 if form[0] else None), (lengths if form[1] else None)
-            launch.reduce(torch.zeros(2), live, filled, n, mean, name.startswith("gfx"))
+            launch.reduce(torch.zeros(2), live, filled, n, mean, name)
 
         return reduce
 

@@ -47,16 +47,14 @@ def nearest(table: Mapping[str, Entry], architecture: str) -> Entry:
     return next((entry for key, entry in table.items() if key[:-1] == generation), table["sm_80"])
 
 
-def has_wide_warps() -> bool:
-    """Whether a warp of the current GPU has 64 threads, as AMD's CDNA, and not 32, as RDNA."""
-    if torch.version.hip is None:
-        return False
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).warp_size == 64
+def warp_threads(architecture: str) -> int:
+    """The threads of a warp: 64 on AMD's CDNA, 32 on RDNA and on NVIDIA's GPUs."""
+    return 64 if architecture.startswith("gfx9") else 32
 
 
-def limits_registers() -> bool:
+def limits_registers(architecture: str) -> bool:
     """Whether a launch may say how many registers a thread has. AMD's compiler takes no limit."""
-    return torch.version.hip is None
+    return not architecture.startswith("gfx")
 
 
 @functools.cache

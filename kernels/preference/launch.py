@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..common.device import ACCUMULATORS, architecture, has_wide_warps, on
+from ..common.device import ACCUMULATORS, architecture, on
 from .exact_jsd import preference_jsd
 from .exact_kl import preference_kl
 from .jsd_tables import sets_and_orders
@@ -57,24 +57,23 @@ def forward(
     betas = (options.beta, options.teacher_beta)
     # Versions of Triton have different defaults of enable_fp_fusion.
     common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}
-    wide = has_wide_warps() if name is None else name.startswith("gfx")
     name = architecture(student.device) if name is None else name
     with on(student.device):
         if kind == "vpd":
-            common |= list_mle_options(n, wide)
+            common |= list_mle_options(n, name)
             grid = (groups, triton.cdiv(n, common["BLOCK"]))
             preference_vpd[grid](*tensors, n, options.beta, **common)
         elif method == "sampled":
             draws = (options.num_samples, options.seed)
-            common |= sampled_options(n, wide)
+            common |= sampled_options(n, name)
             preference_sampled[(groups,)](*tensors, n, *draws, *betas, KIND=kind, **common)
         elif kind == "jsd":
             tables = sets_and_orders(n, student.device)
-            common |= exact_jsd_options(n, wide)
+            common |= exact_jsd_options(n, name)
             preference_jsd[(groups,)](*tensors, *tables, *betas, **common)
         else:
             reverse = kind == "reverse_kl"
-            common |= exact_kl_options(n, wide, reverse, name)
+            common |= exact_kl_options(n, name, reverse)
             preference_kl[(groups,)](*tensors, *betas, REVERSE=reverse, **common)
     return loss, grad
 
@@ -85,14 +84,14 @@ def reduce(
     lengths: Tensor | None,  # (G, N)
     responses: int,
     mean: bool,
-    wide: bool | None = None,
+    name: str | None = None,  # as in :func:`forward`
 ) -> tuple[Tensor, Tensor]:  # () and, for a mean, (), else (0,)
     """The sum of the losses, or their mean over groups with two responses that count.
 
     The second result is what divides a mean, at least 1.
     """
     reduced, divisor = loss.new_empty(()), loss.new_empty(() if mean else 0)
-    options = reduction_options(responses, has_wide_warps() if wide is None else wide)
+    options = reduction_options(responses, architecture(loss.device) if name is None else name)
     with on(loss.device):
         preference_reduce[(1,)](
             reduced,

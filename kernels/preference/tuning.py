@@ -1,8 +1,9 @@
 """Blocks, warps and registers of the listwise kernels: fixed, so that results keep their bits.
 
 The numbers follow from the reasons below; other ones were not timed. A thread holds 4 or 8 entries
-of a tile, and 32 of JSD with 8 responses. A warp of AMD's CDNA has 64 threads (``wide``), so half
-as many warps are as many threads. Options are worked out once: callers leave them as they are.
+of a tile, and 32 of JSD with 8 responses. Where a warp has 64 threads, half as many warps are as
+many threads. Options are worked out once for each architecture, such as "sm_120": callers leave
+them as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 
 import triton
 
-from ..common.device import limits_registers
+from ..common.device import limits_registers, warp_threads
 
 PAIRS = 1024  # entries of a tile (draws, responses, responses)
 MOST_DRAWS = 64  # rankings that a tile holds at most
@@ -26,31 +27,28 @@ MOST_DRAWS = 64  # rankings that a tile holds at most
 REGISTERS, MOST_REGISTERS = 128, 255
 
 
-def _threads(threads: int, wide: bool, registers: int | None = None) -> dict[str, int]:
+def _threads(threads: int, name: str, registers: int | None = None) -> dict[str, int]:
     """``threads`` as a number of warps, and the most registers of each where that can be said."""
-    options = {"num_warps": max(1, threads // (64 if wide else 32))}
-    if registers is None or wide or not limits_registers():  # wide ones are AMD's
+    options = {"num_warps": max(1, threads // warp_threads(name))}
+    if registers is None or not limits_registers(name):
         return options
     return options | {"maxnreg": registers}
 
 
 @functools.cache
-def exact_kl_options(n: int, wide: bool, reverse: bool = False, name: str = "") -> dict[str, int]:
-    """Options of preference_kl for ``n`` responses: a thread takes 4 or 8 of the 2^n sets.
-
-    ``name`` is the architecture's, such as "sm_120".
-    """
+def exact_kl_options(n: int, name: str, reverse: bool = False) -> dict[str, int]:
+    """Options of preference_kl for ``n`` responses: a thread takes 4 or 8 of the 2^n sets."""
     # With 12 responses a program has 512 threads, which have no more than 128 registers anyway. The
     # reverse KL of 10 would put 16 bytes of 128 registers on a stack on sm_100.
     registers = {11: MOST_REGISTERS, 12: None}.get(n, REGISTERS)
     registers = MOST_REGISTERS if reverse and n == 10 else registers
     # The reverse KL of 12 would put 48 bytes of 128 registers on a stack on sm_120.
     few = n < 11 or (reverse and n == 12 and name.startswith("sm_12"))
-    return {"N": n} | _threads((1 << n) // (4 if few else 8), wide, registers)
+    return {"N": n} | _threads((1 << n) // (4 if few else 8), name, registers)
 
 
 @functools.cache
-def exact_jsd_options(n: int, wide: bool) -> dict[str, int]:
+def exact_jsd_options(n: int, name: str) -> dict[str, int]:
     """Options of preference_jsd for ``n`` responses."""
     first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
     sets, block = 4 if n < 9 else 1, triton.next_power_of_2(rest)
@@ -66,31 +64,31 @@ def exact_jsd_options(n: int, wide: bool) -> dict[str, int]:
         "BLOCK_R": block,
         "BLOCK_N": triton.next_power_of_2(n),
     }
-    return tile | _threads(threads, wide, MOST_REGISTERS if n > 8 else None)
+    return tile | _threads(threads, name, MOST_REGISTERS if n > 8 else None)
 
 
 @functools.cache
-def list_mle_options(n: int, wide: bool) -> dict[str, int]:
+def list_mle_options(n: int, name: str) -> dict[str, int]:
     """Options of preference_vpd for ``n`` responses."""
     block = min(128, triton.next_power_of_2(n))
     step = min(8, block)
     threads = max(32, block * step // 8)
-    return {"BLOCK": block, "STEP": step} | _threads(threads, wide, MOST_REGISTERS)
+    return {"BLOCK": block, "STEP": step} | _threads(threads, name, MOST_REGISTERS)
 
 
 @functools.cache
-def sampled_options(n: int, wide: bool) -> dict[str, int]:
+def sampled_options(n: int, name: str) -> dict[str, int]:
     """Options of preference_sampled for ``n`` responses."""
     block = triton.next_power_of_2(n)
     draws = min(MOST_DRAWS, max(1, PAIRS // block**2))
     threads = max(32, draws * block**2 // 8)
     return {"BLOCK": block, "DRAWS": draws} | _threads(
-        threads, wide, REGISTERS if block < 32 else None
+        threads, name, REGISTERS if block < 32 else None
     )
 
 
 @functools.cache
-def reduction_options(n: int, wide: bool) -> dict[str, int]:
+def reduction_options(n: int, name: str) -> dict[str, int]:
     """Options of preference_reduce for ``n`` responses: 8 entries a thread, 256 threads."""
     block = triton.next_power_of_2(n)
-    return {"BLOCK_G": max(1, 2048 // block), "BLOCK_N": block} | _threads(256, wide)
+    return {"BLOCK_G": max(1, 2048 // block), "BLOCK_N": block} | _threads(256, name)

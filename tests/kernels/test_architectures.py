@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pad_fast.kernels.common.device import has_wide_warps, nearest
+from pad_fast.kernels.common.device import nearest
 from pad_fast.kernels.linear_logprob import tuning
 from pad_fast.kernels.preference import tuning as of_losses
 
@@ -34,28 +34,28 @@ def test_amd_has_no_limit_of_registers_and_programs_of_1024_threads_at_most():
         assert tiling.num_warps * 64 <= 1024
 
 
-@pytest.mark.parametrize("threads", [32, 64])  # in a warp of RDNA and of CDNA
-def test_losses_have_as_many_threads_on_all_of_amds_gpus(threads, monkeypatch):
-    properties = SimpleNamespace(warp_size=threads)
-    monkeypatch.setattr(torch.version, "hip", "7.1")
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    wide = has_wide_warps()
+@pytest.mark.parametrize(
+    ("name", "threads"),  # in a warp of RDNA and of CDNA
+    [("gfx1100", 32), ("gfx1201", 32), ("gfx90a", 64), ("gfx942", 64), ("gfx950", 64)],
+)
+def test_losses_have_as_many_threads_on_all_of_amds_gpus(name, threads):
     for options, expected in (
-        (of_losses.exact_jsd_options(8, wide), 128),
-        (of_losses.exact_jsd_options(9, wide), 256),
-        (of_losses.exact_kl_options(12, wide), 512),
-        (of_losses.sampled_options(16, wide), 128),
-        (of_losses.reduction_options(8, wide), 256),
+        (of_losses.exact_jsd_options(8, name), 128),
+        (of_losses.exact_jsd_options(9, name), 256),
+        (of_losses.exact_kl_options(12, name), 512),
+        (of_losses.sampled_options(16, name), 128),
+        (of_losses.reduction_options(8, name), 256),
     ):
         assert options["num_warps"] * threads == expected
         assert "maxnreg" not in options
 
 
 def test_nvidias_losses_keep_their_limits_of_registers():
-    assert not has_wide_warps()
-    assert of_losses.exact_kl_options(8, False)["maxnreg"] == of_losses.REGISTERS
-    assert "maxnreg" not in of_losses.exact_kl_options(8, True)  # compiled for AMD's without one
+    for name in ("sm_75", "sm_90", "sm_120"):
+        options = of_losses.exact_kl_options(8, name)
+        assert options["maxnreg"] == of_losses.REGISTERS
+        assert options["num_warps"] * 32 == 64
+    assert "maxnreg" not in of_losses.exact_kl_options(8, "gfx942")
 
 
 @pytest.mark.parametrize(("capability", "widens"), [((7, 5), False), ((8, 0), True)])
