@@ -31,3 +31,9 @@ def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
     for found in COMMAND.finditer(text):
         rest = re.sub(r"'[^']*'", "", found["rest"]).partition("#")[0]
         yield found["command"], re.findall(r"--([a-z][\w-]*)", rest)
+
+
+def downloads(path: Path) -> list[str]:
+    """Each line of a document that downloads from the hub."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"(?:^ *|`)(hf download [^`\n]*)", text, re.M)

@@ -45,11 +45,13 @@ def no_answer(error: Exception) -> str:
     return f"the hub at {constants.ENDPOINT} gives no answer: {first_line(error)}"
 
 
-def no_network(name: str) -> str:
-    """What to do about a name of the hub where the hub cannot be asked."""
+def no_network(kind: str, name: str, revision: str | None = None) -> str:
+    """What to do about a name of the hub where the hub cannot be asked, as :func:`problem`."""
+    which = " --repo-type dataset" if kind == "datasets" else ""
+    which += f" --revision {revision}" if revision else ""
     return (
-        f"where there is a network, `hf download {name} --local-dir FOLDER`, and give the folder; "
-        "what is in the cache (HF_HOME) is read with HF_HUB_OFFLINE=1"
+        f"where there is a network, `hf download {name}{which} --local-dir FOLDER`, and give the "
+        "folder; what is in the cache (HF_HOME) is read with HF_HUB_OFFLINE=1"
     )
 
 
@@ -79,7 +81,7 @@ def failure(error: BaseException) -> str | None:
     for each in chain(error):
         if isinstance(each, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
             why = "HF_HUB_OFFLINE is set, and" if constants.HF_HUB_OFFLINE else "no network, and"
-            return f"{why} the cache lacks a file: {no_network('NAME')}"
+            return f"{why} the cache lacks a file: {no_network('models', 'NAME')}"
         if isinstance(each, HfHubHTTPError):
             place = _place(str(each.response.url))
             if isinstance(each, GatedRepoError):
@@ -116,7 +118,7 @@ def problem(kind: str, name: str, revision: str | None = None) -> str | None:
         if gated:  # all can read of it, but its files are only for those who accepted the terms
             answer = _ask(f"{kind}/{name}/auth-check", token=None)
     except Exception as error:  # from whichever client the hub's library uses
-        return f"{no_answer(error)}; {no_network(name)}"
+        return f"{no_answer(error)}; {no_network(kind, name, revision)}"
     if answer.status_code == 403 or (gated and answer.status_code != 200):
         return no_access(name if kind == "models" else f"datasets/{name}")
     if answer.status_code in (401, 404):  # the hub says 401 about what does not exist

@@ -8,7 +8,9 @@ import warnings
 
 import pytest
 import yaml
-from docs_pages import DOCUMENTS, ROOT, blocks, commands
+from docs_pages import DOCUMENTS, ROOT, blocks, commands, downloads
+from hub_commands import asked_of_the_hub
+from huggingface_hub.utils import filter_repo_objects
 from students import RENAMED
 
 from pad_fast import PADConfig
@@ -50,6 +52,18 @@ def test_commands_and_flags_exist(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+@pytest.mark.filterwarnings("error")  # the tool warns of a pattern that it takes for a file's name
+def test_downloads_bring_what_a_run_reads(path):
+    read = ["config.json", "chat_template.jinja", "tokenizer.json", "tokenizer.model"]
+    for command in downloads(path):
+        asked = asked_of_the_hub(command)
+        files = [*read, "model-00001-of-00030.safetensors"]
+        patterns = asked["allow_patterns"]
+        assert list(filter_repo_objects(files, allow_patterns=patterns)) == read, command
+        assert asked["local_dir"] == asked["repo_id"].split("/")[-1]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_keys_of_yaml_exist(path):
     for _, text in blocks(path, "yaml"):
         assert set(yaml.safe_load(text)) <= FLAGS
@@ -67,6 +81,7 @@ def test_every_kind_of_code_is_found():
     readme = ROOT / "README.md"
     assert any(blocks(readme, "python"))
     assert ("run", ["rounds"]) in list(commands(readme))
+    assert any(downloads(ROOT / "docs" / "engines.md"))
     assert any(blocks(ROOT / "docs" / "start.md", "yaml"))
     assert any(blocks(ROOT / "docs" / "start.md", "json"))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hub_commands import asked_of_the_hub
 from huggingface_hub import constants, errors
 from worlds import changed_config
 
@@ -79,3 +82,15 @@ def test_a_model_that_is_not_in_the_cache_offline(world, tmp_path, capsys, monke
     assert cli.main(["plan", str(config), "--teacher", "nowhere/at-all"]) == cli.BAD_INPUT
     said = capsys.readouterr().err
     assert "HF_HUB_OFFLINE is set, and the cache lacks a file" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "revision"), [("models", None), ("models", "v1"), ("datasets", None)]
+)
+def test_what_cannot_be_asked_for_is_what_the_command_downloads(kind, revision, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    (command,) = re.findall("`(hf download [^`]+)`", hub.problem(kind, "a/b", revision))
+    asked = asked_of_the_hub(command)
+    assert (asked["repo_id"], asked["local_dir"]) == ("a/b", "FOLDER")
+    assert (f"{asked['repo_type']}s", asked["revision"]) == (kind, revision)
