@@ -133,7 +133,7 @@ def _scored(run: RunContext, rows: Sequence[Row]) -> tuple[list[Row], Row]:
     seed, sampler = round_seed(run.config.seed, 0, "doctor"), run.sampler(count, rewards=True)
     if given.is_given(rows):
         rows = list(given.without_responses(rows))
-        given.write_samples(run, rows, root / "samples")
+        given.write_samples(run, rows, root / "samples", title="doctor · student")
     else:
         title = "doctor · sample"
         with run.engine(run.student(0)) as student:

@@ -78,7 +78,8 @@ def sample(run: RunContext, round: int) -> None:
         return
     on_shard = partial(_look_at_shard, run, round, "sample")
     if round == 1 and given.is_given(rows):
-        run.ranks.on_main(lambda: given.write_samples(run, rows, folder, on_shard=on_shard))
+        given.write_samples(run, rows, folder, title="given responses · student", on_shard=on_shard)
+        add_shards(run, round, "sample", folder)
         _print_means(run, round, "sample")
         return
     sampler = run.sampler(run.config.num_generations, rewards=True)

@@ -19,7 +19,6 @@ from pad_fast.files.stored_rows import RowFiles, Rows, column
 from pad_fast.files.system_errors import first_line
 from pad_fast.footprint.fakes import count_parameters
 from pad_fast.pipeline.batch_sizes import builder
-from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.parquet_rows import keep_rows
 from pad_fast.pipeline.preflight import check_models, check_sources, fitting, read_split
 from pad_fast.pipeline.run import RunContext, validation_size
@@ -194,7 +193,7 @@ def _prompts(run: RunContext, count: int) -> tuple[Counts, dict[str, Lengths]]:
         draw = random.Random(derive_seed(config.seed, "plan"))
         drawn = draw.sample(train, min(count, len(train)))
         rows = list(fitting(drawn, config, student, judge, run.training.max_length))
-        counts = _counts(config, train, heldout, round(len(train) * len(rows) / len(drawn)))
+        counts = _counts(run.settings, train, heldout, round(len(train) * len(rows) / len(drawn)))
     if not rows:
         raise ValueError(f"prompts: every one of the {len(drawn)} that were drawn is too long")
     lengths = {"student": Lengths(tuple(len(row["prompt_ids"]) for row in rows))}
@@ -208,8 +207,9 @@ def _prompts(run: RunContext, count: int) -> tuple[Counts, dict[str, Lengths]]:
     return counts, lengths
 
 
-def _counts(config: RunConfig, train: Rows, heldout: Rows, fit: int) -> Counts:
+def _counts(settings: Settings, train: Rows, heldout: Rows, fit: int) -> Counts:
     """The counts of a run's prompts, of which ``fit`` of those to train on are short enough."""
+    config = settings.run
     answers = cache(lambda: any(column(train, "answer")))
     validation = validation_size(config, fit, answers)
     return Counts(
@@ -221,6 +221,7 @@ def _counts(config: RunConfig, train: Rows, heldout: Rows, fit: int) -> Counts:
         given=bool(config.responses),
         scored=bool(config.responses) and any(column(train, "scored")),
         heldout_given=bool(config.responses) and any(column(heldout, "given")),
+        anchored=settings.has_anchor,
     )
 
 

@@ -31,6 +31,7 @@ class Counts:
         given: whether responses to the training prompts are given for the first round.
         scored: whether these have scores.
         heldout_given: whether responses to the held-out prompts are given.
+        anchored: whether a training compares its student with the one that it starts from.
     """
 
     train: int
@@ -41,6 +42,7 @@ class Counts:
     given: bool = False
     scored: bool = False
     heldout_given: bool = False
+    anchored: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,32 @@ class Work:
 
     def pieces(self) -> list[Piece]:
         """All pieces in the order in which the first of each begins, the loading first."""
-        own = [*self._sampling(), *self._scoring(), *self._training(), *self._evaluation()]
+        own = [
+            *self._given(),
+            *self._sampling(),
+            *self._scoring(),
+            *self._training(),
+            *self._evaluation(),
+        ]
         own = [piece for piece in own if piece.titles and (piece.prompts or piece.kind == LOAD)]
         return [*self._loading(own), *own]
 
     def _titles(self, phase: str, first: int = 1) -> tuple[str, ...]:
         rounds = self.config.rounds
         return tuple(f"round {r}/{rounds} · {phase}" for r in self.rounds if r >= first)
+
+    def _given(self) -> Iterator[Piece]:
+        """The base student's rewards of given responses: of all, or of the first shard."""
+        config, counts = self.config, self.counts
+        if counts.heldout_given:
+            n = config.heldout_num_generations or 0
+            yield Piece(
+                ("held-out responses · student",), SCORE, STUDENT, counts.heldout, n, tries=1
+            )
+        if counts.given:
+            read = self.in_round if counts.anchored else min(self.in_round, config.shard_size)
+            n = config.num_generations
+            yield Piece(("given responses · student",), SCORE, STUDENT, read, n, tries=1)
 
     def _sampling(self) -> Iterator[Piece]:
         config, counts = self.config, self.counts
@@ -222,7 +243,7 @@ class Work:
             if kind in (SAMPLE, TRAIN, ANSWERS) and role == STUDENT
             if not title.endswith(": sample")
         ]
-        student = len(begun) + counts.given  # which reads the first shard's rewards
+        student = len(begun) + sum(piece.prompts > 0 for piece in self._given())
         judged = [title for kind, role, title in kinds if kind == SCORE and role == self.judge]
         first = [title for title in judged if title.startswith(("round", "held-out"))]
         together = len(first) - ("held-out · teacher: score" in first and len(first) > 1)

@@ -68,6 +68,29 @@ def test_validation_and_the_teachers_own_answers_are_planned(world, tmp_path, mo
     assert judged.tries == len(judged.titles) == 2  # a teacher that is loaded anew, each time
 
 
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(
+    ("changes", "read"), [({}, 2), ({"loss": "dpo", "anchor": "start"}, 6)], ids=["plain", "anchor"]
+)
+def test_the_student_that_reads_given_responses_is_planned(world, tmp_path, changes, read):
+    """It is loaded once for all shards, and not at all where no shard wants its rewards."""
+    rows = [
+        {"prompt": f"{n}+1=?", "completions": ["1", "2", "3"], "scores": [0, 1, n]}
+        for n in range(8)
+    ]
+    source = tmp_path / "given.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {**changes, "responses": str(source), "heldout_size": 2, "shard_size": 2}
+    config = changed_config(
+        world, tmp_path, **dict.fromkeys(("prompts", "heldout", "teacher")), **changes
+    )
+    assert cli.main(["run", str(config)]) == 0
+    found = taken(tmp_path / "run")
+    assert found == planned(config)
+    assert found["given responses · student"] == read * 3
+    assert found["held-out responses · student"] == 2 * 3
+
+
 def test_a_plan_that_is_kept_stands_in_the_report(finished, capsys):
     run = finished / "run"
     assert cli.main(["plan", str(finished / "config.yaml"), "--keep", "true", *BY_RATES]) == 0

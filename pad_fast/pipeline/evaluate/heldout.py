@@ -85,7 +85,9 @@ def sample_groups(run: RunContext) -> None:
     """Sample the responses of the fixed groups from the base student, unless they are given."""
     folder = run.folder.root / "heldout" / "samples"
     if given.is_given(run.heldout_rows):
-        run.ranks.on_main(lambda: given.write_samples(run, run.heldout_rows, folder, rewards=True))
+        given.write_samples(
+            run, run.heldout_rows, folder, title="held-out responses · student", rewards=True
+        )
         return
     count = run.config.heldout_num_generations or 0
     if run.ranks.agree(unfinished(run.heldout_rows, folder, run.config.shard_size)):

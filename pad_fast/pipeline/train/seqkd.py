@@ -18,6 +18,7 @@ from pad_fast.files.own_files import read_json
 from pad_fast.files.stored_rows import Row, Rows, changed, take
 from pad_fast.models.layout import IGNORE
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.common_rows import common_rows
 from pad_fast.pipeline.parquet_rows import iter_rows, keep_rows
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.sample.shards import sample_shards, unfinished
@@ -25,7 +26,7 @@ from pad_fast.pipeline.sample.teacher_answers import with_ids_of
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.train.checkpoints import STATE
 from pad_fast.pipeline.train.train_round import bar_title, fit, loaded, training_args
-from pad_fast.pipeline.train.training_rows import count_tokens, training_rows
+from pad_fast.pipeline.train.training_rows import count_tokens
 from pad_fast.training.filled_batches import rows_of_its_own
 from pad_fast.training.resumed_log import ResumableLog
 
@@ -61,7 +62,7 @@ def train_seqkd(run: RunContext, last: int) -> None:
     seed = round_seed(run.config.seed, 0, "train")
     args = training_args(run, student, folder / "trainer", seed, max_steps=steps)
     examples = map(partial(example, student), iter_rows(folder / "answers"))
-    with training_rows(run, partial(keep_rows, rows=examples)) as rows:
+    with common_rows(run, "train", partial(keep_rows, rows=examples)) as rows:
         trainer = _AnswersTrainer(
             model=loaded(run, student, bar_title(run, run.config.rounds, "seqkd"), args.seed),
             args=args,

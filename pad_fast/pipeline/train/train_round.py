@@ -13,6 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from pad_fast.evaluation import model_names
 from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.common_rows import common_rows
 from pad_fast.pipeline.compared import folder_of, phase_of
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.phases import TRAIN
@@ -23,7 +24,7 @@ from pad_fast.pipeline.train.adapter import trainable
 from pad_fast.pipeline.train.checkpoints import STATE, Checksums, last_checkpoint
 from pad_fast.pipeline.train.saved_student import save_student
 from pad_fast.pipeline.train.scored_rows import keep_scored_rows, with_anchor
-from pad_fast.pipeline.train.training_rows import live_tokens, training_rows
+from pad_fast.pipeline.train.training_rows import live_tokens
 from pad_fast.progress.bar import Bar
 from pad_fast.training.config import PADConfig
 from pad_fast.training.trainer import PADTrainer
@@ -201,7 +202,8 @@ def _train_on_scores(
     """Train the student of the round before on the scores of a round."""
     scores, before = run.folder.round(round) / "scores", run.student(round - 1)
     keep = partial(keep_scored_rows, run=run, scores=scores, args=args)
-    with training_rows(run, keep) as rows:  # a damaged shard is found before weights are read
+    # A damaged shard is found before weights are read.
+    with common_rows(run, "train", keep) as rows:
         trainer = PADTrainer(
             model=loaded(run, before, bar_title(run, round, phase), args.seed),
             args=args,

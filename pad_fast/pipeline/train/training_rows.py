@@ -1,41 +1,14 @@
-"""The rows of a training, on disk for all ranks while it goes on."""
+"""How many tokens the rows of a training have."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from pad_fast.files.stored_rows import FIRST, RowFiles, Rows
-from pad_fast.pipeline.run import RunContext
-
 TOGETHER = 1024  # rows that are counted at a time
-
-
-@contextlib.contextmanager
-def training_rows(run: RunContext, keep: Callable[[RowFiles], Rows]) -> Iterator[Dataset]:
-    """Rows as a memory-mapped dataset that the main rank writes, and removes after the block.
-
-    What a trainer prepares lies in the same folder, since datasets keeps it beside what it is made
-    from, and goes with it.
-
-    Args:
-        run: the run.
-        keep: writes the rows to the files that it is given.
-    """
-    folder = run.folder.rows / "train"
-    files = RowFiles(folder) if run.ranks.is_main else None
-    if files is not None:
-        keep(files)
-    run.ranks.wait()
-    yield Dataset.from_file(str(folder / FIRST))
-    run.ranks.wait()
-    if files is not None:
-        files.remove()
 
 
 def live_tokens(rows: Any) -> int:

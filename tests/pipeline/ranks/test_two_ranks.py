@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import launched
@@ -22,9 +23,11 @@ pytestmark = pytest.mark.slow
 # would make a step of the learning rate of a gradient that is nothing but rounding.
 BATCH = 4
 PLAIN = {"optim": "sgd", "learning_rate": 0.1, "validation_size": 0, "heldout_size": 3}
+GIVEN = {"prompts": None, "heldout": None, "responses": "given.jsonl", "num_generations": 2}
 LORA = {"use_peft": True, "lora_r": 2, "lora_alpha": 4}
 CASES = {
     "15": {"prompts_per_round": 15, "baseline": "seqkd"},
+    "given": {**GIVEN, "loss": "dpo", "anchor": "start"},
     "idle": {"prompts_per_round": 7, "shard_size": 16},  # one shard, which one rank takes
     "lora": {"prompts_per_round": 10, **LORA},
     "validated": {"validation_size": 3, "teacher_response": "greedy"},
@@ -37,6 +40,8 @@ def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     worlds.write_config(folder)
     worlds.write_prompts(folder / "train.jsonl", 15)
+    given = [{"prompt": f"{n}+1=?", "completions": [str(n + 1), "2"]} for n in range(2, 15)]
+    (folder / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
     return folder
 
 
@@ -56,6 +61,8 @@ def config(world: Path, folder: Path, ranks: int, **changes: object) -> Path:
     folder.mkdir()
     size = BATCH // ranks
     given = {"output_dir": str(folder / "run"), "per_device_train_batch_size": size}
+    if "responses" in changes:
+        changes["responses"] = str(world / str(changes["responses"]))
     return worlds.changed_config(world, folder, **{**PLAIN, **given, **changes})
 
 
