@@ -61,6 +61,20 @@ def test_the_teachers_answer_is_one_more_response(world, tmp_path) -> None:
     assert cli.main(["run", str(tmp_path / "config.yaml")]) == 0
 
 
+def test_tokenizers_are_compared_once_for_a_shards_answers(world, tmp_path, monkeypatch) -> None:
+    compared, compare = [], Checkpoint.same_tokenizer
+    monkeypatch.setattr(
+        Checkpoint, "same_tokenizer", lambda *of: compared.append(of) or compare(*of)
+    )
+    counts = []
+    for size in (8, 4):  # one shard, and two
+        compared.clear()
+        folder = tmp_path / str(size)
+        run(world, folder, "sample", teacher_response="greedy", heldout_size=0, shard_size=size)
+        counts.append(len(compared))
+    assert counts[1] == counts[0] + 1
+
+
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name not in ("ppd", "vpd")])
 def test_every_loss_trains_in_a_run(loss, scored, world, tmp_path) -> None:
     needs = {"anchor": "start"} if LOSSES[loss].needs_anchor else {}

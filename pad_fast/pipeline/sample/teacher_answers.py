@@ -79,7 +79,9 @@ def with_teacher_answers(
         answers: the teacher's, by prompt.
         rows: as sampling makes them.
     """
-    found = [_answer(run, student, row, answers[row["prompt_id"]]) for row in rows]
+    reader = student.checkpoint
+    reuse_ids = run.teacher.same_tokenizer(reader)
+    found = [_answer(reader, row, answers[row["prompt_id"]], reuse_ids=reuse_ids) for row in rows]
     prompts = [row["prompt_ids"] for row in rows]
     rewards = student.rewards(prompts, [[ids] for _, ids, _ in found])
     return [
@@ -95,12 +97,13 @@ def with_teacher_answers(
     ]
 
 
-def _answer(run: RunContext, student: Engine, row: Row, answer: Row) -> tuple[str, list[int], str]:
+def _answer(
+    reader: Checkpoint, row: Row, answer: Row, *, reuse_ids: bool
+) -> tuple[str, list[int], str]:
     """Text, the student's token ids and finish reason of the teacher's answer to a row's prompt."""
     text, reason = answer["completions"][0], answer["finish_reasons"][0]
-    reader = student.checkpoint
     ids = list(answer["completion_ids"][0])
-    if not run.teacher.same_tokenizer(reader):
+    if not reuse_ids:
         ids = reader.response_ids(row["prompt"], text, reason)
     room = len(ids) if reader.window is None else reader.window - len(row["prompt_ids"])
     return text, ids[:room], reason if len(ids) <= room else "length"
