@@ -21,7 +21,7 @@ from rich.table import Table
 
 from pad_fast.doctor.engine_difference import of_engines
 from pad_fast.files.stored_rows import Row
-from pad_fast.pipeline.dry_build import check_training
+from pad_fast.pipeline.dry_build import check_hub, check_training
 from pad_fast.pipeline.findings.finding import Finding, Verdict
 from pad_fast.pipeline.findings.first_shard import of_samples, of_scores
 from pad_fast.pipeline.option import option
@@ -116,6 +116,7 @@ def _drawn(run: RunContext, count: int) -> tuple[list[Row], int]:
     config, student = run.config, run.student(0)
     check_sources(config)
     check_training(run)
+    check_hub(run.training, config.hub_dataset_id, config.hub_dtype)
     check_models(config, student, run.judge)
     train, heldout = read_split(config, partial(keep_rows, run.files))
     check_prompts(itertools.chain(train, heldout), student, run.judge)

@@ -38,12 +38,11 @@ def check_training(run: RunContext) -> None:
     """Build optimizer, schedule, trackers and Trainer as the training will, and throw them away.
 
     Raises:
-        ValueError: one of them cannot be built, the implementation cannot run here, or nothing can
-            be pushed to the hub although that is wanted. The message names the setting.
+        ValueError: one of them cannot be built, or the implementation cannot run here. The message
+            names the setting.
     """
     check_launches(run.training.impl, default_device())
     check_adapter(run.config, run.student(0))
-    _check_hub(run.training, run.config.hub_dataset_id, run.config.hub_dtype)
     _check_trackers(run.training)
     _check_compilation(run.training)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +68,17 @@ def _naming(setting: str, problem: str) -> Iterator[None]:
         raise ValueError(f"{setting}: {problem}: {first_line(error)}") from error
 
 
-def _check_hub(args: PADConfig, dataset: str | None, dtype: str = "trained") -> None:
+def check_hub(args: PADConfig, dataset: str | None, dtype: str = "trained") -> None:
+    """Check that what the run ends with can be pushed to the hub, where that is wanted.
+
+    Args:
+        args: of the training.
+        dataset: the setting ``hub_dataset_id``.
+        dtype: the setting ``hub_dtype``.
+
+    Raises:
+        ValueError: it cannot, or is described and not wanted. The message names the setting.
+    """
     if not args.push_to_hub:
         if dtype != "trained":
             raise ValueError(

@@ -25,7 +25,7 @@ from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.chosen_batches import choose_batches
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.costs import recording
-from pad_fast.pipeline.dry_build import check_training
+from pad_fast.pipeline.dry_build import check_hub, check_training
 from pad_fast.pipeline.finished import is_finished
 from pad_fast.pipeline.folder_lock import locked
 from pad_fast.pipeline.parquet_rows import keep_rows, write_rows
@@ -70,7 +70,7 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
 
     Raises:
         ValueError: prompts, models and settings do not fit together, the run folder was started
-            with others, or another process holds it.
+            with others, another process holds it, or nothing can be pushed although that is wanted.
     """
     run = RunContext(settings)
     if run.config.score_cache is not None:
@@ -91,6 +91,8 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
 
 def _check_or_prepare(run: RunContext, trains: bool) -> None:
     run.folder.check_manifest_is_not_lost()
+    if trains:  # a run that is finished can still be pushed
+        check_hub(run.training, run.config.hub_dataset_id, run.config.hub_dtype)
     if run.folder.manifest_path.exists():
         _check_unchanged(run)
         if trains and not is_finished(run, run.config.rounds):

@@ -104,13 +104,13 @@ SCORE = Phase(
     ),
     ("round-*/scores/part-*.parquet", "heldout/groups/part-*.parquet"),
 )
-# Settings that no phase names are PADConfig's and change the training first. Among them is `impl`:
-# before the training it changes nothing but rounding.
+# Among them is `impl`: before the training it changes nothing but rounding.
 TRAIN = Phase(
     "train",
     "train the student on the scored responses",
     frozenset(
         {
+            # The run's own.
             "compare",
             "train_dtype",
             "prompts_per_step",
@@ -120,6 +120,85 @@ TRAIN = Phase(
             "lora_dropout",
             "lora_target_modules",
             "load_in_4bit",
+            # The loss and its rows.
+            "loss",
+            "preset",
+            "beta",
+            "teacher_beta",
+            "divergence",
+            "method",
+            "num_samples",
+            "gamma",
+            "pairs",
+            "group_size",
+            "group_reduction",
+            "anchor",
+            "preference_weight",
+            "likelihood_weight",
+            "likelihood_on",
+            "likelihood_beta",
+            "repeats",
+            "train_on",
+            "max_length",
+            "max_completion_length",
+            "mask_truncated_completions",
+            "disable_dropout",
+            # The optimizer and its steps.
+            "learning_rate",
+            "lr_scheduler_type",
+            "lr_scheduler_kwargs",
+            "warmup_steps",
+            "num_train_epochs",
+            "max_steps",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "auto_find_batch_size",
+            "optim",
+            "optim_args",
+            "optim_target_modules",
+            "weight_decay",
+            "adam_beta1",
+            "adam_beta2",
+            "adam_epsilon",
+            "max_grad_norm",
+            # Precision, and what computes.
+            "bf16",
+            "fp16",
+            "tf32",
+            "impl",
+            "torch_compile",
+            "torch_compile_backend",
+            "torch_compile_mode",
+            "use_liger_kernel",
+            "liger_kernel_config",
+            "use_cpu",
+            "full_determinism",
+            # How it is split over processes, on which the form of checkpoints depends.
+            "fsdp",
+            "fsdp_config",
+            "deepspeed",
+            "accelerator_config",
+            "parallelism_config",
+            "ddp_broadcast_buffers",
+            # Which rows come when.
+            "data_seed",
+            "train_sampling_strategy",
+            "dataloader_drop_last",
+            "dataloader_in_order",
+            # What a resume restores, and what a logged loss counts.
+            "restore_callback_states_from_checkpoint",
+            "logging_nan_inf_filter",
+            # Evaluation within a training, which a run does not do; a wrong one stops it.
+            "eval_steps",
+            "eval_delay",
+            "eval_on_start",
+            "per_device_eval_batch_size",
+            "prediction_loss_only",
+            "bf16_full_eval",
+            "fp16_full_eval",
+            "load_best_model_at_end",
+            "metric_for_best_model",
+            "greater_is_better",
         }
     ),
     ("*/student", "*/trainer/checkpoint-*/trainer_state.json"),  # in round-RR/ and in seqkd/
@@ -160,11 +239,21 @@ OF_BENCHMARKS = frozenset(
 # too, from the same distribution, for what is not sampled yet.
 FREE = OF_BENCHMARKS | frozenset(
     {
+        # The folder, the environment, the student that the run names.
         "output_dir",
-        "hub_dataset_id",
-        "hub_dtype",
         "accept_environment",
         "load_best_round",
+        # What is pushed, once all is done.
+        "push_to_hub",
+        "hub_model_id",
+        "hub_revision",
+        "hub_private_repo",
+        "hub_token",
+        "hub_strategy",
+        "hub_always_push",
+        "hub_dataset_id",
+        "hub_dtype",
+        # Servers.
         "student_server",
         "teacher_server",
         "student_serve",
@@ -173,13 +262,28 @@ FREE = OF_BENCHMARKS | frozenset(
         "server_timeout",
         "server_patience",
         "serve_timeout",
+        # What is shown, logged and tracked.
+        "logging_strategy",
         "logging_steps",
-        "report_to",
-        "disable_tqdm",
+        "logging_first_step",
         "log_level",
-        "save_steps",
+        "log_level_replica",
+        "log_on_each_node",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "skip_memory_metrics",
+        "debug",
+        # When checkpoints are kept: a resume is exact from any.
         "save_strategy",
+        "save_steps",
         "save_total_limit",
+        "enable_jit_checkpoint",
+        # Memory and speed.
         "score_cache",
         "sample_batch_tokens",
         "score_batch_tokens",
@@ -187,15 +291,24 @@ FREE = OF_BENCHMARKS | frozenset(
         "memory_budget",
         "share_prefix",
         "torch_empty_cache_steps",
-        "dataset_num_proc",
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
         "activation_checkpointing",
         "activation_checkpointing_kwargs",
+        # How rows are read.
+        "dataset_num_proc",
         "dataloader_num_workers",
         "dataloader_pin_memory",
         "dataloader_persistent_workers",
         "dataloader_prefetch_factor",
+        "dataloader_multiprocessing_context",
+        "remove_unused_columns",
+        # How processes talk.
+        "ddp_backend",
+        "ddp_timeout",
+        "ddp_bucket_cap_mb",
+        "ddp_find_unused_parameters",
+        "ddp_static_graph",
     }
 )
 
@@ -205,6 +318,7 @@ def first_phase(setting: str) -> str | None:
     if setting in FREE:
         return None
     found = (phase.name for phase in (PREPARE, *PHASES) if setting in phase.settings)
+    # Another release of transformers may have arguments that no phase names.
     return next(found, TRAIN.name)
 
 

@@ -11,14 +11,16 @@ from typing import ClassVar
 
 import pytest
 import torch
+from commands import failing
 from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard, RepoUrl
 from safetensors.torch import load_file
 
+from pad_fast import cli
 from pad_fast.files.own_files import read_json
 from pad_fast.pipeline.arguments import parse_settings
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.dry_build import _check_hub
+from pad_fast.pipeline.dry_build import check_hub
 from pad_fast.pipeline.hub import hub_name
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.publish import model_card, upload
@@ -112,15 +114,18 @@ class Api:
     def __init__(self, token=None):
         assert token == "hf_writer"
 
+    def create_branch(self, name, *, branch, exist_ok):
+        self.made.append(("branch", name, branch, exist_ok))
+
     def create_repo(self, name, *, private, exist_ok, repo_type="model"):
         self.made.append((repo_type, name, private, exist_ok))
         kind = "datasets/" if repo_type == "dataset" else ""
         return RepoUrl(f"https://huggingface.co/{kind}{name}")
 
     def upload_folder(
-        self, *, repo_id, folder_path, commit_message, repo_type="model", ignore_patterns=()
+        self, *, repo_id, folder_path, commit_message, repo_type="model", ignore_patterns=(), **to
     ):
-        target = self.kept / repo_id
+        target = self.kept / repo_id / (to.get("revision") or "")
         shutil.copytree(folder_path, target, ignore=shutil.ignore_patterns(*ignore_patterns))
         self.folders[repo_id] = target
 
@@ -155,6 +160,39 @@ def test_a_student_and_its_responses_are_pushed(finished, api, tmp_path):
     for path in (path for path in folder.rglob("*") if path.is_file()):
         assert str(finished).encode() not in path.read_bytes()
         assert b"hf_writer" not in path.read_bytes()
+
+
+def test_a_branch_is_made_for_a_revision(finished, api):
+    """The responses have no such branch: the setting is Trainer's, and of the model."""
+    flags = ("--hub_revision", "second", "--hub_dataset_id", "me/asked")
+    upload.push(context(finished, *PUSHED, *flags), finished / "run" / "round-02" / "student")
+    assert ("branch", "me/small", "second", True) in api.made
+    assert (api.kept / "me" / "small" / "second" / "config.json").is_file()
+    assert (api.kept / "me" / "asked" / "README.md").is_file()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_finished_run_is_pushed_later(finished, api, tmp_path, capsys, monkeypatch):
+    """Train, look at the report, then push: the settings of the hub may change at any time."""
+    asked = []
+    monkeypatch.setattr("pad_fast.pipeline.hub.push_problem", asked.append)
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "run", folder)
+    assert "hub_model_id: needed with push_to_hub" in failing(
+        capsys, "run", folder, "--push_to_hub", "true"
+    )
+    assert not asked
+    given = (*PUSHED, "--hub_dataset_id", "me/asked", "--hub_dtype", "bfloat16")
+    assert cli.main(["run", str(folder), *given]) == 0
+    assert asked == ["hf_writer"]
+    assert "pushed   https://huggingface.co/me/small" in capsys.readouterr().out
+    card = ModelCard.load(api.folders["me/small"] / "README.md")
+    assert card.data.datasets == ["me/asked"]
+    assert card.text.lstrip().startswith("# small\n")
+    assert (api.kept / "me" / "asked" / "responses").is_dir()
+    trained = finished / "run" / "round-02" / "student" / "model.safetensors"
+    kept = folder / "round-02" / "student" / "model.safetensors"
+    assert kept.read_bytes() == trained.read_bytes()
 
 
 @pytest.mark.parametrize(("wanted", "width"), [("bfloat16", 2), ("base", 4)])
@@ -236,4 +274,4 @@ def test_without_a_name_for_them_responses_stay_here(finished, api):
 def test_wrong_names(pushes, dataset, message):
     args = SimpleNamespace(push_to_hub=pushes, hub_model_id="me/small", hub_token=None)
     with pytest.raises(ValueError, match=message):
-        _check_hub(args, dataset, "base" if dataset is None else "trained")
+        check_hub(args, dataset, "base" if dataset is None else "trained")

@@ -34,10 +34,13 @@ def push(run: RunContext, student: Path) -> list[str]:
     api = HfApi(token=args.hub_token)
     made = "PAD with pad-fast"
     model = api.create_repo(str(args.hub_model_id), private=args.hub_private_repo, exist_ok=True)
+    if args.hub_revision is not None:
+        api.create_branch(model.repo_id, branch=args.hub_revision, exist_ok=True)
     with _to_push(run, student) as folder:
         api.upload_folder(
             repo_id=model.repo_id,
             folder_path=folder,
+            revision=args.hub_revision,
             ignore_patterns=KEPT_HERE,
             commit_message=made,
         )
