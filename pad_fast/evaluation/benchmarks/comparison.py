@@ -67,7 +67,7 @@ class Comparison:
         length_controlled: see :func:`~.length_control.length_controlled_rates`.
         flips: the share of games whose verdict changes with the order.
         kappa: Cohen's kappa of the verdicts in the two orders: 1 for one verdict always, 0 for
-            what chance gives; None if one of the orders has one verdict throughout.
+            what chance gives; None if all verdicts of both orders are the same one.
         first_place: the mean probability that the judge gives to whichever answer stands first.
     """
 

@@ -128,6 +128,14 @@ def test_a_model_that_always_wins_has_finite_rates():
     assert found.row()["win_rate"] == dataclasses.asdict(found.win_rate)
 
 
+@pytest.mark.parametrize(
+    ("second", "kappa"), [([0.9, 0.9], None), ([0.9, 0.1], 0.0), ([0.1, 0.1], 0.0)]
+)
+def test_kappa_is_unknown_only_where_both_orders_have_one_and_the_same_verdict(second, kappa):
+    rows = [Game(str(n), "", 0.9, share, 10, 10) for n, share in enumerate(second)]
+    assert compare(rows)[0].kappa == kappa
+
+
 def test_a_fondness_for_the_first_place_shows():
     fair, fond = compare(games())[0], compare(games(fondness=1.5))[0]
     assert fair.first_place == pytest.approx(0.5)
