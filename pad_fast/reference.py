@@ -112,9 +112,7 @@ def pair_logistic(x: Tensor, t: Tensor, gamma: float = 0.0, pairs: str = "best_w
 def rrhf(x: Tensor, t: Tensor) -> Tensor:
     """Sum over t_i < t_j of max(0, x_i - x_j) (RRHF, 2304.05302, equation 2)."""
     n, zero = len(x), x.sum() * 0
-    return sum(
-        (torch.maximum(zero, x[i] - x[j]) for i in range(n) for j in range(n) if t[i] < t[j]), zero
-    )
+    return sum(((x[i] - x[j]).relu() for i in range(n) for j in range(n) if t[i] < t[j]), zero)
 
 
 def pro(x: Tensor, t: Tensor) -> Tensor:

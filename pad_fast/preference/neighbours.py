@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
+from pad_fast.preference.best_and_worst import best_and_worst
 from pad_fast.preference.plackett_luce import RankingOptions
 
 
@@ -29,19 +30,19 @@ def list_net(student: Tensor, teacher: Tensor, options: RankingOptions) -> Tenso
 def pair_logistic(student: Tensor, teacher: Tensor, options: RankingOptions) -> Tensor:
     """The logistic loss of pairs, -log sigmoid(x_w - x_l - gamma) for t_w > t_l.
 
-    The pairs are the best and the worst response, or all, averaged. Equal rewards of the teacher
-    are no pair; the loss of a group without one is 0.
+    The pairs are the first and the last response of the teacher's ranking, or all, averaged. Equal
+    rewards of the teacher are no pair; the loss of a group without one is 0.
 
     Source: DPO (arXiv 2305.18290) with an anchor, sums over tokens and gamma = 0; SimPO (arXiv
     2405.14734) with means over tokens and no anchor.
     """
     x = options.beta * student
     if options.pairs == "best_worst":
-        order = teacher.argsort(dim=1, descending=True, stable=True)[:, [0, -1]]
-        (best, worst), (high, low) = x.gather(1, order).T, teacher.gather(1, order).T
-        return softplus(options.gamma - best + worst).where(high > low, 0)
+        ends = best_and_worst(teacher)
+        (best, worst), (high, low) = x.gather(1, ends).T, teacher.gather(1, ends).T
+        return -logsigmoid(best - worst - options.gamma).where(high > low, 0)
     better = _better(teacher)
-    losses = softplus(options.gamma - x[:, :, None] + x[:, None, :]).where(better, 0)
+    losses = -logsigmoid(x[:, :, None] - x[:, None, :] - options.gamma).where(better, 0)
     return losses.sum((1, 2)) / better.sum((1, 2)).clamp(min=1)
 
 
@@ -52,7 +53,8 @@ def rrhf(student: Tensor, teacher: Tensor, options: RankingOptions) -> Tensor:
 
     Source: Yuan et al., arXiv 2304.05302, equations 2 and 3, with means over tokens.
     """
-    excess = (student[:, None, :] - student[:, :, None]).clamp(min=0)  # [g, j, i] = r_i - r_j
+    # [g, j, i] = r_i - r_j. Equal rewards pull at neither: the slope of relu is 0 there.
+    excess = (student[:, None, :] - student[:, :, None]).relu()
     return excess.where(_better(teacher), 0).sum((1, 2))
 
 
@@ -68,14 +70,15 @@ def pro(student: Tensor, teacher: Tensor, options: RankingOptions) -> Tensor:
     """
     n = student.shape[1]
     order = teacher.argsort(dim=1, descending=True, stable=True)
-    x = options.beta * student.gather(1, order)
-    t = options.teacher_beta * teacher.to(student.dtype).gather(1, order)
-    apart = t[:, :, None] - t[:, None, :]  # [g, k, i] = d_ki
-    own = (t - t[:, -1:]) * x
-    later = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)
-    others = (apart * x[:, None, :]).masked_fill(~later, -torch.inf)
-    steps = torch.cat([own[:, :, None], others], 2).logsumexp(2) - own
-    return steps[:, :-1].sum(1)
+    r, t = student.gather(1, order), teacher.to(student.dtype).gather(1, order)
+    # z[g, k, i] = x_i d_ki - x_k d_kk, in which only differences of rewards meet: of two products
+    # float32 would keep nothing but the rounding where rewards are far from 0.
+    apart = t[:, :-1, None] - t[:, None, :]
+    wins = apart * (r[:, None, :] - r[:, :-1, None])
+    z = options.beta * options.teacher_beta * (wins + (t[:, -1:] - t)[:, None, :] * r[:, :-1, None])
+    later = torch.ones(n - 1, n, dtype=torch.bool, device=r.device).triu(1)
+    others = z.masked_fill(~later, -torch.inf).logsumexp(2)
+    return -logsigmoid(-others).sum(1)
 
 
 def lambda_loss(student: Tensor, teacher: Tensor, options: RankingOptions) -> Tensor:
@@ -94,7 +97,7 @@ def lambda_loss(student: Tensor, teacher: Tensor, options: RankingOptions) -> Te
     rank = x.detach().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     discount = 1 / torch.log2(2.0 + rank.to(x.dtype))
     weight = (gain[:, :, None] - gain[:, None, :]) * (discount[:, :, None] - discount[:, None, :])
-    losses = weight.abs() * softplus(x[:, None, :] - x[:, :, None])
+    losses = -weight.abs() * logsigmoid(x[:, :, None] - x[:, None, :])
     return losses.where(_better(teacher), 0).sum((1, 2))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pad_fast.evaluation import ranking_agreement
+from pad_fast.preference.best_and_worst import best_and_worst
 
 SATURATED = "loss/saturated"
 CHOSEN = "logps/chosen"
@@ -71,18 +72,16 @@ def prompt_metrics(
 
     Returns:
         ``rewards/chosen`` and ``rewards/rejected`` are the student's rewards of the teacher's best
-        and worst response; ``rewards/accuracies`` is the share of pairs that the student orders as
-        the teacher does. ``logps/mean`` and ``logps/chosen``, of the teacher's best response, are
-        in nats per token, for either ``normalize``. Metrics of rankings are NaN where the teacher
-        ranks nothing.
+        and worst response, the pair that ``pairs="best_worst"`` trains; ``rewards/accuracies`` is
+        the share of pairs that the student orders as the teacher does. ``logps/mean`` and
+        ``logps/chosen``, of the teacher's best response, are in nats per token, for either
+        ``normalize``. Metrics of rankings are NaN where the teacher ranks nothing.
     """
     loss, student, teacher = loss.detach().float(), student.detach().float(), teacher.float()
     agreement = ranking_agreement(student, teacher, mask, reduction="none")
     ranked = ~agreement["kendall_tau"].isnan()
-    best = teacher.masked_fill(~mask, -torch.inf).argmax(1, keepdim=True)
-    worst = teacher.masked_fill(~mask, torch.inf).argmin(1, keepdim=True)
-    chosen = student.gather(1, best)[:, 0].where(ranked, torch.nan)
-    rejected = student.gather(1, worst)[:, 0].where(ranked, torch.nan)
+    ends = best_and_worst(teacher, mask)
+    chosen, rejected = student.gather(1, ends).where(ranked[:, None], torch.nan).T
     live, lengths = mask.sum(1, dtype=loss.dtype), lengths.float()
     logps = student if facts.normalize == "mean" else student / lengths.clamp(min=1)
     nothing = torch.full_like(loss, torch.nan)
@@ -94,7 +93,7 @@ def prompt_metrics(
         agreement["kendall_tau"],
         agreement["top1"],
         logps.masked_fill(~mask, 0).sum(1) / live,
-        logps.gather(1, best)[:, 0],
+        logps.gather(1, ends)[:, 0],
         lengths.masked_fill(~mask, 0).sum(1) / live,
         lengths.masked_fill(~mask, torch.inf).amin(1),
         lengths.masked_fill(~mask, 0).amax(1),

@@ -6,8 +6,10 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 
 from pad_fast.conversation.given import as_list
+from pad_fast.preference.best_and_worst import best_and_worst
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 
@@ -73,12 +75,16 @@ def without_repeats(
 
 
 def part_of(teacher: list[float | None], train_on: str) -> list[float | None]:
-    """The rewards of the responses that a setting ``train_on`` reads, None for all others."""
-    live = [(reward, i) for i, reward in enumerate(teacher) if reward is not None]
-    if train_on not in ("best", "pair") or not live:
+    """The rewards of the responses that a setting ``train_on`` reads, None for all others.
+
+    Equal rewards are no pair: where all are equal, "pair" reads the best one alone.
+    """
+    if train_on not in ("best", "pair") or all(reward is None for reward in teacher):
         return teacher
-    best, worst = (choose(live, key=lambda each: each[0])[1] for choose in (max, min))
-    kept = {best, worst} if train_on == "pair" else {best}
+    rewards = torch.from_numpy(np.array([teacher], dtype=np.float64))  # None becomes NaN
+    best, worst = best_and_worst(rewards, ~rewards.isnan())[0].tolist()
+    paired = train_on == "pair" and teacher[best] != teacher[worst]
+    kept = {best, worst} if paired else {best}
     return [reward if i in kept else None for i, reward in enumerate(teacher)]
 
 

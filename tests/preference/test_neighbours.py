@@ -132,6 +132,48 @@ def test_equal_rewards_of_the_teacher_are_no_pair() -> None:
     torch.testing.assert_close(everything, -logsigmoid(margins - 0.7).mean())
 
 
+@pytest.mark.parametrize("pairs", ["best_worst", "all"])
+def test_the_pair_of_tied_rewards_is_the_definitions(pairs: str) -> None:
+    student, _ = rewards(3, 4)
+    teacher = torch.tensor([[3.0, 1, 1, 2], [2, 2, 1, 1], [1, 3, 3, 1]], dtype=torch.float64)
+    got = loss_of("simpo", student, teacher, pairs=pairs)
+    torch.testing.assert_close(got, by_definition("simpo", student, teacher, pairs=pairs))
+    if pairs == "best_worst":
+        (grad,) = torch.autograd.grad(got.sum(), student)
+        assert [row.nonzero()[:, 0].tolist() for row in grad] == [[0, 2], [0, 3], [1, 3]]
+
+
+def test_equal_rewards_of_the_student_do_not_move_it_by_rrhf() -> None:
+    student = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    teacher = torch.tensor([[2.0, 1.0, 3.0]], dtype=torch.float64)
+    for loss in (loss_of("rrhf", student, teacher), by_definition("rrhf", student, teacher)):
+        assert loss.item() == 0
+        assert not torch.autograd.grad(loss.sum(), student)[0].any()
+
+
+@pytest.mark.parametrize("far", [0.0, -50.0, -300.0])
+@pytest.mark.parametrize("n", [2, 4])
+def test_pro_in_float32_is_that_of_float64_however_far_rewards_are_from_0(far, n) -> None:
+    teacher = torch.tensor([[-0.5, -1.5, -1.75, -3.0]])[:, :n]
+    student = torch.tensor([[0.0, -0.0625, -0.125, -0.25]])[:, :n] + far
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        rewards = student.to(dtype).requires_grad_()
+        loss = preference_loss("pro", rewards, teacher.to(dtype), likelihood_weight=0.0)
+        found.append((loss.double(), torch.autograd.grad(loss, rewards)[0].double()))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-9)
+    assert found[1][1][0, 0] < 0
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo", "lambda_loss"])
+def test_a_pair_far_in_the_wrong_order_has_its_whole_loss(name: str) -> None:
+    student = torch.tensor([[0.0, 22.0 / BETA]], dtype=torch.float64)
+    teacher = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(
+        loss_of(name, student, teacher), by_definition(name, student, teacher), rtol=1e-13, atol=0
+    )
+
+
 @pytest.mark.parametrize("name", NEIGHBOURS)
 @pytest.mark.parametrize("spread", [1e-3, 1e3])
 def test_extreme_rewards_stay_finite(name: str, spread: float) -> None:
