@@ -99,7 +99,7 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
     """
     with tempfile.TemporaryDirectory(prefix="pad-fast-doctor-") as folder:
         # With a single shard, the metrics of the shard are those of all prompts.
-        config = dataclasses.replace(settings.run, output_dir=folder, shard_size=num_prompts)
+        config = settings.run.changed(output_dir=folder, shard_size=num_prompts)
         run = RunContext(Settings(config, settings.training))
         drawn, heldout = _drawn(run, num_prompts)
         run.train_rows = drawn  # in the place of the file that a run writes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class RunConfig(
     """
 
     def __post_init__(self) -> None:
+        left_open = [name for name, value in vars(self).items() if value is None]
         self.chat_template_kwargs = json_object("chat_template_kwargs", self.chat_template_kwargs)
         self.compare = json_object("compare", self.compare)
         check_compared(self.methods, self.rounds)
@@ -80,6 +82,21 @@ class RunConfig(
         self.check_adapter()
         check_servers(self)
         self.check_benchmarks(has_teacher=bool(self.teacher))
+        self._derived = [name for name in left_open if getattr(self, name) is not None]
+
+    def given(self) -> dict[str, Any]:
+        """The settings without what was filled in: from these, another setting's change follows.
+
+        Example:
+            >>> config = RunConfig(student="s", teacher="t", prompts="p", output_dir="o")
+            >>> config.heldout_num_generations, config.given()["heldout_num_generations"]
+            (4, None)
+        """
+        return {**dataclasses.asdict(self), **dict.fromkeys(self._derived)}
+
+    def changed(self, **changes: Any) -> RunConfig:
+        """The settings with other values, from which the others follow as if they were given."""
+        return RunConfig(**{**self.given(), **changes})
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:

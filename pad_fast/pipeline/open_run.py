@@ -29,7 +29,7 @@ from pad_fast.pipeline.dry_build import check_hub, check_training
 from pad_fast.pipeline.finished import is_finished
 from pad_fast.pipeline.folder_lock import locked
 from pad_fast.pipeline.parquet_rows import keep_rows, write_rows
-from pad_fast.pipeline.phases import PREPARE, changed_settings
+from pad_fast.pipeline.phases import PREPARE, TRAIN, changed_settings
 from pad_fast.pipeline.preflight import (
     check_models,
     check_prompts,
@@ -308,6 +308,8 @@ def _record_changes(run: RunContext, manifest: Row, changed: dict[str, str | Non
         "machine": machine(),
         "changes": [*manifest.get("changes", []), change],
     }
+    if TRAIN.name in changed.values():  # what no step was made with is chosen again
+        recorded["chosen"] = {}
     write_json(run.folder.manifest_path, {**manifest, **recorded})
 
 

@@ -166,8 +166,12 @@ class Settings:
         return any(each.get("anchor") == "start" for each in (self.training, *methods))
 
     def flat(self) -> dict[str, Any]:
-        """The settings that were given, and the run's own, as one mapping for JSON."""
-        return _kept({**dataclasses.asdict(self.run), **self.training})
+        """The settings as they were given, and the run's own, as one mapping for JSON.
+
+        A setting that follows from others is open in it, as it was: read again with another of
+        these, it follows from that one.
+        """
+        return _kept({**self.run.given(), **self.training})
 
     def resolved(self, training: PADConfig) -> dict[str, Any]:
         """Every setting as one mapping for JSON, the training's defaults included.

@@ -14,7 +14,9 @@ from worlds import changed_config
 from pad_fast import cli
 from pad_fast.files.own_files import read_json, write_json
 from pad_fast.pipeline.arguments import parse_settings
+from pad_fast.pipeline.open_run import open_run
 from pad_fast.pipeline.run import RunContext
+from pad_fast.pipeline.train import train_round
 
 
 def test_bad_models(world, tmp_path, capsys):
@@ -96,3 +98,74 @@ def test_changed_models_and_prompts_are_noticed(world, tmp_path, capsys):
     shutil.copy(world / "train.jsonl", tmp_path / "own.jsonl")
     worlds.save_model(tmp_path / "own", seed=9)
     assert "is not the model" in failing(capsys, "score", config)
+
+
+@pytest.fixture(scope="module")
+def begun(world, tmp_path_factory):
+    """The settings of a run that was prepared, as a YAML file and as its folder."""
+    folder = tmp_path_factory.mktemp("begun")
+    config = changed_config(world, folder, learning_rate=None, mcq_floor=0.01)
+    with open_run(parse_settings("run", [str(config)])):
+        return config, folder / "run"
+
+
+def resolved(*words):
+    settings = parse_settings("run", [str(word) for word in words])
+    return settings.resolved(settings.pad_config(Path("unused")))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--mcq_preset", "paper"],
+        ["--mcq_preset", "released"],
+        ["--num_generations", "6"],
+        ["--num_generations", "6", "--heldout_num_generations", "5"],
+        ["--preset", "paper"],
+        ["--use_peft", "true"],
+        ["--prompts_per_step", "8"],
+        ["--teacher_response", "true"],
+    ],
+)
+def test_a_folder_is_read_as_the_settings_that_it_was_started_with(begun, flags):
+    """What was left open follows from a changed setting, as it does with the YAML file."""
+    config, folder = begun
+    assert resolved(folder, *flags) == resolved(config, *flags)
+
+
+def test_a_given_value_is_kept_beside_a_changed_preset(begun):
+    _, folder = begun
+    found = resolved(folder, "--mcq_preset", "released")
+    names = ("mcq_formula", "mcq_weight", "mcq_floor", "heldout_num_generations")
+    assert [found[name] for name in names] == ["paper", 1.0, 0.01, 3]
+
+
+def test_a_folder_that_holds_what_followed_as_given_still_opens(begun, tmp_path):
+    """Earlier manifests did not tell the two apart."""
+    folder = tmp_path / "run"
+    shutil.copytree(begun[1], folder)
+    manifest = read_json(folder / "run.json")
+    config = {name: manifest["resolved"][name] for name in manifest["config"]}
+    write_json(folder / "run.json", {**manifest, "config": config})
+    with open_run(parse_settings("run", [str(folder)])):
+        (change,) = read_json(folder / "run.json")["changes"]
+    assert change["to"] == {"output_dir": str(folder)}
+    assert resolved(folder)["mcq_formula"] == "scale_free"
+
+
+@pytest.mark.usefixtures("no_report")
+def test_what_a_training_chose_is_chosen_again_for_other_settings(
+    world, tmp_path, capsys, monkeypatch
+):
+    """The first one died before its first checkpoint, and teacher_beta is at most beta."""
+    config = changed_config(world, tmp_path)
+    for phase in ("sample", "score"):
+        assert cli.main([phase, str(config)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(train_round, "fit", lambda *args: 1 / 0)
+        assert cli.main(["train", str(config)]) == 1
+    before = read_json(tmp_path / "run" / "run.json")["chosen"]["teacher_beta"]
+    smaller = before / 2
+    assert cli.main(["train", str(config), "--beta", str(smaller)]) == 0
+    assert read_json(tmp_path / "run" / "run.json")["chosen"]["teacher_beta"] == smaller
