@@ -180,7 +180,7 @@ def _run_on_words(command: Command, words: list[str]) -> int:
     else:
         given = [parse_settings(command.name, words, command.help, command.many)]
     if launch is not None:  # the settings are right, or the processes would all say so
-        return hand_over(launch, whole)
+        return hand_over(launch, whole, on_cpu=bool(given[0].training.get("use_cpu")))
     call = _imported(command.call)
     leave_imports_to_themselves()
     return _exit_code(call(*given, *command.arguments))

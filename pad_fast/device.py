@@ -46,6 +46,21 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def visible_gpus() -> str:
+    """The number of GPUs that this process may use, and what makes it so, in words."""
+    count, chosen = count_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = "is not set" if chosen is None else f"is {chosen!r}"
+    return f"{count or 'no'} visible GPU{'s' * (count != 1)} (CUDA_VISIBLE_DEVICES {given})"
+
+
+def gpu_identity(device: torch.device) -> str | None:
+    """What tells a GPU from all others, also of other machines; None for a CPU or if unknown."""
+    if not is_gpu(device):
+        return None
+    found = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if found is None else str(found)
+
+
 def is_gpu(device: torch.device) -> bool:
     """Whether the device is a GPU that PyTorch calls "cuda", NVIDIA's or AMD's."""
     return device.type == "cuda"

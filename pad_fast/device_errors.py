@@ -6,7 +6,8 @@ import subprocess
 
 import torch
 
-from pad_fast.files.system_errors import chain
+from pad_fast.device import visible_gpus
+from pad_fast.files.system_errors import chain, first_line
 
 # PyTorch's allocator on a CPU and NVIDIA's libraries have no class of their own for it.
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
@@ -36,6 +37,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_of_the_device(error: BaseException) -> bool:
     """Whether the driver reports it, after which a process mostly cannot use the GPU any more."""
     return any(isinstance(each, torch.AcceleratorError) for each in chain(error))
+
+
+def name_the_device(error: BaseException) -> None:
+    """Leave no setting to blame for a failure of the device.
+
+    Raises:
+        RuntimeError: memory ran out, or the driver reports the failure; the message says what.
+    """
+    if is_of_the_device(error) or is_out_of_memory(error):
+        raise RuntimeError(
+            f"the device failed, which says nothing of the settings: {first_line(error)}; this "
+            f"process has {visible_gpus()}: see what else uses the device, and start again"
+        ) from error
 
 
 def lacks_compiler(error: BaseException) -> bool:

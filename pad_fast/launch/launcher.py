@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pad_fast.device import count_gpus
+from pad_fast.device import count_gpus, visible_gpus
 from pad_fast.files.yaml_files import read_yaml
 from pad_fast.launch.process import COMMAND, NEW_STORE, THREADS
 from pad_fast.terminal import command_line
@@ -81,10 +81,10 @@ def launch_command(launch: Launch, words: Sequence[str]) -> list[str]:
     Raises:
         ValueError: there is no such configuration of accelerate.
     """
-    path, gpus = _config_of(launch), count_gpus()
-    processes = launch.num_processes or max(1, gpus) * launch.num_machines
+    path = _config_of(launch)
+    processes = launch.num_processes or max(1, _gpus(launch)[0]) * launch.num_machines
     module = ["-m", "pad_fast", *words]
-    if gpus == 0:
+    if count_gpus() == 0:
         return [*_torchrun(launch, processes), *module]
     flags = {
         "config_file": path,
@@ -99,17 +99,22 @@ def launch_command(launch: Launch, words: Sequence[str]) -> list[str]:
     return [*launcher, *_as_flags(flags), *module]
 
 
-def hand_over(launch: Launch, words: Sequence[str]) -> int:
+def hand_over(launch: Launch, words: Sequence[str], *, on_cpu: bool = False) -> int:
     """Become the launcher that starts ``pad-fast`` with ``words`` on many processes.
 
     Signals then reach the launcher itself, which ends its processes.
+
+    Args:
+        launch: on what.
+        words: the command.
+        on_cpu: whether its settings leave the GPUs alone (``use_cpu``).
 
     Returns:
         The exit code of the launcher, where the system cannot replace a process (Windows).
 
     Raises:
-        ValueError: the launch's port is taken, its configuration is not there, or this process was
-            started by a launcher already.
+        ValueError: the launch's port is taken, its configuration is not there, there are more
+            processes than GPUs, or this process was started by a launcher already.
     """
     if found := [name for name in LAUNCHED if name in os.environ]:
         raise ValueError(
@@ -117,6 +122,8 @@ def hand_over(launch: Launch, words: Sequence[str]) -> int:
             "set); give these flags to the launcher"
         )
     command = launch_command(launch, words)
+    if not on_cpu:
+        check_gpus(launch)
     if launch.main_process_port and launch.machine_rank == 0:
         check_port(launch.main_process_port)
     print(f"pad-fast: {command_line(command)}", file=sys.stderr, flush=True)
@@ -171,6 +178,21 @@ def cpu_note(config: Path) -> str | None:
     return None
 
 
+def check_gpus(launch: Launch) -> None:
+    """Raise ValueError if a launch starts more processes on this machine than it has GPUs."""
+    gpus, where = _gpus(launch)
+    processes, machines = launch.num_processes or 0, launch.num_machines
+    if not 0 < gpus < processes // machines or _read(_config_of(launch)).get("use_cpu"):
+        return
+    what = f"{processes} processes"
+    if machines > 1:
+        what += f" on {machines} machines, {processes // machines} on each,"
+    raise ValueError(
+        f"num_processes: {what} need a GPU each, and this machine has {where}; give "
+        f"--num_processes {gpus * machines}, or let the processes see more GPUs"
+    )
+
+
 def check_port(port: int) -> None:
     """Raise ValueError if a port of this machine is taken."""
     with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
@@ -202,6 +224,15 @@ def _config_of(launch: Launch) -> Path:
     """The file of a launch's configuration, which its processes decide where none is given."""
     many = (launch.num_processes or count_gpus()) > 1 or launch.num_machines > 1
     return config_path(launch.accelerate_config or ("multi_gpu" if many else "single_gpu"))
+
+
+def _gpus(launch: Launch) -> tuple[int, str]:
+    """The number of GPUs that a launch's processes see on this machine, and the same in words."""
+    chosen = _read(_config_of(launch)).get("gpu_ids")
+    if count_gpus() == 0 or chosen in (None, "all"):
+        return count_gpus(), visible_gpus()
+    count = len(str(chosen).split(","))
+    return count, f"{count} GPUs (gpu_ids in {launch.accelerate_config} is {chosen})"
 
 
 def _torchrun(launch: Launch, processes: int) -> list[str]:

@@ -18,6 +18,7 @@ from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from pad_fast.device import default_device
+from pad_fast.device_errors import name_the_device
 from pad_fast.dispatch import check_launches
 from pad_fast.environment import shown, variables
 from pad_fast.files.system_errors import first_line
@@ -61,10 +62,14 @@ def check_training(run: RunContext) -> None:
 
 @contextlib.contextmanager
 def _naming(setting: str, problem: str) -> Iterator[None]:
-    """Raise ValueError about ``setting`` for whatever a library raises inside."""
+    """Raise ValueError about ``setting`` for whatever a library raises inside.
+
+    A failure of the device is a RuntimeError about the device.
+    """
     try:
         yield
     except Exception as error:  # any kind, by any library that a setting chooses
+        name_the_device(error)
         raise ValueError(f"{setting}: {problem}: {first_line(error)}") from error
 
 

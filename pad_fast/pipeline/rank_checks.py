@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 
+from pad_fast.device import gpu_identity, visible_gpus
 from pad_fast.environment import decisive, variables, versions
 from pad_fast.pipeline.run import RunContext
 
@@ -12,11 +13,34 @@ PATIENCE = 30.0  # seconds until what one machine wrote is seen by another
 
 
 def check_ranks(run: RunContext) -> None:
-    """Raise ValueError on every rank unless all have the same settings, versions and variables."""
+    """Raise ValueError on every rank unless all can work together.
+
+    They need the same settings, versions and variables, and each a GPU of its own.
+    """
     if run.ranks.alone:
         return
     run.ranks.check_equal("settings", run.settings.resolved(run.training))
     run.ranks.check_equal("environment", decisive(versions(), variables()))
+    _check_gpus(run)
+
+
+def _check_gpus(run: RunContext) -> None:
+    """Raise ValueError on every rank if two use the same GPU.
+
+    accelerate gives GPU 0 to the process after the last GPU's, and NCCL would refuse that when the
+    training begins, hours later.
+    """
+    own = {"gpu": gpu_identity(run.training.device), "host": platform.node(), "of": visible_gpus()}
+    first: dict[str, int] = {}
+    for rank, found in enumerate(run.ranks.gather(own)):
+        before = first.setdefault(found["gpu"] or f"rank {rank} has none", rank)
+        if before != rank:
+            raise ValueError(
+                f"num_processes: rank {before} and rank {rank} on {found['host']} have the same "
+                f"GPU, and each process needs one of its own; the machine shows {found['of']}. "
+                "Start as many processes on each machine (--num_processes, torchrun's "
+                "--nproc_per_node), or let the processes see other GPUs"
+            )
 
 
 def check_shared_folder(run: RunContext, patience: float = PATIENCE) -> None:

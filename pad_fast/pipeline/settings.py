@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pad_fast.device_errors import name_the_device
 from pad_fast.files.system_errors import first_line
 from pad_fast.launch import process
 from pad_fast.pipeline.compared import options_of
@@ -102,6 +103,7 @@ class Settings:
         except Exception as error:  # such as a file that a setting names, and is not there
             if (meeting := process.cannot_meet(error)) is not None:
                 raise ValueError(meeting) from error
+            name_the_device(error)
             given = [name for name in LOADED if self.training.get(name)]
             raise ValueError(
                 f"{' or '.join(given or self.training)}: the training's arguments cannot be "

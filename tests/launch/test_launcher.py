@@ -8,10 +8,12 @@ import socket
 import sys
 
 import pytest
+import torch
 import worlds
 from accelerate.commands.config.config_args import load_config_from_file
 from commands import failing
 
+from pad_fast import cli
 from pad_fast.launch import launcher
 from pad_fast.launch.launcher import CONFIGS, LAUNCHED, NAMES, Launch, launch_command, split_launch
 from pad_fast.launch.process import NEW_STORE
@@ -30,9 +32,9 @@ KINDS = {
 @pytest.fixture
 def gpus(monkeypatch):
     """Sets the number of GPUs of this machine."""
-    for name in LAUNCHED:
+    for name in (*LAUNCHED, "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
-    return lambda count: monkeypatch.setattr(launcher, "count_gpus", lambda: count)
+    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
 @pytest.fixture
@@ -49,11 +51,11 @@ def started(gpus, monkeypatch):
     return found
 
 
-def hand_over(*words: str) -> None:
+def hand_over(*words: str, on_cpu: bool = False) -> None:
     """Become the launcher of ``pad-fast run`` with ``words``."""
     launch, rest = split_launch(words)
     with pytest.raises(SystemExit):
-        launcher.hand_over(launch, ["run", *rest])
+        launcher.hand_over(launch, ["run", *rest], on_cpu=on_cpu)
 
 
 def options(command: list[str]) -> dict[str, str]:
@@ -193,6 +195,53 @@ REFUSED = {
 def test_a_launch_that_cannot_be(flags, message, started, tmp_path, capsys):
     config = worlds.write_config(tmp_path, models=False)
     assert message in failing(capsys, "run", config, *flags)
+    assert not started
+
+
+FOUR_MACHINES = ("--num_machines", "4", "--main_process_ip", "10.0.0.1")
+
+
+def test_more_processes_than_gpus_are_refused(started, gpus, tmp_path, capsys, monkeypatch):
+    gpus(4)
+    config = worlds.write_config(tmp_path, models=False, use_cpu=None)
+    said = failing(capsys, "run", config, "--num_processes", "8")
+    assert (
+        "num_processes: 8 processes need a GPU each, and this machine has 4 visible GPUs "
+        "(CUDA_VISIBLE_DEVICES is not set); give --num_processes 4, or" in said
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    said = failing(capsys, "run", config, "--num_processes", "32", *FOUR_MACHINES)
+    assert (
+        "num_processes: 32 processes on 4 machines, 8 on each, need a GPU each, and this machine "
+        "has 4 visible GPUs (CUDA_VISIBLE_DEVICES is '4,5,6,7'); give --num_processes 16" in said
+    )
+    assert not started
+    hand_over("c.yaml", "--num_processes", "4")
+    hand_over("c.yaml", "--num_processes", "16", *FOUR_MACHINES)
+    assert len(started) == 2
+
+
+def test_processes_of_a_cpu_need_no_gpus(started, gpus, tmp_path):
+    gpus(1)
+    hand_over("c.yaml", "--num_processes", "2", on_cpu=True)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((CONFIGS / "multi_gpu.yaml").read_text().replace("cpu: false", "cpu: true"))
+    hand_over("c.yaml", "--num_processes", "2", "--accelerate_config", str(mine))
+    config = worlds.write_config(tmp_path, models=False, use_cpu=True)
+    with pytest.raises(SystemExit):
+        cli._run(["run", str(config), "--num_processes", "2"])
+    assert len(started) == 3
+
+
+def test_a_file_of_the_users_may_choose_gpus(started, gpus, tmp_path):
+    gpus(8)
+    path = tmp_path / "mine.yaml"
+    path.write_text((CONFIGS / "multi_gpu.yaml").read_text().replace("ids: all", "ids: 2,3"))
+    assert options(launch_command(Launch(None, str(path)), ["run"]))["num_processes"] == "2"
+    with pytest.raises(
+        ValueError, match=r"has 2 GPUs \(gpu_ids in .*mine.yaml is 2,3\); give --num_p"
+    ):
+        launcher.hand_over(Launch(4, str(path)), ["run", "c.yaml"])
     assert not started
 
 

@@ -32,9 +32,19 @@ def usual_version(_: Path) -> None:
     rank_checks.versions = cli_versions
 
 
+def same_gpu(folder: Path) -> None:
+    """Both ranks have one GPU, as where more processes are started than there are."""
+    usual_version(folder)
+    rank_checks.gpu_identity = lambda device: "GPU-7"
+
+
+def other_gpus(_: Path) -> None:
+    rank_checks.gpu_identity = lambda device: f"GPU-{os.environ['RANK']}"
+
+
 def other_folder(folder: Path) -> None:
     """Rank 1 does not see what rank 0 writes, which then waits for it until it is ended."""
-    usual_version(folder)
+    other_gpus(folder)
     rank_checks.check_shared_folder.__defaults__ = (2.0,)
     known = run.RunFolder
     if DIFFERS:
@@ -46,6 +56,7 @@ RUNS: dict[str, tuple[list[str], Callable[[Path], None]]] = {
     "bad": (["--learning_rate", "-1"], usual_version),
     "settings": (["--temperature", "0.5"] if DIFFERS else [], usual_version),
     "versions": ([], other_version),
+    "gpus": ([], same_gpu),
     "folder": ([], other_folder),
 }
 

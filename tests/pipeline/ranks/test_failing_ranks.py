@@ -32,8 +32,8 @@ def world(tmp_path_factory) -> Path:
 def test_what_differs_between_ranks_is_said_once(world, tmp_path):
     config = worlds.changed_config(world, tmp_path, output_dir=str(tmp_path / "run"))
     launched.script(2, Path(__file__).parent / "differing_ranks.py", config, tmp_path, ends=1)
-    bad, settings, versions, folder = (
-        said(tmp_path, run) for run in ("bad", "settings", "versions", "folder")
+    bad, settings, versions, gpus, folder = (
+        said(tmp_path, run) for run in ("bad", "settings", "versions", "gpus", "folder")
     )
     host = process.platform.node()
     assert bad.startswith(f"pad-fast: rank 0 of 2 ({host}): ")
@@ -43,6 +43,7 @@ def test_what_differs_between_ranks_is_said_once(world, tmp_path):
     assert "environment: rank 0 (" in versions
     assert "torch is " in versions
     assert "and '1.0'" in versions
+    assert f"num_processes: rank 0 and rank 1 on {host} have the same GPU, and each" in gpus
     assert "rank 1 of 2 (" in folder
     assert f"does not see {tmp_path}/elsewhere/run.json, which rank 0 on " in folder
     assert "give a folder that all machines share" in folder
