@@ -65,10 +65,11 @@ class Evaluated:
         sampled: the same for the model's own samples, with several responses each.
         sampling: what the sampling of these logged, such as ``completions/clipped_ratio``.
         fixed: rewards of the fixed groups, which are the base student's samples; None for the
-            teacher.
-        fresh: rewards of ``sampled``; None for the teacher.
+            teacher. Equal responses are ranked as often as the training counts them: with
+            ``repeats: once`` the teacher's reward of all but the first is None.
+        fresh: rewards of ``sampled``, likewise; None for the teacher.
         losses: the configured loss of each fixed group, None for a group that has none.
-        judged: the teacher's rewards of ``sampled``; empty where it gave none.
+        judged: the teacher's rewards of ``sampled``, each draw's; empty where it gave none.
         rule: by which responses are right, a key of :data:`pad_fast.evaluation.answers.RULES`.
     """
 

@@ -24,6 +24,7 @@ from pad_fast.files.own_files import (
 )
 from pad_fast.files.stored_rows import SCRATCH, RowFiles, Rows, column, take
 from pad_fast.report.wording import SAMPLED
+from pad_fast.training.row_columns import as_counted
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +34,7 @@ GROUP_COLUMNS = (
     "answer",
     "skill",
     "completions",
+    "completion_ids",
     "finish_reasons",
     "teacher_rewards",
     "student_rewards",
@@ -41,7 +43,7 @@ GROUP_COLUMNS = (
 
 @dataclass(frozen=True)
 class FixedGroup:
-    """A held-out prompt with its fixed responses.
+    """A held-out prompt with its fixed responses, of equal ones as many as the training counts.
 
     Rewards are (N,), in nats per token or nats, NaN where the response is masked. Losses are in
     nats, NaN where they are not known.
@@ -112,6 +114,7 @@ def read_run(run_dir: Path) -> RunRecords:
             f"given {str(run_dir)!r}"
         )
     manifest = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
+    config = _settings(manifest)
     evaluations = [read_json(path) for path in (run_dir / "evaluation").glob("*.json")]
     evaluations.sort(key=lambda row: model_names.position(row["name"]))
     students = [row for row in evaluations if model_names.is_student(row["name"])]
@@ -119,12 +122,12 @@ def read_run(run_dir: Path) -> RunRecords:
     return RunRecords(
         name=run_dir.resolve().name,
         manifest=manifest,
-        config=_settings(manifest),
+        config=config,
         metrics=_read_metrics(run_dir / "metrics.jsonl"),
         teacher=teacher[0] if teacher else None,
         students=students,
         baselines=[row for row in evaluations if row not in teacher + students],
-        groups=_read_groups(run_dir, [row["name"] for row in students]),
+        groups=_read_groups(run_dir, [row["name"] for row in students], config),
         lengths=_read_lengths(run_dir),
         by_prompt={path.stem: read_by_prompt(path) for path in _tables(run_dir)},
         validation=sorted(
@@ -188,10 +191,13 @@ class FixedGroups(Sequence[FixedGroup]):
         groups: the scored groups.
         measured: by the name of an evaluated model what was measured of each group, in their order.
         students: the names of the students, by round.
+        repeats: the run's setting; "each" for a run that had none.
     """
 
-    def __init__(self, groups: Rows, measured: Mapping[str, Rows], students: list[str]) -> None:
-        self._groups, self._measured = groups, measured
+    def __init__(
+        self, groups: Rows, measured: Mapping[str, Rows], students: list[str], repeats: str
+    ) -> None:
+        self._groups, self._measured, self._repeats = groups, measured, repeats
         self._base = students[0] if students else ""
         self._last = students[-1] if len(students) > 1 else ""
 
@@ -210,10 +216,10 @@ class FixedGroups(Sequence[FixedGroup]):
     def _made(self, groups: Rows, measured: Mapping[str, Rows]) -> Iterator[FixedGroup]:
         for row, *found in zip(groups, *measured.values(), strict=True):
             known = {name: each for name, each in zip(measured, found, strict=True) if each}
-            yield _group(row, known, self._base, self._last)
+            yield _group(row, known, (self._base, self._last), self._repeats)
 
 
-def _read_groups(run_dir: Path, students: list[str]) -> FixedGroups:
+def _read_groups(run_dir: Path, students: list[str], config: Row) -> FixedGroups:
     files = RowFiles(run_dir / SCRATCH / "report")
     shards = sorted((run_dir / "heldout" / "groups").glob("part-*.parquet"))
     groups = files.keep(part for path in shards for part in read_tables(path, GROUP_COLUMNS))
@@ -223,7 +229,7 @@ def _read_groups(run_dir: Path, students: list[str]) -> FixedGroups:
         path.stem: _in_order(files.keep(read_tables(path, columns)), ids)
         for path in _tables(run_dir)
     }
-    return FixedGroups(groups, measured, students)
+    return FixedGroups(groups, measured, students, config.get("repeats", "each"))
 
 
 def _in_order(rows: Rows, ids: list[str]) -> Rows:
@@ -234,17 +240,22 @@ def _in_order(rows: Rows, ids: list[str]) -> Rows:
     return [rows[places[each]] if each in places else {} for each in ids]
 
 
-def _group(row: Row, measured: dict[str, Row], base: str, last: str) -> FixedGroup:
+def _group(
+    row: Row, measured: dict[str, Row], students: tuple[str, str], repeats: str
+) -> FixedGroup:
     """A group with what the base student and the last student were measured on it."""
-    before, after = measured.get(base, {}), measured.get(last, {})
+    before, after = (measured.get(name, {}) for name in students)
+    teacher, all_rewards = as_counted(row, repeats)["teacher_rewards"], row["teacher_rewards"]
+    shown = [i for i, each in enumerate(all_rewards) if (each is None) == (teacher[i] is None)]
+    reasons = row.get("finish_reasons") or [""] * len(teacher)
     return FixedGroup(
         prompt=conversation_text(row["prompt"]),
         answer=row.get("answer"),
-        completions=row["completions"],
-        finish_reasons=row.get("finish_reasons") or [""] * len(row["completions"]),
-        teacher=_floats(row["teacher_rewards"]),
-        before=_floats(before.get("student_rewards") or row["student_rewards"]),
-        after=_floats(after["student_rewards"]) if after.get("student_rewards") else None,
+        completions=[row["completions"][i] for i in shown],
+        finish_reasons=[reasons[i] for i in shown],
+        teacher=_floats(teacher)[shown],
+        before=_floats(before.get("student_rewards") or row["student_rewards"])[shown],
+        after=_floats(after["student_rewards"])[shown] if after.get("student_rewards") else None,
         loss_before=_float(before.get("ppd_loss")),
         loss_after=_float(after.get("ppd_loss")),
         greedy={

@@ -74,6 +74,18 @@ def without_repeats(
     return kept, theirs
 
 
+def as_counted(row: dict[str, Any], repeats: str) -> dict[str, Any]:
+    """A scored row with the ``teacher_rewards`` that a training with this ``repeats`` counts.
+
+    With "once" they are those of :func:`without_repeats`: None for all but the first of equal ones.
+    """
+    if repeats != "once":
+        return row
+    teacher = row["teacher_rewards"]
+    counted, _ = without_repeats(row["completion_ids"], teacher, [False] * len(teacher))
+    return {**row, "teacher_rewards": counted}
+
+
 def part_of(teacher: list[float | None], train_on: str) -> list[float | None]:
     """The rewards of the responses that a setting ``train_on`` reads, None for all others.
 

@@ -43,6 +43,8 @@ def test_opposite_rankings_and_lone_responses(world, tmp_path):
         "look",
         "normalize",
     )
+    fewer = rewards.agreement(rows([[0.0, 1.0, 2.0]] * 2, [[0.0, 2.0, None], [1.0, 2.0, 0.0]]))
+    assert "by chance 42%" in fewer.found  # (1/2 + 1/3) / 2
     two_groups = rows([[0.0, 1.0, 2.0]] * 2, [[0.0, 2.0, 1.0], [2.0, 1.0, 0.0]])
     check_verdict(rewards.agreement(two_groups), "ok")  # they prove nothing
     settings, _ = parse_with("doctor", [str(doctor_config(world, tmp_path))], DoctorOptions)

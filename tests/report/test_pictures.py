@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from made_runs import make_run, write_rows
 
 from pad_fast.report.page import choose
 from pad_fast.report.pictures import first_place
@@ -44,3 +46,23 @@ def test_first_place_is_plackett_luces() -> None:
     assert found[1] / found[0] == pytest.approx(math.exp(-10.0))
     # Rewards this far below 0 would underflow in a plain exp.
     np.testing.assert_allclose(first_place(np.array([-7000.0, -7000.0])), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "count"), [({"repeats": "once"}, 3), ({"repeats": "each"}, 4), ({}, 4)]
+)
+def test_equal_responses_are_shown_as_often_as_they_count(
+    tmp_path: Path, config: dict[str, str], count: int
+) -> None:
+    run = make_run(tmp_path / "run", **config)
+    path = run / "heldout" / "groups" / "part-00000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["completion_ids"][2] = rows[0]["completion_ids"][1]
+    rows[0]["teacher_rewards"] = [-4.0, -1.0, -2.0, -3.0]
+    write_rows(path, rows)
+    first, *_, masked = read_run(run).groups[:4]
+    kept = [0, 1, 3] if count == 3 else [0, 1, 2, 3]
+    assert first.completions == [rows[0]["completions"][i] for i in kept]
+    assert first.teacher.tolist() == ([-4.0, -1.5, -3.0] if count == 3 else [-4.0, -1, -2, -3])
+    assert len(first.before) == len(first.after) == len(first.finish_reasons) == count
+    assert [math.isnan(reward) for reward in masked.teacher] == [False, True, False, False]

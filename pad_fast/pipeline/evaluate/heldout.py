@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from pad_fast.evaluation import reported_metrics
 from pad_fast.evaluation.evaluated_model import Evaluated, RewardPair
@@ -37,13 +39,11 @@ from pad_fast.pipeline.sample.shards import (
 from pad_fast.pipeline.sample.teacher_answers import with_ids_of
 from pad_fast.pipeline.seeds import round_seed
 from pad_fast.pipeline.shared_bar import SharedBar
+from pad_fast.training.row_columns import as_counted
 
 # What metrics read of a row, and what they read of the fixed groups.
-REWARDS = ("student_rewards", "teacher_rewards")
-MEASURED = (
-    *("prompt_id", "answer", "skill", "completions", "completion_ids", "finish_reasons"),
-    *REWARDS,
-)
+RANKED = ("completion_ids", "student_rewards", "teacher_rewards")
+MEASURED = ("prompt_id", "answer", "skill", "completions", "finish_reasons", *RANKED)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
     """What was sampled and scored of a model."""
     folder, rule = _samples_folder(run, subject), run.config.answer_rule
     own_groups = not subject.is_teacher and not subject.has_scored_samples
-    groups = keep_shards(files, groups_folder(run), MEASURED if own_groups else REWARDS)
+    groups = keep_shards(files, groups_folder(run), MEASURED if own_groups else RANKED)
     greedy = keep_shards(files, folder / "greedy", MEASURED)
     if subject.is_teacher:
         judged = subject.judges_itself
@@ -261,20 +261,23 @@ def _read(run: RunContext, subject: Subject, files: RowFiles) -> Evaluated:
         return Evaluated(greedy, own, sampling_metrics(own), judged=rewards, rule=rule)
     rewarded = groups
     if subject.has_fixed_rewards:
-        rewarded = keep_shards(files, folder / "fixed", REWARDS)
-    fixed = _pair(rewarded, groups)
+        rewarded = keep_shards(files, folder / "fixed", ("student_rewards",))
+    fixed = _pair(run, rewarded, groups)
     sampled = groups
     fresh: RewardPair | None = fixed
     if subject.has_scored_samples:
         has_judge = run.config.has_judge
         sampled = keep_shards(files, folder / ("scored" if has_judge else "fresh"), MEASURED)
-        fresh = _pair(sampled, sampled) if has_judge else None
+        fresh = _pair(run, sampled, sampled) if has_judge else None
     losses = prompt_losses(fixed, run.chosen_training, column(groups, "student_rewards"))
-    rewards = fresh.teacher if fresh is not None else ()
+    rewards = column(sampled, "teacher_rewards") if fresh is not None else ()
     return Evaluated(
         greedy, sampled, sampling_metrics(sampled), fixed, fresh, losses, rewards, rule
     )
 
 
-def _pair(students: Rows, teachers: Rows) -> RewardPair:
-    return RewardPair(column(students, "student_rewards"), column(teachers, "teacher_rewards"))
+def _pair(run: RunContext, students: Rows, teachers: Rows) -> RewardPair:
+    """The rewards to compare, of equal responses as often as the training counts them."""
+    counted = changed(teachers, partial(as_counted, repeats=run.training.repeats))
+    rewards: Any = changed(counted, itemgetter("teacher_rewards"))
+    return RewardPair(column(students, "student_rewards"), rewards)

@@ -12,6 +12,7 @@ from pad_fast.pipeline.findings.finding import Finding
 from pad_fast.pipeline.findings.heldout import heldout
 from pad_fast.pipeline.run import RunContext
 from pad_fast.report.wording import RATER, worded
+from pad_fast.training.row_columns import as_counted
 
 logger = logging.getLogger("pad_fast")
 
@@ -38,17 +39,19 @@ def of_samples(run: RunContext, rows: Sequence[Row], heldout_prompts: int) -> li
 def of_scores(run: RunContext, rows: Sequence[Row], metrics: Row) -> list[Finding]:
     """The findings of rows that are scored, and of the metrics of scoring them.
 
-    They speak of whoever scored, and of multiple choice only where there is some.
+    They speak of whoever scored, and of multiple choice only where there is some. Rankings are of
+    equal responses as often as the training counts them.
     """
     config, training = run.config, run.training
+    ranked = [as_counted(row, training.repeats) for row in rows]
     judge = RATER if "given_scores" in rows[0] or run.judge is None else run.judge.role
     found = [
         *([templates.template(run.teacher, rows)] if config.teacher else []),
         rewards.masked(rows),
-        rewards.flat_groups(rows, training, config.asks),
-        rewards.saturated(rows, training, config.asks),
-        responses.length(rows, config, training),
-        rewards.agreement(rows, config.asks),
+        rewards.flat_groups(ranked, training, config.asks),
+        rewards.saturated(ranked, training, config.asks),
+        responses.length(ranked, config, training),
+        rewards.agreement(ranked, config.asks),
         rewards.position(metrics, config),
         rewards.letters(metrics, config),
         rewards.choices(metrics, config),

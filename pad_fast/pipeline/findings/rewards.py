@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 from pad_fast.evaluation.choice import ChoiceEffect
@@ -42,11 +44,14 @@ def flat_groups(rows: Sequence[Row], training: PADConfig, asks: bool = True) -> 
     beta = _teacher_beta(rows, training)
     groups = [group for row in rows if len(group := _scored(row["teacher_rewards"])) >= 2]
     if not groups:
-        advice = "find out why they are unscored, or lower max_new_tokens"
+        advice = (
+            "find out why they are unscored, or lower max_new_tokens; if they repeat one another, "
+            "raise temperature"
+        )
         return Finding(
             "reward spread",
             "problem",
-            "no prompt has two responses with a reward",
+            "no prompt has two different responses with a reward",
             advice,
             {"flat": None},
         )
@@ -114,7 +119,8 @@ def agreement(rows: Sequence[Row], asks: bool = True) -> Finding:
             "agreement", "problem", "the teacher ranks none of the groups", advice, found
         )
     tau, error = mean_and_error(taus)
-    chance = 1 / len(teacher[0])
+    ranked = [not math.isnan(top1) for top1 in pair.by_prompt("top1")]
+    chance = mean(1 / len(_scored(group)) for group in compress(teacher, ranked))
     text = f"tau {tau:+.2f} ± {error:.2f}, top-1 {found['top1']:.0%} (by chance {chance:.0%})"
     numbers = {**found, "standard_error": error}
     if tau >= 0.9:
