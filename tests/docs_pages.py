@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
     for found in COMMAND.finditer(text):
         rest = re.sub(r"'[^']*'", "", found["rest"]).partition("#")[0]
         yield found["command"], re.findall(r"--([a-z][\w-]*)", rest)
+
+
+def whole_commands(path: Path) -> list[list[str]]:
+    """The words of each command of ``pad-fast`` in a document that is more than a mention of it."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = [
+        [each["command"], *shlex.split(each["rest"], comments=True)]
+        for each in COMMAND.finditer(text)
+    ]
+    return [words for words in found if len(words) > 1 or words[0] in ("demo", "env")]
 
 
 def downloads(path: Path) -> list[str]:

@@ -36,7 +36,7 @@ from pad_fast.pipeline.serving.trial import try_out
 from pad_fast.pipeline.setting_groups import settings_of
 from pad_fast.terminal import suggestion
 
-USAGE = f"""usage: pad-fast benchmark NAME --model MODEL --output_dir DIR [...]
+USAGE = f"""usage: pad-fast benchmark NAME --model MODEL [--output_dir DIR] [...]
        pad-fast benchmark check FILE [--questions FILE] [--model NAME]
        pad-fast benchmark judge ANSWERS BASELINE --judge MODEL --output_dir DIR
 
@@ -84,7 +84,8 @@ def _parsed(word: str, words: list[str], options: Any, files: Sequence[str] = ()
 def _answer(name: str, words: list[str]) -> bool:
     """Answer a benchmark's questions."""
     options: AnswerOptions = _parsed(name, words, AnswerOptions)
-    benchmark, root = BENCHMARKS[name], Path(str(options.output_dir))
+    benchmark = BENCHMARKS[name]
+    root = Path(options.output_dir or f"eval/{name}/{options.name}")
     asking = options.asking(benchmark, options.seed, options.questions is not None)
     questions = load_questions(
         benchmark, options.questions, root / "questions", options.benchmark_limit

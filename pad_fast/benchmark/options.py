@@ -45,7 +45,9 @@ class AnswerOptions(BenchmarkConfig, ModelOptions):
             "still gives tokenizer and chat template."
         },
     )
-    output_dir: str | None = option(None, "Folder of the answers and the result.")
+    output_dir: str | None = option(
+        None, "Folder of the answers and the result. Default: eval/, the benchmark and the name."
+    )
     questions: str | None = option(
         None, "File of the benchmark's questions. Default: fetch them from where they are kept."
     )
@@ -66,9 +68,8 @@ class AnswerOptions(BenchmarkConfig, ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("model", "output_dir"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: needed, and not given")
+        if not self.model:
+            raise ValueError("model: needed, and not given; set it with --model")
         if self.name is None:
             self.name = Path(str(self.model)).resolve().name
         if "/" in self.name or self.name.startswith("."):
@@ -120,7 +121,7 @@ class JudgeOptions(ModelOptions):
     def __post_init__(self) -> None:
         for name in ("judge", "output_dir"):
             if not getattr(self, name):
-                raise ValueError(f"{name}: needed, and not given")
+                raise ValueError(f"{name}: needed, and not given; set it with --{name}")
         if not 0 <= self.tie_margin < 0.5:
             raise ValueError(f"tie_margin: must be from 0 to below 0.5, got {self.tie_margin}")
         for name in ("shard_size", "score_batch_tokens"):

@@ -133,12 +133,12 @@ def _parse(
     parser.set_defaults(**from_yaml | empty)
     found = vars(parser.parse_args(arguments))
     of_run = {field.name for field in dataclasses.fields(RunConfig)}
-    run = RunConfig(**{name: found[name] for name in of_run})
+    run = SimpleNamespace(**{name: found[name] for name in of_run})
     training = SimpleNamespace(**{name: found[name] for name in keys if name not in of_run})
     for settings in (run, training):
         expand_paths(settings)
     changed = {name: value for name, value in vars(training).items() if value != defaults[name]}
-    return Settings(run, changed), found
+    return Settings(RunConfig(**vars(run)), changed), found
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pad_fast.pipeline.options.sampling import SamplingOptions
 from pad_fast.pipeline.options.servers import ServerOptions
 from pad_fast.pipeline.options.train import TrainOptions
 from pad_fast.pipeline.origins import check_origins
-from pad_fast.pipeline.output_dir import check_output_dir
+from pad_fast.pipeline.output_dir import check_output_dir, usual_output_dir
 from pad_fast.pipeline.server_settings import check_servers
 from pad_fast.training.number_rules import problems
 
@@ -63,17 +63,18 @@ class RunConfig(
         self.check_calibration()
         if self.heldout_num_generations is None:
             self.heldout_num_generations = self.num_generations
-        for name in ("student", "output_dir"):
-            if not getattr(self, name):
-                raise ValueError(
-                    f"{name}: needed, and not given; set it in the YAML file or with --{name}"
-                )
+        if not self.student:
+            raise ValueError(
+                "student: needed, and not given; set it in the YAML file or with --student"
+            )
+        if not self.output_dir:
+            self.output_dir = usual_output_dir(self.student)
         self.check_teacher_response()
         for name, usual in (("teacher_response", "none"), ("teacher_system_prompt", None)):
             if getattr(self, name) != usual and not self.teacher:
                 raise ValueError(f"{name}: needs a teacher, and none is given")
         check_origins(self)
-        check_output_dir(Path(str(self.output_dir)))
+        check_output_dir(Path(self.output_dir))
         self.share_prefix = str(check_share_prefix(self.share_prefix)).lower()
         for name, problem in problems(RULES, self):
             raise ValueError(f"{name}: {problem}")

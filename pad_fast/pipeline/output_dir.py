@@ -1,9 +1,25 @@
-"""Whether a run can write to the folder that it is given."""
+"""The folder of a run: where it is if none is given, and whether a run can write to it."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+
+def usual_output_dir(student: str) -> str:
+    """The run folder where neither a YAML file nor a setting names one.
+
+    Args:
+        student: folder or hub name of the student. Folders are called after the end of it, in
+            letters that every file system takes.
+
+    Example:
+        >>> usual_output_dir("google/gemma-2-2b"), usual_output_dir("/models/my student/")
+        ('runs/gemma-2-2b', 'runs/my-student')
+    """
+    name = os.path.basename(os.path.abspath(os.path.expanduser(student)))
+    return "runs/" + (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "run")
 
 
 def check_output_dir(path: Path) -> None:

@@ -61,3 +61,29 @@ def test_an_output_dir_without_permission(tmp_path, capsys):
     (tmp_path / "locked").mkdir(mode=0o500)
     config = write_config(tmp_path, models=False, output_dir=str(tmp_path / "locked" / "run"))
     assert "may write to" in failing(capsys, "run", config)
+
+
+@pytest.mark.parametrize(
+    ("student", "name"),
+    [
+        ("me/small-2.0", "small-2.0"),
+        ("$DATA/teacher of mine/", "teacher-of-mine"),
+        ("~/models/../élève", "élève"),
+        (".", "work"),
+        ("..", "a-home"),
+        ("/", "run"),
+        ("..-..", "run"),
+    ],
+)
+def test_without_a_yaml_file_the_run_folder_is_called_after_the_student(
+    tmp_path, monkeypatch, student, name
+):
+    """It is one folder below runs/, whatever the student's path looks like."""
+    (tmp_path / "a:home" / "work").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a:home" / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "a:home"))
+    monkeypatch.setenv("DATA", "/somewhere/else")
+    words = ["--student", student, "--teacher", "t", "--prompts", "p"]
+    assert parse_settings("run", words).run.output_dir == f"runs/{name}"
+    Path("own.yaml").write_text("prompts: p\n")
+    assert parse_settings("run", ["own.yaml", *words]).run.output_dir == "runs/own"

@@ -12,7 +12,9 @@ from pad_fast.pipeline.option import option
 class RunOptions:
     """The run: its folder, its rounds, and what it shows."""
 
-    output_dir: str | None = option(None, "Run folder. Default: runs/ and the YAML file's name.")
+    output_dir: str | None = option(
+        None, "Run folder. Default: runs/ and the YAML file's name; without one, the student's."
+    )
     rounds: int = option(1, "Rounds; each samples from the latest student.")
     prompts_per_round: int | None = option(None, "Prompts in a round. Default: all of them.")
     shard_size: int = option(
