@@ -75,10 +75,13 @@ class Handler(BaseHTTPRequestHandler):
         if stub.silent is not None:
             stub.silent.wait(60)
         if self.path == "/v1/models":
-            model = {"id": stub.served_as, "root": stub.root, "owned_by": stub.kind}
+            root = stub.root if stub.kind == "vllm" else stub.served_as
+            model = {"id": stub.served_as, "root": root, "owned_by": stub.kind}
             self.reply({"data": [{**model, "max_model_len": stub.window}]})
-        elif self.path in ("/version", "/get_server_info"):
+        elif self.path == "/version":
             self.reply({"version": stub.version})
+        elif self.path == "/get_server_info":
+            self.reply({"version": stub.version, "model_path": stub.root})
         elif self.path.startswith("/load?"):
             stub.load(Path(self.path.removeprefix("/load?")))
             self.reply({})

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pad_fast.files.stored_rows import RowFiles, Rows, column, left_out, take
 from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.compared import folder_of
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.data_types import dtype_name
 from pad_fast.pipeline.parquet_rows import keep_shards, read_rows
@@ -214,12 +215,22 @@ class RunContext:
         self.engines.try_servers([self.student(0)] * untrained + teachers)
 
     def _other_students(self, wanted: Checkpoint) -> list[Checkpoint]:
-        """The last two students beside ``wanted``, as far as they are trained."""
+        """The students beside ``wanted`` that a server may still have, as far as they are trained.
+
+        They are the last two of the rounds, and those that are evaluated beside the round's.
+        """
         rounds = range(1, self.config.rounds + 1)
         students = [self.student(r) for r in rounds if self.folder.student(r).exists()]
         if students:
             students.insert(0, self.student(0))
-        return [student for student in students if student.path != wanted.path][-2:]
+        methods = [folder_of(self.folder.root, name) for name in self.config.methods]
+        beside = [folder / "student" for folder in (self.folder.seqkd, *methods)]
+        last = [student for student in students if student.path != wanted.path][-2:]
+        return last + [
+            self.trained(folder)
+            for folder in beside
+            if folder.exists() and str(folder) != wanted.path
+        ]
 
     def _telling_rows(self) -> Rows:
         """The responses of the last round that was sampled, else prompts."""

@@ -53,6 +53,23 @@ def test_what_the_teacher_is_besides(world, tmp_path):
         assert (run.teacher.system_prompt, run.teacher.served) == (system, served)
 
 
+def test_the_students_that_a_server_may_still_have(world, tmp_path):
+    """Those that are evaluated one after the other too, whose weights are near to one another."""
+    config = changed_config(
+        world, tmp_path, baseline="seqkd", compare='{"A": {"loss": "rft"}, "B": {"loss": "rft"}}'
+    )
+    run = RunContext(parse_settings("run", [str(config)]))
+    assert run._other_students(run.student(0)) == []
+    root, base = tmp_path / "run", str(world / "student")
+    folders = ["round-01/student", "seqkd/student", "compare/A/student", "compare/B/student"]
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+    names = [base, *(str(root / folder) for folder in folders)]
+    for place, folder in enumerate(folders, 1):
+        found = [other.path for other in run._other_students(run.trained(root / folder))]
+        assert found == [name for name in names if name != names[place]]
+
+
 def test_the_arguments_of_the_template_reach_the_prompts(world, tmp_path):
     """And the time of the run's start, which a template may write."""
     template = "{{ style }}, {{ strftime_now('%H%M') }}: " + TEMPLATE

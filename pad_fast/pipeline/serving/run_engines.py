@@ -20,7 +20,7 @@ from pad_fast.pipeline.serving.dialects import ServerError
 from pad_fast.pipeline.serving.full_load import Load
 from pad_fast.pipeline.serving.own_server import OwnServer
 from pad_fast.pipeline.serving.pool import Limits, Pool
-from pad_fast.pipeline.serving.served_weights import Probe, difference
+from pad_fast.pipeline.serving.served_weights import Undecided, WeightsCheck
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 from pad_fast.pipeline.serving.trial import try_out
 
@@ -155,16 +155,13 @@ class RunEngines:
         """The servers once all of them that answer have the checkpoint's weights.
 
         Where another student was served before, somebody has to load these, which is waited for.
-        Those of the base student are there at the start, or the servers are wrong.
+        Those of the base student are there at the start, or the servers are wrong. What nothing
+        tells apart somebody has to name, for which a run does not wait longer than for servers that
+        are gone: nobody may be there.
         """
-        probe, told = Probe.of(self.rows()), ""
-        wanted = probe.local(checkpoint)
-        others = [probe.local(other) for other in self.others(checkpoint)]
-
-        def check(single: ServerEngine) -> None:
-            if why := difference(probe, single, wanted, others):
-                raise ServerError(f"{single.first}: {why}")
-
+        others = self.others(checkpoint)
+        check, told = WeightsCheck(self.rows(), checkpoint, others), ""
+        since: float | None = None  # when what is there began to be told from others by nothing
         while True:
             try:
                 engine = self._engine(checkpoint, Pool(urls, self._limits))
@@ -176,6 +173,12 @@ class RunEngines:
                 if str(error) != told:
                     self._ask_for(checkpoint, urls, str(error))
                 told = str(error)
+                since = (since or time.monotonic()) if isinstance(error, Undecided) else None
+                if since and time.monotonic() - since > self._limits.patience:
+                    raise ServerError(
+                        f"student_server: {error}. What was finished is kept: do that, and start "
+                        "the run again"
+                    ) from None
             time.sleep(POLL)
 
     def _ask_for(self, checkpoint: Checkpoint, urls: Sequence[str], why: str) -> None:

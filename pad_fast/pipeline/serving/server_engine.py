@@ -68,7 +68,7 @@ class ServerEngine(Engine):
         What a student's server serves is known from its log-probabilities.
         """
         path, names = self.checkpoint.path, (self.served.model, self.served.root)
-        same = self.checkpoint.role == "student" or any(_same_path(path, name) for name in names)
+        same = self.checkpoint.role == "student" or any(same_path(path, name) for name in names)
         return self.served.identity + ("" if same else f" serving {self.served.root}")
 
     def alone(self, url: str, patience: float = 0.0) -> ServerEngine:
@@ -200,7 +200,8 @@ def _counted(request: Request, tokens: Progress) -> Request:
     return replace(request, read=read)
 
 
-def _same_path(one: str, other: str) -> bool:
+def same_path(one: str, other: str) -> bool:
+    """Whether two folders, or names on the hub, are the same."""
     return one == other or Path(one).resolve() == Path(other).resolve()
 
 
@@ -250,5 +251,7 @@ def served(pool: Pool, url: str) -> Served:
     about = pool.ask(url, "/version" if kind == "vllm" else "/get_server_info")
     version = about.get("version", "") if isinstance(about, dict) else ""
     window = first.get("max_model_len")
-    root = str(first.get("root") or model)
+    # SGLang's root is the name again, and what it has loaded stands among its arguments.
+    root = (about.get("model_path") if isinstance(about, dict) else None) or first.get("root")
+    root = str(root or model)
     return Served(f"{kind} {version}".strip(), model, root, window and int(window))

@@ -33,7 +33,7 @@ def pids(log: Path) -> list[int]:
 def is_there(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it ended while it was read
         return False
     return state != "Z"
 

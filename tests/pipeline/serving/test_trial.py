@@ -170,7 +170,7 @@ def test_weights_are_told_apart_by_the_ends_of_prompts():
     sampled = {"prompt_ids": list(range(1800)), "completion_ids": [[], [7, 8]]}
     probe = Probe.of([sampled, {"prompt_ids": list(range(400))}, {"prompt_ids": [1, 2, 3, 4]}])
     assert probe.prompts == [list(range(1672, 1800)), list(range(72, 200)), [1, 2]]
-    assert probe.responses == [[[7, 8]], [list(range(200, 264))], [[3, 4]]]
+    assert probe.responses == [[7, 8], list(range(200, 264)), [3, 4]]
 
 
 def test_the_key_is_sent_and_asked_for(stub_of, engine_of, monkeypatch):
