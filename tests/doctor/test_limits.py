@@ -10,6 +10,7 @@ from findings import check_verdict, doctor_config
 
 from pad_fast.doctor.command import DoctorOptions
 from pad_fast.pipeline.arguments import parse_with
+from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.findings import finding as findings
 from pad_fast.pipeline.findings import responses, rewards
 
@@ -111,3 +112,9 @@ def test_multiple_choice_that_adds_nothing(world, tmp_path):
     agreeing = rewards.choices(effect(reordered=0.01), settings.run)
     check_verdict(agreeing, "look", "mcq_style: none", "mcq_weight")
     assert agreeing.found.startswith("changes little here")
+
+
+def test_a_position_bias_that_cannot_be_told_from_a_preference():
+    config = RunConfig(student="s", teacher="t", prompts="x", output_dir="y", mcq_preset="released")
+    check_verdict(rewards.position({"mcq/letter_mass": 0.9}, config), "look", "mcq_every_place")
+    check_verdict(rewards.position({}, config), "problem", "mcq_style")

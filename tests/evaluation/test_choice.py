@@ -59,3 +59,6 @@ def test_the_place_that_is_liked_most_is_reported():
     mixed = [([0.9, 0.1], 1.0), ([0.9, 0.05, 0.05], 1.0)]  # a masked response leaves two letters
     assert choice_metrics(mixed)["mcq/position_bias"] == pytest.approx((0.4 + 0.9 - 1 / 3) / 2)
     assert choice_metrics([]) == {}
+    some = choice_metrics([([0.5, 0.5], 1.0), ([0.05, 0.95], 0.5)], [True, False])
+    assert some == pytest.approx({"mcq/position_bias": 0.0, "mcq/letter_mass": 0.75})
+    assert choice_metrics(pairs, [False, False]) == {"mcq/letter_mass": 1.0}

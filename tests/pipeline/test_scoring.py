@@ -13,7 +13,7 @@ from worlds import response_logp, run_config
 
 from pad_fast.pipeline import multiple_choice
 from pad_fast.pipeline.checkpoint import Checkpoint
-from pad_fast.pipeline.parquet_rows import read_rows, write_rows
+from pad_fast.pipeline.parquet_rows import read_metrics, read_rows, write_rows
 from pad_fast.pipeline.sample.transformers_engine import TransformersEngine
 from pad_fast.pipeline.score import model_scores
 from pad_fast.pipeline.score.asked_questions import make_quiz
@@ -205,6 +205,44 @@ def test_what_the_teacher_cannot_see_is_masked(world, tmp_path, foreign_teacher)
     (uncalibrated,) = score(world, tmp_path / "long", [long])
     assert uncalibrated["teacher_choice_probs"] is None
     assert uncalibrated["teacher_rewards"][1] == pytest.approx(uncalibrated["teacher_logps"][1] / 2)
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "bias"),
+    [
+        ({}, {}, -0.225),  # as if "7" were one of four draws, which happens to be the last
+        ({"from_teacher": [False] * 3 + [True]}, {}, 0.0),
+        ({"from_teacher": [False] * 3 + [True]}, {"mcq_every_place": True}, 0.0),
+        (
+            {"from_teacher": [False] * 3 + [True]},
+            {"mcq_style": "listwise", "num_generations": 4},
+            None,
+        ),
+        ({"sampled_by": "given"}, {}, None),
+        ({"sampled_by": "given"}, {"mcq_every_place": True}, 0.0),
+    ],
+)
+def test_a_preference_for_its_own_answer_is_no_preference_for_a_place(
+    world, tmp_path, monkeypatch, columns, changes, bias
+):
+    """A teacher without a preference for a place likes the answer 7 at 0.95, and others alike."""
+    teacher = Checkpoint("teacher", str(world / "teacher"))
+
+    def liking_7(model, prompts, tokens, **_):
+        texts = [teacher.tokenizer.decode(ids) for ids in prompts]
+        shares = [
+            [19.0 if f"{letter}. 7" in text else 1.0 for letter in "ABCD"[: len(tokens)]]
+            for text in texts
+        ]
+        return [[math.log(share / sum(each)) for share in each] for each in shares]
+
+    monkeypatch.setattr(model_scores, "next_token_logprobs", liking_7)
+    student = Checkpoint("student", str(world / "student"))
+    row = sampled_row(student, "2+2=?", ["4", "5", "6", "7"], ["stop"] * 4) | columns
+    score(world, tmp_path, [row], mcq_preset="released", **changes)
+    metrics = read_metrics(tmp_path / "scores" / "part-00000.parquet")
+    assert metrics.get("mcq/position_bias") == (None if bias is None else pytest.approx(bias))
+    assert metrics["mcq/letter_mass"] == pytest.approx(1.0)
 
 
 def test_what_just_fits_the_window_is_read(world, three, monkeypatch):

@@ -141,10 +141,14 @@ def position(metrics: Row, config: RunConfig) -> Finding:
 
     It is the first place of a pair, and of a list the one where this is farthest from 0. The
     verdict is "look" from 0.1 and "problem" from 0.25. If responses do not stand in every place,
-    nothing cancels the preference, and the verdict is "problem" from 0.1.
+    nothing cancels the preference, and the verdict is "problem" from 0.1, or "look" where no
+    question is of samples alone: the order of other responses may mean something.
     """
     if not config.asks:
         return Finding("position bias", "ok", "no multiple choice is asked")
+    if "mcq/position_bias" not in metrics and "mcq/letter_mass" in metrics:
+        found = "not known: no question is of samples alone, and none is asked in every order"
+        return Finding("position bias", "look", found, "set mcq_every_place: true")
     if "mcq/position_bias" not in metrics:
         advice = (
             "every question is longer than the teacher's window: lower max_new_tokens, or set "

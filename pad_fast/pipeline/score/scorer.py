@@ -167,7 +167,10 @@ class Scorer:
             metrics["mcq/too_long"] = sum(
                 not one.quiz.asked and len(one.view.readable) > 1 for one in asked
             )
-            metrics |= choice_metrics([letters for one in asked for letters in self._letters(one)])
+            metrics |= choice_metrics(
+                [letters for one in asked for letters in self._letters(one)],
+                [draws for one in asked for draws in self._of_draws(one)],
+            )
             if effect := self._effect(scored, asked):
                 metrics |= effect.metrics()
         questions = [ids for one in asked for ids in one.quiz.prompts]
@@ -198,6 +201,22 @@ class Scorer:
         return [
             multiple_choice.letter_probs(answer, self.letter_forms[: len(shown)], renormalize)
             for shown, answer in zip(asked.quiz.asked, asked.answers, strict=True)
+        ]
+
+    def _of_draws(self, asked: Asked) -> list[bool]:
+        """Whether the places of each question say nothing about the responses in them.
+
+        Samples are exchangeable. The teacher's own answer is the last response, and given ones may
+        be in order, as chosen and rejected; only where each stands in every place is that no
+        matter.
+        """
+        row, readable = asked.row, asked.view.readable
+        own = row.get("from_teacher") or [False] * len(row["completions"])
+        ordered = [theirs or row.get("sampled_by") == "given" for theirs in own]
+        every_place = bool(self.config.mcq_every_place)
+        return [
+            every_place or not any(ordered[readable[position]] for position in shown)
+            for shown in asked.quiz.asked
         ]
 
     def _scored(self, asked: Asked) -> Row:
