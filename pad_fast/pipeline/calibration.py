@@ -78,10 +78,11 @@ def scale_free_mixture(
         weight: between 0 and 1.
 
     Returns:
-        r_hat, which orders the responses exactly as the paper's formula does at the same weight. It
-        has the mean of r. Its spread is that of r where both name the same best and the same worst
-        response, at every weight, and less where they disagree; it is never more. Choices that are
-        all equal leave r as it is, unless the weight is 1.
+        r_hat, which orders the responses exactly as the paper's formula does at the same weight,
+        unless all r are equal: then all r_hat are. It has the mean of r. Its spread is that of r
+        where both name the same best and the same worst response, at every weight, and less where
+        they disagree; it is never more. Choices that are all equal leave r as it is, unless the
+        weight is 1.
 
     Example:
         >>> scale_free_mixture([-1.0, -3.0], [-2.0, -4.0], 0.5)  # they agree
@@ -119,8 +120,8 @@ FORMULAS = {
     "scale_free": Formula(
         "(1 - s) r + s l', with l' = l moved and stretched to the mean and the spread (best minus "
         "worst) of r within the prompt, and s = w spread(l) / ((1 - w) spread(r) + w spread(l)): "
-        "the order is the paper's; the spread is that of r where both agree on the best and the "
-        "worst, at every w, and less where they disagree",
+        "the order is the paper's, unless all r are equal; the spread is that of r where both "
+        "agree on the best and the worst, at every w, and less where they disagree",
         scale_free_mixture,
     ),
     "paper": Formula("(1 - w) r + w l", paper_mixture),

@@ -15,9 +15,9 @@ class CalibrationOptions:
 
     mcq_preset: str = option(
         "debiased",
-        "Defaults of the other mcq options. debiased: rewards keep the scale of the "
-        "log-probabilities at every mcq_weight; paper: the paper's formula; released: the authors' "
-        "code.",
+        "Defaults of the other mcq options. debiased: the spread of rewards is that of the "
+        "log-probabilities where multiple choice agrees with them, and never more; paper: the "
+        "paper's formula; released: the authors' code.",
         PRESETS,
     )
     mcq_style: str = option(
