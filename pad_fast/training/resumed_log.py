@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+
+from pad_fast.training.gradient_buckets import OneSetOfGradients
 
 KEY = "PADTrainer log"  # among the states of callbacks, in a checkpoint's trainer_state.json
 
 
-class ResumableLog(Trainer):
+class ResumableLog(OneSetOfGradients):
     """Trainer, with what it forgets at a resume kept in the checkpoint.
 
     Trainer begins its sums anew: the line that a checkpoint cut in two is a mean over the steps
