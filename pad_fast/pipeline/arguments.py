@@ -46,6 +46,7 @@ PATHS = (
     "benchmark_judge",
 )
 FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # Trainer's, if they are no objects
+ORIGINS = ("prompts", "responses")  # a flag for one of them drops the key of the other
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
@@ -115,6 +116,11 @@ def _parse(
     """The settings of a YAML file and of flags, and the values of all flags."""
     namespace = parser.parse_known(arguments)
     values = read_config(Path(namespace.config)) if namespace.config else {}
+    given = [name for name in ORIGINS if getattr(namespace, name)]
+    if len(given) == 1:
+        values = {
+            name: value for name, value in values.items() if name not in {*ORIGINS} - {*given}
+        }
     remember_secrets([vars(namespace), values])
     for key in values:
         if key in Launch.__dataclass_fields__:

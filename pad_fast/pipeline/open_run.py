@@ -26,9 +26,10 @@ from pad_fast.pipeline.chosen_batches import choose_batches
 from pad_fast.pipeline.config import RunConfig
 from pad_fast.pipeline.costs import recording
 from pad_fast.pipeline.dry_build import check_hub, check_training
+from pad_fast.pipeline.evaluate.heldout import groups_folder
 from pad_fast.pipeline.finished import is_finished
 from pad_fast.pipeline.folder_lock import locked
-from pad_fast.pipeline.parquet_rows import keep_rows, write_rows
+from pad_fast.pipeline.parquet_rows import keep_rows, shard_paths, write_rows
 from pad_fast.pipeline.phases import PREPARE, TRAIN, changed_settings
 from pad_fast.pipeline.preflight import (
     check_models,
@@ -53,6 +54,7 @@ from pad_fast.pipeline.settings import Settings
 from pad_fast.pipeline.step_size import PRODUCT
 from pad_fast.pipeline.train.adapter import tell_of_rate
 from pad_fast.report.wording import GIVEN, RATER, SAMPLED
+from pad_fast.terminal import command_line
 
 logger = logging.getLogger("pad_fast")
 
@@ -212,6 +214,8 @@ def _check_unchanged(run: RunContext) -> None:
                     f"set {PRODUCT} to {before[PRODUCT]}, which any number of processes may "
                     "divide, or start as many processes as before"
                 )
+            elif phase == TRAIN.name:
+                remedy += _with_scores_of(run)
             raise ValueError(
                 f"{name}: {run.folder.root} {since} with {before.get(name)!r}, "
                 f"got {now.get(name)!r}; {remedy}"
@@ -235,6 +239,21 @@ def _check_unchanged(run: RunContext) -> None:
     if changed:
         _check_changes(run)
     _record_changes(run, manifest, changed)
+
+
+def _with_scores_of(run: RunContext) -> str:
+    """The flags by which a run in another folder trains on this one's scores, in words.
+
+    Empty if it would find them without flags, or if the rows hold answers of the teacher, which
+    are not told from others then.
+    """
+    scores, groups = run.folder.round(1) / "scores", groups_folder(run)
+    if run.config.responses or run.config.teacher_response != "none" or not shard_paths(scores):
+        return ""
+    words = ["--responses", str(scores)]
+    if shard_paths(groups):
+        words += ["--heldout", str(groups), "--heldout_split", "train"]
+    return f", where {command_line(words)} takes over round 1's responses with their scores"
 
 
 def _check_environment(run: RunContext, manifest: Row) -> None:

@@ -34,6 +34,7 @@ NO_CONTENT = (
     *("models", "model", "meta", "metadata", "id", "question_id", "motivation_app"),
     *("level", "type", "subject", "difficulty", "explanation", "rationale", "language", "url"),
     *("author", "date", "timestamp", "created_at"),
+    *("sampled_by", "scored_by"),  # a run's own
 )
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 MOST_HELD_OUT = 256

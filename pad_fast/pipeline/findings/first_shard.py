@@ -45,14 +45,15 @@ def of_scores(run: RunContext, rows: Sequence[Row], metrics: Row) -> list[Findin
     config, training = run.config, run.training
     ranked = [as_counted(row, training.repeats) for row in rows]
     judge = RATER if "given_scores" in rows[0] or run.judge is None else run.judge.role
+    asks = config.asks and judge != RATER
     found = [
         *([templates.template(run.teacher, rows)] if config.teacher else []),
         rewards.masked(rows),
-        rewards.flat_groups(ranked, training, config.asks),
-        rewards.saturated(ranked, training, config.asks),
+        rewards.flat_groups(ranked, training, asks),
+        rewards.saturated(ranked, training, asks),
         responses.length(ranked, config, training),
-        rewards.agreement(ranked, config.asks),
-        rewards.position(metrics, config),
+        rewards.agreement(ranked, asks),
+        rewards.position(metrics, config, asks),
         rewards.letters(metrics, config),
         rewards.choices(metrics, config),
     ]

@@ -136,7 +136,7 @@ def agreement(rows: Sequence[Row], asks: bool = True) -> Finding:
     return Finding("agreement", "ok", text, numbers=numbers)
 
 
-def position(metrics: Row, config: RunConfig) -> Finding:
+def position(metrics: Row, config: RunConfig, asks: bool) -> Finding:
     """How much the teacher prefers one of k places: its mean probability minus 1/k.
 
     It is the first place of a pair, and of a list the one where this is farthest from 0. The
@@ -144,7 +144,7 @@ def position(metrics: Row, config: RunConfig) -> Finding:
     nothing cancels the preference, and the verdict is "problem" from 0.1, or "look" where no
     question is of samples alone: the order of other responses may mean something.
     """
-    if not config.asks:
+    if not asks:
         return Finding("position bias", "ok", "no multiple choice is asked")
     if "mcq/position_bias" not in metrics and "mcq/letter_mass" in metrics:
         found = "not known: no question is of samples alone, and none is asked in every order"
