@@ -110,7 +110,8 @@ def _check_or_prepare(run: RunContext, trains: bool) -> None:
 def _prepare(run: RunContext) -> None:
     config, root = run.config, run.folder.root
     check_models(config, run.student(0), run.judge)
-    rows = _fitting_rows(run)
+    longest: dict[str, int] = {}
+    rows = _fitting_rows(run, longest)
     if not rows["train"]:
         raise ValueError("prompts: every one of them is too long")
     for part, name in PROMPTS.items():
@@ -140,6 +141,7 @@ def _prepare(run: RunContext) -> None:
             **{part: len(rows[part]) for part in PROMPTS},
             "digests": {part: rows_digest(rows[part]) for part in PROMPTS},
             "files": _file_hashes(config),
+            "longest": longest,  # in tokens of each model
         },
         "judge": _judge_of(run, rows["train"]),
         "fixed_groups": GIVEN if is_given(rows["heldout"]) else SAMPLED,
@@ -181,15 +183,15 @@ def _check_foreign_files(run: RunContext) -> None:
             )
 
 
-def _fitting_rows(run: RunContext) -> dict[str, Rows]:
-    """The prompts of the run that fit both models, by their part."""
+def _fitting_rows(run: RunContext, longest: dict[str, int]) -> dict[str, Rows]:
+    """The prompts of the run that fit both models, by their part; see :func:`fitting`."""
     models, limit = (run.student(0), run.judge), run.training.max_length
     keep = partial(keep_rows, RowFiles(run.folder.rows / "reading"))  # gone when nobody reads them
     parts = read_split(run.config, keep)
     for rows in parts:
         check_prompts(rows, *models)
     return {
-        part: keep(without_responses(fitting(rows, run.config, *models, limit)))
+        part: keep(without_responses(fitting(rows, run.config, *models, limit, longest)))
         for part, rows in zip(PROMPTS, parts, strict=True)
     }
 
@@ -234,7 +236,7 @@ def _check_unchanged(run: RunContext) -> None:
             )
     run.folder.check_students()
     if lost_prompts(run, manifest):
-        restore_prompts(run, manifest, _fitting_rows(run))
+        restore_prompts(run, manifest, _fitting_rows(run, {}))
     restore_metrics(run)
     if changed:
         _check_changes(run)

@@ -136,6 +136,7 @@ def fitting(
     student: Checkpoint,
     judge: Checkpoint | None,
     max_length: int | None,
+    longest: dict[str, int] | None = None,
 ) -> Iterator[Row]:
     """The rows whose prompt and longest response fit both models, with ``prompt_ids`` added.
 
@@ -146,6 +147,7 @@ def fitting(
         judge: the teacher or the reward model; None if the run has neither.
         max_length: of the training, in tokens. It cuts responses, but a prompt must leave room for
             one token.
+        longest: is given the tokens of the longest prompt that fits, by each model's role.
 
     Raises:
         ValueError: a prompt is too long and long_prompts is "error", or a chat template refuses it.
@@ -171,6 +173,8 @@ def fitting(
             raise ValueError(f"{place}: {error}") from None
         if _fits(f"{place}: the prompt", row, ids, room, config.long_prompts):
             kept += 1
+            if longest is not None:
+                longest |= {role: max(longest.get(role, 0), len(ids[role])) for role in ids}
             yield {**row, "prompt_ids": ids["student"]}
     if kept < len(rows):
         logger.warning("%d of %d prompts are too long and are dropped", len(rows) - kept, len(rows))

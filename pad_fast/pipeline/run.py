@@ -90,6 +90,7 @@ class RunContext:
             self._add_engine,
             self._telling_rows,
             self._other_students,
+            self._longest_prompts,
         )
 
     @property
@@ -206,13 +207,22 @@ class RunContext:
         return self.ranks.only_main() if served else self.ranks
 
     def try_servers(self) -> None:
-        """Try out the servers that are given by their URLs, see :meth:`RunEngines.try_servers`."""
+        """Try out the servers on rank 0, see :meth:`RunEngines.try_servers`.
+
+        The other ranks wait: a server that is started may need the memory of all GPUs.
+        """
         # Once a student is trained, its server may have been stopped for that, and is waited for.
-        if not self.ranks.is_main:
-            return
         untrained = not self.folder.student(1).exists()
         teachers = [self.teacher] if self.config.teacher else []
-        self.engines.try_servers([self.student(0)] * untrained + teachers)
+        models = [self.student(0)] * untrained + teachers
+        begun = any(self.folder.root.glob("*/samples/part-*"))
+        self.ranks.on_main(lambda: self.engines.try_servers(models, own=not begun))
+
+    def _longest_prompts(self) -> dict[str, int]:
+        """The tokens of the longest prompt for each model, from when the run was prepared."""
+        if not self.folder.manifest_path.exists():  # as of `pad-fast doctor`
+            return {}
+        return dict(self.folder.manifest()["prompts"].get("longest", {}))
 
     def _other_students(self, wanted: Checkpoint) -> list[Checkpoint]:
         """The students beside ``wanted`` that a server may still have, as far as they are trained.

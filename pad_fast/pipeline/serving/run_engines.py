@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pad_fast.files.stored_rows import Row
@@ -23,6 +23,7 @@ from pad_fast.pipeline.serving.pool import Limits, Pool
 from pad_fast.pipeline.serving.served_weights import Undecided, WeightsCheck
 from pad_fast.pipeline.serving.server_engine import ServerEngine
 from pad_fast.pipeline.serving.trial import try_out
+from pad_fast.terminal import say
 
 logger = logging.getLogger("pad_fast")
 
@@ -39,6 +40,7 @@ class RunEngines:
         record: called with a role and the identity of each engine that is opened.
         rows: gives rows that tell a round's student from the one before.
         others: gives the other students that a server may still have in a student's place.
+        longest: gives the tokens of the longest prompt by the role of the model that reads it.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class RunEngines:
         record: Callable[[str, str], None],
         rows: Callable[[], Sequence[Row]],
         others: Callable[[Checkpoint], Sequence[Checkpoint]],
+        longest: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.config, self.scores, self.folder = config, scores, folder
-        self.record, self.rows, self.others = record, rows, others
+        self.record, self.rows, self.others, self.longest = record, rows, others, longest
         self._own: tuple[str, OwnServer, ServerEngine] | None = None
         self._given: dict[str, tuple[str, ServerEngine]] = {}  # role: path, engine
 
@@ -82,17 +85,25 @@ class RunEngines:
         """Whether servers run a model, and not this process."""
         return is_served(self.config, checkpoint.role)
 
-    def try_servers(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Try out the servers that are there already, before the first hour of work.
+    def try_servers(self, checkpoints: Sequence[Checkpoint], *, own: bool) -> None:
+        """Try out the servers before the first hour of work.
+
+        Args:
+            checkpoints: the models that they run.
+            own: whether the teacher's server is started for it where the run does that. The
+                student's is the first that it starts anyway.
 
         Raises:
             ServerError: one of them cannot be used.
         """
         for checkpoint in checkpoints:
-            urls, _ = servers_of(self.config)[checkpoint.role]
+            urls, command = servers_of(self.config)[checkpoint.role]
             if urls:
-                engine = self._engine(checkpoint, Pool(urls, self._limits))
-                try_out(engine, self._letters(checkpoint), load=self._load)
+                self._tried(checkpoint, Pool(urls, self._limits))
+            elif command and own and checkpoint.role == "teacher":
+                say("trying teacher_serve before anything is sampled")
+                self._own_server(checkpoint, command)
+                self.close()
 
     def close(self) -> None:
         """End the server of one's own, if one is there; its memory is free afterwards."""
@@ -114,7 +125,15 @@ class RunEngines:
         return Load(together, config.most_generations, 2 * config.max_new_tokens)
 
     def _engine(self, checkpoint: Checkpoint, pool: Pool) -> ServerEngine:
-        return ServerEngine(checkpoint, self.scores.normalize, pool)
+        engine = ServerEngine(checkpoint, self.scores.normalize, pool)
+        if (longest := self.longest().get(checkpoint.role)) is not None:
+            engine.check_room(longest, self.config.max_new_tokens)
+        return engine
+
+    def _tried(self, checkpoint: Checkpoint, pool: Pool) -> ServerEngine:
+        engine = self._engine(checkpoint, pool)
+        try_out(engine, self._letters(checkpoint), load=self._load)
+        return engine
 
     def _letters(self, checkpoint: Checkpoint) -> list[int]:
         if checkpoint.role != "teacher" or not self.config.asks:
@@ -132,8 +151,7 @@ class RunEngines:
         try:
             server.start()
             server.wait()
-            engine = self._engine(checkpoint, Pool([server.url], self._limits, server.revive))
-            try_out(engine, self._letters(checkpoint), load=self._load)
+            engine = self._tried(checkpoint, Pool([server.url], self._limits, server.revive))
         except BaseException:
             server.stop()
             raise
@@ -144,8 +162,7 @@ class RunEngines:
         path, engine = self._given.get(checkpoint.role, (None, None))
         if engine is None or path != checkpoint.path:
             if checkpoint.role == "teacher":
-                engine = self._engine(checkpoint, Pool(urls, self._limits))
-                try_out(engine, self._letters(checkpoint), load=self._load)
+                engine = self._tried(checkpoint, Pool(urls, self._limits))
             else:
                 engine = self._with_weights(checkpoint, urls)
             self._given[checkpoint.role] = (checkpoint.path, engine)

@@ -180,6 +180,23 @@ class ServerEngine(Engine):
             [self.dialect.choosing(prompt, token_ids) for prompt in prompts], progress
         )
 
+    def check_room(self, longest: int, max_new_tokens: int) -> None:
+        """Raise ServerError unless the longest prompt fits with its longest response.
+
+        Args:
+            longest: its tokens for this model.
+            max_new_tokens: those of the response.
+        """
+        needed, most = longest + max_new_tokens + 1, self.served.window
+        if most is not None and needed > most:
+            raise ServerError(
+                f"{self.first} takes {most} tokens, and the longest prompt has {longest} for the "
+                f"{self.checkpoint.role}, which with max_new_tokens ({max_new_tokens}) and one "
+                f"more are {needed}; start the server with {self.dialect.window} {needed} or more, "
+                f"lower max_new_tokens by {needed - most}, or set max_prompt_length, with "
+                "long_prompts: drop"
+            )
+
     def _check_window(self, prompts: Sequence[Ids], more: int, what: str) -> None:
         longest, most = max(map(len, prompts), default=0), self.served.window
         if most is not None and longest + more > most:

@@ -199,6 +199,44 @@ def test_what_is_there_at_the_start_is_tried_first(world, tmp_path, capsys):
     good.stop()
 
 
+@pytest.mark.parametrize(
+    ("role", "changes", "longest"),
+    [("student", {}, 8), ("teacher", {}, 8), ("teacher", {"teacher_system_prompt": "Brief!"}, 15)],
+)
+def test_a_window_without_room_for_the_longest_prompt(
+    world, tmp_path, capsys, role, changes, longest
+):
+    """It is refused before anything is sampled, where else the run would die after its training."""
+    stub = Stub(world / role, window=longest + 6)
+    config = changed_config(world, tmp_path, **{f"{role}_server": [stub.url]}, **changes)
+    assert cli.main(["run", str(config)]) == cli.BAD_INPUT
+    told = capsys.readouterr().err
+    assert f"{stub.url} takes {longest + 6} tokens, and the longest prompt has {longest}" in told
+    assert f"start the server with --max-model-len {longest + 7} or more, lower max_new_to" in told
+    assert "by 1, or set max_prompt_length" in told
+    assert not list((tmp_path / "run").rglob("part-*"))
+    stub.window = longest + 7
+    assert cli.main(["sample", str(config)]) == cli.BAD_INPUT
+    assert "the longest prompt" not in capsys.readouterr().err, "the trial's own does not fit"
+    stub.stop()
+
+
+def test_the_teachers_command_is_tried_before_anything_is_sampled(world, tmp_path, capsys):
+    """And not where a run goes on that has begun to sample."""
+    command = f"touch {tmp_path}/tried; exit 7; {{model}} {{port}}"
+    config = changed_config(world, tmp_path, teacher_serve=command)
+    assert cli.main(["sample", str(config)]) == cli.BAD_INPUT
+    assert "ended with exit code 7" in capsys.readouterr().err
+    assert not list((tmp_path / "run").rglob("part-*"))
+    (tmp_path / "tried").unlink()
+    (tmp_path / "run" / "heldout" / "samples").mkdir()
+    (tmp_path / "run" / "heldout" / "samples" / "part-00000.parquet.tmp").touch()
+    assert cli.main(["sample", str(config)]) == 0
+    assert not (tmp_path / "tried").exists()
+    assert cli.main(["score", str(config)]) == cli.BAD_INPUT
+    assert (tmp_path / "tried").exists()
+
+
 def test_a_student_server_with_other_weights(world, tmp_path, capsys):
     other = worlds.save_model(tmp_path / "student", 77)
     stub, teacher = Stub(other), Stub(world / "teacher")

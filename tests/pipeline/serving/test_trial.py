@@ -233,7 +233,7 @@ def test_a_runs_load_is_that_of_a_shards_groups(stub_of, world, monkeypatch, tmp
     loads, scores = [], SimpleNamespace(normalize="mean")
     monkeypatch.setattr(run_engines, "try_out", lambda engine, letters, load: loads.append(load))
     engines = run_engines.RunEngines(config, scores, tmp_path, print, list, lambda own: [])
-    engines.try_servers([Checkpoint("teacher", str(world / "teacher"))])
+    engines.try_servers([Checkpoint("teacher", str(world / "teacher"))], own=False)
     assert loads == [Load(requests=5, sequences=6, tokens=48)]
 
 
