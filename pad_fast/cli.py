@@ -169,6 +169,7 @@ def _run_on_words(command: Command, words: list[str]) -> int:
     quiet_libraries()
     if command.reads:
         return _exit_code(_imported(command.call)(words))
+    from pad_fast.device import on_cpu
     from pad_fast.launch.launcher import hand_over, split_launch
     from pad_fast.pipeline.arguments import parse_settings, parse_with
 
@@ -180,7 +181,8 @@ def _run_on_words(command: Command, words: list[str]) -> int:
     else:
         given = [parse_settings(command.name, words, command.help, command.many)]
     if launch is not None:  # the settings are right, or the processes would all say so
-        return hand_over(launch, whole, on_cpu=bool(given[0].training.get("use_cpu")))
+        with on_cpu(given[0].on_cpu):
+            return hand_over(launch, whole)
     call = _imported(command.call)
     leave_imports_to_themselves()
     return _exit_code(call(*given, *command.arguments))

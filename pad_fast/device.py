@@ -23,15 +23,33 @@ _ROUNDING = {"tf32": 2.0**-10, "bf16": 2.0**-7}
 # The tags of an operation in which the host may wait for the device, or reads how much there is to
 # do. A graph of CUDA (torch.compile's mode "reduce-overhead") cannot record it, and ends before it.
 WAITS = (torch.Tag.cudagraph_unsafe,)
+# By these torch.cuda.is_available() finds no GPU, until the process starts one: with the second it
+# reads the first anew each time.
+_HIDE_GPUS = {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 _planned_memory: ContextVar[int | None] = ContextVar("planned_memory", default=None)
+_gpus_left_alone = False  # by all threads of the process: a new one has a context of its own
+
+
+@contextmanager
+def on_cpu(asked: bool = True) -> Iterator[None]:
+    """Leave the GPUs alone inside the block, if that is asked for (``use_cpu``)."""
+    global _gpus_left_alone
+    before, _gpus_left_alone = _gpus_left_alone, _gpus_left_alone or asked
+    try:
+        yield
+    finally:
+        _gpus_left_alone = before
 
 
 def default_device() -> torch.device:
     """The device that models are loaded to: the calling thread's current GPU, or the CPU.
 
-    A GPU has its number, by which other threads find the same one: theirs would be GPU 0.
+    In a block of :func:`on_cpu` it is the CPU. A GPU has its number, by which other
+    threads find the same one: theirs would be GPU 0.
     """
-    return numbered(torch.device("cuda")) if torch.cuda.is_available() else torch.device("cpu")
+    if _gpus_left_alone or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return numbered(torch.device("cuda"))
 
 
 def numbered(device: torch.device) -> torch.device:
@@ -43,7 +61,7 @@ def numbered(device: torch.device) -> torch.device:
 
 def count_gpus() -> int:
     """The number of GPUs of this machine that this process may use."""
-    return torch.cuda.device_count()
+    return 0 if _gpus_left_alone else torch.cuda.device_count()
 
 
 def visible_gpus() -> str:
@@ -241,9 +259,33 @@ def has_accelerator() -> bool:
 
 
 def random_states() -> list[Tensor]:
-    """The states of the host's random generator and, where there is one, the accelerator's."""
+    """The states of the host's random generator and of that of an accelerator in use.
+
+    Asking an accelerator that nothing has used yet would start it.
+    """
     states = [torch.get_rng_state()]
-    return [*states, torch.get_device_module().get_rng_state()] if has_accelerator() else states
+    if has_accelerator():
+        module = torch.get_device_module()
+        if getattr(module, "is_initialized", lambda: True)():
+            states.append(module.get_rng_state())
+    return states
+
+
+@contextmanager
+def hidden_gpus(device: torch.device) -> Iterator[None]:
+    """Let libraries see no GPU inside the block, if ``device`` is the CPU and none is in use.
+
+    Trainer asks those that it sees for their random states, which starts them.
+    """
+    before = {name: os.environ.get(name) for name in _HIDE_GPUS}
+    if is_cpu(device):
+        os.environ.update(_HIDE_GPUS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
 
 
 def gpu_name(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pad_fast.device import on_cpu
 from pad_fast.doctor.engine_difference import of_engines
 from pad_fast.files.stored_rows import Row
 from pad_fast.pipeline.dry_build import check_hub, check_training
@@ -97,7 +98,10 @@ def examine(settings: Settings, num_prompts: int) -> list[Finding]:
 
     The student responds to them as in a run, and the teacher scores its responses.
     """
-    with tempfile.TemporaryDirectory(prefix="pad-fast-doctor-") as folder:
+    with (
+        on_cpu(settings.on_cpu),
+        tempfile.TemporaryDirectory(prefix="pad-fast-doctor-") as folder,
+    ):
         # With a single shard, the metrics of the shard are those of all prompts.
         config = settings.run.changed(output_dir=folder, shard_size=num_prompts)
         run = RunContext(Settings(config, settings.training))

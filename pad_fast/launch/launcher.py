@@ -21,7 +21,7 @@ from typing import Any
 
 from pad_fast.device import count_gpus, visible_gpus
 from pad_fast.files.yaml_files import read_yaml
-from pad_fast.launch.process import COMMAND, NEW_STORE, THREADS
+from pad_fast.launch.process import COMMAND, NEW_STORE, ON_CPU, THREADS
 from pad_fast.terminal import command_line
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -99,15 +99,15 @@ def launch_command(launch: Launch, words: Sequence[str]) -> list[str]:
     return [*launcher, *_as_flags(flags), *module]
 
 
-def hand_over(launch: Launch, words: Sequence[str], *, on_cpu: bool = False) -> int:
+def hand_over(launch: Launch, words: Sequence[str]) -> int:
     """Become the launcher that starts ``pad-fast`` with ``words`` on many processes.
 
-    Signals then reach the launcher itself, which ends its processes.
+    Signals then reach the launcher itself, which ends its processes. In a block of
+    :func:`pad_fast.device.on_cpu` it starts them as on a machine without GPUs.
 
     Args:
         launch: on what.
         words: the command.
-        on_cpu: whether its settings leave the GPUs alone (``use_cpu``).
 
     Returns:
         The exit code of the launcher, where the system cannot replace a process (Windows).
@@ -122,15 +122,14 @@ def hand_over(launch: Launch, words: Sequence[str], *, on_cpu: bool = False) -> 
             "set); give these flags to the launcher"
         )
     command = launch_command(launch, words)
-    if not on_cpu:
-        check_gpus(launch)
+    check_gpus(launch)
     if launch.main_process_port and launch.machine_rank == 0:
         check_port(launch.main_process_port)
     print(f"pad-fast: {command_line(command)}", file=sys.stderr, flush=True)
     given = {COMMAND: command_given(launch, words)}
     environment = {THREADS: "1", NEW_STORE: "1", **os.environ, **given}
     if count_gpus() == 0:
-        environment["ACCELERATE_USE_CPU"] = "true"
+        environment[ON_CPU] = "true"
         if note := cpu_note(_config_of(launch)):
             print(f"pad-fast: {note}", file=sys.stderr, flush=True)
     if os.name == "posix":

@@ -37,6 +37,7 @@ OF_LAUNCHERS = (
     "FSDP_",
     "PARALLELISM_CONFIG_",
 )
+ON_CPU = "ACCELERATE_USE_CPU"
 THREADS = "OMP_NUM_THREADS"  # which launchers set to 1, where a user has not set it
 # What gloo, NCCL and the store say where the other end of a connection is gone.
 GONE = re.compile(
@@ -54,6 +55,11 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes that a launcher has started, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_on_cpu() -> bool:
+    """Whether accelerate leaves the GPUs alone, as its own configuration may say."""
+    return os.environ.get(ON_CPU, "").lower() in ("1", "y", "yes", "t", "true", "on")
 
 
 def environment_of_others() -> dict[str, str]:

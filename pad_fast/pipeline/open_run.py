@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pad_fast.device import default_device
+from pad_fast.device import default_device, on_cpu
 from pad_fast.environment import decisive, shown, variables, versions
 from pad_fast.files.checksums import file_digest, has_checksum
 from pad_fast.files.own_files import write_json
@@ -74,11 +74,12 @@ def open_run(settings: Settings, *, trains: bool = True) -> Iterator[RunContext]
         ValueError: prompts, models and settings do not fit together, the run folder was started
             with others, another process holds it, or nothing can be pushed although that is wanted.
     """
-    run = RunContext(settings)
-    if run.config.score_cache is not None:
-        check_writable(Path(run.config.score_cache))
-    check_ranks(run)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(on_cpu(settings.on_cpu))
+        run = RunContext(settings)
+        if run.config.score_cache is not None:
+            check_writable(Path(run.config.score_cache))
+        check_ranks(run)
         if run.ranks.is_main:
             stack.enter_context(locked(run.folder.root))
             shutil.rmtree(run.folder.rows, ignore_errors=True)  # a killed command leaves it

@@ -162,6 +162,11 @@ class Settings:
         return self.pad_config(output_dir, seed, training=training, **changes)
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the run leaves the GPUs alone: all of it does where its trainings do."""
+        return bool(self.training.get("use_cpu")) or process.is_on_cpu()
+
+    @property
     def has_anchor(self) -> bool:
         """Whether a training of the run compares its student with the one that it starts from."""
         methods = (options_of(self.training, own) for own in self.run.methods.values())

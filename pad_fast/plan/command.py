@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pad_fast.device import on_cpu
 from pad_fast.files.own_files import write_json
 from pad_fast.pipeline.settings import Settings
 from pad_fast.plan.advice import GIB, words
@@ -48,7 +49,8 @@ def plan(settings: Settings, options: PlanOptions) -> bool:
     Raises:
         ValueError: where the run itself would raise it.
     """
-    with plain_console(stderr=True).status("planning: each kind of work is tried without weights"):
+    said = plain_console(stderr=True).status("planning: each kind of work is tried without weights")
+    with said, on_cpu(settings.on_cpu):
         forecast = make_forecast(settings, options)
     if options.keep:
         folder = Path(str(settings.run.output_dir))

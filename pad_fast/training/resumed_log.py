@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pad_fast.training.gradient_buckets import OneSetOfGradients
 
+from pad_fast.device import hidden_gpus
+
 KEY = "PADTrainer log"  # among the states of callbacks, in a checkpoint's trainer_state.json
 
 
@@ -71,6 +73,15 @@ class ResumableLog(OneSetOfGradients):
             self._states()[KEY] = kept
         super()._save_checkpoint(*args, **kwargs)
         self._states().pop(KEY, None)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Trainer's, without the states of GPUs that the training leaves alone."""
+        with hidden_gpus(self.args.device):
+            super()._save_rng_state(output_dir)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with hidden_gpus(self.args.device):
+            super()._load_rng_state(checkpoint)
 
     def _load_callback_state(self) -> None:
         kept = self._states().pop(KEY, None)

@@ -51,11 +51,11 @@ def started(gpus, monkeypatch):
     return found
 
 
-def hand_over(*words: str, on_cpu: bool = False) -> None:
+def hand_over(*words: str) -> None:
     """Become the launcher of ``pad-fast run`` with ``words``."""
     launch, rest = split_launch(words)
     with pytest.raises(SystemExit):
-        launcher.hand_over(launch, ["run", *rest], on_cpu=on_cpu)
+        launcher.hand_over(launch, ["run", *rest])
 
 
 def options(command: list[str]) -> dict[str, str]:
@@ -223,14 +223,16 @@ def test_more_processes_than_gpus_are_refused(started, gpus, tmp_path, capsys, m
 
 def test_processes_of_a_cpu_need_no_gpus(started, gpus, tmp_path):
     gpus(1)
-    hand_over("c.yaml", "--num_processes", "2", on_cpu=True)
     mine = tmp_path / "mine.yaml"
     mine.write_text((CONFIGS / "multi_gpu.yaml").read_text().replace("cpu: false", "cpu: true"))
     hand_over("c.yaml", "--num_processes", "2", "--accelerate_config", str(mine))
     config = worlds.write_config(tmp_path, models=False, use_cpu=True)
     with pytest.raises(SystemExit):
         cli._run(["run", str(config), "--num_processes", "2"])
-    assert len(started) == 3
+    (first, environment), (second, _) = started[1], started[0]
+    assert "torch.distributed.run" in first
+    assert environment["ACCELERATE_USE_CPU"] == "true"
+    assert "accelerate.commands.launch" in second
 
 
 def test_a_file_of_the_users_may_choose_gpus(started, gpus, tmp_path):
