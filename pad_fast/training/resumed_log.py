@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pad_fast.training.gradient_buckets import OneSetOfGradients
-
 from pad_fast.device import hidden_gpus
+from pad_fast.training.gradient_buckets import OneSetOfGradients
 
 KEY = "PADTrainer log"  # among the states of callbacks, in a checkpoint's trainer_state.json
 
