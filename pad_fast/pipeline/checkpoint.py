@@ -13,6 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -39,6 +40,8 @@ from pad_fast.progress.bar import doing
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # whose question would wait for an answer
 # Conversations of all roles and with both ends, whose renderings are compared.
 PROBES = (("user",), ("system", "user"), ("user", "assistant"), ("user", "assistant", "user"))
+# What a repository on the hub may hold beside the weights that a server reads.
+NOT_SERVED = ["original/*", "consolidated*", "onnx/*", "*.pth", "*.gguf", "*.h5", "*.msgpack"]
 # What tokenizer.json says of texts that are padded, cut or given ends, and of decoding.
 NOT_READING = ("truncation", "padding", "post_processor", "decoder")
 
@@ -60,6 +63,7 @@ class Checkpoint:
         system_prompt: instructions that precede every conversation of this model.
         check: compares the files with those that were saved. It is called with False before any is
             read, for all but the weights, and with True before these.
+        served_from: the folder that a server of the run's own has loaded, where it is not ``path``.
         served: whether servers elsewhere run the model, whose weights need not be on this disk.
 
     Raises:
@@ -76,7 +80,35 @@ class Checkpoint:
     most_tokens: int | None = None
     system_prompt: str | None = None
     check: Callable[[bool], None] | None = None
+    served_from: str | None = None
     served: bool = False
+
+    def to_serve(self) -> str:
+        """What a server is given that the run starts: ``path``, or the folder of its revision.
+
+        A server would take the newest revision of a name.
+
+        Raises:
+            ValueError: the hub does not give the revision.
+        """
+        if self.revision is None or Path(self.path).is_dir():
+            return self.path
+        commit = getattr(self.config, "_commit_hash", None) or self.revision
+        try:
+            with doing(f"downloading the {self.role}"):
+                self.served_from = snapshot_download(
+                    self.path, revision=commit, ignore_patterns=NOT_SERVED
+                )
+        except OSError as error:
+            raise ValueError(
+                f"{self.role}_revision: {self.path} at {self.revision} cannot be downloaded for "
+                f"{self.role}_serve: {hub.failure(error) or first_line(error)}"
+            ) from None
+        return self.served_from
+
+    def is_called(self, name: str) -> bool:
+        """Whether a server that has loaded ``name`` has loaded this model."""
+        return any(same_path(own, name) for own in (self.path, self.served_from) if own)
 
     def compare(self, *, weights: bool) -> None:
         """Raise ValueError if weights, or all other files, differ from those that were saved."""
@@ -362,6 +394,11 @@ class Checkpoint:
         files = (path for path in folder.iterdir() if path.is_file())
         read = (path for path in files if not path.name.startswith(".") and path.name not in UNREAD)
         return {"path": self.path, "sha256": ends_hash(sorted(read))}
+
+
+def same_path(one: str, other: str) -> bool:
+    """Whether two folders, or names on the hub, are the same."""
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 def _code(config: dict[str, Any]) -> str:

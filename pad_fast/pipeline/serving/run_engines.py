@@ -147,7 +147,7 @@ class RunEngines:
         self.close()
         checkpoint.compare(weights=True)
         log = self.folder / "servers" / f"{checkpoint.role}.log"
-        server = OwnServer(command, checkpoint.path, log, self.config.serve_timeout)
+        server = OwnServer(command, checkpoint.to_serve(), log, self.config.serve_timeout)
         try:
             server.start()
             server.wait()

@@ -14,9 +14,9 @@ from pad_fast.files.stored_rows import Row
 from pad_fast.models.causal_lm import causal_lm
 from pad_fast.models.packing import pack_rows
 from pad_fast.models.rewards import packed_logprobs
-from pad_fast.pipeline.checkpoint import Checkpoint
+from pad_fast.pipeline.checkpoint import Checkpoint, same_path
 from pad_fast.pipeline.serving.dialects import ServerError
-from pad_fast.pipeline.serving.server_engine import Served, ServerEngine, same_path
+from pad_fast.pipeline.serving.server_engine import Served, ServerEngine
 
 FEW, MANY = 16, 64  # responses: more are read where fewer do not tell, and no name does
 TOKENS = 64  # the first that are read of a response

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pad_fast.pipeline.checkpoint import Checkpoint
@@ -67,8 +66,8 @@ class ServerEngine(Engine):
 
         What a student's server serves is known from its log-probabilities.
         """
-        path, names = self.checkpoint.path, (self.served.model, self.served.root)
-        same = self.checkpoint.role == "student" or any(same_path(path, name) for name in names)
+        names = (self.served.model, self.served.root)
+        same = self.checkpoint.role == "student" or any(map(self.checkpoint.is_called, names))
         return self.served.identity + ("" if same else f" serving {self.served.root}")
 
     def alone(self, url: str, patience: float = 0.0) -> ServerEngine:
@@ -215,11 +214,6 @@ def _counted(request: Request, tokens: Progress) -> Request:
         return found
 
     return replace(request, read=read)
-
-
-def same_path(one: str, other: str) -> bool:
-    """Whether two folders, or names on the hub, are the same."""
-    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 class Served:

@@ -140,7 +140,8 @@ def _check_name(engine: ServerEngine) -> None:
     """Raise ServerError if the served model's name tells that it is another one."""
     path, served = engine.checkpoint.path, engine.served
     known = {PurePath(name).name.lower() for name in (served.model, served.root)}
-    if engine.checkpoint.role == "teacher" and PurePath(path).name.lower() not in known:
+    same = engine.checkpoint.is_called(served.root) or PurePath(path).name.lower() in known
+    if engine.checkpoint.role == "teacher" and not same:
         raise ServerError(
             f"{engine.first} serves {served.model}, and the teacher is {path}; serve that, "
             f"or add --served-model-name {PurePath(path).name} if it is the same under a new name"

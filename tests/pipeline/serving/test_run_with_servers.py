@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import worlds
+from huggingface_hub import constants
 from served_runs import (
     ROLES,
     assert_rewards_of_this_process,
@@ -250,6 +251,30 @@ def test_a_student_server_with_other_weights(world, tmp_path, capsys):
     assert f"serve {world / 'student'}" in told
     for each in (stub, teacher):
         each.stop()
+
+
+def test_a_server_of_its_own_has_the_revision(world, tmp_path, monkeypatch):
+    """By the folder of its commit, since a server would take the newest of a name."""
+    commit, repository = "5" * 40, tmp_path / "models--org--judge"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(world / "teacher", snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    stub = Stub(snapshot)
+    command = f"{sys.executable} {FORWARDER} {stub.url} {{model}} {{port}}"
+    config = run_config(world, teacher_serve=command)
+    engines = RunEngines(config, ModelScores(config, "mean"), tmp_path, print, list, lambda _: [])
+    with engines.open(Checkpoint("teacher", "org/judge", "v1")) as engine:
+        assert stub.loaded == [snapshot]
+        assert engine.identity == "vllm 0.32.0", "its numbers are the same wherever the cache is"
+    engines.close()
+    stub.stop()
+    with (
+        pytest.raises(ValueError, match=r"^teacher: org/judge is neither a folder nor a model"),
+        engines.open(Checkpoint("teacher", "org/judge", "v2")),
+    ):
+        pass
 
 
 def test_a_judge_runs_in_this_process_beside_served_models(world, tmp_path):
