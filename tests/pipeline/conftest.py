@@ -11,6 +11,8 @@ import worlds
 from transformers import AutoModelForCausalLM
 
 from pad_fast import cli
+from pad_fast.progress.bar import Bar
+from pad_fast.progress.work import Work
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +57,11 @@ def foreign_teacher(world, tmp_path_factory) -> Path:
 def no_report(monkeypatch):
     """Skip the report, whose pictures take longer than the rest of a run."""
     monkeypatch.setattr("pad_fast.report.write_report", lambda root: root / "report" / "index.html")
+
+
+@pytest.fixture
+def bars(monkeypatch) -> list[Work]:
+    """What each bar of a run showed at its end."""
+    found, leave = [], Bar.__exit__
+    monkeypatch.setattr(Bar, "__exit__", lambda bar, *e: (found.append(bar.work), leave(bar, *e)))
+    return found

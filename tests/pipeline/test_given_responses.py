@@ -286,3 +286,15 @@ def test_doctor_looks_at_given_responses(world, tmp_path, capsys):
     cli.main(["doctor", str(config), "--num_prompts", "6"])
     assert "reward spread" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_every_bar_reaches_its_end(world, tmp_path, bars):
+    """Prompts have two to four responses, of which four are the most."""
+    rows = [{"prompt": f"{n}+1=?", "completions": [*"3456"[: 2 + n % 3]]} for n in range(8)]
+    config = given_config(world, tmp_path, rows, heldout_size=3, teacher=str(world / "teacher"))
+    assert cli.main(["run", str(config)]) == 0
+    ends = {bar.title: (bar.done, bar.total) for bar in bars if bar.total is not None}
+    assert 2 * 5 < ends["round 1/1 · teacher: score"][1] < 4 * 5
+    assert "evaluate student-01: fixed groups" in ends
+    assert [title for title, (done, total) in ends.items() if done != total] == []

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from pad_fast import cli
-from pad_fast.pipeline.parquet_rows import read_rows
+from pad_fast.pipeline.parquet_rows import read_rows, write_rows
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.reward_model import RewardModel, RewardScorer
 
@@ -105,6 +105,19 @@ def test_nothing_is_asked_twice_and_long_responses_are_masked(tmp_path, monkeypa
     assert first[1] is None
     monkeypatch.setattr(RewardModel, "rewards", None)
     assert rewards(folder, ["5", "4", "4"], tmp_path / "cache") == [first[2], first[0], first[0]]
+
+
+def test_its_bar_counts_the_responses_that_there_are(tmp_path, bars):
+    rows = [
+        {**row(texts), "finish_reasons": ["stop"] * len(texts)}
+        for texts in (["4", "5"], ["4", "6", "7"], ["8"])
+    ]
+    write_rows(tmp_path / "samples" / "part-00000.parquet", rows)
+    model = RewardModel("reward_model", str(save_reward_model(tmp_path / "rater")))
+    scorer = RewardScorer(model, ScoreCache(tmp_path / "cache"), 4096, True)
+    scorer.score_shards(tmp_path / "samples", tmp_path / "scores", 3, title="round 1/1")
+    (bar,) = (bar for bar in bars if bar.total is not None)
+    assert (bar.title, bar.done, bar.total) == ("round 1/1: score", 6, 6)
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from pad_fast.pipeline.sample import given
 from pad_fast.pipeline.sample.engines import Engine
 from pad_fast.pipeline.sample.metrics import sampling_metrics
 from pad_fast.pipeline.sample.shards import (
+    count_responses,
     sample_shards,
     shard_files,
     unfinished,
@@ -189,12 +190,10 @@ def _write_fixed_rewards(run: RunContext, subject: Subject, student: Engine, tit
     """Write the student's rewards of the fixed groups, shard by shard."""
     folder, ranks = _samples_folder(run, subject) / "fixed", run.workers(subject.checkpoint)
     todo = without_result(groups_folder(run), folder, ranks)
-    total = (run.config.heldout_num_generations or 0) * len(run.heldout_rows)
+    total, quiet = count_responses(todo), run.config.disable_tqdm or not todo
     with (
         measured(title, "response", ranks) as work,
-        SharedBar(
-            ranks, total, title, "response", quiet=run.config.disable_tqdm or not todo
-        ) as bar,
+        SharedBar(ranks, total, title, "response", quiet=quiet) as bar,
     ):
         for source in ranks.share(todo):
             rows = read_rows(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pad_fast.files.own_files import count_items
 from pad_fast.files.stored_rows import Row, Rows
 from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.parquet_rows import shard_index, shard_path, shard_paths, write_rows
@@ -40,6 +41,11 @@ def without_result(sources: Path, results: Path, ranks: Ranks) -> list[Path]:
     """The shards in a folder that have no shard of the same name in another, as rank 0 sees it."""
     found = [path.name for path in shard_paths(sources) if not (results / path.name).exists()]
     return [sources / name for name in ranks.agree(found)]
+
+
+def count_responses(shards: Sequence[Path]) -> int:
+    """The number of responses in shards of sampled rows."""
+    return sum(count_items(shard, "finish_reasons") for shard in shards)
 
 
 def keep_shard(path: Path, rows: Sequence[Row], metrics: Row, on_shard: OnShard | None) -> None:

@@ -14,7 +14,6 @@ import transformers
 from transformers import AutoModelForSequenceClassification
 
 from pad_fast.device import default_device
-from pad_fast.files.own_files import count_rows
 from pad_fast.files.stored_rows import Row
 from pad_fast.models.similar_lengths import longest_first
 from pad_fast.models.whole import check_values, whole_models
@@ -24,7 +23,7 @@ from pad_fast.pipeline.data_types import dtype_name
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Ids, Progress, unseen
-from pad_fast.pipeline.sample.shards import keep_shard, without_result
+from pad_fast.pipeline.sample.shards import count_responses, keep_shard, without_result
 from pad_fast.pipeline.score.cache import ScoreCache
 from pad_fast.pipeline.score.metrics import reward_metrics
 from pad_fast.pipeline.score.scorer import OnShard
@@ -190,8 +189,7 @@ class RewardScorer:
     ) -> None:
         """Write the shards of ``samples`` that ``folder`` lacks, see :class:`Scorer`."""
         todo = without_result(samples, folder, self.ranks)
-        rows = sum(count_rows(source) for source in todo)
-        quiet, total = self.quiet or not todo, rows * num_generations
+        quiet, total = self.quiet or not todo, count_responses(todo)
         name = f"{title}: score"
         with (
             measured(name, "response", self.ranks) as work,

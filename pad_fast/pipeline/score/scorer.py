@@ -19,7 +19,7 @@ from pad_fast.pipeline.costs import measured
 from pad_fast.pipeline.parquet_rows import read_rows
 from pad_fast.pipeline.ranks import ALONE, Ranks
 from pad_fast.pipeline.sample.engines import Engine, Progress
-from pad_fast.pipeline.sample.shards import keep_shard, without_result
+from pad_fast.pipeline.sample.shards import count_responses, keep_shard, without_result
 from pad_fast.pipeline.score.asked_questions import Quiz, configured_questions, make_quiz
 from pad_fast.pipeline.score.asked_teacher import AskedTeacher
 from pad_fast.pipeline.score.cache import ScoreCache
@@ -100,7 +100,7 @@ class Scorer:
         Args:
             samples: folder of sampled shards.
             folder: where the scored shards are.
-            num_generations: number of responses in a row.
+            num_generations: the most responses in a row, by which questions are counted.
             title: of the two progress bars.
             on_shard: called with index, rows and metrics of each shard that this rank scores,
                 before it is written.
@@ -108,7 +108,7 @@ class Scorer:
         todo = without_result(samples, folder, self.ranks)
         rows = sum(count_rows(source) for source in todo)
         quiet = self.config.disable_tqdm or not todo
-        name, total = f"{title}: score", rows * num_generations
+        name, total = f"{title}: score", count_responses(todo)
         with (
             measured(name, "response", self.ranks) as work,
             SharedBar(self.ranks, total, name, "response", quiet=quiet) as bar,
