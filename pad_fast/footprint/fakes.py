@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
 from transformers.initialization import no_init_weights
 from transformers.integrations import moe
@@ -80,6 +80,22 @@ def fake_model(
     model.tie_weights()  # which is left out with the random weights
     trust_head(model)
     return model
+
+
+def with_fake_part(model: Any, add: Callable[[Any], Any]) -> Any:
+    """A fake model with what ``add`` adds, which has to make weights on the meta device.
+
+    PEFT moves the weights that it makes by an exchange of tensors that fake ones refuse; those on
+    the meta device it leaves where they are. Call it inside :func:`fake`.
+    """
+    with unset_fake_temporarily():
+        whole = add(model)
+    for module in whole.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.is_meta:
+                made = torch.empty(weight.shape, dtype=weight.dtype)
+                setattr(module, name, torch.nn.Parameter(made, weight.requires_grad))
+    return whole
 
 
 def empty_model(config: Any, build: Callable[..., Any] = build_model) -> Any:

@@ -44,6 +44,8 @@ class Meter(TorchDispatchMode):
     Attributes:
         visible: the share of a row's pairs of tokens that see each other, by the row's length.
             Attention over rows of other lengths counts all pairs.
+        gradient_bytes: the most that a frozen head's gradients of logits take at once on a GPU;
+            None for a CPU, which takes a chunk of rows.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ class Meter(TorchDispatchMode):
         self.held = self.start = self.peak = self.flops = 0
         self.operations: Counter[tuple[int, int]] = Counter()
         self.visible: dict[int, float] = {}
+        self.gradient_bytes: int | None = None
         self._known: set[int] = set()
 
     def __torch_dispatch__(
@@ -90,7 +93,8 @@ class Meter(TorchDispatchMode):
             return int(flop_registry[packet](*args, **kwargs, out_val=out)), 0
         if packet not in COSTS:
             return 0, 0
-        call, cost = Call(bind(func, args, kwargs), self.visible), COSTS[packet]
+        call = Call(bind(func, args, kwargs), self.visible, self.gradient_bytes)
+        cost = COSTS[packet]
         return cost.flops(call), cost.workspace(call)
 
     def _hold(self, tensor: Tensor) -> None:
@@ -148,10 +152,11 @@ LOOK_UPS = (aten.embedding, aten.index, aten.index_select, aten.gather)
 
 @dataclass(frozen=True)
 class Call:
-    """An operation's arguments by name, and :attr:`Meter.visible`."""
+    """An operation's arguments by name, and what the meter knows of rows and of the device."""
 
     arguments: Mapping[str, Any]
     visible: Mapping[int, float] = field(default_factory=dict)
+    gradient_bytes: int | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -184,7 +189,8 @@ def _experts_flops(call: Call) -> int:
 
 
 def _head_flops(call: Call) -> int:
-    return 2 * call["hidden"].shape[0] * call["weight"].numel()
+    """A frozen head multiplies a second time: the gradients of its logits with its weight."""
+    return 2 * call["hidden"].shape[0] * call["weight"].numel() * (1 + call["unscaled"])
 
 
 def _head_backward_flops(call: Call) -> int:
@@ -195,7 +201,12 @@ def _head_backward_flops(call: Call) -> int:
 
 
 def _head_workspace(call: Call) -> int:
-    return _cpu_workspace(call, kept=call["saved_rows"], backward=False)
+    if not call["unscaled"]:
+        return _cpu_workspace(call, kept=call["saved_rows"], backward=False)
+    weight, rows = call["weight"], len(call["rows"])
+    limit = call.gradient_bytes
+    held = weight.nbytes // weight.shape[1] * (rows if limit else min(rows, memory_budget.CPU_ROWS))
+    return _cpu_workspace(call, kept=rows, backward=False) + min(held, limit or held)
 
 
 def _head_backward_workspace(call: Call) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -20,13 +20,16 @@ from transformers import DynamicCache
 from pad_fast.device import planning_for
 from pad_fast.footprint.fakes import fake, fake_model
 from pad_fast.footprint.meter import Footprint, Meter
-from pad_fast.linear_logprob.memory_budget import MemoryBudget
+from pad_fast.linear_logprob.memory_budget import MemoryBudget, frozen_head_bytes
 from pad_fast.models.attention_inputs import AttentionInputs
 from pad_fast.models.auto import recompute_activations
+from pad_fast.models.causal_lm import causal_lm
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.neighbour_effects import sides_of
 from pad_fast.models.packing import PackedRows, pack, split
 from pad_fast.models.rewards import attach_rewards_forward, packed_rewards
+
+ADAM_MOMENTS = 2  # each as large as the weights
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,29 @@ class TrainingOptions:
         bf16: whether the forward pass is under bfloat16 autocast.
         checkpointing: whether activations are checkpointed.
         accumulating: whether an earlier micro-batch has left gradients.
-        optimizer_bytes: bytes of the optimizer's state for each weight.
+        optimizer_bytes: bytes of the optimizer's state for each trained weight; None for AdamW's,
+            two moments in the weight's data type.
         max_tokens: the most tokens of one forward and backward; None for no limit.
         memory_budget: bytes of the output head, or "auto".
+        prepared: makes of the whole model what is trained, such as one with an adapter.
+        buckets: where DDP averages gradients, how those of several micro-batches lie in its
+            buckets: "in" them or "beside" them; None without DDP.
     """
 
     dtype: torch.dtype = torch.float32
     bf16: bool = False
     checkpointing: bool = True
     accumulating: bool = False
-    optimizer_bytes: float = 8.0
+    optimizer_bytes: float | None = None
     max_tokens: int | None = None
     memory_budget: MemoryBudget = "auto"
+    prepared: Callable[[Any], Any] | None = None
+    buckets: str | None = None
+
+    def model(self, config: Any, attention: str | None = None) -> Any:
+        """What is trained, without values. Call it inside :func:`fake`."""
+        whole = fake_model(config, self.dtype, attention)
+        return (whole if self.prepared is None else self.prepared(whole)).train()
 
 
 @dataclass(frozen=True)
@@ -99,11 +113,15 @@ def training_step(
 ) -> Footprint:
     """Forward and backward of so many prompts of one shape, in slices of ``max_tokens``."""
     with fake() as meter, planning_for(reading.memory):
-        model = fake_model(config, options.dtype, reading.attention).train()
+        if reading.gpu:
+            meter.gradient_bytes = frozen_head_bytes(options.memory_budget)
+        model = options.model(config, reading.attention)
         recompute_activations(model, options.checkpointing)
         attach_rewards_forward(model, memory_budget=options.memory_budget)
-        slices = split(shape.groups(prompts), options.max_tokens, reading.layout, sides_of(model))
-        optimizer_state = _optimizer_state(model, options, accumulating=len(slices) > 1)
+        sides = sides_of(causal_lm(model))
+        slices = split(shape.groups(prompts), options.max_tokens, reading.layout, sides)
+        several = options.accumulating or len(slices) > 1
+        state = _between_steps(model, options, several)
 
         def rewards_of(part: Sequence[PromptGroup]) -> Tensor:
             packed = _packed(part, meter, reading)
@@ -117,17 +135,59 @@ def training_step(
             rewards_of(part).sum().backward()
 
         found = _of_slices(meter, slices, step)
-        del optimizer_state
-        return found
+        del state
+        return _with_new_buckets(found, model, options, several)
 
 
-def _optimizer_state(model: Any, options: TrainingOptions, accumulating: bool = False) -> Tensor:
-    """What the optimizer keeps; if gradients accumulate, the weights are given them."""
-    if accumulating or options.accumulating:
+class Held(NamedTuple):
+    """Bytes of weights, gradients and the optimizer's state, all but a training's activations."""
+
+    weights: int
+    gradients: int
+    state: int
+
+
+def held_by_training(config: Any, options: TrainingOptions) -> Held:
+    """What a training of whole weights, or of an adapter beside them, holds."""
+    with fake():
+        return _held(options.model(config), options)
+
+
+def _held(model: Any, options: TrainingOptions) -> Held:
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    weights, gradients = _bytes(model.parameters()), _bytes(trained)
+    each, count = options.optimizer_bytes, sum(weight.numel() for weight in trained)
+    state = ADAM_MOMENTS * gradients if each is None else round(each * count)
+    return Held(weights + _bytes(model.buffers()), gradients, state)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _between_steps(model: Any, options: TrainingOptions, several: bool) -> list[Tensor]:
+    """What is held before a forward: the optimizer's state, and gradients where they are.
+
+    Args:
+        model: whose trained weights are given gradients that are held.
+        options: of the training.
+        several: whether several backwards add gradients up.
+    """
+    held = _held(model, options)
+    if several or options.buckets:
         for weight in model.parameters():
-            weight.grad = torch.empty_like(weight)
-    count = sum(weight.numel() for weight in model.parameters())
-    return torch.empty(round(options.optimizer_bytes * count), dtype=torch.uint8)
+            weight.grad = torch.empty_like(weight) if weight.requires_grad else None
+    beside = held.gradients if several and options.buckets == "beside" else 0
+    return [torch.empty(size, dtype=torch.uint8) for size in (held.state, beside)]
+
+
+def _with_new_buckets(
+    found: Footprint, model: Any, options: TrainingOptions, several: bool
+) -> Footprint:
+    """DDP cuts its buckets anew before its second forward, and then holds new and old ones."""
+    if not (several and options.buckets):
+        return found
+    return replace(found, peak=max(found.peak, found.start + _held(model, options).gradients))
 
 
 def answers_step(config: Any, rows: int, tokens: int, options: TrainingOptions) -> Footprint:
@@ -140,9 +200,9 @@ def answers_step(config: Any, rows: int, tokens: int, options: TrainingOptions) 
         options: of the training.
     """
     with fake() as meter:
-        model = fake_model(config, options.dtype).train()
+        model = options.model(config)
         recompute_activations(model, options.checkpointing)
-        state = _optimizer_state(model, options)
+        state = _between_steps(model, options, options.accumulating)
         ids = torch.zeros(rows, tokens, dtype=torch.long)
         meter.restart()
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
@@ -154,7 +214,7 @@ def answers_step(config: Any, rows: int, tokens: int, options: TrainingOptions) 
             ).loss
         loss.backward()
         del state
-        return meter.footprint()
+        return _with_new_buckets(meter.footprint(), model, options, options.accumulating)
 
 
 def scoring_batch(

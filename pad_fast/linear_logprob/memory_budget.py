@@ -288,6 +288,11 @@ def product_rows(
     return max(GPU_TILE_ROWS, fitting // GPU_TILE_ROWS * GPU_TILE_ROWS)
 
 
+def frozen_head_bytes(budget: MemoryBudget) -> int:
+    """The most that a frozen head's gradients of logits take at once on a GPU that is planned."""
+    return max(_bytes(budget, torch.device("cpu")), WORKSPACE)
+
+
 def rows_at_a_time(
     budget: MemoryBudget,
     rows: int,

@@ -47,6 +47,7 @@ def forward(
             )
             _keep(gathered, rows, head, softmax, block, chunk)
             unscaled[rows] = times_weight(block, head).to(unscaled.dtype)
+            del block  # before the next one
     for columns, part in head.slices(logits_torch.TILE_COLUMNS) if kept < len(labels) else ():
         for rows in tiles(len(labels) - kept, chunk):
             rows = slice(rows.start + kept, rows.stop + kept)

@@ -7,8 +7,8 @@ from typing import Any
 
 from pad_fast.pipeline.batch_sizes import SAMPLED, SCORED
 from pad_fast.pipeline.multiple_choice import questions
+from pad_fast.plan.case import Case
 from pad_fast.plan.estimate import Estimate, Estimator
-from pad_fast.plan.machine import Machine
 from pad_fast.plan.work import ASK, SAMPLE, SCORE, Work
 
 GIB = 2**30
@@ -24,7 +24,7 @@ def advise(
     machine = estimator.case.machine
     found = _about_batches(estimator, pieces)
     if not machine.fits(steps[0].peak or 0):
-        found.append(_about_training(machine, steps))
+        found.append(_about_training(estimator, steps))
     return [*found, *_about_questions(estimator, pieces)]
 
 
@@ -56,18 +56,30 @@ def _about_batches(estimator: Estimator, pieces: Sequence[Estimate]) -> list[str
     return [*(f"set {name}: {tokens}" for name, tokens in limits.items()), *advice]
 
 
-def _about_training(machine: Machine, steps: Sequence[Estimate]) -> str:
+def _about_training(estimator: Estimator, steps: Sequence[Estimate]) -> str:
     """The fastest of the other settings that fit."""
+    machine = estimator.case.machine
     others = [other for other in steps[1:] if machine.fits(other.peak or 0)]
     if others:
         return f"set {words(min(others, key=lambda other: other.seconds or 0.0).settings)}"
     least = min(steps, key=lambda other: other.peak or 0)
     return (
         f"train: no setting of the above fits, the least takes {(least.peak or 0) / GIB:.1f} GiB; "
-        "lower max_length or max_new_tokens, set train_dtype: bfloat16, optim: adamw_8bit or "
-        "use_peft: true, split the weights (--num_processes, --accelerate_config fsdp2), or take a "
-        "smaller student"
+        f"lower max_length or max_new_tokens, {_about_weights(estimator.case)}or take a smaller "
+        "student"
     )
+
+
+def _about_weights(case: Case) -> str:
+    """What makes the weights and what is kept beside them smaller, of what is not done yet."""
+    config, found = case.config, list[str]()
+    if not config.use_peft:
+        found = ["train_dtype: bfloat16", "optim: adamw_8bit", "use_peft: true"]
+    elif not config.load_in_4bit:
+        found = ["train_dtype: bfloat16", "load_in_4bit: true"]
+    said = f"set {' or '.join([', '.join(found[:-1]), found[-1]])}, " if found else ""
+    split = "split the weights (--num_processes, --accelerate_config fsdp2), "
+    return said if case.ranks.split or config.load_in_4bit else said + split
 
 
 def _about_questions(estimator: Estimator, pieces: Sequence[Estimate]) -> list[str]:

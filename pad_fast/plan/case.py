@@ -7,14 +7,16 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from pad_fast.files.system_errors import first_line
-from pad_fast.footprint.fakes import count_parameters, fake, fake_model, sharing_problem
+from pad_fast.footprint.fakes import count_parameters, fake, sharing_problem, with_fake_part
+from pad_fast.footprint.four_bits import pack_in_4_bits
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
+from pad_fast.models.causal_lm import causal_lm
 from pad_fast.pipeline import batch_sizes
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.chosen_batches import models_of
@@ -23,12 +25,13 @@ from pad_fast.pipeline.multiple_choice import choice_question
 from pad_fast.pipeline.run import RunContext
 from pad_fast.pipeline.score.asked_questions import configured_questions
 from pad_fast.pipeline.server_settings import is_served
+from pad_fast.pipeline.train.adapter import with_adapter
+from pad_fast.pipeline.train.train_round import may_leave_weights_unused
 from pad_fast.plan.machine import Machine
 from pad_fast.plan.work import Counts
 from pad_fast.training.batch_layout import checkpoints_activations, head_budget, tokens_that_fit
 from pad_fast.training.config import PADConfig
 
-ADAM_MOMENTS = 2  # each as large as the weights
 # Bytes of state for each weight, by a part of the optimizer's name.
 SMALL_OPTIMIZERS = {"8bit": 2.0, "sgd": 0.0, "adafactor": 0.0}
 
@@ -60,10 +63,12 @@ class Ranks:
         number: of processes.
         split: whether weights, gradients and the optimizer's state are split over them (FSDP,
             ZeRO-3) while the student is trained.
+        averaged: whether each holds all gradients, which DDP averages.
     """
 
     number: int = 1
     split: bool = False
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ class Case:
         options = self.training_options
         with fake():
             return tokens_that_fit(
-                fake_model(self.student.config, options.dtype, self.config.attn_implementation),
+                causal_lm(options.model(self.student.config, self.config.attn_implementation)),
                 self.machine.memory,
                 width=2 if self.bf16 else options.dtype.itemsize,
                 checkpointing=settings["gradient_checkpointing"],
@@ -214,10 +219,32 @@ class Case:
         """How a step is taken, apart from :attr:`train_settings`."""
         dtype = getattr(torch, self.config.train_dtype)
         name = str(getattr(self.training.optim, "value", self.training.optim))
-        small = next((size for part, size in SMALL_OPTIMIZERS.items() if part in name), None)
-        state = ADAM_MOMENTS * dtype.itemsize if small is None else small
-        budget = head_budget(self.training)
-        return TrainingOptions(dtype, self.bf16, optimizer_bytes=state, memory_budget=budget)
+        state = next((size for part, size in SMALL_OPTIMIZERS.items() if part in name), None)
+        return TrainingOptions(
+            dtype,
+            self.bf16,
+            optimizer_bytes=state,
+            memory_budget=head_budget(self.training),
+            prepared=self._with_adapter if self.config.use_peft else None,
+            buckets=self._buckets,
+        )
+
+    @property
+    def _buckets(self) -> str | None:
+        """Where gradients of several micro-batches lie under DDP, see TrainingOptions."""
+        if not self.ranks.averaged:
+            return None
+        searches = self.training.ddp_find_unused_parameters
+        if searches is None:
+            searches = may_leave_weights_unused(self.student.config)
+        return "beside" if searches or self.training.ddp_static_graph else "in"
+
+    def _with_adapter(self, model: Any) -> Any:
+        """The model as a training of an adapter has it."""
+        if self.config.load_in_4bit:
+            pack_in_4_bits(model)
+        made = partial(with_adapter, config=self.config, low_cpu_mem_usage=True)
+        return with_fake_part(model, made)
 
     def shape(self, prompt: int, response: int | None = None) -> GroupShape:
         """A group that is trained; by default its responses are as long as they may be."""

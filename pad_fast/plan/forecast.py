@@ -24,6 +24,7 @@ from pad_fast.pipeline.preflight import check_models, check_sources, fitting, re
 from pad_fast.pipeline.run import RunContext, validation_size
 from pad_fast.pipeline.seeds import derive_seed
 from pad_fast.pipeline.settings import Settings
+from pad_fast.pipeline.train.adapter import check_adapter
 from pad_fast.plan.advice import advise, questions_ratio
 from pad_fast.plan.benchmark_notes import benchmark_notes
 from pad_fast.plan.case import Case, Lengths, Ranks
@@ -165,13 +166,15 @@ class Fallback:
 def make_case(settings: Settings, options: PlanOptions) -> Case:
     """What is planned: prompts, machine, and whether training is under autocast."""
     run = RunContext(settings)
+    check_adapter(run.config, run.student(0), quantizer=False)  # another machine may have it
     counts, lengths = _prompts(run, options.num_prompts)
     bf16 = bool(run.training.bf16 or run.training.fp16)
     if options.memory is not None and not {"bf16", "fp16", "use_cpu"} & settings.training.keys():
         bf16 = True  # the GPU that is planned for has it, though this machine may not
     longest = run.config.max_new_tokens
     response = min(options.response_length or longest, longest)
-    ranks = Ranks(options.num_processes, options.splits and options.num_processes > 1)
+    shared = options.num_processes > 1
+    ranks = Ranks(options.num_processes, shared and options.splits, shared and options.averages)
     empty = Machine("", 0, 1.0, 1.0)
     case = Case(run, counts, lengths, empty, response, bf16, ranks)
     low = torch.bfloat16 if bf16 else case.training_options.dtype
@@ -234,5 +237,8 @@ def _describe(case: Case) -> dict[str, str]:
         found[role] = f"{checkpoint.path}: {millions:,.1f} million weights, {dtype}"
         found[role] += ", run by servers" if case.served(role) else ""
     found["student"] += f"; trained with {case.config.train_dtype} weights"
+    if case.config.use_peft:
+        packed = " in 4 bits" if case.config.load_in_4bit else ""
+        found["student"] += f"{packed} and an adapter of rank {case.config.lora_r}"
     found["student"] += ", bf16 autocast" if case.bf16 else ""
     return found

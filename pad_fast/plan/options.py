@@ -73,6 +73,11 @@ class PlanOptions:
         return "fsdp" in name or "zero3" in name
 
     @property
+    def averages(self) -> bool:
+        """Whether each process holds all gradients, which DDP averages."""
+        return not self.splits and "zero" not in str(self.accelerate_config)
+
+    @property
     def here(self) -> bool:
         """Whether this machine is planned for, on which work can be tried."""
         given = (self.memory, self.device_tflops, self.device_bandwidth)

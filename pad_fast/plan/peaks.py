@@ -8,15 +8,14 @@ PyTorch's allocator.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from pad_fast.allocator import KEPT_PRODUCTS, PRODUCT_BYTES
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.classifiers import classified_batch
-from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
-from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
+from pad_fast.footprint.steps import GroupShape, Held, Reading, TrainingOptions
 from pad_fast.pipeline.batch_sizes import REWARD_MODEL, held_bytes, spared_bytes
 from pad_fast.pipeline.checkpoint import Checkpoint
 from pad_fast.pipeline.data_types import AUTO, stored_dtype
@@ -82,7 +81,7 @@ class Peaks:
     def train(self, settings: dict[str, Any]) -> int:
         """A micro-batch of the longest prompts, with the optimizer's state and the gradients."""
         found = self.trained(settings, self.case.shape(self.case.lengths[STUDENT].longest))
-        return self.base + self._of_a_rank(found.peak, settings)
+        return self.base + self._of_a_rank(found.peak)
 
     def train_answers(self, settings: dict[str, Any]) -> int:
         """A micro-batch of one answer to each of the longest prompts, with all of its logits."""
@@ -91,7 +90,7 @@ class Peaks:
         prompts = settings["per_device_train_batch_size"]
         with counted(self.case.student):
             found = footprint.answers_step(config, prompts, prompt + response, options)
-        return self.base + self._of_a_rank(found.peak, settings)
+        return self.base + self._of_a_rank(found.peak)
 
     # Batches.
 
@@ -123,16 +122,20 @@ class Peaks:
             max_tokens=self.case.max_tokens(settings),
         )
 
-    def _of_a_rank(self, peak: int, settings: dict[str, Any]) -> int:
+    def _of_a_rank(self, peak: int) -> int:
         """The peak of a rank that holds a part of weights, gradients and optimizer's state."""
-        ranks, options = self.case.ranks, self.case.training_options
+        ranks = self.case.ranks
         if not ranks.split or ranks.number == 1:
             return peak
-        config = self.case.student.config
-        weights, width = count_parameters(config), options.dtype.itemsize
-        held = weights * (2 * width + options.optimizer_bytes)
-        layer = weights // max(1, config.get_text_config().num_hidden_layers)
-        return round(peak - held + held / ranks.number + GATHERED * layer * width)
+        held, text = sum(self.held), self.case.student.config.get_text_config()
+        layer = self.held.weights // max(1, text.num_hidden_layers)
+        return round(peak - held + held / ranks.number + GATHERED * layer)
+
+    @cached_property
+    def held(self) -> Held:
+        """What the training holds apart from activations."""
+        with counted(self.case.student):
+            return footprint.held_by_training(self.case.student.config, self.case.training_options)
 
     def _sampled(self, role: str, shape: GroupShape) -> tuple[Footprint, Footprint]:
         checkpoint, attention = self.case.model(role), self.config.attn_implementation

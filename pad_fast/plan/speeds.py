@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from pad_fast.footprint.fakes import count_parameters
 from pad_fast.footprint.meter import Footprint
 from pad_fast.footprint.steps import GroupShape
 from pad_fast.pipeline.batch_sizes import held_bytes
@@ -17,8 +16,8 @@ from pad_fast.plan.case import Case
 from pad_fast.plan.peaks import Peaks
 from pad_fast.plan.work import STUDENT
 
-# Bytes that AdamW reads and writes for each byte of weights: gradient, weight and both moments are
-# read, and all but the gradient are written.
+# Bytes that AdamW reads and writes for each byte of trained weights: gradient, weight and both
+# moments are read, and all but the gradient are written.
 ADAM_TRAFFIC = 7
 
 
@@ -102,9 +101,7 @@ class Roofline:
 
     def step(self, settings: dict[str, Any]) -> float:
         """See :class:`Speeds`."""
-        weights = count_parameters(self.case.student.config)
-        width = self.case.training_options.dtype.itemsize
-        return ADAM_TRAFFIC * weights * width / self.machine.bandwidth
+        return ADAM_TRAFFIC * self.peaks.held.gradients / self.machine.bandwidth
 
     def answers(self, prompts: int) -> float:
         """See :class:`Speeds`: a step on pairs of a prompt and one response."""

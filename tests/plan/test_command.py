@@ -9,11 +9,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from commands import failing
 from planned_runs import BY_RATES, config_of, estimator, piece, planned
 from safetensors.torch import save_file
 from worlds import contents
 
 from pad_fast import cli
+from pad_fast.pipeline.train import adapter as adapter_module
 from pad_fast.plan import machine as machines
 from pad_fast.plan.case import Lengths
 from pad_fast.plan.command import duration
@@ -131,6 +133,58 @@ def test_advice_where_nothing_helps(world, tmp_path):
     advice = [line for line in hopeless.advice if "log-probabilities" not in line]
     assert len(advice) > 4
     assert all("smaller" in line for line in advice)
+
+
+def test_an_adapter_is_planned(world, tmp_path):
+    """Its gradients and moments alone are held beside the weights, which 4 bits make smaller."""
+    path = config_of(world, tmp_path, lora_r=1)
+    flags = ("--device_memory", "1MiB", "--memory_budget", "0")
+    whole, adapter, packed = (
+        estimator(path, *flags, *more)
+        for more in ((), ("--use_peft", "true"), ("--use_peft", "true", "--load_in_4bit", "true"))
+    )
+    held = adapter.peaks.held
+    assert held.gradients < 0.5 * whole.peaks.held.gradients
+    assert held.state == 2 * held.gradients
+    assert packed.peaks.held.weights < held.weights
+    # A step of the adapter's training has room for more tokens, as the trainer finds.
+    tokens = [one.case.max_tokens(one.case.train_settings) for one in (whole, adapter, packed)]
+    assert tokens == sorted(set(tokens))
+    saved = whole.peaks.held.gradients + whole.peaks.held.state - held.gradients - held.state
+    options = {"gradient_accumulation_steps": 2, "max_tokens_per_step": 10**6}
+    assert whole.step(**options).peak - adapter.step(**options).peak > 0.9 * saved
+    assert whole.speeds.step({}) > adapter.speeds.step({})
+
+
+def test_advice_for_an_adapter_names_no_adapter(world, tmp_path):
+    path = config_of(world, tmp_path, use_peft=True, lora_r=1)
+    for more, named in (((), True), (("--load_in_4bit", "true"), False)):
+        hopeless = planned(path, "--device_memory", "1KiB", *more)
+        [advice] = [line for line in hopeless.advice if line.startswith("train:")]
+        assert "use_peft" not in advice
+        assert ("load_in_4bit: true" in advice) == named
+        assert "adapter of rank 1" in hopeless.models["student"]
+
+
+def test_an_adapter_needs_peft(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(adapter_module, "find_spec", lambda name: None)
+    path = config_of(world, tmp_path, use_peft=True)
+    assert "use_peft: needs PEFT" in failing(capsys, "plan", path, *BY_RATES)
+
+
+def test_where_gradients_are_on_several_processes(world, tmp_path):
+    """DDP has them in its buckets; FSDP splits them; ZeRO-2 has a way of its own."""
+    path = config_of(world, tmp_path)
+    several = ("--num_processes", "2")
+
+    def buckets(*flags):
+        return estimator(path, *flags).case.training_options.buckets
+
+    assert buckets() is None
+    assert buckets(*several) == "in"
+    assert buckets(*several, "--ddp_find_unused_parameters", "true") == "beside"
+    for config in ("fsdp2", "zero2"):
+        assert buckets(*several, "--accelerate_config", config) is None
 
 
 def test_settings_that_peaks_depend_on(world, tmp_path):

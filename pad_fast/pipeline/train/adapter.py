@@ -29,13 +29,19 @@ from pad_fast.terminal import say
 from pad_fast.training.adapter_rate import ADAPTER_RATE
 
 
-def check_adapter(config: RunConfig, student: Checkpoint) -> None:
-    """Raise ValueError if the adapter cannot be made or trained; reads no weights."""
+def check_adapter(config: RunConfig, student: Checkpoint, *, quantizer: bool = True) -> None:
+    """Raise ValueError if the adapter cannot be made or trained; reads no weights.
+
+    Args:
+        config: the run's settings.
+        student: that gets the adapter.
+        quantizer: whether what puts weights in 4 bits has to be installed.
+    """
     if not config.use_peft:
         return
     if find_spec("peft") is None:
         raise ValueError(f"use_peft: needs PEFT, which is not installed: {install_extra('peft')}")
-    if config.load_in_4bit and find_spec("bitsandbytes") is None:
+    if quantizer and config.load_in_4bit and find_spec("bitsandbytes") is None:
         raise ValueError(
             "load_in_4bit: needs bitsandbytes, which is not installed: pip install bitsandbytes"
         )
