@@ -166,22 +166,28 @@ def lengths_for(vocabulary: int) -> tuple[int, ...]:
 
 def loss_calls(loss: PADLoss, sizes: LossSizes, device: torch.device) -> list[Call]:
     """Forward and backward of a loss module on a prompt of zeros."""
+    # The teacher's rewards are often NumPy's float64, which ListMLE sorts in a form of its own.
     if isinstance(loss, LinearPADLoss):
         # Rows that keep their gradient for the backward, and rows that are computed again.
         budgets = [loss.options["memory_budget"], *([] if sizes.frozen_head else [0])]
-        return [
+        calls = [
             _linear_call(loss, sizes, device, budget, tokens)
             for budget in budgets
             for tokens in lengths_for(sizes.vocabulary)
         ]
-    return [_logits_call(loss, sizes, device, tokens) for tokens in lengths_for(sizes.vocabulary)]
+        calls.append(_linear_call(loss, sizes, device, budgets[0], TOKENS, torch.float64))
+        return calls
+    calls = [_logits_call(loss, sizes, device, tokens) for tokens in lengths_for(sizes.vocabulary)]
+    return [*calls, _logits_call(loss, sizes, device, TOKENS, torch.float64)]
 
 
-def _columns(loss: PADLoss, sizes: LossSizes, device: torch.device) -> dict[str, Tensor | None]:
+def _columns(
+    loss: PADLoss, sizes: LossSizes, device: torch.device, rewards: torch.dtype
+) -> dict[str, Tensor | None]:
     """What a call of the module takes of the responses beside their tokens."""
     shape = (1, sizes.responses)
     mask = torch.ones(shape, dtype=torch.bool, device=device)
-    teacher = torch.zeros(shape, dtype=torch.float32, device=device)
+    teacher = torch.zeros(shape, dtype=rewards, device=device)
     columns: dict[str, Tensor | None] = {"teacher_rewards": teacher}
     columns["mask"] = mask if sizes.masked else None
     if LOSSES[loss.options["loss"]].needs_anchor:
@@ -191,18 +197,30 @@ def _columns(loss: PADLoss, sizes: LossSizes, device: torch.device) -> dict[str,
     return columns
 
 
-def _logits_call(loss: PADLoss, sizes: LossSizes, device: torch.device, tokens: int) -> Call:
+def _logits_call(
+    loss: PADLoss,
+    sizes: LossSizes,
+    device: torch.device,
+    tokens: int,
+    rewards: torch.dtype = torch.float32,
+) -> Call:
     def call() -> None:
         rows = (sizes.responses, tokens)
         logits = torch.zeros(*rows, sizes.vocabulary, dtype=sizes.dtype, device=device)
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
-        loss(logits.requires_grad_(), labels, **_columns(loss, sizes, device)).sum().backward()
+        columns = _columns(loss, sizes, device, rewards)
+        loss(logits.requires_grad_(), labels, **columns).sum().backward()
 
     return call
 
 
 def _linear_call(
-    loss: LinearPADLoss, sizes: LossSizes, device: torch.device, budget: Any, tokens: int
+    loss: LinearPADLoss,
+    sizes: LossSizes,
+    device: torch.device,
+    budget: Any,
+    tokens: int,
+    rewards: torch.dtype = torch.float32,
 ) -> Call:
     def call() -> None:
         rows = (sizes.responses, tokens)
@@ -213,7 +231,7 @@ def _linear_call(
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
         if labels.numel() % 2 == 0 and tokens == TOKENS:  # so that no power of two divides it
             labels[0, 0] = loss.options["ignore_index"]
-        columns = _columns(loss, sizes, device)
+        columns = _columns(loss, sizes, device, rewards)
         loss(hidden, weight, labels, memory_budget=budget, **columns).sum().backward()
 
     return call

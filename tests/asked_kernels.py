@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,12 +46,11 @@ def of(*calls: Callable[[], object]) -> list[str]:
 def later(loss, n: int, vocabulary: int, dtype, *, masked=False, frozen=False, tokens: Iterable):
     """Calls as a user makes them, of 2 prompts of random values.
 
-    Teachers' rewards are float64, as NumPy has them. ListMLE compares them, and so has a form of
-    its own for them, which is not compiled in advance.
+    Teachers' rewards are float32, or float64 as NumPy has them, for which ListMLE has a form of
+    its own: it sorts them.
     """
-    exact = torch.float32 if loss.options["loss"] == "vpd" else torch.float64
 
-    def call(count: int):
+    def call(count: int, exact: torch.dtype):
         labels = torch.randint(vocabulary, (2 * n, count))
         teacher = torch.randn(2, n, dtype=exact)
         mask = torch.ones(2, n, dtype=torch.bool) if masked else None
@@ -62,7 +62,9 @@ def later(loss, n: int, vocabulary: int, dtype, *, masked=False, frozen=False, t
             states = (torch.randn(2 * n, count, vocabulary).to(dtype).requires_grad_(),)
         loss(*states, labels, teacher, mask=mask).sum().backward()
 
-    return [lambda count=count: call(count) for count in tokens]
+    return [
+        partial(call, count, exact) for count in tokens for exact in (torch.float32, torch.float64)
+    ]
 
 
 def losses() -> dict[str, tuple[list[str], list[str]]]:
