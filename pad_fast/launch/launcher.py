@@ -39,7 +39,9 @@ class Launch:
     """On what a command is started."""
 
     num_processes: int | None = _flag(
-        None, "Number of processes on all machines together. Default: the GPUs of all machines."
+        None,
+        "Number of processes on all machines together. Default: this machine's GPUs times the "
+        "machines, which all have to have as many.",
     )
     accelerate_config: str | None = _flag(
         None, f"One of {', '.join(NAMES)}, or a file that `accelerate config` wrote."
