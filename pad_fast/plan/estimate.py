@@ -96,7 +96,7 @@ class Estimator:
             first, token = self.speeds.sampling(role, n, prompts)
             seconds += times * (first + (self.config.max_new_tokens - 1) * token)
         if piece.rewards:
-            shared = max(1, min(piece.prompts, self._prompts_scored(role, n)))
+            shared = max(1, min(in_shard, self._prompts_scored(role, n)))
             seconds += piece.prompts / shared * self.speeds.scoring(role, n, shared)
             seconds += self.speeds.trying(role, n, shared)
             peak = max(peak, self.peaks.score(role, n, in_shard, self._limit(SCORED)))
@@ -132,8 +132,9 @@ class Estimator:
 
     def _ask(self, piece: Piece, tokens: int | None) -> Estimate:
         most, questions = tokens or self._limit(SCORED), piece.prompts * piece.questions
-        largest, peak = self.peaks.ask(piece.n, piece.prompts, piece.questions, most)
-        batch = max(1, min(questions, most // self._question(piece)))
+        in_shard = min(piece.prompts, self.config.shard_size)
+        largest, peak = self.peaks.ask(piece.n, in_shard, piece.questions, most)
+        batch = max(1, min(in_shard * piece.questions, most // self._question(piece)))
         seconds = questions / batch * self.speeds.asking(piece.n, batch)
         changed = _changed(SCORED, tokens)
         return self._estimate(piece, f"{largest} questions", peak, seconds, changed=changed)

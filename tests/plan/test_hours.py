@@ -7,6 +7,7 @@ from planned_runs import config_of, estimator
 from worlds import write_prompts
 
 from pad_fast.plan.estimate import Estimator
+from pad_fast.plan.work import Work
 
 
 class Given:
@@ -77,6 +78,36 @@ def seconds(world, folder, **changes: object) -> dict[str, float]:
 
 def test_a_rounds_seconds_by_hand(world, tmp_path):
     assert seconds(world, tmp_path) == pytest.approx(PARTS)
+
+
+class Batches(Given):
+    """Keeps how many prompts of each model and how many questions are timed together."""
+
+    def __init__(self):
+        self.found = []
+
+    def scoring(self, role, n, prompts):
+        self.found.append((role, prompts))
+        return super().scoring(role, n, prompts)
+
+    def asking(self, n, questions):
+        self.found.append(("questions", questions))
+        return super().asking(n, questions)
+
+
+@pytest.mark.parametrize("shard_size", [2, 4, 100])
+def test_no_batch_is_larger_than_a_shard(world, tmp_path, shard_size):
+    limits = {"sample_batch_tokens": 10**6, "score_batch_tokens": 10**6}
+    found = estimator(config_of(world, tmp_path, shard_size=shard_size, **limits))
+    speeds, peaks, shown = Batches(), NoPeaks(found.peaks), []
+    peaks.ask = lambda n, prompts, *_: (shown.append(prompts), (1, 0))[1]
+    for piece in Work(found.config, found.case.counts).pieces():
+        if piece.titles[0].startswith("round"):
+            Estimator(found.case, peaks, speeds).piece(piece)
+    prompts = min(shard_size, 8)
+    together = [("student", prompts), ("teacher", prompts), ("questions", prompts * 6)]
+    assert speeds.found == together
+    assert shown == [prompts]
 
 
 def test_twice_the_rounds(world, tmp_path):
