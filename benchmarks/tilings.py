@@ -94,11 +94,12 @@ def _rows(vocabulary: int, softcap: float) -> Callable[[int], Any]:
 
         logits = torch.randn(rows, vocabulary, device=DEVICE).mul_(3)
         labels, options = _labels(rows, vocabulary), TokenOptions(softcap=softcap)
-        kept = torch.empty(rows, vocabulary, device=DEVICE, dtype=torch.bfloat16)
-        found = tuple(torch.empty(rows, device=DEVICE) for _ in range(3))
+        scores = torch.empty(rows, vocabulary, device=DEVICE, dtype=torch.bfloat16)
+        row_scale, *found = (torch.empty(rows, device=DEVICE) for _ in range(4))
+        kept, numbers = (scores, row_scale), tuple(found)
 
         def call(tiling: Any) -> Call:
-            return lambda: launch.rows(logits, None, labels, kept, found, options, tiling)
+            return lambda: launch.rows(logits, None, labels, kept, numbers, options, tiling)
 
         return call
 

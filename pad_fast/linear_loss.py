@@ -112,7 +112,7 @@ class Problem:
         return budgets.rows_at_a_time(self.inputs.memory_budget, rows, *self.inputs.sizes)
 
     def done_again(self, rows: int) -> int:
-        """Of so many rows, those for whose logp_grad the budget has no room, if steps are taken."""
+        """Of so many rows, those for whose scores the budget has no room, if steps are taken."""
         return rows - budgets.saved_rows(self.inputs.memory_budget, rows, *self.inputs.sizes)
 
 

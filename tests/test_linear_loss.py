@@ -104,7 +104,7 @@ def test_chunks_in_bfloat16_under_autocast(
         x.float() if x.is_floating_point() else x for x in states()
     )
     results = []
-    # So few rows have no budget that holds the sums in float32 and not all of their logp_grad.
+    # So few rows have no budget that holds the sums in float32 and not all of their scores.
     for room in (0, int(LENGTHS[:N].sum())):
         monkeypatch.setattr(memory_budget, "rows_at_a_time", lambda *_, room=room: room)
         leaves = leaves_of(hidden, weight, bias)

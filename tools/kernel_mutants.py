@@ -35,7 +35,10 @@ FORWARD, BACKWARD = "kernels/logprob/forward.py", "kernels/logprob/backward.py"
 SOFTMAX, NUMERICS = "kernels/logprob/softmax.py", "kernels/common/numerics.py"
 OPS, RESPONSES = "pad_fast/logprob/response_op.py", "kernels/logprob/responses.py"
 ROWS, SCORING = "kernels/linear_logprob/row_softmax.py", "kernels/linear_logprob/fused.py"
-LINEAR, UPSTREAM = (f"pad_fast/linear_logprob/{name}.py" for name in ("backward", "upstream"))
+LINEAR, UPSTREAM, LINEAR_TRITON = (
+    f"pad_fast/linear_logprob/{name}.py" for name in ("backward", "upstream", "triton_impl")
+)
+LINEAR_LAUNCH = "kernels/linear_logprob/launch.py"
 MUTANTS = {
     "forward: a dropped mask": Mutant(FORWARD, 'tl.where(there, z, float("-inf"))', "z"),
     "forward: off by one tile": Mutant(
@@ -190,8 +193,8 @@ HEAD_MUTANTS = {
     ),
     "rows: an unread tail": Mutant(
         ROWS,
-        "z, CAPPED)\n    if whole < vocabulary:",
-        "z, CAPPED)\n    if whole > vocabulary:",
+        "scores.to(dtype))\n    if whole < vocabulary:",
+        "scores.to(dtype))\n    if whole > vocabulary:",
     ),
     "rows: bfloat16 accumulation": Mutant(
         ROWS, "share = scale / total", "share = (scale / total).to(tl.bfloat16).to(ACC)"
@@ -202,7 +205,7 @@ HEAD_MUTANTS = {
     "rows: no bias in the tail": Mutant(
         ROWS, "x += tl.load(bias_ptr + offsets, mask=there, other=0.0).to(x.dtype)", "x += 0.0"
     ),
-    "rows: broken rows keep their logp_grad": Mutant(ROWS, "if total != total:", "if total < 0.0:"),
+    "rows: broken rows keep their scores": Mutant(ROWS, "if total != total:", "if total < 0.0:"),
     "fused: a dropped mask": Mutant(
         SCORING, 'tl.where((columns < vocabulary)[None, :], z, float("-inf"))', "z"
     ),
@@ -291,6 +294,55 @@ MUTANTS |= {
         NUMERICS, "t = _float64_tanh(", "t = _far_tanh(", only="float64_softcap"
     ),
 }
+
+SCORES = (f"{TESTS}/linear_logprob/test_scores.py",)
+SCORES_MUTANTS = {
+    "scores: lanes without their peaks": Mutant(
+        ROWS, "* power(peak - own, CAPPED)[:, None]", "* power(peak - peak, CAPPED)[:, None]"
+    ),
+    "scores: a softcap without its slope": Mutant(
+        ROWS,
+        "scores = tl.exp2(z) * (outer - tl.abs(z)) * (outer + tl.abs(z))",
+        "scores = tl.exp2(z) * outer * outer",
+    ),
+    "scores: padding is written": Mutant(
+        ROWS,
+        "tl.store(scores_ptr + whole + offsets, scores.to(dtype), mask=there)",
+        "tl.store(scores_ptr + whole + offsets, scores.to(dtype), mask=offsets < 3)",
+    ),
+    "scores: the label's as the walk wrote it": Mutant(
+        ROWS,
+        "tl.store(scores_ptr + label, stored, mask=enough)",
+        "tl.store(scores_ptr + label, stored, mask=total < 0.0)",
+    ),
+    "scores: the label's rounding stays": Mutant(ROWS, "row_scale * (score / stored)", "row_scale"),
+    "scores: one walk for any label": Mutant(
+        ROWS, "enough = peak - own <= FARTHEST", "enough = total == total"
+    ),
+    "scores: two walks for any label": Mutant(
+        ROWS, "enough = peak - own <= FARTHEST", "enough = total != total"
+    ),
+    "scores: no scale of a second walk": Mutant(
+        ROWS, "tl.where(row_scale == 0.0, 1.0, row_scale)", "row_scale"
+    ),
+    "scores: one walk in every dtype": Mutant(
+        LINEAR_LAUNCH, "dtype == torch.bfloat16 and in_range", "in_range"
+    ),
+    "scores: one walk with every softcap": Mutant(LINEAR_LAUNCH, "capped == NARROW.value and ", ""),
+    "scores: powers of two of any size": Mutant(
+        LINEAR_LAUNCH, "logprob.constants(options)[1] <= MOST_BITS", "True"
+    ),
+    "scores: their scale is left out": Mutant(
+        UPSTREAM,
+        "self.grad[: len(row_scale)] * row_scale",
+        "self.grad[: len(row_scale)]",
+        only="any_size",
+    ),
+}
+MUTANTS |= {name: mutant._replace(suite=SCORES) for name, mutant in SCORES_MUTANTS.items()}
+MUTANTS["scores: their scale is left out of a frozen head"] = Mutant(
+    LINEAR_TRITON, ".mul_(whole.row_scale.unsqueeze(1))", "", LINEAR_SUITE, "frozen"
+)
 
 EXACT_KL, EXACT_JSD = "kernels/preference/exact_kl.py", "kernels/preference/exact_jsd.py"
 LIST_MLE, SAMPLED = "kernels/preference/list_mle.py", "kernels/preference/sampled_rankings.py"

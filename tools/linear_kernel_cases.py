@@ -73,7 +73,7 @@ def _row_case(
             logits,
             None if added is None else torch.zeros(columns, dtype=added),
             labels,
-            kept,
+            None if kept is None else (kept, torch.zeros(2, dtype=wide)),
             tuple(found),
             TokenOptions(softcap=softcap),
             tiling=nearest(tuning.ROWS, name).of(wide, softcap),

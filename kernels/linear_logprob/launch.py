@@ -16,12 +16,16 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..common.device import ACCUMULATORS, multiprocessors, on
 from ..logprob import launch as logprob
 from ..logprob.launch import TokenOptions
+from ..logprob.softmax import NARROW
 from .fused import linear_logprob_fwd, linear_logprob_join
 from .row_softmax import linear_logprob_rows
 from .tuning import SPLITS, RowTiling, ScoringTiling, ScoringTilings, rows_of, scoring_of
 
 VEC = 4  # columns that a lane takes at once
 JOINED = 128  # rows of a program that joins the parts of the vocabulary
+# Bits of a softcap whose powers of two rows keep. An upstream gradient is divided by their sum, and
+# has to stay within float32's range, which ends at 2^-126.
+MOST_BITS = 64.0
 NO_LABEL = -(2**31)  # an ignore_index that no label has
 
 
@@ -29,34 +33,38 @@ def rows(
     logits: Tensor,  # (C, V) float32 or float64, contiguous columns
     bias: Tensor | None,  # (V,)
     labels: Tensor,  # (C,)
-    logp_grad: Tensor | None,  # (C, V), written, contiguous columns
+    # Scores (C, V) with contiguous columns and a scale of each row (C,), written
+    kept: tuple[Tensor, Tensor] | None,
     found: tuple[Tensor, Tensor, Tensor],  # log-probabilities, peaks and totals (C,), written
     options: TokenOptions,
     tiling: RowTiling | None = None,
 ) -> None:
     """Write the log-probability of each label, and the maximum and sum of exponentials of its row.
 
-    Given ``logp_grad``, d log p[label] / d logits is written there.
+    Given ``kept``, row_scale * scores is d log p[label] / d logits.
     """
     if not labels.numel():
         return
     tiling = tiling or rows_of(logits.device).of(logits.dtype, options.softcap)
     bias = bias.contiguous() if bias is not None else None
     capped, tanh = logprob.softcap_of(options)
+    scores, row_scale = (logits, logits) if kept is None else kept
     with on(logits.device):
         linear_logprob_rows[(labels.numel(),)](
             logits,
             logits if bias is None else bias,
             labels,
             *found,
-            logits if logp_grad is None else logp_grad,
+            scores,
+            row_scale,
             logits.shape[1],
             logits.stride(0),
-            logits.stride(0) if logp_grad is None else logp_grad.stride(0),
+            scores.stride(0),
             *logprob.constants(options),
             tanh,
             HAS_BIAS=bias is not None,
-            KEEP=logp_grad is not None,
+            KEEP=kept is not None,
+            ONCE=kept is not None and _hold_early_scores(scores.dtype, options),
             CAPPED=capped,
             ACC=ACCUMULATORS[logits.dtype],
             BLOCK_V=tiling.columns,
@@ -66,6 +74,17 @@ def rows(
             enable_fp_fusion=bool(options.softcap),
             **tiling.limits,
         )
+
+
+def _hold_early_scores(dtype: torch.dtype, options: TokenOptions) -> bool:
+    """Whether scores of this dtype may be written before the sum of their row is known.
+
+    They are up to e^40, or with a softcap 2^z. float16 ends at 65,504, and float32 is for those who
+    want the last digits, which e^40 loses.
+    """
+    capped, _ = logprob.softcap_of(options)
+    in_range = not capped or (capped == NARROW.value and logprob.constants(options)[1] <= MOST_BITS)
+    return dtype == torch.bfloat16 and in_range
 
 
 def tile(

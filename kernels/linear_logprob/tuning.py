@@ -35,7 +35,7 @@ class RowTilings:
 
     plain: RowTiling
     capped: RowTiling  # with a softcap
-    # A thread's of float64 logits with a softcap; None leaves it to the compiler.
+    # A thread's of float64 logits; None leaves it to the compiler.
     float64_registers: int | None = None
 
     def of(self, dtype: torch.dtype, softcap: float) -> RowTiling:
@@ -43,27 +43,26 @@ class RowTilings:
         tiling = self.capped if softcap else self.plain
         if dtype.itemsize <= 4:
             return tiling
-        most = self.float64_registers if softcap else None
-        return RowTiling(tiling.columns // 4, tiling.num_warps // 2, most)
+        return RowTiling(tiling.columns // 4, tiling.num_warps // 2, self.float64_registers)
 
 
-# A row's gradient needs its logits twice. The fewer rows are in flight, the more of them the second
-# walk, which goes backwards, finds in the second-level cache. So sm_100 has programs of 1,024
-# threads, one to a multiprocessor; 64 registers are all that they can have, and without the limit
-# ptxas may spill in order to fit a second. But on an H200 programs of 512 threads, of which three
-# share a multiprocessor, took 2.5% less time, and 5.5% less where there were only 300 rows. Smaller
-# ones took no less than these.
+# Scores that are not in bfloat16 need a row's logits twice. The second walk goes backwards, and
+# finds more of them in the second-level cache where fewer rows are in flight. So sm_100 has
+# programs of 1,024 threads, one to a multiprocessor; 64 registers are all that they can have, and
+# without the limit ptxas may spill in order to fit a second. But on an H200 programs of 512
+# threads, of which three share a multiprocessor, took 2.5% less time, and 5.5% less where there
+# were only 300 rows. Smaller ones took no less than these.
 #
 # With a softcap the threads of a program wait for one another at each tile, and while they do, none
 # loads or computes. So four programs of 256 threads share a multiprocessor, with the same bytes in
-# flight. They read their rows again from memory, which is less than the waiting.
+# flight. What takes two walks reads its rows again from memory, which is less than the waiting.
 _CAPPED = RowTiling(2048, 8, most_registers=64)
 ROWS = {
     # Left alone, Triton 3.9 puts 8 bytes of float64 on a stack: on sm_80 with a bias, on sm_90
     # where no gradient is kept.
     "sm_80": RowTilings(RowTiling(4096, 16), _CAPPED, float64_registers=128),
     "sm_90": RowTilings(RowTiling(4096, 16), _CAPPED, float64_registers=128),
-    "sm_100": RowTilings(RowTiling(8192, 32, most_registers=64), _CAPPED),
+    "sm_100": RowTilings(RowTiling(8192, 32, most_registers=64), _CAPPED, float64_registers=128),
     # Warps of 64 threads, and 1,024 threads at most.
     "gfx942": RowTilings(RowTiling(4096, 16), RowTiling(2048, 8)),
 }

@@ -195,7 +195,7 @@ def _head_flops(call: Call) -> int:
 
 def _head_backward_flops(call: Call) -> int:
     """The products of both gradients, and the logits of rows that kept nothing of them."""
-    rows, kept = len(call["rows"]), len(call["logp_grad"])
+    rows, kept = len(call["rows"]), len(call["values"])
     gradients = call["need_hidden"] + call["need_weight"]
     return 2 * call["weight"].numel() * (rows * gradients + rows - kept)
 
@@ -210,7 +210,7 @@ def _head_workspace(call: Call) -> int:
 
 
 def _head_backward_workspace(call: Call) -> int:
-    return _cpu_workspace(call, kept=len(call["logp_grad"]), backward=True)
+    return _cpu_workspace(call, kept=len(call["values"]), backward=True)
 
 
 def _cpu_workspace(call: Call, *, kept: int, backward: bool) -> int:

@@ -1,8 +1,8 @@
 """The gradients of hidden states, weight and bias, on every device.
 
-With u = h @ W.T + b, a row's logp_grad is S = d log p[y] / d u. The upstream gradient g is one
-factor per row, so dH = g * (S @ W) and dW = S.T @ (g * H) are plain products. Rows that kept S need
-only these. The others are computed again, one slice of the vocabulary after another.
+With u = h @ W.T + b, a row has S = d log p[y] / d u. The upstream gradient g is one factor per row,
+so dH = g * (S @ W) and dW = S.T @ (g * H) are plain products. Rows that kept S, or S but for a
+factor in g, need only these. Others are computed again, slice by slice.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pad_fast.linear_logprob import memory_budget
 from pad_fast.linear_logprob.head import Head, empty_rows, times_weight
 from pad_fast.linear_logprob.matmul import SliceSum, add_product_, rounds_once, write_product
 from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS
+from pad_fast.linear_logprob.scores import Scores
 from pad_fast.linear_logprob.upstream import Upstream, gather_rows, scale_rows_
 from pad_fast.logprob.softmax import RowNumbers
 from pad_fast.logprob.torch_impl import tiles
@@ -33,6 +34,21 @@ class LiveRows:
     peak: Tensor
     total: Tensor
     upstream: Upstream
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """Rows that kept their scores, and the upstream gradient that belongs to these."""
+
+    scores: Tensor  # (K, V)
+    places: Tensor  # (K,)
+    upstream: Upstream  # row_scale * g
+
+    @classmethod
+    def of(cls, scores: Scores, places: Tensor, upstream: Upstream) -> KeptRows:
+        """The first rows of those at ``places``, as many as have ``scores``."""
+        kept = upstream.of_scores(scores.row_scale)
+        return cls(scores.values, places[: len(scores)], kept)
 
 
 @dataclass
@@ -61,7 +77,7 @@ class HowToBackward:
 def backward(
     live: LiveRows,
     head: Head,
-    logp_grad: Tensor,  # (K, V or more), what the first K rows kept
+    scores: Scores,  # K, of the first rows
     into: Gradients,
     how: HowToBackward,
 ) -> None:
@@ -70,11 +86,10 @@ def backward(
     More rows than ``product_rows`` are computed again in two passes, one for hidden states and one
     for the head: sums of both over all rows and slices would not fit in the memory there is.
     """
-    kept = min(len(logp_grad), len(live.places))
-    logp_grad = logp_grad[:kept, : len(head.weight)]
+    kept = min(len(scores), len(live.places))
+    own = KeptRows.of(scores[:kept].unpadded(len(head.weight)), live.places, live.upstream)
     if into.hidden is not None:
-        own = (live.upstream.grad[:kept], live.places[:kept])
-        write_hidden_gradient(logp_grad, head, *own, into.hidden, how.product_rows)
+        write_hidden_gradient(own, head, into.hidden, how.product_rows)
     grad = live.upstream.grad[kept:]
     again = torch.arange(kept, len(live.places), device=grad.device)
     rows = again if how.read_all else again[grad != 0]
@@ -93,46 +108,44 @@ def backward(
         def recomputed(block: Tensor) -> _Recomputed:
             return _Recomputed(live, block, head, how.tile_logp_grad, need_hidden)
 
-        _add_by_slices(live, head, logp_grad, into, blocks, recomputed)
+        _add_by_slices(live, own, head, into, blocks, recomputed)
 
 
 def write_hidden_gradient(
-    logp_grad: Tensor,  # (L, V)
+    kept: KeptRows,
     head: Head,
-    grad: Tensor,  # (L,), g
-    places: Tensor,  # (L,)
     into: Tensor,  # (M, D)
     product_rows: int,
 ) -> None:
-    """dH = g * (S @ W) with S the ``logp_grad``, written to ``places``.
+    """dH = g * (S @ W), written to the places of rows that kept their scores.
 
     A product takes ``product_rows`` rows, but few where a CPU has to widen both. Where it has not,
     more rows take less time, and no more memory than g * H, which comes later.
     """
-    widened = not is_gpu(logp_grad.device) and logp_grad.dtype != head.dtype
-    for part in tiles(len(logp_grad), head.tile_rows if widened else max(1, product_rows)):
-        dhidden = scale_rows_(times_weight(logp_grad[part], head), grad[part])
-        into.index_copy_(0, places[part], dhidden.to(into.dtype))
+    scores, grad = kept.scores, kept.upstream.grad
+    widened = not is_gpu(scores.device) and scores.dtype != head.dtype
+    for part in tiles(len(scores), head.tile_rows if widened else max(1, product_rows)):
+        dhidden = scale_rows_(times_weight(scores[part], head), grad[part])
+        into.index_copy_(0, kept.places[part], dhidden.to(into.dtype))
         del dhidden  # before the next product
 
 
 def _add_by_slices(
     live: LiveRows,
+    kept: KeptRows,
     head: Head,
-    logp_grad: Tensor,  # (K, V)
     into: Gradients,
     blocks: Sequence[Tensor],
     recomputed: Callable[[Tensor], _Recomputed],
 ) -> None:
     """Finish the gradients of weight and bias slice by slice, and dH of a single block of rows."""
-    upstream, kept = live.upstream, len(logp_grad)
-    factors = None
+    scores, factors = kept.scores, None
     if into.weight is not None:
-        factors = upstream.times(live.hidden, live.places[:kept], head.factor_dtype)
-    grad = upstream.in_units[:kept]
+        factors = kept.upstream.times(live.hidden, kept.places, head.factor_dtype)
+    grad = kept.upstream.in_units
     dweight = into.weight
-    if dweight is not None and factors is not None and kept and not blocks:
-        dweight = _write_at_once(dweight, logp_grad, factors)
+    if dweight is not None and factors is not None and len(scores) and not blocks:
+        dweight = _write_at_once(dweight, scores, factors)
     if dweight is None and into.bias is None and not blocks:
         return
     single = recomputed(blocks[0]) if len(blocks) == 1 else None
@@ -141,46 +154,46 @@ def _add_by_slices(
             None if whole is None else SliceSum(whole[columns], head.dtype)
             for whole in (dweight, into.bias)
         ]
-        if kept:
-            add_weight_gradient(logp_grad[:, columns], factors, grad, *sums)
+        if len(scores):
+            add_weight_gradient(scores[:, columns], factors, grad, *sums)
         for block in blocks:
             (single or recomputed(block)).add(columns, *sums)
         for total in sums:
             if total is not None:
-                total.finish(upstream.unit)
+                total.finish(live.upstream.unit)
         del sums  # before those of the next slice are made
     if single is not None and into.hidden is not None:
         single.write_hidden(into.hidden)
 
 
-def _write_at_once(dweight: Tensor, logp_grad: Tensor, factors: Tensor) -> Tensor | None:
+def _write_at_once(dweight: Tensor, scores: Tensor, factors: Tensor) -> Tensor | None:
     """Write dW as one product, without a sum in float32, and return None; or return ``dweight``."""
-    if not rounds_once(dweight, logp_grad.T, factors):
+    if not rounds_once(dweight, scores.T, factors):
         return dweight
-    torch.mm(logp_grad.T, factors, out=dweight)
+    torch.mm(scores.T, factors, out=dweight)
     return None
 
 
 def add_weight_gradient(
-    logp_grad: Tensor,  # (L, v), a slice of the vocabulary
+    scores: Tensor,  # (L, v), a slice of the vocabulary
     factors: Tensor | None,  # (L, D), g * H
-    grad: Tensor,  # (L,), g
+    grad: Tensor,  # (L,), g of these scores
     dweight: SliceSum | None,  # (v, D)
     dbias: SliceSum | None,  # (v,)
 ) -> None:
-    """dW += S.T @ (g * H) and db += S.T @ g, with S the ``logp_grad``."""
+    """dW += S.T @ (g * H) and db += S.T @ g, with S the ``scores`` of :class:`KeptRows`."""
     if dweight is not None and factors is not None:
         # Rows that have to be widened are widened a few at a time.
-        step = len(logp_grad) if logp_grad.dtype == factors.dtype else memory_budget.CPU_ROWS
-        for rows in tiles(len(logp_grad), max(1, step)):
-            dweight.add_product(logp_grad[rows].to(factors.dtype).T, factors[rows])
+        step = len(scores) if scores.dtype == factors.dtype else memory_budget.CPU_ROWS
+        for rows in tiles(len(scores), max(1, step)):
+            dweight.add_product(scores[rows].to(factors.dtype).T, factors[rows])
     if dbias is not None:
-        for rows in tiles(len(logp_grad), GPU_TILE_ROWS):
-            dbias.add(grad[rows] @ logp_grad[rows].to(grad.dtype))
+        for rows in tiles(len(scores), GPU_TILE_ROWS):
+            dbias.add(grad[rows] @ scores[rows].to(grad.dtype))
 
 
 class _Recomputed:
-    """Rows that did not keep their logp_grad: computed again, times g, slice by slice."""
+    """Rows that did not keep their scores: computed again, times g, slice by slice."""
 
     def __init__(
         self,

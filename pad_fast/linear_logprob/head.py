@@ -92,12 +92,12 @@ def logits_of(gathered: Tensor, head: Head) -> Tensor:
     return logits
 
 
-def times_weight(logp_grad: Tensor, head: Head) -> Tensor:
-    """``logp_grad`` (L, V) times the weight (V, D), in the accumulator's dtype."""
+def times_weight(scores: Tensor, head: Head) -> Tensor:
+    """``scores`` (L, V) times the weight (V, D), in the accumulator's dtype."""
     if head.factor_dtype == head.weight.dtype:
-        return product(logp_grad, head.weight, head.dtype)
-    total = logp_grad.new_zeros(len(logp_grad), head.weight.shape[1], dtype=head.dtype)
+        return product(scores, head.weight, head.dtype)
+    total = scores.new_zeros(len(scores), head.weight.shape[1], dtype=head.dtype)
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
-        add_product_(total, logp_grad[:, columns].to(part.dtype), part)
+        add_product_(total, scores[:, columns].to(part.dtype), part)
         del part  # before the next one is widened
     return total

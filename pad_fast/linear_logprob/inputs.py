@@ -96,7 +96,7 @@ def _needs_gradient(*tensors: Tensor | None) -> bool:
 class RowSplit(NamedTuple):
     """How the operation treats rows, which it cannot find out for itself."""
 
-    saved_rows: int  # rows that keep their logp_grad for the backward
+    saved_rows: int  # rows that keep their scores for the backward
     unscaled: bool  # the forward makes the gradient of hidden states, but for a factor a row
     fused: bool  # no logits in memory, in a kernel that is slower where memory is not short
     product_rows: int  # rows that a product of gradients takes at once

@@ -23,7 +23,7 @@ CPU_ROWS = 256
 # Bytes of the logits of a GPU's chunk, in float32 or for float64 in that.
 CHUNK_BYTES = 512 << 20
 # The share of a GPU's memory that "auto" stands for: a sixteenth. That is 9.4 GB of an H200, in
-# which 16,384 rows of 256,000 columns keep their logp_grad in 16 bits.
+# which 16,384 rows of 256,000 columns keep their scores in 16 bits.
 SHARE = 16
 # The bytes that "auto" stands for on a CPU: half of what plain PyTorch takes for M = 2048, D = 768,
 # V = 50257, in which all of these rows keep theirs. Eight responses of 128 tokens do so up to
@@ -31,7 +31,7 @@ SHARE = 16
 CPU_AUTO = 512 << 20
 # What a GPU may take whatever the budget: the least in which all sizes can be done.
 WORKSPACE = 1 << 30
-# The tiles of a GPU's backward. 16,384 rows by 8,192 columns are 256 MiB of logp_grad in 16 bits,
+# The tiles of a GPU's backward. 16,384 rows by 8,192 columns are 256 MiB of scores in 16 bits,
 # and the gradient of hidden states is added to 16 times at V = 128,256.
 GPU_TILE_ROWS = 2048
 GPU_TILE_COLUMNS = 8192
@@ -44,7 +44,7 @@ GPU_ROWS = 128
 PASS_ROWS_16_BITS, PASS_ROWS = 674, 64
 # Bytes of a row's own numbers: label, place, peak, total, upstream gradient and intermediates.
 ROW_BYTES = 80
-# Rows of logp_grad are padded to a multiple of this many columns: 128 bytes in 16 bits.
+# Rows of scores are padded to a multiple of this many columns: 128 bytes in 16 bits.
 ALIGNMENT = 64
 
 
@@ -77,7 +77,7 @@ def rows_of_chunk(rows: int, vocabulary: int, device: torch.device, dtype: torch
 
 
 def padded(vocabulary: int) -> int:
-    """Columns of a row of logp_grad in memory."""
+    """Columns of a row of scores in memory."""
     return (vocabulary + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
@@ -124,7 +124,7 @@ def cpu_workspace(
     softcap: bool,
     backward: bool,
 ) -> int:
-    """Bytes that a CPU's forward or backward holds, arguments, results and logp_grad excluded.
+    """Bytes that a CPU's forward or backward holds, arguments, results and scores excluded.
 
     A test compares them with what is measured.
 
@@ -133,7 +133,7 @@ def cpu_workspace(
         width: D, the hidden size.
         vocabulary: V.
         dtype: that of the hidden states.
-        kept: whether some rows keep their logp_grad.
+        kept: whether some rows keep their scores.
         recomputed: whether some rows do not.
         softcap: whether there is one.
         backward: the backward's bytes, or else the forward's.
@@ -144,7 +144,7 @@ def cpu_workspace(
         gathered = -(-rows // CPU_ROWS) * CPU_ROWS * width
         cast = (gathered + columns * width) * wide if narrow else 0
         row = wide * vocabulary if kept and narrow else 0
-        # Whole chunks of kept rows are multiplied into the place of their logp_grad; fewer rows,
+        # Whole chunks of kept rows are multiplied into the place of their scores; fewer rows,
         # and those that keep nothing, into a tile of a whole chunk.
         chunks = rows >= CPU_ROWS or rows == 0
         whole = chunks * (CPU_ROWS * row + 2 * tile * (kept and softcap))
@@ -201,7 +201,7 @@ def _slice_bytes(
     """Bytes of a slice of the weight's gradient, and of what rows that are done again hold with it.
 
     That is a tile of logits and, where products are widened, the slice of the weight. Of rows that
-    kept their logp_grad, some are widened at a time.
+    kept their scores, some are widened at a time.
     """
     wide, columns = accumulator(dtype).itemsize, min(tile_columns(width), padded(vocabulary))
     widened = columns * widened_bytes(dtype, device)
@@ -231,7 +231,7 @@ def _product_bytes(
 
 
 def kept_bytes(width: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Bytes of a row that keeps its logp_grad; on a GPU also those of its g * H in the backward."""
+    """Bytes of a row that keeps its scores; on a GPU also those of its g * H in the backward."""
     states = width * factor_bytes(dtype, device) if is_gpu(device) else 0
     return padded(vocabulary) * dtype.itemsize + states
 
@@ -244,7 +244,7 @@ def saved_rows(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """How many of ``rows`` keep their logp_grad for the backward.
+    """How many of ``rows`` keep their scores for the backward.
 
     All of them, or a number of whole chunks, so that few sizes occur.
     """
@@ -268,7 +268,7 @@ def product_rows(
 ) -> int:
     """How many rows a product of gradients may take at once.
 
-    ``kept`` rows keep their logp_grad for the backward, or with None, for a frozen head, the
+    ``kept`` rows keep their scores for the backward, or with None, for a frozen head, the
     product is done in the forward. A CPU takes all rows in tiles of its own.
     """
     if not is_gpu(device):
@@ -301,15 +301,15 @@ def rows_at_a_time(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """How many of ``rows`` may have logp_grad at a time where none is kept for later.
+    """How many of ``rows`` may have scores at a time where none is kept for later.
 
     This is for whole prompts at a time, see :mod:`pad_fast.linear_logprob.prompt_chunks`. The
     gradient of a 16-bit head is then a sum in float32, beside which the rows have to fit.
     """
     wide = accumulator(dtype).itemsize
-    # A row has its logp_grad, its hidden state, that times g, and the gradient of it.
+    # A row has its scores, its hidden state, that times g, and the gradient of it.
     row = padded(vocabulary) * dtype.itemsize + width * (dtype.itemsize + 2 * wide)
-    if is_gpu(device):  # and where products are widened, a slice of its logp_grad
+    if is_gpu(device):  # and where products are widened, a slice of its scores
         row += logits_torch.TILE_COLUMNS * widened_bytes(dtype, device)
     fixed = rows * ROW_BYTES
     fixed += workspace(CPU_ROWS, width, vocabulary, dtype, device, recomputed=False)

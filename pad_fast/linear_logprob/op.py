@@ -2,7 +2,7 @@
 
 A schema takes the four numbers of :class:`TokenOptions` and a resolved implementation, "torch" or
 "triton". What an operation cannot find out inside of a compiled graph, such as how many rows keep
-their logp_grad and which gradients will be needed, comes as plain arguments, so that a fake tensor
+their scores and which gradients will be needed, comes as plain arguments, so that a fake tensor
 knows its size. An output that is not needed has no rows.
 """
 
@@ -20,7 +20,8 @@ from pad_fast.linear_logprob import backward as linear_backward
 from pad_fast.linear_logprob import torch_impl, triton_impl
 from pad_fast.linear_logprob.backward import Gradients, HowToBackward, LiveRows
 from pad_fast.linear_logprob.head import Head
-from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, chunk_rows, padded
+from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, chunk_rows
+from pad_fast.linear_logprob.scores import Scores
 from pad_fast.linear_logprob.upstream import Upstream, scale_rows
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import TokenOptions, accumulator
@@ -65,13 +66,14 @@ def linear_token_logprobs(
     logit_scale: float,
     ignore_index: int,
     impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Log-probabilities (M,), and of the live rows what the backward needs.
 
     Returns:
-        Log-probabilities (M,); peaks and totals (K,); the logp_grad of the first rows
-        (saved_rows, V and padding); with ``unscaled`` each row's logp_grad times the weight (K, D),
-        which is the gradient of its hidden state but for the upstream factor.
+        Log-probabilities (M,); peaks and totals (K,); the :class:`.Scores` of the first rows,
+        values (saved_rows, V and padding) and their scale (saved_rows,); with ``unscaled`` each
+        row's d log p / d logits times the weight (K, D), which is the gradient of its hidden state
+        but for the upstream factor.
 
     ``fused`` writes no logits to memory, and is for what will not be differentiated. A product of
     gradients, here or in the backward, takes ``product_rows`` rows at once.
@@ -80,9 +82,10 @@ def linear_token_logprobs(
     if count is None:
         argument_checks.check_live_values(rows, labels, ignore_index)
     index = _counted(rows, count)
-    logps, peak, total, logp_grad, dhidden = _outputs(
+    logps, peak, total, *kept, dhidden = _outputs(
         hidden, weight, labels, rows, saved_rows, unscaled
     )
+    scores = Scores(*kept)
     head = Head(weight, bias, TokenOptions(temperature, softcap, logit_scale, ignore_index))
     chunk = chunk_rows(len(weight), hidden.device, weight.dtype)
     # A chunk keeps all of its rows or none.
@@ -94,25 +97,25 @@ def linear_token_logprobs(
         else:
             forward = triton_impl.forward if impl == "triton" else torch_impl.forward
             products = dhidden[: len(index)] if unscaled else None
-            found = forward(*own, logp_grad, products, product_rows)
+            found = forward(*own, scores, products, product_rows)
     logps.zero_().index_copy_(0, index, found[0])
     for whole, part in ((peak, found[1]), (total, found[2])):
         whole[: len(index)] = part
     # Who compares outputs, as torch.library.opcheck does, must not see old memory.
-    for whole in (peak, total, logp_grad, dhidden):
+    for whole in (peak, total, *scores.tensors, dhidden):
         whole[len(index) :] = 0
-    logp_grad[:, len(weight) :] = 0
-    return logps, peak, total, logp_grad, dhidden
+    scores.values[:, len(weight) :] = 0
+    return logps, peak, total, *scores.tensors, dhidden
 
 
 def _outputs(
     hidden: Tensor, weight: Tensor, labels: Tensor, rows: Tensor, saved_rows: int, unscaled: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     logps = hidden.new_empty(labels.shape, dtype=accumulator(hidden.dtype))
     peak = logps.new_empty(rows.shape)
-    logp_grad = hidden.new_empty(saved_rows, padded(weight.shape[0]))
+    scores = Scores.empty(hidden, saved_rows, weight.shape[0])
     dhidden = hidden.new_empty(rows.shape[0] if unscaled else 0, hidden.shape[1])
-    return logps, peak, torch.empty_like(peak), logp_grad, dhidden
+    return logps, peak, torch.empty_like(peak), *scores.tensors, dhidden
 
 
 @linear_token_logprobs.register_fake
@@ -131,7 +134,8 @@ def linear_token_logprobs_backward(
     count: Tensor | None,
     peak: Tensor,
     total: Tensor,
-    logp_grad: Tensor,
+    values: Tensor,
+    row_scale: Tensor,
     need_hidden: bool,
     need_weight: bool,
     need_bias: bool,
@@ -156,7 +160,7 @@ def linear_token_logprobs_backward(
         upstream = Upstream.of(grad[index], total, weight.dtype)
         live = LiveRows(hidden, index, labels[index], peak, total, upstream)
         how = HowToBackward(tile_logp_grad, triton, product_rows)
-        linear_backward.backward(live, head, logp_grad, into, how)
+        linear_backward.backward(live, head, Scores(values, row_scale), into, how)
     return gradients
 
 
@@ -182,7 +186,8 @@ def _(
     count,
     peak,
     total,
-    logp_grad,
+    values,
+    row_scale,
     need_hidden,
     need_weight,
     need_bias,
@@ -217,13 +222,13 @@ def _(grad, rows, count, total, unscaled):
 def _save_for_backward(ctx, inputs, output) -> None:
     hidden, weight, bias, labels, rows, count, _, ctx.unscaled, _, *ctx.options = inputs
     ctx.others = (None,) * (len(inputs) - 3)  # inputs that have no gradient
-    _, peak, total, logp_grad, unscaled = output
+    _, peak, total, *scores, unscaled = output
     if ctx.unscaled:  # nothing of a frozen head is saved: its weight may be freed and stay so
         ctx.save_for_backward(rows, count, total, unscaled)
     else:
-        ctx.save_for_backward(hidden, weight, bias, labels, rows, count, peak, total, logp_grad)
+        ctx.save_for_backward(hidden, weight, bias, labels, rows, count, peak, total, *scores)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # or zeros of the shape of logp_grad would be made
+    ctx.set_materialize_grads(False)  # or zeros of the shape of scores would be made
 
 
 def _backward(ctx, grad: Tensor | None, *_) -> Sequence[Tensor | None]:

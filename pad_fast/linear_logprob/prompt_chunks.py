@@ -2,7 +2,7 @@
 
 A chunk holds all responses of its prompts, so that a loss of theirs and its gradient are known
 before the next chunk begins. Hidden states, weight and bias then get their gradients at once, in 3
-products, with the logp_grad of one chunk in memory. Nothing here knows a loss:
+products, with the scores of one chunk in memory. Nothing here knows a loss:
 :mod:`pad_fast.linear_loss` computes it between :meth:`ChunkedHead.forward` and
 :meth:`ChunkedHead.backward`.
 """
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from pad_fast.linear_logprob import torch_impl, triton_impl
-from pad_fast.linear_logprob.backward import add_weight_gradient, write_hidden_gradient
+from pad_fast.linear_logprob.backward import KeptRows, add_weight_gradient, write_hidden_gradient
 from pad_fast.linear_logprob.inputs import LinearInputs
 from pad_fast.linear_logprob.matmul import SliceSum
-from pad_fast.linear_logprob.memory_budget import padded
+from pad_fast.linear_logprob.scores import Scores
 from pad_fast.linear_logprob.upstream import Upstream
 from pad_fast.logprob.responses import Responses
 from pad_fast.logprob.torch_impl import tiles
@@ -91,7 +91,7 @@ class ChunkRows(NamedTuple):
     """The rows of a chunk after the forward."""
 
     rows: Tensor  # (L,) places
-    logp_grad: Tensor  # (L, V and padding)
+    scores: Scores  # L
     logps: Tensor  # (L,)
     total: Tensor  # (L,)
 
@@ -119,27 +119,27 @@ class ChunkedHead:
 
     def forward(self, rows: Tensor) -> ChunkRows:
         """The log-probabilities of the rows at these places."""
-        vocabulary, hidden = len(self.head.weight), self.inputs.hidden
-        logp_grad = hidden.new_empty(len(rows), padded(vocabulary))
+        hidden = self.inputs.hidden
+        scores = Scores.empty(hidden, len(rows), len(self.head.weight))
         forward = triton_impl.forward if self.inputs.impl == "triton" else torch_impl.forward
         logps, _, total = forward(
-            hidden, rows, self.inputs.labels[rows], self.head, logp_grad, None, len(rows)
+            hidden, rows, self.inputs.labels[rows], self.head, scores, None, len(rows)
         )
-        return ChunkRows(rows, logp_grad, logps, total)
+        return ChunkRows(rows, scores, logps, total)
 
     def backward(self, chunk: ChunkRows, grad: Tensor) -> None:
         """Add the gradients of a chunk whose log-probabilities have the gradient ``grad`` (L,)."""
         head, rows = self.head, chunk.rows
         upstream = Upstream.of(grad, chunk.total, head.weight.dtype)
-        logp_grad = chunk.logp_grad[:, : len(head.weight)]
+        kept = KeptRows.of(chunk.scores.unpadded(len(head.weight)), rows, upstream)
         if self.dhidden is not None:
-            write_hidden_gradient(logp_grad, head, upstream.grad, rows, self.dhidden, len(rows))
+            write_hidden_gradient(kept, head, self.dhidden, len(rows))
         factors = None
         if self.dweight is not None:
-            factors = upstream.times(self.inputs.hidden, rows, head.factor_dtype)
+            factors = kept.upstream.times(self.inputs.hidden, rows, head.factor_dtype)
         for part in tiles(len(head.weight), head.tile_columns):
             sums = [self._sum(whole, part) for whole in (self.dweight, self.dbias)]
-            add_weight_gradient(logp_grad[:, part], factors, upstream.grad, *sums)
+            add_weight_gradient(kept.scores[:, part], factors, kept.upstream.grad, *sums)
             for total in sums:
                 if total is not None:
                     total.finish(None)

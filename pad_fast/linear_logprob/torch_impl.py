@@ -13,6 +13,7 @@ from torch import Tensor
 from pad_fast.linear_logprob.head import Head, gather_chunks, times_weight
 from pad_fast.linear_logprob.matmul import product, write_product
 from pad_fast.linear_logprob.memory_budget import rows_of_chunk
+from pad_fast.linear_logprob.scores import Scores
 from pad_fast.logprob import softmax as softmax_module
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import (
@@ -29,25 +30,26 @@ def forward(
     places: Tensor,  # (L,), of the rows to do
     labels: Tensor,  # (L,), theirs
     head: Head,
-    logp_grad: Tensor,  # (K, V or more), written for the first K rows
-    unscaled: Tensor | None,  # (L, D), written with every row's logp_grad times the weight
+    scores: Scores,  # K, of the first K rows, written with a scale of 1
+    unscaled: Tensor | None,  # (L, D), written with every row's scores times the weight
     product_rows: int,  # rows of that product; a chunk here
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, peaks and totals of live rows, (L,) each."""
     softmax = OnlineSoftmax(labels, head.dtype)
     chunk = rows_of_chunk(len(labels), len(head.weight), hidden.device, hidden.dtype)
     gathered = gather_chunks(hidden, places, chunk).to(head.factor_dtype)
-    kept = len(labels) if unscaled is not None else min(len(logp_grad), len(labels))
+    kept = len(labels) if unscaled is not None else min(len(scores), len(labels))
     for rows in tiles(kept, chunk):
         if unscaled is None:
-            _keep(gathered, rows, head, softmax, logp_grad[rows, : len(head.weight)], chunk)
+            own = scores[rows].unpadded(len(head.weight))
+            _keep(gathered, rows, head, softmax, own, chunk)
         else:
-            block = gathered.new_empty(
-                rows.stop - rows.start, len(head.weight), dtype=head.weight.dtype
-            )
-            _keep(gathered, rows, head, softmax, block, chunk)
-            unscaled[rows] = times_weight(block, head).to(unscaled.dtype)
-            del block  # before the next one
+            block = hidden.new_empty(rows.stop - rows.start, len(head.weight))
+            own = Scores(block, softmax.total.new_empty(len(block)))
+            _keep(gathered, rows, head, softmax, own, chunk)
+            products = times_weight(block, head).mul_(own.row_scale.unsqueeze(1))
+            unscaled[rows] = products.to(unscaled.dtype)
+            del block, own, products  # before the next chunk
     for columns, part in head.slices(logits_torch.TILE_COLUMNS) if kept < len(labels) else ():
         for rows in tiles(len(labels) - kept, chunk):
             rows = slice(rows.start + kept, rows.stop + kept)
@@ -92,12 +94,16 @@ def _logits(
 
 
 def _keep(
-    gathered: Tensor, rows: slice, head: Head, softmax: OnlineSoftmax, logp_grad: Tensor, chunk: int
+    gathered: Tensor, rows: slice, head: Head, softmax: OnlineSoftmax, scores: Scores, chunk: int
 ) -> None:
-    """Take a chunk of rows into ``softmax``, and write its ``logp_grad`` (L, V)."""
-    options, block = head.options, logp_grad
-    if logp_grad.dtype != head.dtype:
-        block = torch.empty_like(logp_grad, dtype=head.dtype)
+    """Take a chunk of rows into ``softmax``, and write its ``scores``.
+
+    Where these are rounded, row_scale undoes it for the label, whose score is as large as all
+    others of its row together.
+    """
+    options, block = head.options, scores.values
+    if block.dtype != head.dtype:
+        block = torch.empty_like(block, dtype=head.dtype)
     anchors = []
     for columns, part in head.slices(logits_torch.TILE_COLUMNS):
         target = block[:, columns]
@@ -119,8 +125,12 @@ def _keep(
     parts = tiles(len(head.weight), logits_torch.TILE_COLUMNS)
     for columns, anchor in zip(parts, anchors, strict=True):
         block[:, columns].mul_(((anchor - peak).exp() * (-scale / total)).unsqueeze(1))
-    block.scatter_add_(1, labels.clamp(0, len(head.weight) - 1).unsqueeze(1), own)
+    places = labels.clamp(0, len(head.weight) - 1).unsqueeze(1)
+    block.scatter_add_(1, places, own)
     if (broken := total.isnan()).any():
         block[broken] = 0
-    if block is not logp_grad:
-        logp_grad.copy_(block)
+    scores.row_scale.fill_(1)
+    if block is not scores.values:
+        scores.values.copy_(block)
+        own, stored = (x.gather(1, places)[:, 0].to(own.dtype) for x in (block, scores.values))
+        scores.row_scale.copy_(torch.where(stored == 0, 1, own / stored))

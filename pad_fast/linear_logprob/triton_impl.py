@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pad_fast.linear_logprob.head import Head, empty_rows, gather_chunks, logits_of, times_weight
+from pad_fast.linear_logprob.head import Head, gather_chunks, logits_of, times_weight
 from pad_fast.linear_logprob.memory_budget import GPU_TILE_ROWS, WORKSPACE, rows_of_chunk
+from pad_fast.linear_logprob.scores import Scores
 from pad_fast.logprob.softmax import RowNumbers
 from pad_fast.logprob.torch_impl import tiles
 
@@ -21,13 +22,13 @@ def forward(
     places: Tensor,
     labels: Tensor,
     head: Head,
-    logp_grad: Tensor,
+    scores: Scores,
     unscaled: Tensor | None,
     product_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`pad_fast.linear_logprob.torch_impl.forward`.
 
-    The weight is multiplied with the logp_grad of ``product_rows`` rows at once: the product of a
+    The weight is multiplied with the scores of ``product_rows`` rows at once: the product of a
     chunk of 512 rows by 2,304 columns would keep a quarter of a GPU busy.
     """
     from pad_fast.kernels.linear_logprob import launch
@@ -36,9 +37,9 @@ def forward(
     logp, peak, total = (hidden.new_empty(count, dtype=head.dtype) for _ in range(3))
     labels = labels.contiguous()
     chunk = rows_of_chunk(count, vocabulary, hidden.device, hidden.dtype)
-    block, first = logp_grad, 0  # the rows of ``block`` begin with row ``first``
+    block, first = scores.unpadded(vocabulary), 0  # whose rows begin with row ``first``
     if unscaled is not None:
-        block = empty_rows(hidden, min(count, product_rows), vocabulary)
+        block = Scores.empty(hidden, min(count, product_rows), vocabulary).unpadded(vocabulary)
     # A frozen head's block may be less than a chunk, of which it then takes one part after another.
     step = chunk if unscaled is None else min(chunk, max(1, len(block)))
     for rows in tiles(count, chunk):
@@ -47,12 +48,13 @@ def forward(
             own = slice(rows.start + part.start, rows.start + part.stop)
             kept = None
             if own.start - first < len(block):
-                kept = block[own.start - first : own.stop - first, :vocabulary]
+                kept = block[own.start - first : own.stop - first].tensors
             found = (logp[own], peak[own], total[own])
             launch.rows(logits[part], head.bias, labels[own], kept, found, head.options)
             ends = own.stop == count or step < chunk or own.stop - first == len(block)
             if unscaled is not None and ends:
-                found_rows = times_weight(block[: own.stop - first], head)
+                whole = block[: own.stop - first]
+                found_rows = times_weight(whole.values, head).mul_(whole.row_scale.unsqueeze(1))
                 unscaled[first : own.stop] = found_rows.to(unscaled.dtype)
                 first = own.stop
                 del found_rows

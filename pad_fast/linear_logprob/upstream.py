@@ -26,7 +26,7 @@ class Upstream:
     def of(cls, grad: Tensor, total: Tensor, dtype: torch.dtype) -> Upstream:
         """From ``grad`` (L,) and the rows' totals.
 
-        A row whose numbers are NaN has a logp_grad of 0, and passes NaN on by its g, unless that
+        A row whose numbers are NaN has scores of 0, and passes NaN on by its g, unless that
         is 0: a loss that masks a row silences its NaN.
         """
         grad = torch.where((grad != 0) & total.isnan(), torch.nan, grad.to(total.dtype))
@@ -40,9 +40,13 @@ class Upstream:
         """g / unit (L,)."""
         return self.grad if self.unit is None else self.grad / self.unit
 
+    def of_scores(self, row_scale: Tensor) -> Upstream:
+        """That of the first rows' scores, whose d log p / d logits are ``row_scale`` (K,) times."""
+        return Upstream(self.grad[: len(row_scale)] * row_scale, self.unit)
+
     def times(self, hidden: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
-        """(g / unit) * H in ``dtype``, of the first rows, which stand at ``places`` of hidden."""
-        return gather_rows(hidden, places, self.in_units[: len(places)], dtype, scaled=True)
+        """(g / unit) * H in ``dtype``, of rows which stand at ``places`` of hidden."""
+        return gather_rows(hidden, places, self.in_units, dtype, scaled=True)
 
 
 def gather_rows(

@@ -47,7 +47,7 @@ def test_flops(checkpointing):
     head = 2 * rows * config.vocab_size * hidden
     products, scores, again = 2 * tokens * layers, attention, int(checkpointing)
     # fused attention's backward computes the scores again: five products instead of two
-    # three products of the head, since all rows keep their logp_grad
+    # three products of the head, since all rows keep their scores
     expected = products * (3 + again) + scores * (1 + 2.5 + again) + 3 * head
     # a layer's output is not computed again
     unneeded = 2 * tokens * config.intermediate_size * hidden * config.num_hidden_layers

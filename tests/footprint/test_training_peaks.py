@@ -70,7 +70,7 @@ def test_peak_with_shared_prompts_and_slices(name, checkpointing, limit):
 @pytest.mark.parametrize("budget", [0, 200 * 2**20, 2**30])
 @pytest.mark.parametrize("name", ["llama-vocabulary", "gemma2-vocabulary"])
 def test_peak_under_a_budget_of_the_head(name, budget):
-    """No row, some and all rows keep their logp_grad, and they are more than one tile."""
+    """No row, some and all rows keep their scores, and they are more than one tile."""
     config, prompt, response = setting(name)
     shape = GroupShape(prompt, 16 * response, N)
     model = real_model(config, memory_budget=budget)

@@ -57,8 +57,8 @@ def numbers(case: str) -> list[str]:
     loops = used["loops"]
     if case.startswith(FORWARD):  # a thread has 16 entries of a tile
         return [f"{min(used['fewest']) / 16:.1f} instructions an entry"]
-    if case.startswith(KEPT):  # two walks, and one that writes zeros
-        return [f"{loops[0]} and {loops[1]}"]
+    if case.startswith(KEPT):  # one walk, and others for rows that are NaN or improbable
+        return [f"one walk: {loops[0]} instructions"]
     if case.endswith("jsd exact 10"):  # the outer loop holds the inner one
         loops = [loops[0], loops[1] - loops[0]]
     if case.endswith("kl exact 12"):  # one loop, and what comes before and after it

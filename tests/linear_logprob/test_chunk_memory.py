@@ -139,7 +139,7 @@ def fake_problem(
 ) -> tuple[linear_loss.Problem, PromptRows]:
     """A loss of fake tensors, all rows live, 4 responses to each of some prompts.
 
-    They are at least so many that not all rows can keep their logp_grad.
+    They are at least so many that not all rows can keep their scores.
     """
     width, vocabulary = sizes
     shape = (width, vocabulary, dtype, CPU)

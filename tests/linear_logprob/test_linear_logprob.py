@@ -25,6 +25,7 @@ from pad_fast.linear_logprob import head as head_module
 from pad_fast.linear_logprob import memory_budget as budgets
 from pad_fast.linear_logprob import op as linear_op
 from pad_fast.linear_logprob import torch_impl as linear_torch
+from pad_fast.linear_logprob.scores import Scores
 from pad_fast.linear_logprob.upstream import Upstream
 from pad_fast.logprob import torch_impl as logits_torch
 from pad_fast.logprob.softmax import TokenOptions
@@ -33,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def room_for(kept: str, labels, dtype) -> budgets.MemoryBudget:
-    """A budget in which "all", "some" (a chunk of 2) or "none" of the rows keep their logp_grad."""
+    """A budget in which "all", "some" (a chunk of 2) or "none" of the rows keep their scores."""
     if kept != "some":
         return "auto" if kept == "all" else 0
     sizes = (int((labels != -100).sum()), 12, 45, dtype, CPU)
@@ -130,7 +131,7 @@ LINEAR = ((linear_torch, "forward"), (linear_backward, "backward"))
 )
 @pytest.mark.parametrize("live", ["all", "found", "given"])
 def test_number_of_products(monkeypatch, budget, frozen, products, live):
-    """3 if all rows keep their logp_grad, 4 if none does, 2 for a frozen head; live rows only."""
+    """3 if all rows keep their scores, 4 if none does, 2 for a frozen head; live rows only."""
     hidden, weight, _, labels, grad = draw(rows=(1024,), width=8, vocabulary=200)
     labels = labels.clamp(min=0)
     if live != "all":
@@ -212,7 +213,7 @@ def test_float16_gradients_of_any_size(small_tiles, kept, size, product_rows):
         hidden, labels_ = hidden.view(8, -1), labels.view(-1)
         saved = {"all": 8, "some": 4, "none": 0}[kept]
         split = (saved, False, False, 8)
-        _, peak, total, logp_grad, _ = linear_op.linear_token_logprobs(
+        _, peak, total, *scores, _ = linear_op.linear_token_logprobs(
             hidden, weight, bias, labels_, rows, None, *split, *options.numbers, "torch"
         )
         live = linear_backward.LiveRows(
@@ -227,7 +228,7 @@ def test_float16_gradients_of_any_size(small_tiles, kept, size, product_rows):
         into = linear_backward.Gradients(None, torch.zeros(45, 12), None)
         head = head_module.Head(weight, bias, options)
         how = linear_backward.HowToBackward(linear_torch.tile_logp_grad, False, product_rows)
-        linear_backward.backward(live, head, logp_grad, into, how)
+        linear_backward.backward(live, head, Scores(*scores), into, how)
     _, want = gradients(linear_reference, [x.detach().double() for x in leaves], labels, grad)
     close(into.weight / size, want[1], torch.float16)
 

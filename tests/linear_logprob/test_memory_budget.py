@@ -175,7 +175,7 @@ def assert_that_a_budget_holds(
         labels, places = torch.empty(2, rows, dtype=torch.int64)
         counted.restart()
         head = (hidden, weight, None, labels, places, None)
-        _, peak, total, logp_grad, unscaled = linear_op.linear_token_logprobs.body(
+        _, peak, total, *scores, unscaled = linear_op.linear_token_logprobs.body(
             *head, kept, frozen, False, *options
         )
         # What a frozen head keeps for the backward is the gradient of hidden states, unscaled.
@@ -187,7 +187,7 @@ def assert_that_a_budget_holds(
         else:
             needed = (True, True, False)
             gradients = linear_op.linear_token_logprobs_backward.body(
-                grad, *head, peak, total, logp_grad, *needed, *options
+                grad, *head, peak, total, *scores, *needed, *options
             )
         results = (*gradients, unscaled)
         backward = (
@@ -195,7 +195,7 @@ def assert_that_a_budget_holds(
             - counted.start
             - sum(result.untyped_storage().nbytes() for result in results)
         )
-    assert logp_grad.shape[0] == kept
+    assert scores[0].shape[0] == kept
     assert max(forward, backward) <= max(size, 1 << 30)
     # What there is is used: a product takes all rows, or as many as two thirds hold.
     assert together >= rows or max(forward, backward) >= 0.66 * max(size, 1 << 30)
@@ -216,6 +216,6 @@ def test_live_rows_of_fake_tensors_are_not_counted() -> None:
         labels = torch.empty(512, dtype=torch.int64)
         counted.restart()
         loss = linear_token_logprobs(hidden, weight, labels, memory_budget=1 << 30).sum()
-        assert counted.held - counted.start >= 512 * 1024 * 4  # all rows keep their logp_grad
+        assert counted.held - counted.start >= 512 * 1024 * 4  # all rows keep their scores
         loss.backward()
     assert weight.grad.shape == weight.shape

@@ -34,7 +34,7 @@ def test_opcheck(small_tiles):
     for needed in ((True, True, True), (True, False, False)):
         arguments = (grad, *detached, labels, rows, count, *kept, *needed, 2, *options)
         torch.library.opcheck(linear_op.linear_token_logprobs_backward.library, arguments)
-    _, _, total, _, unscaled = linear_op.linear_token_logprobs(
+    _, _, total, *_, unscaled = linear_op.linear_token_logprobs(
         *detached, labels, rows, count, 0, True, False, 2, *options
     )
     torch.library.opcheck(linear_op.scale_live_rows.library, (grad, rows, count, total, unscaled))

@@ -21,7 +21,7 @@ ROUNDING = {
     torch.bfloat16: 8e-3,
     torch.float16: 1e-3,
 }
-# Bytes in which 4 of the 9 live rows of ``draw`` keep a float32 logp_grad, and 8 one in 16 bits.
+# Bytes in which 4 of the 9 live rows of ``draw`` keep float32 scores, and 8 such in 16 bits.
 SOME = 5600
 BUDGETS = pytest.mark.parametrize("budget", ["auto", SOME, 0])
 

@@ -17,7 +17,7 @@ def small_tiles(monkeypatch):
     for module in (memory_budget, op):
         monkeypatch.setattr(module, "chunk_rows", lambda vocabulary, device, dtype: 4)
 
-    # A budget is for rows that keep logp_grad alone.
+    # A budget is for rows that keep scores alone.
     monkeypatch.setattr(memory_budget, "workspace", lambda *sizes, recomputed: 0)
     fused = tuning.ScoringTiling(rows=16, columns=32, depth=64, num_warps=4, num_stages=2)
     monkeypatch.setattr(

@@ -36,7 +36,7 @@ def test_values_and_gradients(dtype, budget, options):
 
 
 @DTYPES
-def test_some_rows_keep_their_logp_grad_and_others_do_not(dtype):
+def test_some_rows_keep_their_scores_and_others_do_not(dtype):
     """The tests with a budget of ``SOME`` are about both in one backward."""
     hidden, weight, _, labels, _ = draw(dtype=dtype)
     live = int((labels != -100).sum())
@@ -132,9 +132,10 @@ def test_a_confident_label_keeps_its_gradient():
     labels, grad = torch.full((4,), 3, device=DEVICE), torch.ones(4, device=DEVICE)
     exact_logits = logits[0].double().requires_grad_()
     reference.token_logprobs(exact_logits, labels).sum().backward()
-    numbers = tuple(torch.empty(4, device=DEVICE) for _ in range(3))
+    row_scale, *numbers = (torch.empty(4, device=DEVICE) for _ in range(4))
     kept, again = torch.empty(2, 4, 200, device=DEVICE)[0], logits[0] * 1
-    launch.rows(logits[0], None, labels, kept, numbers, TokenOptions())
+    launch.rows(logits[0], None, labels, (kept, row_scale), tuple(numbers), TokenOptions())
+    assert (row_scale == 1).all()
     launch.tile(logits[0], labels, *numbers[1:], grad, 0, again, TokenOptions())
     for logp_grad in (kept, again):
         torch.testing.assert_close(logp_grad.double(), exact_logits.grad, rtol=1e-5, atol=2.4e-7)
@@ -166,18 +167,15 @@ def test_a_row_has_the_same_bits_in_any_company():
     assert torch.equal(ours(hidden[5:6], weight, labels[5:6], bias=bias), logps[5:6])
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_traffic_of_a_row(traffic, keep):
-    """The logits are read once; with logp_grad twice, and that is written once."""
+def test_traffic_of_a_row_that_keeps_nothing(traffic):
+    """The logits are read once."""
     logits, labels = torch.randn(3, 20000, device=DEVICE), torch.tensor([1, 2, 3], device=DEVICE)
-    wide = torch.empty(3, 20032, dtype=torch.bfloat16, device=DEVICE)
-    logp_grad = wide[:, :20000] if keep else None
     numbers = tuple(torch.empty(3, device=DEVICE) for _ in range(3))
     tiling = tuning.RowTiling(4096, 4)
-    launch.rows(logits, None, labels, logp_grad, numbers, TokenOptions(), tiling=tiling)
+    launch.rows(logits, None, labels, None, numbers, TokenOptions(), tiling=tiling)
     size = 3 * 20000
-    assert (1 + keep) * 4 * size <= traffic.loaded <= 1.01 * (1 + keep) * 4 * size
-    assert keep * 2 * size <= traffic.stored <= 1.01 * keep * 2 * size + 100
+    assert 4 * size <= traffic.loaded <= 1.01 * 4 * size
+    assert traffic.stored <= 100
 
 
 @pytest.mark.parametrize("wrong", [-1, 300, 2**31, -(2**40)])
