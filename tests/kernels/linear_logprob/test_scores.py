@@ -9,9 +9,10 @@ import pytest
 import torch
 from pad_fast.kernels.linear_logprob import launch, tuning
 
-from pad_fast import reference
+from pad_fast import linear_loss, linear_preference_loss, reference
+from pad_fast.linear_logprob import memory_budget
 from pad_fast.logprob.softmax import TokenOptions
-from tests.kernels.linear_logprob.cases import CAPPED, DEVICE, PLAIN, WIDE, check, draw
+from tests.kernels.linear_logprob.cases import CAPPED, DEVICE, PLAIN, WIDE, check, close, draw
 
 TILING, LARGE = tuning.RowTiling(64, 4), tuning.RowTiling(4096, 4)
 TINY = 1e-30  # below, powers of e are lost
@@ -173,6 +174,35 @@ def test_gradients_of_any_size(size, bits):
     check(hidden, weight, bias, labels, grad * size, softcap=bits * LN_2)
     # Rows whose logits are all at two thirds of their softcap have the largest sums there are.
     check(hidden * 0, weight, bias * 0 + 2 / 3 * bits, labels, grad * size, softcap=bits * LN_2)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_chunks_of_whole_prompts_multiply_by_the_scale(softcap, monkeypatch):
+    """A loss by chunks has the gradients of float64, as by two steps."""
+    monkeypatch.setattr(linear_loss, "may_take_chunks", lambda problem: True)
+    monkeypatch.setattr(linear_loss, "fits_in_chunks", lambda problem, rows: True)
+    monkeypatch.setattr(memory_budget, "rows_at_a_time", lambda *_: 6)
+    hidden, weight, _, labels, _ = draw(rows=12, dtype=torch.bfloat16, scale=0.3)
+    teacher = torch.tensor([[-1.0, -2.0], [-1.5, -0.5]], device=DEVICE)
+    found = []
+    for leaves, impl in (
+        ((hidden, weight), "triton"),
+        ((hidden.double(), weight.double()), "torch"),
+    ):
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        loss, _ = linear_preference_loss(
+            leaves[0].view(4, 3, -1),
+            leaves[1],
+            labels.view(4, 3),
+            teacher.to(leaves[0].dtype if impl == "torch" else torch.float32),
+            loss="vpd",
+            softcap=softcap,
+            impl=impl,
+        )
+        found.append(torch.autograd.grad(loss, leaves))
+    for got, want in zip(*found, strict=True):
+        close(got, want, 8e-3)
 
 
 @pytest.mark.parametrize("options", [PLAIN, CAPPED], ids=["plain", "capped"])
