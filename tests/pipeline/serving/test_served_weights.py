@@ -96,6 +96,18 @@ def test_the_place_between_two_students_knows_its_error():
     assert served_weights.place(other, other, other) == (1.0, 0.0)
 
 
+def test_our_side_rounds_weights_and_not_arithmetic(world):
+    """Rounded numbers of ours would put either student half-way between both."""
+    probe, path = Probe.of(rows(3)), world / "student"
+    found = probe.local(Checkpoint("student", str(path), dtype="bfloat16"))
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).float()
+    for prompt, ids, ours in zip(probe.prompts, probe.responses, found, strict=True):
+        with torch.no_grad():
+            logps = model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        exact = [float(logps[len(prompt) - 1 + t, token]) for t, token in enumerate(ids)]
+        assert ours == pytest.approx(exact, abs=1e-4)
+
+
 def test_rounding_that_a_response_shares_counts_once_for_each_response():
     """Its tokens are not independent then."""
     draw = np.random.default_rng(0)
@@ -118,6 +130,7 @@ def test_after_a_short_training_the_path_decides(students, server, kind):
     check(server(new, **named, root=new.path))
     with pytest.raises(ServerError, match=f"it still serves {old.path}$"):
         check(server(old, **named, root=old.path))
+    assert {count for _, count in check._known} == {FEW}, "more would tell no more than the path"
     for has in (old, new):
         engine = server(has, **named, root="/models/student")
         with pytest.raises(Undecided, match=r"serves /models/student, .*--served-model-name"):
