@@ -116,5 +116,7 @@ def test_multiple_choice_that_adds_nothing(world, tmp_path):
 
 def test_a_position_bias_that_cannot_be_told_from_a_preference():
     config = RunConfig(student="s", teacher="t", prompts="x", output_dir="y", mcq_preset="released")
-    check_verdict(rewards.position({"mcq/letter_mass": 0.9}, config), "look", "mcq_every_place")
-    check_verdict(rewards.position({}, config), "problem", "mcq_style")
+    asked = {"mcq/letter_mass": 0.9}
+    check_verdict(rewards.position(asked, config, asks=True), "look", "mcq_every_place")
+    check_verdict(rewards.position({}, config, asks=True), "problem", "mcq_style")
+    check_verdict(rewards.position({}, config, asks=False), "ok")

@@ -29,7 +29,8 @@ def test_no_setting_is_blamed_for_a_device(world, tmp_path, capsys, monkeypatch,
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    config = changed_config(world, tmp_path, divergence="kl", weight_decay=0.1)
+    given = {"divergence": "kl", "weight_decay": 0.1, "use_cpu": False}
+    config = changed_config(world, tmp_path, **given)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "device_count", lambda: 4)
