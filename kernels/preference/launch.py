@@ -58,6 +58,7 @@ def forward(
     # Versions of Triton have different defaults of enable_fp_fusion.
     common = {"ACC": ACCUMULATORS[student.dtype], "enable_fp_fusion": True}
     name = architecture(student.device) if name is None else name
+    wide = student.dtype == torch.float64
     with on(student.device):
         if kind == "vpd":
             common |= list_mle_options(n, name)
@@ -65,15 +66,15 @@ def forward(
             preference_vpd[grid](*tensors, n, options.beta, **common)
         elif method == "sampled":
             draws = (options.num_samples, options.seed)
-            common |= sampled_options(n, name)
+            common |= sampled_options(n, name, wide)
             preference_sampled[(groups,)](*tensors, n, *draws, *betas, KIND=kind, **common)
         elif kind == "jsd":
             tables = sets_and_orders(n, student.device)
-            common |= exact_jsd_options(n, name)
+            common |= exact_jsd_options(n, name, wide)
             preference_jsd[(groups,)](*tensors, *tables, *betas, **common)
         else:
             reverse = kind == "reverse_kl"
-            common |= exact_kl_options(n, name, reverse)
+            common |= exact_kl_options(n, name, reverse, wide)
             preference_kl[(groups,)](*tensors, *betas, REVERSE=reverse, **common)
     return loss, grad
 

@@ -22,8 +22,8 @@ MOST_DRAWS = 64  # rankings that a tile holds at most
 # all there are. Without a limit the assembler aims at more programs on a multiprocessor than
 # there are registers for, and puts a number or two of each thread on a stack. Kernels without a
 # limit below need more than 128 and were seen to keep to what they need. In float32 nothing then
-# leaves the registers in any supported version of Triton (tools/kernel_resources.py); float64
-# takes two registers for each number, and spills.
+# leaves the registers in any supported version of Triton (tools/kernel_resources.py). A float64
+# takes two registers, so its losses ("wide") may have all; the largest of them spill.
 REGISTERS, MOST_REGISTERS = 128, 255
 
 
@@ -36,19 +36,21 @@ def _threads(threads: int, name: str, registers: int | None = None) -> dict[str,
 
 
 @functools.cache
-def exact_kl_options(n: int, name: str, reverse: bool = False) -> dict[str, int]:
+def exact_kl_options(
+    n: int, name: str, reverse: bool = False, wide: bool = False
+) -> dict[str, int]:
     """Options of preference_kl for ``n`` responses: a thread takes 4 or 8 of the 2^n sets."""
     # With 12 responses a program has 512 threads, which have no more than 128 registers anyway. The
     # reverse KL of 10 would put 16 bytes of 128 registers on a stack on sm_100.
     registers = {11: MOST_REGISTERS, 12: None}.get(n, REGISTERS)
-    registers = MOST_REGISTERS if reverse and n == 10 else registers
+    registers = MOST_REGISTERS if (reverse and n == 10) or (wide and n < 12) else registers
     # The reverse KL of 12 would put 48 bytes of 128 registers on a stack on sm_120.
     few = n < 11 or (reverse and n == 12 and name.startswith("sm_12"))
     return {"N": n} | _threads((1 << n) // (4 if few else 8), name, registers)
 
 
 @functools.cache
-def exact_jsd_options(n: int, name: str) -> dict[str, int]:
+def exact_jsd_options(n: int, name: str, wide: bool = False) -> dict[str, int]:
     """Options of preference_jsd for ``n`` responses."""
     first, rest = math.factorial(n // 2), math.factorial(n - n // 2)
     sets, block = 4 if n < 9 else 1, triton.next_power_of_2(rest)
@@ -64,7 +66,7 @@ def exact_jsd_options(n: int, name: str) -> dict[str, int]:
         "BLOCK_R": block,
         "BLOCK_N": triton.next_power_of_2(n),
     }
-    return tile | _threads(threads, name, MOST_REGISTERS if n > 8 else None)
+    return tile | _threads(threads, name, MOST_REGISTERS if n > 8 or wide else None)
 
 
 @functools.cache
@@ -77,14 +79,15 @@ def list_mle_options(n: int, name: str) -> dict[str, int]:
 
 
 @functools.cache
-def sampled_options(n: int, name: str) -> dict[str, int]:
+def sampled_options(n: int, name: str, wide: bool = False) -> dict[str, int]:
     """Options of preference_sampled for ``n`` responses."""
     block = triton.next_power_of_2(n)
     draws = min(MOST_DRAWS, max(1, PAIRS // block**2))
     threads = max(32, draws * block**2 // 8)
-    return {"BLOCK": block, "DRAWS": draws} | _threads(
-        threads, name, REGISTERS if block < 32 else None
-    )
+    registers = REGISTERS if block < 32 else None
+    if wide and block <= 32:
+        registers = MOST_REGISTERS
+    return {"BLOCK": block, "DRAWS": draws} | _threads(threads, name, registers)
 
 
 @functools.cache
