@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
+from pad_fast import PADConfig
 from pad_fast.models.auto import recompute_activations
 from pad_fast.models.layout import PromptGroup
 from pad_fast.models.packing import pack, split
@@ -82,3 +85,29 @@ def real_model(config, *, checkpointing: bool = False, **options):
         recompute_activations(model)
     attach_rewards_forward(model.train(), **options)
     return model
+
+
+def group_row(prompt: int, response: int) -> dict:
+    """A row of training data: N responses to a prompt, in tokens."""
+    return {
+        "prompt_ids": [1] * prompt,
+        "completion_ids": [[i + 1] * response for i in range(N)],
+        "teacher_rewards": [float(i) for i in range(N)],
+    }
+
+
+def two_steps(folder: Path, checkpointing: bool, micro: int, **options) -> PADConfig:
+    """The settings of a trainer's two steps of ``micro`` micro-batches of two rows, on a CPU."""
+    given = {"share_prefix": "false", **options}
+    return PADConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        gradient_checkpointing=checkpointing,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        gradient_accumulation_steps=micro,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+        **given,
+    )

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from planning import CPU, N, near, setting
+from planning import CPU, N, group_row, near, setting, two_steps
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks.memory import allocated_peak
-from pad_fast import PADConfig, PADTrainer
+from pad_fast import PADTrainer
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.fakes import fake, with_fake_part
 from pad_fast.footprint.four_bits import pack_in_4_bits
@@ -55,25 +55,8 @@ def test_peak_of_the_trainer(name, dtype, bf16, checkpointing, micro, responses,
     """From the trainer's creation to the second step, beside the weights."""
     config, prompt, response = setting(name, **LARGER)
     response *= responses
-    row = {
-        "prompt_ids": [1] * prompt,
-        "completion_ids": [[i + 1] * response for i in range(N)],
-        "teacher_rewards": [float(i) for i in range(N)],
-    }
-    args = PADConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        bf16=bf16,
-        gradient_checkpointing=checkpointing,
-        per_device_train_batch_size=2,
-        max_steps=2,
-        gradient_accumulation_steps=micro,
-        disable_tqdm=True,
-        report_to="none",
-        save_strategy="no",
-        share_prefix="false",
-        learning_rate=1e-5,
-    )
+    row = group_row(prompt, response)
+    args = two_steps(tmp_path, checkpointing, micro, bf16=bf16, learning_rate=1e-5)
     model = with_adapter(AutoModelForCausalLM.from_config(config, dtype=dtype), LORA)
 
     def train():

@@ -6,11 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from planning import CPU, SETTINGS, N, near, real_model, setting, step
+from planning import (
+    CPU,
+    SETTINGS,
+    N,
+    group_row,
+    near,
+    real_model,
+    setting,
+    step,
+    two_steps,
+)
 from transformers import AutoModelForCausalLM
 
 from benchmarks.memory import allocated_peak
-from pad_fast import PADConfig, PADTrainer
+from pad_fast import PADTrainer
 from pad_fast.footprint import fakes
 from pad_fast.footprint import steps as footprint
 from pad_fast.footprint.steps import GroupShape, Reading, TrainingOptions
@@ -106,23 +116,8 @@ def test_what_sharing_and_slices_save():
 def test_peak_of_the_trainer(name, checkpointing, micro, share, tmp_path):
     """From the model's creation to the second step: weights, gradients and AdamW's moments."""
     config, prompt, response = setting(name, tie_word_embeddings=True)
-    row = {
-        "prompt_ids": [1] * prompt,
-        "completion_ids": [[i + 1] * response for i in range(N)],
-        "teacher_rewards": [float(i) for i in range(N)],
-    }
-    args = PADConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        gradient_checkpointing=checkpointing,
-        per_device_train_batch_size=2,
-        max_steps=2,
-        gradient_accumulation_steps=micro,
-        disable_tqdm=True,
-        report_to="none",
-        save_strategy="no",
-        share_prefix=share,
-    )
+    row = group_row(prompt, response)
+    args = two_steps(tmp_path, checkpointing, micro, share_prefix=share)
 
     def train():
         PADTrainer(
